@@ -1,0 +1,1 @@
+"""Ray plumbing: sessions, storage, runs, resources, telemetry. Imports nothing of the pipeline."""

@@ -1,0 +1,164 @@
+"""Stages on Ray Data: read a part, run it through pools of actors, write it; what is complete already is left alone.
+
+A part travels as one block, marked with its number, and a pool's function keeps every row: what it drops gets a reason.
+So a block is never empty and never mixes parts, and the rows of a part can be accounted for at both ends. Ray Data
+schedules, retries and balances; which parts exist and which are complete is decided by manifests (cluster/runs.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from cluster.resources import Pool
+from cluster.runs import ROW_GROUP_SIZE, Output, Run, Stage
+from cluster.telemetry import Progress
+
+logger = logging.getLogger("clip")
+
+Read = Callable[[int], pa.Table | None]
+Transform = Callable[[pa.Table], pa.Table]
+Place = Callable[[pa.Table], np.ndarray[Any, np.dtype[np.int32]]]
+Factory = Callable[[], Transform]
+"""Makes what an actor keeps: called once in each actor of a pool."""
+
+_PART = "part"
+
+
+class Stages:
+    """Runs the stages of one run, and keeps their outputs and seconds for the funnel."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.outputs: dict[str, Output] = {}
+        self.seconds: dict[str, float] = {}
+
+    def __call__(
+        self,
+        name: str,
+        num_parts: int,
+        read: Read,
+        *,
+        pools: Sequence[tuple[Factory, Pool]] = (),
+        finish: Transform | None = None,
+        place: Place | None = None,
+        num_buckets: int = 1,
+        row_group_size: int = ROW_GROUP_SIZE,
+        uri: str | None = None,
+    ) -> Output:
+        """Run the parts of a stage that are not complete yet.
+
+        Args:
+            name: of the stage, and of its folder in the run.
+            num_parts: how many parts it has.
+            read: the rows of a part; None, or no rows, makes an empty part.
+            pools: for each pool what makes an actor's function; such a function keeps every row.
+            finish: the last function of a part, which may make other rows of its rows.
+            place: the bucket of each row; all rows are in one where it is left out.
+            num_buckets: how many buckets there are.
+            row_group_size: rows in a row group, at most.
+            uri: the stage's folder, where it is not one of the run.
+
+        Raises:
+            FileNotFoundError: a part was not written.
+        """
+        started = time.monotonic()
+        stage = Stage(uri, num_parts) if uri else self.run.stage(name, num_parts)
+        pending = sorted(set(range(num_parts)) - stage.complete().keys())
+        if pending:
+            writer = _Writer(stage, finish, place, num_buckets, row_group_size)
+            dataset: Any = ray.data.from_arrow([pa.table({_PART: pa.array([index], pa.int32())}) for index in pending])
+            dataset = dataset.map_batches(_Reader(read, writer), batch_size=1, batch_format="pyarrow")
+            for factory, pool in pools:
+                dataset = dataset.map_batches(_Actor, fn_constructor_args=(factory,), **pool.map_batches_arguments())
+            dataset = dataset.map_batches(writer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+            with Progress(name, len(pending), "parts") as progress:
+                for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    progress.update(block.num_rows)
+                progress.update(len(pending) - progress.done)  # empty parts, of which no block tells
+        output = Output.of(stage)
+        self.outputs[name] = output
+        self.seconds[name] = time.monotonic() - started
+        num_dropped = output.num_rows - output.num_kept
+        logger.info("%s: %d rows kept, %d dropped, %.1f s", name, output.num_kept, num_dropped, self.seconds[name])
+        return output
+
+    def funnel(self) -> list[dict[str, Any]]:
+        """What each stage kept and dropped, and why, as plain data in the order of the stages."""
+        return [
+            {
+                "stage": name,
+                "kept": output.num_kept,
+                "dropped": output.reasons(),
+                "seconds": round(self.seconds[name], 3),
+            }
+            for name, output in self.outputs.items()
+        ]
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Ends a part: its last function, its manifest, and one row that says it is done."""
+
+    stage: Stage
+    finish: Transform | None
+    place: Place | None
+    num_buckets: int
+    row_group_size: int
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        index, table = _unmark(block)
+        self.write(index, self.finish(table) if self.finish else table)
+        return pa.table({_PART: pa.array([index], pa.int32())})
+
+    def write(self, index: int, table: pa.Table) -> None:
+        buckets = self.place(table) if self.place and table.num_rows else None
+        self.stage.write(
+            index, table, buckets=buckets, num_buckets=self.num_buckets, row_group_size=self.row_group_size
+        )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Begins a part. One without rows would be no block at all, so it is ended here."""
+
+    read: Read
+    writer: _Writer
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        index = block[_PART][0].as_py()
+        table = self.read(index)
+        if table is None or table.num_rows == 0:
+            table = pa.table({}) if table is None else table
+            self.writer.write(index, table)
+        return _mark(index, table)
+
+
+class _Actor:
+    """Keeps what a pool's function needs, and checks that it keeps every row."""
+
+    def __init__(self, factory: Factory) -> None:
+        self._function = factory()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        index, table = _unmark(block)
+        result = self._function(table)
+        assert result.num_rows == table.num_rows, f"{self._function}: {table.num_rows} rows in, {result.num_rows} out"
+        return _mark(index, result)
+
+
+def _mark(index: int, table: pa.Table) -> pa.Table:
+    return table.append_column(_PART, pa.array(np.full(table.num_rows, index, np.int32)))
+
+
+def _unmark(block: pa.Table) -> tuple[int, pa.Table]:
+    numbers = block[_PART].unique()
+    assert len(numbers) == 1, f"a block of parts {numbers}: Ray Data split or merged a part (cluster/session.py)"
+    return numbers[0].as_py(), block.drop_columns([_PART])

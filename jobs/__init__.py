@@ -1,0 +1,1 @@
+"""What people start, one thin file each: `python -m jobs.NAME` or `ray job submit`."""

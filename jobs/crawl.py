@@ -1,0 +1,90 @@
+"""From web archives, or tables of addresses, to checked and resized images.
+
+`python -m jobs.crawl --input crawl/warc --queries runs/queries/queries.parquet --output runs/crawl`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster import storage
+from cluster.resources import Pool
+from cluster.runs import Run, describe_files, identity
+from cluster.session import SessionConfig, session
+from cluster.stages import Stages
+from jobs.launch import launch
+from pipeline.data.balance import BalanceConfig
+from pipeline.data.caption import CaptionConfig
+from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, ExtractConfig
+from pipeline.data.fetch import FetchConfig
+from pipeline.data.flow import check_inputs, crawl
+from pipeline.data.image import ImageConfig
+from pipeline.schemas import QUERIES
+
+logger = logging.getLogger("clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrawlJob:
+    """Extract, match, balance early, fetch, check and resize."""
+
+    input: str
+    """File or folder of web archives (.warc, .warc.gz, .warc.zst), of tables with addresses and captions, or of tables
+    with images and captions (.parquet, .csv); local or s3://."""
+    queries: str
+    """The query list: a queries.parquet of jobs.queries."""
+    output: str
+    """Folder of the run."""
+    num_buckets: int = 64
+    """Parts of every stage after extraction; a domain is in one of them."""
+    extract: ExtractConfig = field(default_factory=ExtractConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    match_pool: Pool = field(default_factory=Pool)
+    fetch_pool: Pool = field(default_factory=lambda: Pool(cpus=0.5))
+    image_pool: Pool = field(default_factory=Pool)
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+
+def read_queries(uri: str) -> pa.Table:
+    """The query list.
+
+    Raises:
+        ValueError: the file is no query list; the message names the columns that are missing.
+    """
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    missing = sorted(set(QUERIES.names) - set(table.column_names))
+    if missing:
+        raise ValueError(f"queries={uri}: not a query list, it has no columns {missing}; jobs.queries makes one")
+    return table.sort_by("query_id")
+
+
+def main(job: CrawlJob) -> None:
+    """Run the stages that are missing, and write the funnel."""
+    inputs = storage.list_files(job.input, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES))
+    check_inputs(inputs)
+    queries = read_queries(job.queries)
+    parts = ("num_buckets", "extract", "caption", "balance", "fetch", "image")
+    configuration = {name: identity(getattr(job, name)) for name in parts}
+    digest = hashlib.sha256(storage.read_bytes(job.queries)).hexdigest()
+    configuration |= {"inputs": describe_files(inputs), "queries": digest}
+    run = Run.open(job.output, configuration)
+    stages = Stages(run)
+    with session(job.session, needs=[job.match_pool, job.fetch_pool, job.image_pool]):
+        fetched = crawl(stages, inputs, queries["text"].to_pylist(), job)
+    storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
+    if fetched.num_kept == 0:
+        raise ValueError(f"input={job.input}: no image was left; {run.uri}/funnel.json says where they went")
+    logger.info("%d images of %d candidates in %s", fetched.num_kept, stages.outputs["candidates"].num_rows, run.uri)
+
+
+if __name__ == "__main__":
+    launch(CrawlJob, main)

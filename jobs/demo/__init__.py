@@ -1,0 +1,1 @@
+"""The main job on one machine: a small web of its own, and the whole chain over it."""

@@ -1,0 +1,135 @@
+"""Every job's command line: defaults <- TOML <- options, into one frozen dataclass.
+
+    python -m jobs.NAME --config jobs/configs/x.toml --some.option value
+
+What a user got wrong (an unknown key, a wrong type, a missing file, no Ray at an address) ends with exit status 2 and
+one line on standard error; what is wrong with us ends with a traceback and 1; SIGTERM ends with 143, after everything
+on the stack has cleaned up. The configuration that a job has resolved is kept beside its output, as config.<job>.toml.
+"""
+
+import argparse
+import importlib.util
+import logging
+import re
+import signal
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jsonargparse
+import tomli_w
+
+from cluster import storage
+
+Job = TypeVar("Job")
+
+logger = logging.getLogger("clip")
+
+_USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError, PermissionError)
+
+_OUR_MODULES = {"builtins", "__main__", "cluster", "jobs", "pipeline"}
+"""Libraries derive from ValueError as well (pyarrow's ArrowInvalid), but then it is not the user they speak to."""
+
+_RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
+"""Where Ray Data begins to talk about its retries in the message of an error that a task has raised."""
+
+
+def launch(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str] | None = None) -> None:
+    """Runs a job with the configuration of a command line (this process's, unless `argv` is given).
+
+    Raises SystemExit with 2 for what the user can put right, and with 0 after --help and --print_config.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logger.setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _terminate)
+    parser = _parser(job_class, main)
+    try:
+        options = _parse(parser, sys.argv[1:] if argv is None else argv)
+        job, text = job_class(**vars(parser.instantiate(options))), parser.dump(options)
+        output = getattr(job, "output", None)
+        if output is None:
+            main(job)
+            return
+        storage.ensure_writable(output, "output")
+        place = storage.join(output, f"config.{_name(main)}.toml")
+        storage.put_if_absent(place, text.encode())  # main may refuse the folder, and then its configuration stays
+        main(job)
+        storage.write_bytes(place, text.encode())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        cause = _cause(error)
+        if not isinstance(cause, _USER_ERRORS) or type(cause).__module__.split(".")[0] not in _OUR_MODULES:
+            raise
+        logger.debug("the error below came from here", exc_info=True)
+        _fail(str(cause).split(_RAY_DATA_ADVICE)[0])
+
+
+def _parser(job_class: type[Job], main: Callable[[Job], None]) -> jsonargparse.ArgumentParser:
+    jsonargparse.set_dumper("toml", _dump)
+    if importlib.util.find_spec("docstring_parser"):  # else --help goes without the texts
+        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog=f"python -m jobs.{_name(main)}", parser_mode="toml", exit_on_error=False, description=job_class.__doc__
+    )
+    parser.add_argument("--config", action="config", help="a TOML file of options; those of the command line win")
+    parser.add_class_arguments(job_class)
+    return parser
+
+
+def _parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> jsonargparse.Namespace:
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument("--config", action="append", default=[], type=Path)
+    for path in files.parse_known_args(argv)[0].config:
+        _check_toml(path)
+    try:
+        options = parser.parse_args(list(argv))
+    except argparse.ArgumentError as error:
+        message = re.sub(r"Expected a <class '(\w+)'>", r"expected a \1", str(error))
+        raise ValueError(re.sub(r'Parser key "([\w.]+)"', r"--\1", message)) from error
+    del options["config"]
+    return options
+
+
+def _check_toml(path: Path) -> None:
+    try:
+        tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--config: no file '{path}'") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ValueError(f"--config: '{path}' is not TOML: {error}") from error
+
+
+def _name(main: Callable[..., None]) -> str:
+    """crawl for jobs.crawl, demo for jobs.demo.__main__, run with -m or imported."""
+    spec = main.__globals__.get("__spec__")  # __module__ is only __main__ in a job that runs
+    module: str = spec.name if spec else Path(main.__globals__["__file__"]).stem
+    return module.removesuffix(".__main__").removeprefix("jobs.")
+
+
+def _dump(options: dict[str, Any]) -> str:
+    return tomli_w.dumps(_without_none(options))
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: what is not set is not there."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _fail(message: str) -> NoReturn:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _cause(error: Exception) -> BaseException:
+    """What a task raised, where Ray has wrapped it."""
+    cause: object = getattr(error, "cause", None)
+    return _cause(cause) if isinstance(cause, Exception) else error

@@ -1,0 +1,1 @@
+"""From the open web to a balanced, versioned corpus of image-text pairs."""

@@ -1,0 +1,259 @@
+"""The fetcher: many hosts at once, each one gently, and only where it is allowed.
+
+A batch holds whole registered domains (flow.py partitions by them), so the limits of a host need no coordination
+beyond the actor: two requests in flight and a second apart unless robots.txt says otherwise. Every address ends as
+bytes or as a reason; the reasons' classes are in schemas.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+import pyarrow as pa
+
+from pipeline.data.addresses import BadSchemeError, NotPublicError, PublicResolver, check_url
+from pipeline.data.robots import MAX_ROBOTS_BYTES, Robots, tag_forbids
+from pipeline.schemas import TRANSIENT, Reason, with_reasons
+
+OPERATIONAL = {"operational": True}
+"""Of a field that does not change what a run produces (cluster/runs.py leaves it out of the identity)."""
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """How the crawler behaves."""
+
+    user_agent: str = "clip-on-ray"
+    """Product token, sent and looked up in robots.txt."""
+    contact: str = ""
+    """An address or page where the owner of a site reaches you; sent with the user agent. Needed for the open web."""
+    total_timeout_seconds: float = 30.0
+    connect_timeout_seconds: float = 5.0
+    read_timeout_seconds: float = 10.0
+    max_bytes: int = 20 * 2**20
+    max_redirects: int = 5
+    attempts: int = 2
+    """Requests for one address, at most; only transient failures are asked for again."""
+    min_interval_seconds: float = 1.0
+    """Between the starts of two requests to one host, unless its robots.txt asks for more."""
+    max_in_flight_per_host: int = 2
+    max_in_flight: int = field(default=256, metadata=OPERATIONAL)
+    """In one actor, over all hosts."""
+    connect_to: Mapping[str, str] = field(default_factory=dict, metadata=OPERATIONAL)
+    """Host pattern -> address:port to connect to instead, as curl's --connect-to: for a web of your own."""
+
+
+class _Refused(Exception):  # noqa: N818 (an outcome, not a fault)
+    """A fetch that ended with a reason."""
+
+    def __init__(self, reason: Reason, detail: str = "", retry_after_seconds: float = 0.0) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail, self.retry_after_seconds = reason, detail, retry_after_seconds
+
+
+class _Host:
+    """The limits and the rules of one host."""
+
+    def __init__(self, config: FetchConfig) -> None:
+        self._in_flight = asyncio.Semaphore(config.max_in_flight_per_host)
+        self._interval = config.min_interval_seconds
+        self._next_start = 0.0
+        self._robots: Robots | None = None
+        self.robots_lock = asyncio.Lock()
+
+    @property
+    def robots(self) -> Robots | None:
+        return self._robots
+
+    @robots.setter
+    def robots(self, robots: Robots) -> None:
+        self._robots = robots
+        self._interval = max(self._interval, robots.crawl_delay_seconds or 0.0)
+
+    async def __aenter__(self) -> None:
+        await self._in_flight.acquire()
+        now = time.monotonic()
+        start = max(now, self._next_start)
+        self._next_start = start + self._interval
+        await asyncio.sleep(start - now)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._in_flight.release()
+
+
+class Fetcher:
+    """Fetches the images of a table. Keeps its connections, DNS answers and robots.txt rules between calls."""
+
+    def __init__(self, config: FetchConfig) -> None:
+        self._config = config
+        self._agent = f"{config.user_agent} (+{config.contact})" if config.contact else config.user_agent
+        self._loop = asyncio.new_event_loop()
+        self._session = self._loop.run_until_complete(self._open())
+        self._hosts: dict[str, _Host] = {}
+        self._slots = asyncio.Semaphore(config.max_in_flight)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """CANDIDATES with `image` filled with the bytes as they came, or a reason and an `error_message`.
+
+        Rows that are out already, or that hold their image, are not asked for.
+        """
+        return self._loop.run_until_complete(self._fetch_all(table))
+
+    def close(self) -> None:
+        """End all connections; a second time does nothing."""
+        if not self._loop.is_closed():
+            self._loop.run_until_complete(self._session.close())
+            self._loop.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    async def _open(self) -> aiohttp.ClientSession:
+        resolver = PublicResolver(self._config.connect_to)
+        connector = aiohttp.TCPConnector(resolver=resolver, limit=self._config.max_in_flight, ttl_dns_cache=300)
+        timeout = aiohttp.ClientTimeout(
+            sock_connect=self._config.connect_timeout_seconds, sock_read=self._config.read_timeout_seconds
+        )
+        headers = {"User-Agent": self._agent, "Accept-Encoding": "identity", "Accept": "image/*"}
+        return aiohttp.ClientSession(
+            connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
+
+    async def _fetch_all(self, table: pa.Table) -> pa.Table:
+        rows = table.select(["url", "reason", "image"]).to_pylist()
+        outcomes = await asyncio.gather(
+            *(self._fetch_row(row["url"]) for row in rows if row["reason"] is None and row["image"] is None)
+        )
+        images, reasons, messages = [], [], []
+        done = iter(outcomes)
+        for row in rows:
+            held = row["reason"] is not None or row["image"] is not None
+            image, reason, message = (row["image"], row["reason"], None) if held else next(done)
+            images.append(image)
+            reasons.append(reason)
+            messages.append(message)
+        table = table.set_column(table.schema.get_field_index("image"), "image", pa.array(images, pa.large_binary()))
+        return with_reasons(table, reasons).append_column("error_message", pa.array(messages, pa.string()))
+
+    async def _fetch_row(self, url: str) -> tuple[bytes | None, Reason | None, str | None]:
+        for attempt in range(1, self._config.attempts + 1):
+            try:
+                return await self._fetch(url), None, None
+            except _Refused as refusal:
+                if refusal.reason not in TRANSIENT or attempt == self._config.attempts:
+                    return None, refusal.reason, refusal.detail or refusal.reason.value
+                backoff = 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)  # jitter decides no data
+                await asyncio.sleep(max(refusal.retry_after_seconds, backoff))
+        raise AssertionError("unreachable: the last attempt returns")
+
+    async def _fetch(self, url: str) -> bytes:
+        """The bytes at an address, after at most `max_redirects` redirects, each of which is checked anew."""
+        for _ in range(self._config.max_redirects + 1):
+            host = self._check(url)
+            robots = await self._robots(url, host)
+            if not robots.allows(url):
+                raise _Refused(Reason.ROBOTS_TXT)
+            status, headers, body = await self._get(url, host, self._config.max_bytes)
+            if status not in REDIRECTS:
+                return self._accept(status, headers, body)
+            url = urljoin(url, headers.get("Location", ""))
+        raise _Refused(Reason.TOO_MANY_REDIRECTS)
+
+    def _check(self, url: str) -> str:
+        try:
+            return check_url(url, self._config.connect_to)
+        except NotPublicError as error:
+            raise _Refused(Reason.NOT_PUBLIC, str(error)) from error
+        except ValueError as error:
+            raise _Refused(Reason.BAD_SCHEME, str(error)) from error
+
+    def _accept(self, status: int, headers: Any, body: bytes) -> bytes:
+        if status in {404, 410}:
+            raise _Refused(Reason.NOT_FOUND, f"HTTP {status}")
+        if status == 429:
+            raise _Refused(Reason.TOO_MANY_REQUESTS, "HTTP 429", _retry_after(headers))
+        if status >= 500:
+            raise _Refused(Reason.SERVER_ERROR, f"HTTP {status}", _retry_after(headers))
+        if status != 200:
+            raise _Refused(Reason.CLIENT_ERROR, f"HTTP {status}")
+        if tag_forbids(headers.getall("X-Robots-Tag", []), self._config.user_agent):
+            raise _Refused(Reason.X_ROBOTS_TAG)
+        return body
+
+    async def _robots(self, url: str, host: str) -> Robots:
+        parts = urlsplit(url)
+        entry = self._hosts.setdefault(parts.netloc, _Host(self._config))
+        async with entry.robots_lock:
+            robots = entry.robots
+            if robots is None:
+                robots = await self._read_robots(f"{parts.scheme}://{parts.netloc}/robots.txt", host)
+                entry.robots = robots
+        return robots
+
+    async def _read_robots(self, url: str, host: str) -> Robots:
+        try:
+            for _ in range(self._config.max_redirects + 1):
+                status, headers, body = await self._get(url, host, MAX_ROBOTS_BYTES)
+                if status not in REDIRECTS:
+                    return Robots(status, body, self._config.user_agent)
+                url = urljoin(url, headers.get("Location", ""))
+                host = self._check(url)
+        except _Refused as refusal:
+            if refusal.reason is Reason.NO_SUCH_HOST:
+                raise
+        return Robots(503, b"", self._config.user_agent)
+
+    async def _get(self, url: str, host: str, max_bytes: int) -> tuple[int, Any, bytes]:
+        """One request within the host's limits and the total deadline; redirects are not followed."""
+        entry = self._hosts.setdefault(urlsplit(url).netloc, _Host(self._config))
+        try:
+            async with (
+                entry,
+                self._slots,
+                asyncio.timeout(self._config.total_timeout_seconds),
+                self._session.get(url, allow_redirects=False) as response,
+            ):
+                body = b"" if response.status != 200 else await _read(response, max_bytes)
+                return response.status, response.headers, body
+        except TimeoutError as error:
+            raise _Refused(Reason.TIMEOUT) from error
+        except aiohttp.ClientPayloadError as error:
+            raise _Refused(Reason.INCOMPLETE, str(error)) from error
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, NotPublicError):
+                raise _Refused(Reason.NOT_PUBLIC, str(error.os_error)) from error
+            if isinstance(error.os_error, socket.gaierror):
+                raise _Refused(Reason.NO_SUCH_HOST, host) from error
+            raise _Refused(Reason.CONNECTION, str(error)) from error
+        except (aiohttp.InvalidURL, BadSchemeError) as error:
+            raise _Refused(Reason.BAD_SCHEME, str(error)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Refused(Reason.CONNECTION, str(error)) from error
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    if (response.content_length or 0) > max_bytes:
+        raise _Refused(Reason.TOO_MANY_BYTES, f"{response.content_length} bytes announced")
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > max_bytes:
+            raise _Refused(Reason.TOO_MANY_BYTES, f"more than {max_bytes} bytes")
+    return bytes(body)
+
+
+def _retry_after(headers: Any) -> float:
+    """Seconds of a Retry-After header, at most a minute (a date, or anything else, counts as ten seconds)."""
+    value = headers.get("Retry-After", "")
+    if not value:
+        return 0.0
+    return min(float(value), 60.0) if value.isdigit() else 10.0

@@ -1,0 +1,248 @@
+"""The flow from archives to a snapshot, on Ray Data (cluster/stages.py): the only file here that knows Ray or storage.
+
+A stage writes its rows in buckets, and the next one reads one bucket of all parts: what must meet, meets there. No
+shuffle ever moves an image but the last one.
+
+    candidates                          archive -> extract -> caption rules -> match   | by address
+    unique                              an address -> its best caption                 | by registered domain
+    sketches, limits                    every query's pairs, sketched and merged       | by query
+    fetched                             early balance -> fetch -> check and resize     |
+    fingerprints, edges, duplicates     the duplicate graph                            | by band
+    final_sketches, final_limits        every query's pairs that are left              | by query
+    placed                              duplicates out -> final balance                | by shard
+    shards                              in the order of the shuffle -> snapshot
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from cluster import storage
+from cluster.resources import Pool
+from cluster.runs import Output
+from cluster.stages import Place, Read, Stages, Transform
+from pipeline.data import balance, caption, dedupe, extract, match, queries, shard, snapshot
+from pipeline.data.addresses import registered_domain
+from pipeline.data.fetch import FetchConfig, Fetcher
+from pipeline.data.image import ImageConfig, ImageProcessor
+from pipeline.hashing import bucket_of, hash64, mix
+from pipeline.schemas import DUPLICATES, EDGES, TERM_COUNTS, THRESHOLDS
+
+IMAGES_PER_ROW_GROUP = 1024
+
+
+class CrawlConfig(Protocol):
+    """What the crawl is configured with; jobs/crawl.py has it."""
+
+    @property
+    def num_buckets(self) -> int: ...  # noqa: D102
+    @property
+    def extract(self) -> extract.ExtractConfig: ...  # noqa: D102
+    @property
+    def caption(self) -> caption.CaptionConfig: ...  # noqa: D102
+    @property
+    def balance(self) -> balance.BalanceConfig: ...  # noqa: D102
+    @property
+    def fetch(self) -> FetchConfig: ...  # noqa: D102
+    @property
+    def image(self) -> ImageConfig: ...  # noqa: D102
+    @property
+    def match_pool(self) -> Pool: ...  # noqa: D102
+    @property
+    def fetch_pool(self) -> Pool: ...  # noqa: D102
+    @property
+    def image_pool(self) -> Pool: ...  # noqa: D102
+
+
+class CurateConfig(Protocol):
+    """What the curation is configured with; jobs/curate.py has it."""
+
+    @property
+    def num_buckets(self) -> int: ...  # noqa: D102
+    @property
+    def dedupe(self) -> dedupe.DedupeConfig: ...  # noqa: D102
+    @property
+    def balance(self) -> balance.BalanceConfig: ...  # noqa: D102
+    @property
+    def shard(self) -> shard.ShardConfig: ...  # noqa: D102
+
+
+def build_queries(
+    stages: Stages, inputs: Sequence[str], synsets: Sequence[str], num_buckets: int, config: queries.QueriesConfig
+) -> pa.Table:
+    """QUERIES from plain text, one document a line, and WordNet's synsets."""
+    counts = stages(
+        "counts",
+        len(inputs),
+        lambda part: pa.table({"document": storage.read_bytes(inputs[part]).decode("utf-8", "replace").splitlines()}),
+        finish=lambda table: queries.count_terms(table["document"].to_pylist()),
+        place=by("term", num_buckets),
+        num_buckets=num_buckets,
+    )
+    totals = stages("totals", num_buckets, counts.bucket, finish=queries.sum_counts)
+    return queries.select_queries(totals.table(TERM_COUNTS), synsets, config)
+
+
+def crawl(stages: Stages, inputs: Sequence[str], query_texts: Sequence[str], config: CrawlConfig) -> Output:
+    """From archives and tables to checked, resized images: FETCHED, one part for each bucket of registered domains."""
+    buckets = config.num_buckets
+    texts = ray.put(list(query_texts))
+    candidates = stages(
+        "candidates",
+        len(inputs),
+        lambda part: caption.apply_rules(read_input(inputs[part], config.extract), config.caption),
+        pools=[(lambda: partial(match.match_captions, matcher=match.Matcher(ray.get(texts))), config.match_pool)],
+        place=by("url", buckets),
+        num_buckets=buckets,
+    )
+    unique = stages(
+        "unique", buckets, candidates.bucket, finish=dedupe.same_url, place=by_domain(buckets), num_buckets=buckets
+    )
+    limits = _limits(stages, "", buckets, unique.part, config.balance, config.balance.max_pairs_before_fetch, buckets)
+    return stages(
+        "fetched",
+        buckets,
+        _then(unique.bucket, balance.Selection(limits, config.balance.seed)),
+        pools=[
+            (partial(Fetcher, config.fetch), config.fetch_pool),
+            (partial(ImageProcessor, config.image), config.image_pool),
+        ],
+        row_group_size=IMAGES_PER_ROW_GROUP,
+    )
+
+
+def curate(
+    stages: Stages, fetched: Output, dataset: str, metadata: Mapping[str, Any], config: CurateConfig
+) -> snapshot.Snapshot:
+    """From resized images to a committed snapshot: one copy of each picture, balanced, shuffled, in shards."""
+    buckets, parts = config.num_buckets, len(fetched.parts)
+    fingerprints = stages(
+        "fingerprints",
+        parts,
+        lambda part: fetched.part(part, ["pair_id", "sha256", "phash", "original_width", "original_height"]),
+        finish=lambda table: dedupe.fingerprints(table, config.dedupe.radius),
+        place=lambda table: bucket_of(table["band"].to_numpy(), buckets),
+        num_buckets=buckets,
+    )
+    edges = stages(
+        "edges", buckets, fingerprints.bucket, finish=lambda table: dedupe.edges(table, config.dedupe.radius)
+    )
+    duplicates = stages("duplicates", 1, lambda _: edges.table(EDGES), finish=dedupe.resolve)
+    drop = dedupe.DuplicateFilter(duplicates.table(DUPLICATES))
+    left = _then(fetched.part, lambda table: (marked := drop(table)).filter(marked["reason"].is_null()))
+    limits = _limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
+    draw = balance.Selection(limits, config.balance.seed)
+    count = shard.num_shards(sum(part.num_bytes for part in fetched.parts), config.shard)
+    placed = stages(
+        "placed",
+        parts,
+        fetched.part,
+        finish=lambda table: draw(drop(table)),
+        place=lambda table: shard.shard_of(table, count, config.shard.seed),
+        num_buckets=count,
+        row_group_size=IMAGES_PER_ROW_GROUP,
+    )
+    folder = f"data/{stages.run.run_id}"
+    shards = stages(
+        "shards",
+        count,
+        placed.bucket,
+        finish=lambda table: shard.arrange(table, config.shard.seed),
+        row_group_size=config.shard.row_group_size,
+        uri=storage.join(dataset, folder),
+    )
+    return snapshot.commit(dataset, list(_records(shards, folder)), metadata, storage.put_if_absent)
+
+
+def check_inputs(inputs: Sequence[str]) -> None:
+    """Look into every input before work begins.
+
+    Raises:
+        ValueError: one is empty, of another type than its name says, or lacks a column.
+    """
+    for uri in inputs:
+        if uri.endswith(extract.ARCHIVE_SUFFIXES):
+            extract.check_archive(uri, _open)
+        else:
+            extract.check_table(uri, *storage.filesystem(uri))
+
+
+def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
+    """CANDIDATES of one archive or table."""
+    if uri.endswith(extract.ARCHIVE_SUFFIXES):
+        return extract.read_archive(uri, _open, config)
+    return extract.read_table(uri, *storage.filesystem(uri))
+
+
+def by(column: str, num_buckets: int) -> Place:
+    """Buckets by the hash of a column, of strings or of integers."""
+
+    def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
+        values = table[column]
+        if pa.types.is_string(values.type):
+            return bucket_of(hash64(value or "" for value in values.to_pylist()), num_buckets)
+        return bucket_of(mix(values.to_numpy().astype(np.uint64)), num_buckets)
+
+    return place
+
+
+def by_domain(num_buckets: int) -> Place:
+    """Buckets by registered domain, so that one actor has all of a domain; by address where there is none."""
+
+    def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
+        return bucket_of(hash64(registered_domain(url) or url for url in table["url"].to_pylist()), num_buckets)
+
+    return place
+
+
+def _limits(
+    stages: Stages, prefix: str, parts: int, read: Read, config: balance.BalanceConfig, max_pairs: int, buckets: int
+) -> pa.Table:
+    """THRESHOLDS of every query over the pairs that `read` gives: sketched by part, merged by query."""
+    sketches = stages(
+        f"{prefix}sketches",
+        parts,
+        read,
+        finish=lambda table: balance.sketch(table, max_pairs, config.seed),
+        place=by("query_id", buckets),
+        num_buckets=buckets,
+    )
+    limits = stages(
+        f"{prefix}limits",
+        buckets,
+        sketches.bucket,
+        finish=lambda table: balance.thresholds(balance.merge([table], max_pairs), max_pairs, config.mode),
+    )
+    return limits.table(THRESHOLDS)
+
+
+def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:
+    def composed(part: int) -> pa.Table | None:
+        table = read(part)
+        return None if table is None else transform(table)
+
+    return composed
+
+
+def _open(uri: str) -> Any:
+    filesystem, path = storage.filesystem(uri)
+    return filesystem.open_input_stream(path, compression=None)
+
+
+def _records(shards: Output, folder: str) -> Iterator[snapshot.Shard]:
+    for part in shards.parts:
+        if part.file is not None:
+            whole, rest = divmod(part.num_rows, part.row_group_size)
+            yield snapshot.Shard(
+                path=f"{folder}/{part.file}",
+                num_rows=part.num_rows,
+                num_bytes=part.num_bytes,
+                sha256=part.sha256,
+                row_groups=(*[part.row_group_size] * whole, *([rest] if rest else [])),
+            )

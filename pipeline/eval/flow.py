@@ -1,0 +1,255 @@
+"""Evaluation on Ray: a pool of actors encodes each image and each text once, into a store that every protocol reads.
+
+The store is keyed by the hashes of the weights and of the set. A part of it is one row group of images or one run of
+texts, so a killed job goes on where it was, and scores do not depend on the order in which parts are finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray.data
+
+from cluster import storage
+from cluster.resources import Pool
+from cluster.runs import Output, Stage
+from cluster.telemetry import Progress
+from pipeline.eval.datasets import (
+    DESCRIPTION_FILE,
+    SAMPLES_FILE,
+    Dataset,
+    Kind,
+    check_columns,
+    check_samples,
+    parse_description,
+    serialise,
+)
+from pipeline.eval.encoder import Encoder, UnreadableImageError, features_of
+from pipeline.eval.suite import Evaluation, score_classification, score_retrieval, texts_of
+
+ENCODED = pa.schema([("num_rows", pa.int64()), ("error", pa.string())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """How images and texts are encoded; nothing here changes a score."""
+
+    pool: Pool = field(default_factory=Pool)
+    """Actors, each with the model in memory; on a GPU where the pool has one."""
+    batch_size: int = 64
+    """Images or texts in a forward pass."""
+    texts_per_part: int = 2_048
+    """Texts that one call of an actor encodes and writes."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "texts_per_part"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An evaluation set and where its samples lie: everything of it but the images."""
+
+    dataset: Dataset
+    uri: str
+    """Its test.parquet."""
+    sha256: str
+    """Of the description and the samples."""
+    row_groups: tuple[int, ...]
+    """Samples in each row group."""
+    labels: tuple[int, ...] = ()
+    """Of each sample, for classification."""
+    captions: tuple[tuple[str, ...], ...] = ()
+    """Of each sample, for retrieval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One part to encode: row group `index` of the images at `source_uri`, or where that is empty `texts`."""
+
+    stage: Stage
+    index: int
+    num_rows: int
+    source_uri: str = ""
+    first_sample: int = 0
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """Where the features of one model lie: for each set a stage of images and a stage of texts."""
+
+    uri: str
+    model_sha256: str
+    texts_per_part: int
+
+    def images(self, source: Source) -> Stage:
+        """The stage of a set's images: a part a row group."""
+        return Stage(self._place(source, "images"), len(source.row_groups))
+
+    def texts(self, source: Source) -> Stage:
+        """The stage of a set's texts: a part a run of texts."""
+        return Stage(self._place(source, f"texts-{self.texts_per_part}"), len(self._runs_of_texts(source)))
+
+    def missing(self, source: Source) -> Iterator[Unit]:
+        """What of a set is not encoded yet."""
+        stage, starts = self.images(source), accumulate(source.row_groups, initial=0)
+        done = stage.complete()
+        for index, (rows, start) in enumerate(zip(source.row_groups, starts, strict=False)):
+            if index not in done:
+                yield Unit(stage=stage, index=index, num_rows=rows, source_uri=source.uri, first_sample=start)
+        stage = self.texts(source)
+        done = stage.complete()
+        for index, texts in enumerate(self._runs_of_texts(source)):
+            if index not in done:
+                yield Unit(stage=stage, index=index, num_rows=len(texts), texts=texts)
+
+    def _runs_of_texts(self, source: Source) -> list[tuple[str, ...]]:
+        texts = texts_of(source.dataset, source.captions)
+        return [tuple(texts[i : i + self.texts_per_part]) for i in range(0, len(texts), self.texts_per_part)]
+
+    def _place(self, source: Source, what: str) -> str:
+        return storage.join(self.uri, f"{source.dataset.name}-{source.sha256[:16]}", self.model_sha256[:16], what)
+
+
+class EncodeUnits:
+    """The actor: reads what a unit names, encodes it, writes it as a part."""
+
+    def __init__(self, model_uri: str, batch_size: int, device: str) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            self.encoder = Encoder(_local_folder(model_uri, Path(scratch)), batch_size, device)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Table of units -> ENCODED: the rows of each part or, where an image cannot be read, the reason."""
+        encoded = []
+        for row in rows.to_pylist():
+            unit = Unit(**row | {"stage": Stage(**row["stage"])})
+            try:
+                table = self.encoder.encode_texts(unit.texts) if unit.texts else self._encode_images(unit)
+            except UnreadableImageError as error:
+                encoded.append({"num_rows": 0, "error": f"{unit.source_uri}: {error}"})
+                continue
+            unit.stage.write(unit.index, table)
+            encoded.append({"num_rows": table.num_rows, "error": None})
+        return pa.Table.from_pylist(encoded, schema=ENCODED)
+
+    def _encode_images(self, unit: Unit) -> pa.Table:
+        filesystem, path = storage.filesystem(unit.source_uri)
+        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
+            images = file.read_row_group(unit.index, columns=["image"])["image"].to_pylist()
+        return self.encoder.encode_images(images, unit.first_sample)
+
+
+def open_sets(folder: str) -> list[Source]:
+    """Every evaluation set below a folder, in order of their names, checked.
+
+    Raises:
+        FileNotFoundError: when there is none, or one lacks its samples.
+        ValueError: when a set is not what it says, naming its file.
+    """
+    sources = [_open_set(description) for description in storage.list_files(folder, suffixes=[DESCRIPTION_FILE])]
+    return sorted(sources, key=lambda source: source.dataset.name)
+
+
+def write_set(folder: str, dataset: Dataset, samples: pa.Table) -> None:
+    """Put a set into a folder of its own below `folder`, its description last."""
+    files = serialise(dataset, samples)
+    for name in (SAMPLES_FILE, DESCRIPTION_FILE):
+        storage.write_bytes(storage.join(folder, dataset.name, name), files[name])
+
+
+def hash_model(uri: str) -> str:
+    """SHA-256 over every file of a model folder: weights, configuration (the image transform too) and tokenizer."""
+    digest = hashlib.sha256()
+    for file in storage.list_files(uri):
+        digest.update(file.removeprefix(storage.absolute(uri)).encode())
+        digest.update(hashlib.sha256(storage.read_bytes(file)).digest())
+    return digest.hexdigest()
+
+
+def encode(sources: Sequence[Source], model_uri: str, store: Store, config: EncodeConfig) -> None:
+    """Fill the store with the features of all sets; what is there already stays.
+
+    Raises:
+        ValueError: an image cannot be read, or the model gives embeddings that are not finite.
+    """
+    units = [unit for source in sources for unit in store.missing(source)]
+    if not units:
+        return
+    encoded = ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units)).map_batches(
+        EncodeUnits,
+        fn_constructor_kwargs={
+            "model_uri": storage.absolute(model_uri),
+            "batch_size": config.batch_size,
+            "device": "cuda" if config.pool.gpus else "cpu",
+        },
+        **config.pool.map_batches_arguments(),
+    )
+    with Progress("encode", sum(unit.num_rows for unit in units), "samples") as progress:
+        for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for error in batch["error"].drop_null().to_pylist():
+                raise ValueError(error)
+            progress.update(pc.sum(batch["num_rows"]).as_py())
+
+
+def evaluate(source: Source, store: Store) -> Evaluation:
+    """Score one set from the store, which `encode` has filled."""
+    images = _read(store.images(source)).sort_by("sample")
+    assert images["sample"].to_pylist() == list(range(sum(source.row_groups))), f"{source.uri}: samples are missing"
+    texts = _read(store.texts(source))
+    image_features = features_of(images)
+    text_features = dict(zip(texts["text"].to_pylist(), features_of(texts), strict=True))
+    if source.dataset.kind is Kind.CLASSIFICATION:
+        scale = texts["logit_scale"][0].as_py()
+        return score_classification(source.dataset, source.labels, image_features, text_features, scale)
+    return score_retrieval(source.dataset, source.captions, image_features, text_features)
+
+
+def _read(stage: Stage) -> pa.Table:
+    """All rows of a finished stage."""
+    return pa.concat_tables(Output(stage, tuple(stage.complete().values())).tables(bucket=0))
+
+
+def _open_set(description: str) -> Source:
+    dataset = parse_description(storage.read_bytes(description), description)
+    uri = storage.absolute(description.removesuffix(DESCRIPTION_FILE) + SAMPLES_FILE)
+    filesystem, path = storage.filesystem(uri)
+    digest = hashlib.sha256(json.dumps(asdict(dataset)).encode())
+    with filesystem.open_input_file(path) as content:
+        digest.update(hashlib.file_digest(content, "sha256").digest())
+    try:
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
+            check_columns(dataset, file.schema_arrow.names, uri)
+            samples = file.read(columns=[name for name in dataset.schema.names if name != "image"])
+            row_groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{uri}: not a Parquet file ({error})") from error
+    check_samples(dataset, samples, uri)
+    classified = dataset.kind is Kind.CLASSIFICATION
+    return Source(
+        dataset=dataset,
+        uri=uri,
+        sha256=digest.hexdigest(),
+        row_groups=row_groups,
+        labels=tuple(samples["label"].to_pylist()) if classified else (),
+        captions=() if classified else tuple(tuple(own) for own in samples["captions"].to_pylist()),
+    )
+
+
+def _local_folder(uri: str, scratch: Path) -> Path:
+    """The model's folder as a local path; a remote one is copied, since weights are read from files."""
+    if not storage.is_s3(uri):
+        return Path(storage.absolute(uri))
+    for file in storage.list_files(uri):
+        (scratch / file.rsplit("/", 1)[1]).write_bytes(storage.read_bytes(file))
+    return scratch

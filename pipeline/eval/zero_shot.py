@@ -1,0 +1,33 @@
+"""Zero-shot classification (CLIP paper, sections 3.1.2 and 3.1.4).
+
+A class is the mean of its prompts' normalised embeddings, normalised again; an image gets the class whose direction
+is nearest to its own. Shape legend: N images, C classes, T templates, E joint embedding.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def build_classifier(prompt_features: Tensor) -> Tensor:
+    """The class directions: float32 [C, E], each of length 1.
+
+    Args:
+        prompt_features: unnormalised text embeddings of every class in every template, [C, T, E].
+    """
+    assert prompt_features.ndim == 3, prompt_features.shape
+    return F.normalize(F.normalize(prompt_features.float(), dim=-1).mean(dim=1), dim=-1)
+
+
+def class_probabilities(image_features: Tensor, classifier: Tensor, logit_scale: float) -> Tensor:
+    """The probability of each class for each image: float32 [N, C], rows sum to 1.
+
+    Args:
+        image_features: unnormalised image embeddings, [N, E].
+        classifier: class directions of `build_classifier`, [C, E].
+        logit_scale: the model's factor on cosine similarities, already exponentiated; it sharpens the probabilities
+            and leaves their order alone.
+    """
+    logits_NC = logit_scale * F.normalize(image_features.float(), dim=-1) @ classifier.T  # noqa: N806
+    return logits_NC.softmax(dim=-1)

@@ -1,0 +1,59 @@
+"""Stable hashes: the only source of samples and partitions, so that no run depends on order, clock or Python's hash.
+
+Strings go through BLAKE2b (RFC 7693), 64-bit words through the finaliser of SplitMix64 (Steele et al. 2014), which is
+a bijection with full avalanche and vectorises in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+UInt64 = npt.NDArray[np.uint64]
+
+
+def hash128(*fields: str) -> str:
+    """128-bit hash of a tuple of strings as 32 hexadecimal digits; ("a", "bc") and ("ab", "c") differ."""
+    digest = blake2b(digest_size=16)
+    for field in fields:
+        data = field.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def hash64(values: Iterable[str]) -> UInt64:
+    """64-bit hash of each string."""
+    digests = b"".join(blake2b(v.encode("utf-8", "surrogatepass"), digest_size=8).digest() for v in values)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64, copy=False)
+
+
+def words_of_ids(ids: Sequence[str]) -> UInt64:
+    """The first 64 bits of 128-bit hexadecimal ids; uniform, because the ids are hashes already."""
+    raw = np.frombuffer(bytes.fromhex("".join(ids)), dtype=">u8").reshape(-1, 2)
+    return np.ascontiguousarray(raw[:, 0]).astype(np.uint64)
+
+
+def mix(words: UInt64) -> UInt64:
+    """SplitMix64's finaliser of each word: shape and dtype as given, wraps around silently."""
+    z = words + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def draws(seed: int, *words: UInt64) -> UInt64:
+    """One uniform 64-bit draw per row from a seed and any number of equally long words."""
+    state = mix(np.full(words[0].shape, seed, dtype=np.uint64))
+    for word in words:
+        state = mix(state ^ mix(word))
+    return state
+
+
+def bucket_of(hashes: UInt64, num_buckets: int) -> npt.NDArray[np.int32]:
+    """The bucket of each hash: equal ranges of the hash's upper 32 bits, so that buckets are ordered as hashes are."""
+    upper = (hashes >> np.uint64(32)) * np.uint64(num_buckets)
+    return (upper >> np.uint64(32)).astype(np.int32)

@@ -1,0 +1,1 @@
+"""Models, tokenizer, loss and weights."""

@@ -1,0 +1,60 @@
+"""Constants of the CLIP paper (Radford et al. 2021, arXiv 2103.00020), each with where it stands and how sure we are.
+
+A plain data module: the only place in the project where a number of the paper is written down.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Mark(StrEnum):
+    """How a constant was read; a report prints a MEMORY constant as "unconfirmed"."""
+
+    VERIFIED = "V"
+    """Read in a copy of the paper or in its released code."""
+    SECOND_HAND = "S"
+    """Read in a second-hand source."""
+    MEMORY = "M"
+    """From memory, unconfirmed."""
+
+
+@dataclass(frozen=True)
+class Fact(Generic[T]):
+    """One constant: its value, the section or table it comes from, and its mark."""
+
+    value: T
+    source: str
+    mark: Mark
+
+
+# Training: sections 2.3 to 2.5, tables 18 and 19
+GLOBAL_BATCH_SIZE = Fact(32_768, "section 2.5, table 18", Mark.VERIFIED)
+EPOCHS = Fact(32, "section 2.5, table 18", Mark.VERIFIED)
+WEIGHT_DECAY = Fact(0.2, "table 18", Mark.VERIFIED)
+WARMUP_STEPS = Fact(2_000, "table 18", Mark.MEMORY)
+ADAM_BETA1 = Fact(0.9, "table 18", Mark.VERIFIED)
+ADAM_BETA2_VIT = Fact(0.98, "table 18", Mark.VERIFIED)
+ADAM_EPSILON_VIT = Fact(1e-6, "table 18", Mark.VERIFIED)
+LEARNING_RATE_VIT_B32 = Fact(5e-4, "table 20", Mark.MEMORY)
+INITIAL_TEMPERATURE = Fact(0.07, "section 2.5, table 18", Mark.VERIFIED)
+MAX_LOGIT_SCALE = Fact(100.0, "section 2.5, table 18", Mark.VERIFIED)
+
+# Text: section 2.4 and the released code (the text itself says 49,152 entries and length 76)
+VOCAB_SIZE = Fact(49_408, "section 2.4, released code", Mark.VERIFIED)
+CONTEXT_LENGTH = Fact(77, "section 2.4, released code", Mark.VERIFIED)
+
+# Initial values of the text tower: released code
+TOKEN_EMBEDDING_STD = Fact(0.02, "released code", Mark.VERIFIED)
+POSITION_EMBEDDING_STD = Fact(0.01, "released code", Mark.VERIFIED)
+
+# Images: released code
+IMAGE_MEAN = Fact((0.48145466, 0.4578275, 0.40821073), "released code", Mark.VERIFIED)
+IMAGE_STD = Fact((0.26862954, 0.26130258, 0.27577711), "released code", Mark.VERIFIED)
+
+# Corpus: section 2.2
+NUM_QUERIES = Fact(500_000, "section 2.2", Mark.SECOND_HAND)
+MAX_PAIRS_PER_QUERY = Fact(20_000, "section 2.2", Mark.SECOND_HAND)
+MIN_WORD_COUNT = Fact(100, "section 2.2", Mark.SECOND_HAND)

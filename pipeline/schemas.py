@@ -1,0 +1,196 @@
+"""The Arrow schema of every boundary between stages, and the reasons for which a row may be dropped.
+
+A stage keeps its rows: one that is out carries a `reason`, one that is still in has none (null). The next stage reads
+only rows without a reason, so for every stage  rows in = rows kept + rows dropped by reason.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Reason(StrEnum):
+    """Why a row is out. The value is what people read in ledgers, manifests and the report."""
+
+    # Extraction: records that give no candidate
+    NOT_A_RESPONSE = "record is not a response"
+    NOT_HTML = "record is not HTML"
+    HTTP_ERROR_PAGE = "page is an error or a redirect"
+    REVISIT = "revisit record"
+    NO_IMAGE = "page has no image with a text"
+    BROKEN_RECORD = "record cannot be read"
+    TRUNCATED_RECORD = "record ends early"
+    BROKEN_ARCHIVE = "archive cannot be read from here on"
+    BAD_URL = "image address cannot be used"
+    # Caption rules
+    CAPTION_EMPTY = "caption is empty"
+    CAPTION_SHORT = "caption is too short"
+    CAPTION_LONG = "caption is too long"
+    CAPTION_FILE_NAME = "caption is a file name"
+    CAPTION_BOILERPLATE = "caption is boilerplate"
+    CAPTION_MARKUP = "caption is markup or an address"
+    CAPTION_REPETITION = "caption repeats itself"
+    # Matching and balancing
+    NO_QUERY = "no query occurs in the caption"
+    BALANCED_OUT = "none of its queries draws it"
+    # Duplicates
+    DUPLICATE_URL = "same address as a better pair"
+    DUPLICATE_SHA256 = "same file as a better pair"
+    DUPLICATE_PERCEPTUAL = "same picture as a better pair"
+    # Policy: the crawler may not, or does not, go there
+    ROBOTS_TXT = "forbidden by robots.txt"
+    X_ROBOTS_TAG = "forbidden by X-Robots-Tag"
+    NOT_PUBLIC = "address is not public"
+    BAD_SCHEME = "scheme or port is not allowed"
+    TOO_MANY_REDIRECTS = "too many redirects"
+    # Transient: worth another attempt
+    TIMEOUT = "timeout"
+    CONNECTION = "connection failed"
+    SERVER_ERROR = "server error (5xx)"
+    TOO_MANY_REQUESTS = "server asks for fewer requests (429)"
+    INCOMPLETE = "body ends early"
+    # Permanent
+    NOT_FOUND = "not found (404, 410)"
+    CLIENT_ERROR = "refused by the server (4xx)"
+    NO_SUCH_HOST = "host has no address"
+    TOO_MANY_BYTES = "file is too large"
+    # Image checks
+    NOT_AN_IMAGE = "content is not a known image type"
+    TOO_MANY_PIXELS = "image has too many pixels"
+    TOO_SMALL = "image is too small"
+    TOO_ELONGATED = "image is too elongated"
+    CORRUPT_IMAGE = "image is corrupt or truncated"
+    RESIZE_FAILED = "image cannot be resized"
+
+
+TRANSIENT = frozenset(
+    {Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR, Reason.TOO_MANY_REQUESTS, Reason.INCOMPLETE}
+)
+POLICY = frozenset(
+    {Reason.ROBOTS_TXT, Reason.X_ROBOTS_TAG, Reason.NOT_PUBLIC, Reason.BAD_SCHEME, Reason.TOO_MANY_REDIRECTS}
+)
+
+QUERIES = pa.schema(
+    [
+        ("query_id", pa.int32()),
+        ("text", pa.string()),
+        ("source", pa.string()),
+        ("statistic", pa.float64()),
+        ("rank", pa.int32()),
+    ]
+)
+"""The query list: ids are ranks (0 is first), `statistic` is the source's own (count, PMI bits; 0 for WordNet)."""
+
+TERM_COUNTS = pa.schema([("term", pa.string()), ("length", pa.int8()), ("count", pa.int64())])
+"""Occurrences of unigrams (length 1) and bi-grams (length 2; words parted by one blank)."""
+
+CANDIDATES = pa.schema(
+    [
+        ("pair_id", pa.string()),  # 128-bit hash of (url, caption), 32 hexadecimal digits
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("caption_source", pa.string()),
+        ("spare_captions", pa.list_(pa.string())),
+        ("page_url", pa.string()),
+        ("archive", pa.string()),
+        ("record_offset", pa.int64()),
+        ("query_ids", pa.list_(pa.int32())),  # sorted, unique
+        ("image", pa.large_binary()),  # only where the source holds it already (data: address, table of pairs)
+        ("reason", pa.string()),
+    ]
+)
+"""An image address and a text somebody put beside it."""
+
+FETCHED = pa.schema(
+    [
+        *CANDIDATES,
+        # img2dataset's columns, with its names and values
+        ("status", pa.string()),  # success, failed_to_download, failed_to_resize
+        ("error_message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("exif", pa.string()),
+        ("sha256", pa.string()),  # of the original bytes
+        # ours
+        ("phash", pa.uint64()),  # 64-bit perceptual hash of the resized image
+    ]
+)
+"""A candidate after fetching and resizing; `image` is the resized JPEG where `reason` is null."""
+
+SKETCHES = pa.schema([("query_id", pa.int32()), ("num_pairs", pa.int64()), ("draws", pa.list_(pa.uint64()))])
+"""Bottom-k sketch of each query's pairs: how many there are, and their k lowest draws, ascending."""
+
+THRESHOLDS = pa.schema([("query_id", pa.int32()), ("num_pairs", pa.int64()), ("threshold", pa.uint64())])
+"""A query draws the pairs whose draw is at most its threshold."""
+
+FINGERPRINTS = pa.schema(
+    [
+        ("band", pa.uint64()),  # what two near rows must share: band number and its bits, or the whole sha256
+        ("pair_id", pa.string()),
+        ("sha256", pa.string()),
+        ("phash", pa.uint64()),
+        ("rank", pa.uint64()),  # lower is better
+    ]
+)
+"""One row per picture and band of the multi-index."""
+
+EDGES = pa.schema(
+    [
+        ("better_id", pa.string()),
+        ("better_rank", pa.uint64()),
+        ("worse_id", pa.string()),
+        ("worse_rank", pa.uint64()),
+        ("same_hash", pa.bool_()),
+        ("same_file", pa.bool_()),
+    ]
+)
+"""Two rows that show the same picture."""
+
+DUPLICATES = pa.schema([("pair_id", pa.string()), ("kept_id", pa.string()), ("same_file", pa.bool_())])
+"""Rows to drop, each with the kept row it has a direct edge to."""
+
+PAIRS = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("spare_captions", pa.list_(pa.string())),
+        ("image", pa.large_binary()),  # JPEG
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.string()),
+        ("phash", pa.uint64()),
+        ("page_url", pa.string()),
+        ("caption_source", pa.string()),
+        ("query_ids", pa.list_(pa.int32())),
+    ]
+)
+"""A pair of the corpus, as shards hold it."""
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the schema's columns, in its order; a missing column is null, an unknown one an error.
+
+    Raises:
+        ValueError: a column that the schema does not have, or one that cannot be cast to its type.
+    """
+    unknown = sorted(set(table.column_names) - set(schema.names))
+    if unknown:
+        raise ValueError(f"columns {unknown} are not in the schema {schema.names}")
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def with_reasons(table: pa.Table, reasons: list[str | None]) -> pa.Table:
+    """The table with its `reason` column replaced; row i is dropped for reasons[i], or still in where that is None."""
+    index = table.schema.get_field_index("reason")
+    return table.set_column(index, "reason", pa.array(reasons, pa.string()))

@@ -1,0 +1,144 @@
+"""A made-up run with everything a report can show, hostile texts among it."""
+
+import io
+import math
+import random
+
+import pytest
+from PIL import Image, ImageDraw
+
+from pipeline.eval.report import Example, KeptPair, QueryCount, RejectedPair, ReportInputs, SnapshotFacts, Stage
+from pipeline.eval.statistics import Score, proportion_interval
+
+COLOURS = {"red": "#d5372d", "blue": "#2d6bd5", "green": "#2f9e44", "yellow": "#f2c230", "purple": "#8142c4"}
+SHAPES = ("circle", "square", "triangle")
+HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; "quotes"'
+
+
+def draw(shape: str, colour: str, form: str = "JPEG") -> bytes:
+    picture = Image.new("RGB", (160, 128), "#eceae4")
+    canvas = ImageDraw.Draw(picture)
+    if shape == "circle":
+        canvas.ellipse((45, 25, 120, 100), fill=COLOURS[colour])
+    elif shape == "square":
+        canvas.rectangle((45, 25, 120, 100), fill=COLOURS[colour])
+    else:
+        canvas.polygon([(82, 22), (125, 104), (39, 104)], fill=COLOURS[colour])
+    content = io.BytesIO()
+    picture.save(content, form)
+    return content.getvalue()
+
+
+def score_of(successes: int, trials: int, chance: float, metric: str = "accuracy") -> Score:
+    low, high = proportion_interval(successes, trials)
+    return Score(value=successes / trials, low=low, high=high, chance=chance, metric=metric, num_samples=trials)
+
+
+def make_metrics() -> list[dict[str, float]]:
+    rng = random.Random(0)
+    rows = []
+    for step in range(1, 601):
+        loss = 1.1 + 4.4 * math.exp(-step / 160) + rng.gauss(0, 0.09)
+        accuracy = 0.62 * (1 - math.exp(-step / 220))
+        rows.append(
+            {
+                "step": step,
+                "epoch": step // 20,
+                "loss": loss,
+                "accuracy_image_to_text": max(0, accuracy + rng.gauss(0, 0.025)),
+                "accuracy_text_to_image": max(0, accuracy - 0.02 + rng.gauss(0, 0.025)),
+                "logit_scale": 14.3 + step / 80,
+                "learning_rate": 1e-3 * min(step / 50, 0.5 * (1 + math.cos(math.pi * step / 600))),
+                "gradient_norm": 0.6 + 1.5 * math.exp(-step / 90) + rng.random() / 5,
+                "samples_per_second": 810 + rng.gauss(0, 30),
+            }
+        )
+    return rows
+
+
+def make_queries() -> list[QueryCount]:
+    words = ["circle", "square", "red", "blue", "two", "small", "triangle", "photo", "picture", "left", "word", "seven"]
+    queries = []
+    for rank in range(1, 401):
+        text = words[rank - 1] if rank <= len(words) else f"query {rank}"
+        before = round(2_400 / rank**0.9)
+        queries.append(QueryCount(text, "unigram" if rank % 3 else "wordnet", before, round(min(before, 240 + before / 9))))
+    queries += [QueryCount(f"unmatched {index}", "wordnet", 0, 0) for index in range(37)]
+    return [*queries, QueryCount(HOSTILE, "unigram", 1, 1)]
+
+
+@pytest.fixture(scope="session")
+def report_inputs() -> ReportInputs:
+    scenes = [(shape, colour) for colour in COLOURS for shape in SHAPES]
+    url = "http://gallery-03.example/pictures/2024/{}.jpg"
+    kept = [
+        KeptPair(draw(shape, colour), f"a large {colour} {shape} on a pale background", url.format(f"{colour}-{shape}"))
+        for shape, colour in scenes
+    ]
+    kept.append(KeptPair(draw("circle", "red", "PNG"), HOSTILE, 'javascript:alert("3")'))
+    rejected = [
+        RejectedPair(draw("square", "red"), "a red square", url.format("copy"), "same picture as a better pair", "dedupe"),
+        RejectedPair(None, "IMG_0231.jpg", url.format("IMG_0231"), "caption is a file name", "caption rules"),
+        RejectedPair(None, "a green circle", url.format("private/x"), "forbidden by robots.txt", "fetch"),
+        RejectedPair(None, "a lost page", "http://[broken/" + "long/" * 40, "not found (404, 410)", "fetch"),
+        RejectedPair(None, HOSTILE, HOSTILE, "image has too many pixels", "image"),
+        RejectedPair(None, "", url.format("none"), "caption is empty", "caption rules"),
+    ]
+    funnel = [
+        Stage("extract", 3_412, 3_180, {"page has no image with a text": 180, "revisit record": 40, "record is not HTML": 12}),
+        Stage("caption rules", 3_180, 2_911, {"caption is a file name": 140, "caption is boilerplate": 92, "caption is empty": 37}),
+        Stage("match", 2_911, 2_850, {"no query occurs in the caption": 61}),
+        Stage("dedupe", 2_850, 2_702, {"same address as a better pair": 148}),
+        Stage("balance", 2_702, 2_533, {"none of its queries draws it": 169}),
+        Stage(
+            "fetch",
+            2_533,
+            2_260,
+            {"not found (404, 410)": 101, "forbidden by robots.txt": 74, "connection failed": 40, "server error (5xx)": 22,
+             "forbidden by X-Robots-Tag": 20, "address is not public": 9, "too many redirects": 7},
+        ),
+        Stage("image", 2_260, 2_251, {"content is not a known image type": 6, "image has too many pixels": 3}),
+        Stage("shards", 2_251, 2_251, {}),
+    ]  # fmt: skip
+    scores = {
+        "rendered_shape": score_of(352, 400, 1 / 8),
+        "rendered_colour": score_of(487, 500, 1 / 10),
+        "rendered_count": score_of(98, 250, 1 / 5),
+        "rendered_digit": score_of(61, 500, 1 / 10),
+        "sklearn_digits": score_of(271, 1_797, 1 / 10),
+        "rendered_pairs/image_to_text_r@1": score_of(71, 400, 1 / 400, "r@1"),
+        "rendered_pairs/image_to_text_r@5": score_of(160, 400, 5 / 400, "r@5"),
+        "rendered_pairs/image_to_text_r@10": score_of(221, 400, 10 / 400, "r@10"),
+        "rendered_pairs/text_to_image_r@1": score_of(64, 400, 1 / 400, "r@1"),
+        "rendered_pairs/text_to_image_r@5": score_of(151, 400, 5 / 400, "r@5"),
+        "rendered_pairs/text_to_image_r@10": score_of(214, 400, 10 / 400, "r@10"),
+    }
+    examples = []
+    for index, (shape, colour) in enumerate(scenes[:12]):
+        guesses = [(name, p) for name, p in zip(SHAPES, (0.1, 0.06, 0.03), strict=True) if name != shape]
+        if index % 2:
+            guesses = [*guesses[:1], (shape, 0.22), *guesses[1:]]
+            guesses[0] = (guesses[0][0], 0.58)
+        else:
+            guesses = [(shape, 0.83), *guesses]
+        examples.append(Example(draw(shape, colour), shape, guesses, "rendered_shape"))
+    return ReportInputs(
+        title="Demo of the whole chain",
+        funnel=funnel,
+        queries=make_queries(),
+        kept_pairs=kept,
+        rejected=rejected,
+        metrics=make_metrics(),
+        scores=scores,
+        examples=examples,
+        configuration={
+            "seed": 0,
+            "fetch": {"timeout_seconds": 30.0, "user_agent": "clip-on-ray (+https://example.org)", "connect_to": {}},
+            "balance": {"mode": "paper", "pairs_per_query": 250},
+            "train": {"model": "tiny", "global_batch_size": 128, "chunk_size": 64, "epochs": 30, "precision": "bf16"},
+            "weights": None,
+        },
+        versions={"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "pyarrow": "26.0.1", "clip-on-ray": "0.1.0"},
+        seconds_by_stage={"site": 9.1, "queries": 4.0, "crawl": 61.3, "curate": 24.0, "pretrain": 141.8, "benchmark": 19.2},
+        snapshot=SnapshotFacts(snapshot_id="3f9c0a7de1b24455" * 4, num_pairs=2_251, num_shards=2, num_bytes=19_400_000),
+    )
