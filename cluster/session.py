@@ -11,6 +11,8 @@ import contextlib
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +55,7 @@ class SessionConfig:
 def session(config: SessionConfig, *, needs: Sequence[Pool] = ()) -> Iterator[None]:
     """Connects to Ray, checks that it can hold the pools, and shuts down on leaving what it started.
 
-    Where this process is connected already, that connection is used and left open.
+    Where this process is connected already and no address is asked for, that connection is used and left open.
 
     Raises ValueError for an address where no Ray answers or whose token is missing or wrong, and for pools that the
     cluster cannot hold, within seconds.
@@ -62,7 +64,7 @@ def session(config: SessionConfig, *, needs: Sequence[Pool] = ()) -> Iterator[No
         stack.enter_context(_environment(_QUIET))
         import ray  # here and not above: it takes seconds, and reads its variables when it is imported
 
-        if not ray.is_initialized():
+        if config.address is not None or not ray.is_initialized():
             address = config.address or os.environ.get("RAY_ADDRESS") or "local"
             if address == "local":
                 _start(config, stack)
@@ -138,13 +140,14 @@ def _start(config: SessionConfig, stack: contextlib.ExitStack) -> None:
 
     if "RAY_AUTH_MODE" not in os.environ:
         stack.enter_context(_authentication("disabled"))  # this Ray listens to this machine's processes only
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus or max(4, len(os.sched_getaffinity(0))),
-        object_store_memory=None if config.object_store_gib is None else int(config.object_store_gib * GIB),
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-    )
+    with _sigterm_handler_kept():
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus or max(4, len(os.sched_getaffinity(0))),
+            object_store_memory=None if config.object_store_gib is None else int(config.object_store_gib * GIB),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
 
 
 def _connect(address: str, stack: contextlib.ExitStack) -> None:
@@ -160,7 +163,8 @@ def _connect(address: str, stack: contextlib.ExitStack) -> None:
         stack.enter_context(_authentication("token"))  # Ray does so for "auto" only
     _probe(_host_and_port(address), address)
     try:
-        ray.init(address=address, runtime_env=_runtime_environment(), logging_level=logging.WARNING)
+        with _sigterm_handler_kept():
+            ray.init(address=address, runtime_env=_runtime_environment(), logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise ValueError(f"session.address = '{address}': {error}") from error
 
@@ -185,25 +189,33 @@ def _host_and_port(address: str) -> str:
 def _probe(host_and_port: str, address: str) -> None:
     """Asks the head whether it is alive, as Ray will, but says within seconds why it would fail."""
     import grpc
+    from ray.exceptions import AuthenticationError
 
-    token = _token_loader().get_token_for_http_header()
+    try:
+        token = _token_loader().get_token_for_http_header()
+    except AuthenticationError as error:  # RAY_AUTH_MODE=token and no token
+        raise ValueError(_no_entry(address, "is missing")) from error
+    client = address.startswith("ray://")
     with grpc.insecure_channel(host_and_port) as channel:
-        check_alive = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+        ask = channel.unary_unary(f"/ray.rpc.{'RayletDriver/KVExists' if client else 'NodeInfoGcsService/CheckAlive'}")
         try:
-            check_alive(b"", timeout=PROBE_TIMEOUT_SECONDS, metadata=tuple(token.items()))
+            ask(b"", timeout=PROBE_TIMEOUT_SECONDS, metadata=tuple(token.items()))
         except grpc.RpcError as error:
+            if client and error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+                return  # alive, but we have not introduced ourselves
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                state = "is refused" if token else "is missing"
-                raise ValueError(
-                    f"session.address = '{address}': the cluster demands its token, and ours {state}; put the token "
-                    "of the head (`ray get-auth-token` there) into RAY_AUTH_TOKEN or ~/.ray/auth_token"
-                ) from error
-            if error.code() == grpc.StatusCode.UNIMPLEMENTED and address.startswith("ray://"):
-                return  # the proxy of Ray clients has other services than the head
+                raise ValueError(_no_entry(address, "is refused" if token else "is missing")) from error
             raise ValueError(
                 f"session.address = '{address}': no Ray answers there ({error.details()}); start the cluster, correct "
                 "the address, or leave it out for a Ray of this process"
             ) from error
+
+
+def _no_entry(address: str, what: str) -> str:
+    return (
+        f"session.address = '{address}': the cluster demands its token, and ours {what}; put the token of the head "
+        "(`ray get-auth-token` there) into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    )
 
 
 def _runtime_environment() -> dict[str, Any]:
@@ -233,6 +245,15 @@ def _authentication(mode: str) -> Iterator[None]:
         Config.initialize("")  # Ray has read the variable when it was imported
         yield
     Config.initialize("")
+
+
+@contextlib.contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Ray's handler kills its processes and leaves with status 1 or 15, before the job's can clean up."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

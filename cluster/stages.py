@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
+from cluster import storage
 from cluster.resources import Pool
 from cluster.runs import ROW_GROUP_SIZE, Output, Run, Stage
-from cluster.telemetry import Progress
+from cluster.telemetry import Events, Progress
 
 logger = logging.getLogger("clip")
 
@@ -33,12 +35,12 @@ _PART = "part"
 
 
 class Stages:
-    """Runs the stages of one run, and keeps their outputs and seconds for the funnel."""
+    """Runs the stages of one run, keeps their outputs for the funnel, and their seconds in the run's events.jsonl."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.outputs: dict[str, Output] = {}
-        self.seconds: dict[str, float] = {}
+        self.events = Events(storage.join(run.uri, "events.jsonl"))
 
     def __call__(
         self,
@@ -85,20 +87,20 @@ class Stages:
                 progress.update(len(pending) - progress.done)  # empty parts, of which no block tells
         output = Output.of(stage)
         self.outputs[name] = output
-        self.seconds[name] = time.monotonic() - started
         num_dropped = output.num_rows - output.num_kept
-        logger.info("%s: %d rows kept, %d dropped, %.1f s", name, output.num_kept, num_dropped, self.seconds[name])
+        logger.info("%s: %s rows kept, %s dropped", name, f"{output.num_kept:,}", f"{num_dropped:,}")
+        if pending:
+            seconds = round(time.monotonic() - started, 3)
+            self.events.append("stage", stage=name, parts=len(pending), seconds=seconds, kept=output.num_kept)
         return output
 
     def funnel(self) -> list[dict[str, Any]]:
-        """What each stage kept and dropped, and why, as plain data in the order of the stages."""
+        """What each stage kept and dropped, why, and in how long over all resumes; plain data in the stages' order."""
+        seconds: Counter[str] = Counter()
+        for event in self.events.read():
+            seconds[event["stage"]] += event["seconds"]
         return [
-            {
-                "stage": name,
-                "kept": output.num_kept,
-                "dropped": output.reasons(),
-                "seconds": round(self.seconds[name], 3),
-            }
+            {"stage": name, "kept": output.num_kept, "dropped": output.reasons(), "seconds": round(seconds[name], 3)}
             for name, output in self.outputs.items()
         ]
 

@@ -2,8 +2,9 @@
 
 Whole objects only, because every file of ours is written once and never changed: a write becomes visible complete or
 not at all (locally a temporary file and a rename, on S3 one put). `put_if_absent` is the primitive under every record
-and snapshot: of any number of racing writers one wins. pyarrow's filesystem has no conditional write, so S3 objects
-are written with boto3 and read with pyarrow. The endpoint of an S3 other than Amazon's comes from AWS_ENDPOINT_URL.
+and snapshot: of any number of racing writers one wins. pyarrow's filesystem has no conditional write and
+takes a body cut short for whole, so S3 objects are written and read with boto3; what reads a Parquet file through
+`filesystem` checks its checksums. The endpoint of an S3 other than Amazon's comes from AWS_ENDPOINT_URL.
 """
 
 import functools
@@ -63,13 +64,7 @@ def exists(uri: str) -> bool:
 
 def read_bytes(uri: str) -> bytes:
     """The whole content. Raises FileNotFoundError, and OSError where fewer bytes arrive than the file has."""
-    files, path = filesystem(uri)
-    with files.open_input_file(path) as source:
-        expected = source.size()
-        data: bytes = source.read()
-    if len(data) != expected:
-        raise OSError(f"{uri}: read {len(data)} of {expected} bytes")
-    return data
+    return _read_s3(uri) if is_s3(uri) else _local_path(uri).read_bytes()
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -159,6 +154,22 @@ def ensure_writable(uri: str, option: str) -> None:
         delete(probe)
     except (OSError, ValueError, ClientError, BotoCoreError) as error:
         raise ValueError(f"{option}: cannot write to '{uri}' ({error}); name a folder you may write") from error
+
+
+def _read_s3(uri: str) -> bytes:
+    # Not through pyarrow: where a body ends early, it fills the rest with whatever lies in memory
+    bucket, key = _bucket_and_key(uri)
+    client = _s3_client(_endpoint())
+    try:
+        head = client.head_object(Bucket=bucket, Key=key)
+        data: bytes = client.get_object(Bucket=bucket, Key=key, IfMatch=head["ETag"])["Body"].read()
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            raise FileNotFoundError(f"nothing at '{uri}'") from error
+        raise
+    if len(data) != head["ContentLength"]:
+        raise OSError(f"{uri}: read {len(data)} of {head['ContentLength']} bytes")
+    return data
 
 
 def _put_if_absent_s3(uri: str, data: bytes) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
 from cluster import storage
 from cluster.runs import Run, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.launch import launch
+from pipeline import __version__
 from pipeline.data.balance import BalanceConfig
 from pipeline.data.dedupe import DedupeConfig
 from pipeline.data.flow import curate
@@ -51,7 +51,7 @@ def main(job: CurateJob) -> None:
     metadata = {
         "configuration": configuration | {"crawl": crawled.configuration},
         "run": run.run_id,
-        "code_version": version("clip-on-ray"),
+        "code_version": __version__,
         "crawl_funnel": json.loads(storage.read_bytes(storage.join(crawled.uri, "funnel.json"))),
     }
     with session(job.session):

@@ -32,6 +32,21 @@ _USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError, PermissionError)
 _OUR_MODULES = {"builtins", "__main__", "cluster", "jobs", "pipeline"}
 """Libraries derive from ValueError as well (pyarrow's ArrowInvalid), but then it is not the user they speak to."""
 
+_REWORDED = (
+    (
+        r"Does not validate against any of the Union.*?\[(.*)\]\n.*?Given value: (.*)",
+        r"Expected one of \1. Got value: \2",
+    ),
+    (r'Parser key "([\w.]+)"', r"--\1"),
+    (r"Option '(.*)' is not accepted", r"unknown option '\1'"),
+    (r"<class '(\w+)'>", r"\1"),
+    (r", NoneType", ""),
+    (r"Expected an? typing\.Literal", "expected one of"),
+    (r"Expected (an? )?", "expected "),
+    (r"\. Got value: (.*)", r", got '\1'"),
+)
+"""jsonargparse's messages in the words of the command line."""
+
 _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
 """Where Ray Data begins to talk about its retries in the message of an error that a task has raised."""
 
@@ -80,15 +95,17 @@ def _parser(job_class: type[Job], main: Callable[[Job], None]) -> jsonargparse.A
 
 
 def _parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> jsonargparse.Namespace:
-    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     files.add_argument("--config", action="append", default=[], type=Path)
-    for path in files.parse_known_args(argv)[0].config:
-        _check_toml(path)
     try:
+        for path in files.parse_known_args(argv)[0].config:
+            _check_toml(path)
         options = parser.parse_args(list(argv))
     except argparse.ArgumentError as error:
-        message = re.sub(r"Expected a <class '(\w+)'>", r"expected a \1", str(error))
-        raise ValueError(re.sub(r'Parser key "([\w.]+)"', r"--\1", message)) from error
+        message = str(error)
+        for theirs, ours in _REWORDED:
+            message = re.sub(theirs, ours, message, flags=re.DOTALL)
+        raise ValueError(message) from error
     del options["config"]
     return options
 
@@ -130,6 +147,6 @@ def _terminate(_signal: int, _frame: object) -> NoReturn:
 
 
 def _cause(error: Exception) -> BaseException:
-    """What a task raised, where Ray has wrapped it."""
-    cause: object = getattr(error, "cause", None)
+    """What a task or the constructor of an actor raised, where Ray has wrapped it."""
+    cause: object = getattr(error, "cause", error.args[0] if error.args else None)
     return _cause(cause) if isinstance(cause, Exception) else error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from jobs.launch import launch
@@ -41,5 +43,11 @@ def main(job: SnapshotJob) -> None:
     print(f"{snapshot.name}: {len(snapshot.shards)} shards, {snapshot.num_rows:,} pairs, all as the manifest says")
 
 
+def arguments(argv: Sequence[str]) -> list[str]:
+    """The command line with the two leading words as the options they stand for."""
+    words = list(takewhile(lambda word: not word.startswith("-"), argv[:2]))
+    return [f"--{name}={word}" for name, word in zip(("verb", "uri"), words, strict=False)] + list(argv[len(words) :])
+
+
 if __name__ == "__main__":
-    launch(SnapshotJob, main, positional=("verb", "uri"))
+    launch(SnapshotJob, main, arguments(sys.argv[1:]))

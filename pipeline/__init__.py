@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:  # torch is slow to import, and most of the package does without
     from PIL import Image
     from torch import Tensor

@@ -17,7 +17,7 @@ _REVISIT_PROFILE: Final = "http://netpreserve.org/warc/1.0/revisit/identical-pay
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A request and its answer, as a crawler recorded them. `revisit`: the answer is known, only its headers are kept."""
+    """A request and its answer, as a crawler recorded them; of an answer seen before (`revisit`) only the headers."""
 
     url: str
     status: str = "200 OK"

@@ -24,6 +24,7 @@ class Fate(StrEnum):
     """The same address on another page, with another caption: one of the two stays, here as below."""
     DUPLICATE_EXACT = "duplicate_exact"
     DUPLICATE_RESIZED = "duplicate_resized"
+    """A perceptual hash may miss a few of these, and of the next."""
     DUPLICATE_REENCODED = "duplicate_reencoded"
     JUNK_CAPTION = "junk_caption"
     FOREIGN_CAPTION = "foreign_caption"
@@ -89,11 +90,11 @@ def plan_fates(num_images: int, rng: np.random.Generator) -> list[Fate]:
 
 
 _JUNK: Final = (
-    "IMG_{n:04d}.jpg", "IMG_{n:04d}.JPG", "DSC{n:05d}", "DSCN{n:04d}.jpg", "screenshot {n}", "image{n}.png", "Photo {n}",
-    "click here", "Click to enlarge", "click to view", "read more", "View larger image", "image", "photo", "untitled",
-    "logo", "banner", "thumbnail", "icon", "placeholder", "loading", "null", "{n}", "...", "***", "advertisement",
-    "http://banners.example/{n}.gif", "<b>sale</b> {n}%", "follow us", "share on facebook", "add to cart", "{{{{ alt }}}}",
-    "sale sale sale sale sale sale", "no image", "previous slide",
+    "IMG_{n:04d}.jpg", "IMG_{n:04d}.JPG", "DSC{n:05d}", "DSCN{n:04d}.jpg", "screenshot {n}", "image{n}.png",
+    "Photo {n}", "click here", "Click to enlarge", "click to view", "read more", "View larger image", "image", "photo",
+    "untitled", "logo", "banner", "thumbnail", "icon", "placeholder", "loading", "null", "{n}", "...", "***",
+    "advertisement", "http://banners.example/{n}.gif", "<b>sale</b> {n}%", "follow us", "share on facebook",
+    "add to cart", "{{{{ alt }}}}", "sale sale sale sale sale sale", "no image", "previous slide",
 )  # fmt: skip
 
 
@@ -112,7 +113,8 @@ _LANGUAGES: Final = (
      "piros narancssárga sárga zöld kék lila rózsaszín barna fekete fehér"),
     ("Рисунок: {}, цвет {}", "круг квадрат треугольник звезда сердце крест кольцо стрелка",
      "красный оранжевый жёлтый зелёный синий фиолетовый розовый коричневый чёрный белый"),
-    ("这幅画里有 {}，颜色是 {}", "圆形 正方形 三角形 星星 心形 十字 圆环 箭头", "红色 橙色 黄色 绿色 蓝色 紫色 粉红色 棕色 黑色 白色"),
+    ("这幅画里有 {}，颜色是 {}", "圆形 正方形 三角形 星星 心形 十字 圆环 箭头",
+     "红色 橙色 黄色 绿色 蓝色 紫色 粉红色 棕色 黑色 白色"),
     ("{}の絵です。色は {} です。", "円 正方形 三角形 星 ハート 十字 輪 矢印", "赤 橙 黄 緑 青 紫 桃色 茶色 黒 白"),
 )  # fmt: skip
 

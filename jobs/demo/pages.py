@@ -14,6 +14,7 @@ from jobs.demo.dirt import Fate
 from jobs.demo.scenes import pick
 
 CaptionSource = Literal["alt", "title", "figcaption", "srcset", "lazy", "og:image:alt"]
+Charset = Literal["utf-8", "latin-1", "ascii"]
 CAPTION_SOURCES: Final[tuple[CaptionSource, ...]] = ("alt", "figcaption", "title", "srcset", "lazy")
 """Of an element of the page; og:image:alt is the page's own."""
 BLANK_PATH: Final = "/static/blank.gif"
@@ -50,11 +51,11 @@ class Page:
     prose: Sequence[str]
     links: Sequence[str]
     base_href: str = ""
-    charset: Literal["utf-8", "latin-1", "ascii"] = "utf-8"
+    charset: Charset = "utf-8"
 
 
 def page_html(page: Page, rng: np.random.Generator) -> bytes:
-    """The page's bytes; `rng` chooses among the ways to write the same thing. Characters outside the charset are escaped."""
+    """The page's bytes. `rng` chooses among ways to write the same thing; what the charset lacks becomes an entity."""
     head = [f'<meta charset="{page.charset}">'] if page.charset != "latin-1" else []
     head.append(f"<title>{escape(page.title)}</title>")
     if page.base_href:
@@ -127,7 +128,7 @@ def _titled(picture: Picture, refer: Callable[[str], str], rng: np.random.Genera
 
 
 def _figure(picture: Picture, refer: Callable[[str], str], rng: np.random.Generator) -> str:
-    name = posixpath.basename(urlsplit(picture.url).path) or "image"
+    name = "image" if picture.url.startswith("data:") else posixpath.basename(urlsplit(picture.url).path)
     alt = pick(rng, ("", ' alt=""', f' alt="{escape(name)}"'))
     caption = escape(picture.caption)
     first, space, rest = caption.partition(" ")

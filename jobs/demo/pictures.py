@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jobs.demo.dirt import ERROR_PAGE, PRIVATE_ADDRESSES, Fate, bomb_png, foreign_caption, junk_caption, plan_fates
-from jobs.demo.pages import CAPTION_SOURCES, CaptionSource, Picture
+from jobs.demo.pages import CAPTION_SOURCES, Picture
 from jobs.demo.render import encode_jpeg, render
 from jobs.demo.scenes import Kind, Scene, describe, pick, sample_scene
 from jobs.demo.server import Route, SiteWriter
@@ -43,7 +43,7 @@ _COPIES: Final = frozenset({Fate.DUPLICATE_URL, Fate.DUPLICATE_EXACT, Fate.DUPLI
 
 
 def robots_txt(host: str) -> tuple[str, str]:
-    """The robots.txt of a page host (empty: it has none), and a template of addresses that are forbidden to its pages."""
+    """The robots.txt of a page host (empty: it has none), and a template of forbidden addresses for its pages."""
     return _ROBOTS[PAGE_HOSTS.index(host) % len(_ROBOTS)]
 
 
@@ -54,6 +54,7 @@ class Pictures:
         self.fates = plan_fates(len(page_hosts), np.random.default_rng([seed, 0]))
         self._writer, self._seed, self._page_hosts = writer, seed, page_hosts
         self._bomb = bomb_png()
+        self._scenes: dict[int, Scene] = {}
         self._original: dict[int, int] = {}
         """Of each copy."""
         copies = [i for i, fate in enumerate(self.fates) if fate in _COPIES]
@@ -66,8 +67,10 @@ class Pictures:
     def scene(self, index: int) -> Scene:
         """What picture `index` shows; a copy shows what its original does."""
         index = self._original.get(index, index)
-        kind: Kind | None = "shape" if self.fates[index] is Fate.FOREIGN_CAPTION else None
-        return sample_scene(self._generator(index, "scene"), kind)
+        if index not in self._scenes:
+            kind: Kind | None = "shape" if self.fates[index] is Fate.FOREIGN_CAPTION else None
+            self._scenes[index] = sample_scene(self._generator(index, "scene"), kind)
+        return self._scenes[index]
 
     def put(self, index: int, page_url: str, first_of_page: bool) -> Picture:
         """Draw picture `index`, put it where its fate has it, and say what the page shows."""
@@ -138,9 +141,9 @@ class Pictures:
             case Fate.DUPLICATE_URL:
                 return self._url(self._original[index])
             case Fate.DUPLICATE_RESIZED:
-                put(url, self._bytes(index, scale=pick(rng, (0.7, 0.85, 1.25))))
+                put(url, self._bytes(index, scale=pick(rng, (0.8, 0.9, 1.25))))
             case Fate.DUPLICATE_REENCODED:
-                put(url, self._bytes(index, quality=60))
+                put(url, self._bytes(index, quality=75))
             case Fate.NOT_FOUND:
                 pass  # an address without a file
             case Fate.GONE:

@@ -1,5 +1,6 @@
 """English text about the demo's pictures: paragraphs on the pages, and the corpus that the query list is built from."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -68,14 +69,14 @@ _TERMS: Final[dict[str, tuple[str, ...]]] = {
     "look": (
         "striped", "dotted", "spotted", "checkered", "chequered", "solid", "outlined", "hollow", "pixelated", "blocky",
         "blurry", "blurred", "large", "big", "huge", "small", "little", "tiny", "plain", "shaded", "cloudy", "mottled",
-        "speckled", "grainy", "light", "dark", "grey", "sandy", "misty", "serif", "sans serif", "italic", "slanted", "bold",
-        "typewriter", "monospace", "diagonal", "horizontal", "vertical", "colourful", "simple", "lined",
+        "speckled", "grainy", "light", "dark", "grey", "sandy", "misty", "serif", "sans serif", "italic", "slanted",
+        "bold", "typewriter", "monospace", "diagonal", "horizontal", "vertical", "colourful", "simple", "lined",
     ),
     "thing": (
         "disc", "hoop", "plus sign", "pattern", "texture", "checkerboard", "grid", "gradient", "background", "picture",
-        "photo", "image", "drawing", "illustration", "poster", "postcard", "card", "print", "design", "graphic", "number",
-        "digit", "numeral", "letter", "word", "sign", "row", "column", "pair", "group", "corner", "notebook", "cloud",
-        "wave", "polka dot", "stripe", "graph paper", "rendering", "shape", "type",
+        "photo", "image", "drawing", "illustration", "poster", "postcard", "card", "print", "design", "graphic",
+        "number", "digit", "numeral", "letter", "word", "sign", "row", "column", "pair", "group", "corner", "notebook",
+        "cloud", "wave", "polka dot", "stripe", "graph paper", "rendering", "shape", "type",
     ),
     "word": WORDS,
 }  # fmt: skip
@@ -93,7 +94,7 @@ def sentences_about(term: str, rng: np.random.Generator, num_sentences: int) -> 
         raise KeyError(term)
     forms = _ABOUT[kind]
     order = rng.permutation(len(forms))[:num_sentences]
-    return [forms[i].format(t=term) for i in order]
+    return [re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", forms[i].format(t=term)) for i in order]
 
 
 def corpus(page_texts: Iterable[str], rng: np.random.Generator) -> Iterator[str]:

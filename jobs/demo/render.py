@@ -100,7 +100,7 @@ def _background(scene: Scene, width: int, height: int, rng: np.random.Generator)
 
 
 def _outline(shape: str) -> Points:
-    """The shape's outline in a square from -1 to 1, y downwards; a ring is cut open to stay one polygon."""
+    """The shape's outline, within about 1.15 of the origin, y downwards; a ring is cut open to stay one polygon."""
 
     def arc(radius: float, start: float = 0.0, turn: float = 2 * math.pi, num: int = 48) -> Points:
         angles = [start + turn * i / num for i in range(num + 1)]
@@ -112,9 +112,9 @@ def _outline(shape: str) -> Points:
         case "ring":
             return arc(1.0) + arc(0.55, turn=-2 * math.pi)
         case "square":
-            return [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]
+            return [(-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)]
         case "triangle":
-            return [(0.0, -0.95), (1.0, 0.8), (-1.0, 0.8)]
+            return [(0.0, -0.92), (0.92, 0.68), (-0.92, 0.68)]
         case "star":
             radii = [1.08 if i % 2 == 0 else 0.45 for i in range(10)]
             turns = [-math.pi / 2 + math.pi * i / 5 for i in range(10)]
@@ -157,12 +157,12 @@ def _layout(scene: Scene, rng: np.random.Generator) -> tuple[Points, float]:
 
 
 def _scatter(num: int, radius: float, rng: np.random.Generator) -> Points:
-    """`num` centres in the unit square, at least 2.25 radii apart, redrawn until they fit and form no row or column."""
+    """`num` centres in the unit square, at least 2.35 radii apart, redrawn until they fit and form no row or column."""
     while True:
         points: Points = []
         for _ in range(60):
             x, y = rng.uniform(radius + 0.02, 0.98 - radius, 2)
-            if all(math.hypot(x - p[0], y - p[1]) > 2.25 * radius for p in points):
+            if all(math.hypot(x - p[0], y - p[1]) > 2.35 * radius for p in points):
                 points.append((float(x), float(y)))
             if len(points) == num:
                 if min(np.ptp([p[0] for p in points]), np.ptp([p[1] for p in points])) > 0.12:

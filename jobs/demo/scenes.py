@@ -4,6 +4,7 @@ A `Scene` is plain data: everything `jobs.demo.render.render` draws and everythi
 is built from the scene's fields alone, it is true of the picture by construction.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
@@ -117,16 +118,16 @@ def sample_scene(
     seed = int(rng.integers(2**32))
     aspect = pick(rng, _ASPECTS)
     if kind == "pattern":
-        second = pick(rng, [name for name in ("white", "black", "yellow", "blue") if _distance(name, colour) >= 150.0])
+        second = pick(rng, [name for name in ("white", "black", "yellow", "blue") if contrast(colour, name) >= 150.0])
         return Scene(
             kind=kind, shape=shape or pick(rng, PATTERNS), colour=colour, second_colour=second, texture=texture,
             background=background, backdrop="plain", font=font, seed=seed, size=pick(rng, SIZES), aspect=aspect,
         )  # fmt: skip
     if kind == "word":
+        position = pick(rng, ("centre", "top", "bottom"), (0.5, 0.25, 0.25))
         return Scene(
             kind=kind, shape="", colour=colour, texture=texture, background=background, backdrop=backdrop, font=font,
-            seed=seed, text=text or pick(rng, WORDS), aspect=aspect,
-            position=pick(rng, ("centre", "top", "bottom"), (0.5, 0.25, 0.25)),
+            seed=seed, text=text or pick(rng, WORDS), position=position, aspect=1.0 if position != "centre" else aspect,
         )  # fmt: skip
     if kind == "digit":
         return Scene(
@@ -141,6 +142,8 @@ def sample_scene(
         position = pick(rng, ARRANGEMENTS, (0.3, 0.15, 0.55))
     else:
         position = "centre" if size == "large" else pick(rng, tuple(POSITIONS))
+        # The corner of the central square is a corner of the picture only where that is square.
+        aspect = 1.0 if position != "centre" else aspect
     if size != "small" and count <= 3:  # a texture on less than that cannot be made out
         texture = pick(rng, TEXTURES, (0.46, 0.18, 0.18, 0.18))
     return Scene(
@@ -150,13 +153,9 @@ def sample_scene(
     )  # fmt: skip
 
 
-def contrast(colour: str, background: str) -> float:
-    """Euclidean RGB distance between a colour and a background, both by name."""
-    return float(np.linalg.norm(np.subtract(COLOURS[colour], BACKGROUNDS[background])))
-
-
-def _distance(first: str, second: str) -> float:
-    return float(np.linalg.norm(np.subtract(COLOURS[first], COLOURS[second])))
+def contrast(colour: str, other: str) -> float:
+    """Euclidean RGB distance between a colour and a background or another colour, all by name."""
+    return math.dist(COLOURS[colour], BACKGROUNDS.get(other) or COLOURS[other])
 
 
 # "{s}" what is shown, "{w}" where, "{g}" before what background: the last two may be empty and carry their own space.
@@ -195,8 +194,8 @@ _PLACES: Final = {
     "right": (" on the right", " on the right side"),
     "top": (" at the top", " near the top"),
     "bottom": (" at the bottom", " near the bottom"),
-    "row": (" in a row", " side by side", " lined up in a row"),
-    "column": (" in a column", " one above the other"),
+    "row": (" in a row", " side by side", " standing in a row"),
+    "column": (" in a column", " below each other"),
     "scattered": (" scattered about", " spread around", ""),
 }
 _GROUNDS: Final = (" on {}", " on {}", " against {}", " in front of {}", ", {}", " over {}")

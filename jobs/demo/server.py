@@ -1,7 +1,7 @@
 """A web on loopback: many hosts behind one port of 127.0.0.1, told apart by the Host header.
 
-A site folder holds `www/HOST/PATH`, one file for each address, and `routes.json` for the addresses that answer otherwise
-(see `Route`). A client reaches it as curl's `--connect-to` does, or as an HTTP proxy.
+A site folder holds `www/HOST/PATH`, one file for each address, and `routes.json` for the addresses that answer
+otherwise (see `Route`). A client reaches it as curl's `--connect-to` does, or as an HTTP proxy.
 
     python -m jobs.demo.server FOLDER --port 8080
 """
@@ -11,6 +11,7 @@ import json
 import mimetypes
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -136,6 +137,7 @@ class _Http(ThreadingMixIn, HTTPServer):
     def __init__(self, address: tuple[str, int], root: Path, routes: dict[str, Route], log: list[LogEntry]) -> None:
         self.root, self.routes, self.log = root.resolve(), routes, log
         self.stopping = threading.Event()
+        self.resetting: set[socket.socket] = set()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         super().__init__(address, _Handler)
@@ -148,7 +150,11 @@ class _Http(ThreadingMixIn, HTTPServer):
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._open.discard(request)
-        super().shutdown_request(request)
+        if request in self.resetting:
+            self.resetting.discard(request)
+            self.close_request(request)  # without the orderly shutdown before it
+        else:
+            super().shutdown_request(request)
 
     def drop_connections(self) -> None:
         """End the keep-alive connections that clients have left open, and the answers that are being delayed."""
@@ -160,8 +166,6 @@ class _Http(ThreadingMixIn, HTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that hang up are a crawler's daily bread; anything else is printed by the base class."""
-        import sys
-
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -221,12 +225,10 @@ class _Handler(BaseHTTPRequestHandler):
         return file if file.is_relative_to(self.server.root) and file.is_file() else None
 
     def _reset(self) -> None:
-        # A socket that lingers for 0 seconds sends RST when its last owner closes it.
+        # A socket that lingers for 0 seconds sends RST when it is closed.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.server.resetting.add(self.connection)
         self.close_connection = True
-        self.wfile.close()
-        self.rfile.close()
-        self.connection.close()
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 from jobs.demo.archive import Exchange, gzipped, write_archive
 from jobs.demo.dirt import GOOD, Fate
-from jobs.demo.pages import BLANK_GIF, BLANK_PATH, Page, Picture, page_html
+from jobs.demo.pages import BLANK_GIF, BLANK_PATH, Charset, Page, Picture, page_html
 from jobs.demo.pictures import CLOSED_HOST, PAGE_HOSTS, Pictures, robots_txt
 from jobs.demo.prose import corpus, page_prose
 from jobs.demo.scenes import Scene, pick
@@ -38,6 +38,8 @@ _CONTENT_TYPES: Final = {
     "latin-1": "text/html; charset=iso-8859-1",
     "ascii": "text/html",
 }
+_RARE_CHARSETS: Final[dict[int, Charset]] = {5: "latin-1", 13: "ascii"}
+"""By the page's number modulo 20."""
 _MAX_LINKS: Final = 30
 
 
@@ -109,7 +111,7 @@ def _make_pages(writer: SiteWriter, seed: int, num_images: int, num_pages: int) 
         shown = [pictures.put(j, urls[i], first_of_page=j == first) for j in range(first, end)]
         siblings = urls[i % len(PAGE_HOSTS) :: len(PAGE_HOSTS)]
         links = siblings[1 : 1 + _MAX_LINKS] if i < len(PAGE_HOSTS) else [siblings[0], siblings[-1]]
-        charset: Literal["utf-8", "latin-1", "ascii"] = {5: "latin-1", 13: "ascii"}.get(i % 20, "utf-8")
+        charset = _RARE_CHARSETS.get(i % 20, "utf-8")
         scenes = [pictures.scene(j) for j in range(first, end)]
         pages.append(Page(
             url=urls[i], title=f"Collection {i}: {_title(scenes)}", links=links, charset=charset,
@@ -166,7 +168,7 @@ def _page_exchange(page: Page, body: bytes, compressed: bool) -> Exchange:
 
 
 def _other_exchanges(page: Page) -> Iterator[Exchange]:
-    """What else a crawl meets: an image, an error, a redirect, a style sheet, robots.txt, a bare page, one seen before."""
+    """What else a crawl meets: an image, errors and redirects, a style sheet, a bare page, and one seen before."""
     host = page.url.removeprefix("http://").partition("/")[0]
     site, html = f"http://{host}", {"Content-Type": "text/html; charset=utf-8"}
     lost = b'<title>Not found</title><img src="/img/lost.jpg" alt="a picture of a lost red circle">'

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +23,7 @@ from pipeline import paper
 from pipeline.hashing import UInt64, draws, words_of_ids
 from pipeline.schemas import SKETCHES, THRESHOLDS, Reason
 
+Integers = npt.NDArray[np.integer[Any]]
 ALL = np.uint64(2**64 - 1)
 _EMPTY = pa.table({name: pa.array([], SKETCHES.field(name).type) for name in SKETCHES.names}, SKETCHES)
 
@@ -57,7 +59,8 @@ def sketch(table: pa.Table, max_pairs: int, seed: int) -> pa.Table:
     row, query = _incidences(table)
     draw = draws(seed, query.astype(np.uint64), words_of_ids(table["pair_id"].to_pylist())[row])
     order = np.lexsort((draw, query))
-    return _bottom(query[order], draw[order], None, max_pairs)
+    queries, num_pairs = np.unique(query, return_counts=True)
+    return _bottom(queries, num_pairs, query[order], draw[order], max_pairs)
 
 
 def merge(sketches: Iterable[pa.Table], max_pairs: int) -> pa.Table:
@@ -73,9 +76,9 @@ def merge(sketches: Iterable[pa.Table], max_pairs: int) -> pa.Table:
     draw = pc.list_flatten(table["draws"]).to_numpy()
     order = np.lexsort((draw, query))
     queries, where = np.unique(table["query_id"].to_numpy(), return_inverse=True)
-    counts = np.zeros(len(queries), np.int64)
-    np.add.at(counts, where, table["num_pairs"].to_numpy())
-    return _bottom(query[order], draw[order], counts, max_pairs)
+    num_pairs = np.zeros(len(queries), np.int64)
+    np.add.at(num_pairs, where, table["num_pairs"].to_numpy())
+    return _bottom(queries, num_pairs, query[order], draw[order], max_pairs)
 
 
 def thresholds(merged: pa.Table, max_pairs: int, mode: Literal["paper", "metaclip"]) -> pa.Table:
@@ -87,7 +90,8 @@ def thresholds(merged: pa.Table, max_pairs: int, mode: Literal["paper", "metacli
     else:
         lengths = pc.list_value_length(merged["draws"]).to_numpy()
         flat = pc.list_flatten(merged["draws"]).to_numpy()
-        last = flat[np.cumsum(lengths) - 1] if len(flat) else flat
+        last = np.zeros(len(counts), np.uint64)  # stays so where no draw was asked for
+        last[lengths > 0] = flat[np.cumsum(lengths)[lengths > 0] - 1]
         limit = np.where(counts > max_pairs, last, ALL)
     return pa.table([merged["query_id"], merged["num_pairs"], pa.array(limit, pa.uint64())], schema=THRESHOLDS)
 
@@ -116,19 +120,20 @@ class Selection:
         return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(out, pa.string()))
 
 
-def _incidences(table: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _incidences(table: pa.Table) -> tuple[Integers, Integers]:
     """Row number and query id of each (pair, query), in the table's order."""
     lists = table["query_ids"].combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     return np.repeat(np.arange(table.num_rows), lengths), pc.list_flatten(lists).to_numpy(zero_copy_only=False)
 
 
-def _bottom(query: np.ndarray[Any, Any], draw: UInt64, counts: np.ndarray[Any, Any] | None, max_pairs: int) -> pa.Table:
-    """SKETCHES from (query, draw) in ascending order; counts default to the number of draws."""
-    queries, first, occurrences = np.unique(query, return_index=True, return_counts=True)
+def _bottom(
+    queries: Integers, num_pairs: Integers, query: Integers, draw: UInt64, max_pairs: int
+) -> pa.Table:
+    """SKETCHES of ascending `queries` from (query, draw) in ascending order."""
+    first = np.searchsorted(query, queries)
+    occurrences = np.searchsorted(query, queries, side="right") - first
     within = np.arange(len(query)) - np.repeat(first, occurrences)
-    lengths = np.minimum(occurrences, max_pairs)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(occurrences, max_pairs))])
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(draw[within < max_pairs], pa.uint64()))
-    num_pairs = pa.array(occurrences if counts is None else counts, pa.int64())
-    return pa.table([pa.array(queries, pa.int32()), num_pairs, lists], schema=SKETCHES)
+    return pa.table([pa.array(queries, pa.int32()), pa.array(num_pairs, pa.int64()), lists], schema=SKETCHES)

@@ -208,7 +208,7 @@ class Fetcher:
                 url = urljoin(url, headers.get("Location", ""))
                 host = self._check(url)
         except _Refused as refusal:
-            if refusal.reason is Reason.NO_SUCH_HOST:
+            if refusal.reason in {Reason.NO_SUCH_HOST, Reason.NOT_PUBLIC, Reason.BAD_SCHEME}:
                 raise
         return Robots(503, b"", self._config.user_agent)
 

@@ -10,11 +10,13 @@ shuffle ever moves an image but the last one.
     fingerprints, edges, duplicates     the duplicate graph                            | by band
     final_sketches, final_limits        every query's pairs that are left              | by query
     placed                              duplicates out -> final balance                | by shard
-    shards                              in the order of the shuffle -> snapshot
+    shards                              in the order of the shuffle                    |
+    kept_sketches, kept_limits          every query's pairs in the snapshot -> commit  | by query
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -35,6 +37,7 @@ from pipeline.hashing import bucket_of, hash64, mix
 from pipeline.schemas import DUPLICATES, EDGES, TERM_COUNTS, THRESHOLDS
 
 IMAGES_PER_ROW_GROUP = 1024
+READ_AHEAD_BYTES = 8 * 2**20
 
 
 class CrawlConfig(Protocol):
@@ -157,7 +160,8 @@ def curate(
         row_group_size=config.shard.row_group_size,
         uri=storage.join(dataset, folder),
     )
-    return snapshot.commit(dataset, list(_records(shards, folder)), metadata, storage.put_if_absent)
+    kept = _limits(stages, "kept_", count, shards.part, config.balance, 0, buckets).select(["query_id", "num_pairs"])
+    return snapshot.commit(dataset, list(_records(shards, folder)), kept, metadata, storage.put_if_absent)
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
@@ -230,9 +234,10 @@ def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:
     return composed
 
 
-def _open(uri: str) -> Any:
+def _open(uri: str) -> io.BufferedReader:
+    """A file that tells its position, as archive readers want it, read ahead in pieces that suit an object store."""
     filesystem, path = storage.filesystem(uri)
-    return filesystem.open_input_stream(path, compression=None)
+    return io.BufferedReader(filesystem.open_input_file(path), READ_AHEAD_BYTES)
 
 
 def _records(shards: Output, folder: str) -> Iterator[snapshot.Shard]:

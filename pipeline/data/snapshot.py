@@ -2,6 +2,7 @@
 
     <dataset>/data/<run>/part-00000-<sha256>.parquet   shards, written once under the name of their content
     <dataset>/manifests/<sha256>.parquet               which shards make a snapshot; its hash is the snapshot's id
+    <dataset>/query_counts/<sha256>.parquet            how many pairs each query has in a snapshot of that id
     <dataset>/snapshots/v00000001.json                 the version, and the commit: put if absent
 
 A version exists when its record does. Of two commits at once one puts the record first, and the other takes the next
@@ -30,6 +31,7 @@ SHARDS = pa.schema(
         ("row_groups", pa.list_(pa.int32())),  # rows of each row group
     ]
 )
+QUERY_COUNTS = pa.schema([("query_id", pa.int32()), ("num_pairs", pa.int64())])
 _VERSION = re.compile(r"v(\d{8})\.json$")
 
 
@@ -87,6 +89,11 @@ class Snapshot:
         )
         return cls(uri=uri, name=name, snapshot_id=record["snapshot_id"], shards=shards, metadata=record)
 
+    def query_counts(self) -> pa.Table:
+        """QUERY_COUNTS: how many pairs each query has that has any."""
+        filesystem, root = _filesystem(self.uri)
+        return pq.read_table(pa.BufferReader(_read(filesystem, f"{root}/query_counts/{self.snapshot_id}.parquet")))
+
     def verify(self) -> list[str]:
         """What is wrong with the shards: size, sha256, rows. Reads every byte; an empty list is a sound snapshot."""
         faults = []
@@ -111,18 +118,24 @@ def versions(uri: str) -> list[str]:
 
 
 def commit(
-    uri: str, shards: Sequence[Shard], metadata: Mapping[str, Any], put_if_absent: Callable[[str, bytes], bool]
+    uri: str,
+    shards: Sequence[Shard],
+    query_counts: pa.Table,
+    metadata: Mapping[str, Any],
+    put_if_absent: Callable[[str, bytes], bool],
 ) -> Snapshot:
     """Make a version of these shards; where the latest version has the same id already, that one is returned.
 
     Args:
         uri: the data set.
         shards: in order, their paths below the data set.
+        query_counts: QUERY_COUNTS of these shards.
         metadata: plain data for the version's record; parent, totals and schema are added.
         put_if_absent: writes a file unless it is there; whether ours is there now (cluster.storage.put_if_absent).
     """
-    manifest = _encode(shards)
+    manifest = _encode(pa.table([[getattr(shard, name) for shard in shards] for name in SHARDS.names], schema=SHARDS))
     snapshot_id = hashlib.sha256(manifest).hexdigest()
+    put_if_absent(f"{uri}/query_counts/{snapshot_id}.parquet", _encode(query_counts.cast(QUERY_COUNTS)))
     put_if_absent(f"{uri}/manifests/{snapshot_id}.parquet", manifest)
     while True:
         names = versions(uri)
@@ -146,10 +159,9 @@ def commit(
             return Snapshot.open(uri, name)
 
 
-def _encode(shards: Sequence[Shard]) -> bytes:
-    columns = [[getattr(shard, name) for shard in shards] for name in SHARDS.names]
+def _encode(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=SHARDS), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return bytes(sink.getvalue())
 
 

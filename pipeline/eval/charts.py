@@ -11,11 +11,13 @@ from markupsafe import Markup, escape
 
 from pipeline.eval.display import compact
 
-WIDTH, HEIGHT = 520, 270
+# Width and height in the units of the picture; the page scales a chart to its column.
+NORMAL, WIDE, SMALL = (520, 270), (1_080, 270), (255, 185)
 MAX_POINTS = 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 30, 40
-_TICKS_WANTED = 5
+_LEFT, _RIGHT, _BOTTOM = 46, 12, 40
+_TOP_PLAIN, _TOP_WITH_LEGEND = 12, 32
 _DECADES_FOR_BARE_POWERS = 2.0
+_SLACK = 1e-9
 
 Points = Sequence[tuple[float, float]]
 
@@ -67,52 +69,77 @@ def thin(points: Points, *, log: bool = False) -> list[tuple[float, float]]:
     return [points[index] for index in sorted(chosen)]
 
 
-def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Markup:
-    """Lines over a common pair of axes. Points that an axis cannot show (zero on a logarithmic one) are left out."""
-    shown = [_visible(line, x, y) for line in series]
-    everything = [point for line in shown for point in (*line.points, *line.faint)]
-    if not everything:
+def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, size: tuple[int, int] = NORMAL) -> Markup:
+    """Lines over a common pair of axes, with a legend where there are several; empty without points.
+
+    Points that an axis cannot show (not finite, or not positive on a logarithmic one) are left out.
+    """
+    shown = [line for line in (_visible(line, x, y) for line in series) if line.points]
+    if not shown:
         return Markup("")
-    x_low, x_high = _range([point[0] for point in everything], x)
-    y_low, y_high = _range([point[1] for point in everything], y)
+    everything = [point for line in shown for point in (*line.points, *line.faint)]
+    width, height = size
+    top, right, bottom = _TOP_WITH_LEGEND if len(shown) > 1 else _TOP_PLAIN, width - _RIGHT, height - _BOTTOM
+    x_scale = _Scale(x, *_range([point[0] for point in everything], x), _LEFT, right)
+    y_scale = _Scale(y, *_range([point[1] for point in everything], y), bottom, top)
 
-    def pixel(point: tuple[float, float]) -> str:
-        across = (x.place(point[0]) - x.place(x_low)) / (x.place(x_high) - x.place(x_low))
-        up = (y.place(point[1]) - y.place(y_low)) / (y.place(y_high) - y.place(y_low))
-        return (
-            f"{_LEFT + across * (WIDTH - _LEFT - _RIGHT):.1f},{HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM):.1f}"
-        )
+    def path(points: Points) -> str:
+        return " ".join(f"{x_scale.pixel(across):.1f},{y_scale.pixel(up):.1f}" for across, up in points)
 
-    parts = []
-    for value in _ticks(y_low, y_high, y):
-        height = pixel((x_low, value)).split(",")[1]
-        parts.append(f'<path class="grid" d="M{_LEFT},{height}H{WIDTH - _RIGHT}"/>')
-        parts.append(
-            f'<text class="tick" x="{_LEFT - 8}" y="{height}" dy=".32em" text-anchor="end">{y.format(value)}</text>'
-        )
-    for value in _ticks(x_low, x_high, x):
-        across = pixel((value, y_low)).split(",")[0]
-        parts.append(
-            f'<text class="tick" x="{across}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x.format(value)}</text>'
-        )
-    parts.append(f'<path class="axis" d="M{_LEFT},{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
-    parts.append(
-        f'<text class="label" x="{WIDTH - _RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x.label)}</text>'
-    )
-    legend: list[str] = []
+    parts: list[str] = []
+    for value in y_scale.ticks(max(2, height // 45)):
+        level = f"{y_scale.pixel(value):.1f}"
+        parts.append(f'<path class="grid" d="M{_LEFT},{level}H{right}"/>')
+        parts.append(f'<text class="end" x="{_LEFT - 7}" y="{level}" dy=".32em">{y.format(value)}</text>')
+    for value in x_scale.ticks(max(2, width // 85)):
+        place = f"{x_scale.pixel(value):.1f}"
+        parts.append(f'<text class="middle" x="{place}" y="{bottom + 17}">{x.format(value)}</text>')
+    parts.append(f'<path class="axis" d="M{_LEFT},{bottom}H{right}"/>')
+    parts.append(f'<text class="end" x="{right}" y="{height - 5}">{escape(x.label)}</text>')
     for index, line in enumerate(shown):
         if line.faint:
-            parts.append(f'<polyline class="line line-{index} faint" points="{" ".join(map(pixel, line.faint))}"/>')
+            parts.append(f'<polyline class="line line-{index} faint" points="{path(line.faint)}"/>')
+    keys: list[str] = []
     for index, line in enumerate(shown):
-        parts.append(f'<polyline class="line line-{index}" points="{" ".join(map(pixel, line.points))}"/>')
-        gap = ' dx="1.2em"' if legend else ""
-        legend.append(f'<tspan class="key key-{index}"{gap}>{escape(line.label)}</tspan>')
-    parts.append(f'<text class="legend" x="{_LEFT}" y="14">{"".join(legend)}</text>')
-    summary = f"{title}: " + "; ".join(_in_words(line, x, y) for line in shown if line.points)
+        parts.append(f'<polyline class="line line-{index}" points="{path(line.points)}"/>')
+        gap = ' dx="1.2em"' if keys else ""
+        keys.append(f'<tspan class="key key-{index}"{gap}>{escape(line.label)}</tspan>')
+    if len(keys) > 1:
+        parts.append(f'<text x="{_LEFT}" y="14">{"".join(keys)}</text>')
+    summary = f"{title}: " + "; ".join(_in_words(line, x, y) for line in shown)
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(summary)}">'
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(summary)}">'
         f"{''.join(parts)}</svg>"
     )
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From values of an axis to pixels."""
+
+    axis: Axis
+    low: float
+    high: float
+    first_pixel: float
+    last_pixel: float
+
+    def pixel(self, value: float) -> float:
+        low, high = self.axis.place(self.low), self.axis.place(self.high)
+        return self.first_pixel + (self.axis.place(value) - low) / (high - low) * (self.last_pixel - self.first_pixel)
+
+    def ticks(self, wanted: int) -> list[float]:
+        """Round values between low and high: powers of ten on a logarithmic axis, steps of 1, 2 or 5 elsewhere."""
+        low, high = self.low, self.high
+        if self.axis.log:
+            factors = (1,) if math.log10(high / low) > _DECADES_FOR_BARE_POWERS else (1, 2, 5)
+            powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            candidates = [factor * 10.0**power for power in powers for factor in factors]
+            return [value for value in candidates if low * (1 - _SLACK) <= value <= high * (1 + _SLACK)]
+        raw = (high - low) / wanted
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - _SLACK))
+        first, last = math.ceil(low / step - _SLACK), math.floor(high / step + _SLACK)
+        return [index * step for index in range(first, last + 1)]
 
 
 def _visible(line: Series, x: Axis, y: Axis) -> Series:
@@ -136,20 +163,6 @@ def _range(values: Sequence[float], axis: Axis) -> tuple[float, float]:
     if low == high:
         return low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
     return low, high
-
-
-def _ticks(low: float, high: float, axis: Axis) -> list[float]:
-    """Round values between low and high: powers of ten on a logarithmic axis, steps of 1, 2 or 5 elsewhere."""
-    if axis.log:
-        steps = (1,) if math.log10(high / low) > _DECADES_FOR_BARE_POWERS else (1, 2, 5)
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        candidates = [step * 10.0**power for power in powers for step in steps]
-        return [value for value in candidates if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
-    raw = (high - low) / _TICKS_WANTED
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _in_words(line: Series, x: Axis, y: Axis) -> str:

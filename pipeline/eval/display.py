@@ -15,6 +15,8 @@ from PIL import Image
 THUMBNAIL_PX = 144
 _JPEG_QUALITY = 78
 _MAX_PIXELS = 89_000_000
+# The web's own; Pillow knows many more, some of which call other programs.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
 
 def compact(value: float) -> str:
@@ -32,8 +34,8 @@ def compact(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as a percentage with one decimal, such as 12.5%."""
-    return f"{100 * share:.1f}%"
+    """A share in [0, 1] as a percentage: 12.5%, and 0.25% where one decimal would say too little."""
+    return f"{100 * share:.{2 if 0 < share < 0.01 else 1}f}%"
 
 
 def duration(seconds: float) -> str:
@@ -81,7 +83,7 @@ def picture(image: bytes) -> Markup:
         ValueError: when it cannot be decoded, or has more pixels than anything the pipeline keeps.
     """
     try:
-        with Image.open(io.BytesIO(image)) as decoded:
+        with Image.open(io.BytesIO(image), formats=_FORMATS) as decoded:
             if decoded.width * decoded.height > _MAX_PIXELS:
                 raise ValueError(f"an image of {decoded.width}x{decoded.height} pixels is not shown")
             # JPEG decodes straight to a smaller size.
@@ -89,7 +91,16 @@ def picture(image: bytes) -> Markup:
             small = decoded.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"an image of the report cannot be decoded ({error})") from error
+    small.info.clear()  # else Pillow copies the comment of the original
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     small.save(content, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return Markup("data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode())
+
+
+def picture_if_readable(image: bytes | None) -> Markup | None:
+    """`picture` for a file that was rejected, which may well be the reason: None where it cannot be decoded."""
+    try:
+        return None if image is None else picture(image)
+    except ValueError:
+        return None

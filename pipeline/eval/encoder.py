@@ -20,10 +20,6 @@ IMAGE_FEATURES = pa.schema([("sample", pa.int64()), ("features", pa.list_(pa.flo
 TEXT_FEATURES = pa.schema([("text", pa.string()), ("features", pa.list_(pa.float32())), ("logit_scale", pa.float32())])
 
 
-class UnreadableImageError(ValueError):
-    """An image of an evaluation set cannot be decoded; a set with a hole is not scored."""
-
-
 class Encoder:
     """A model that turns images and texts into tables of unnormalised float32 features."""
 
@@ -32,11 +28,12 @@ class Encoder:
         self.batch_size = batch_size
         self.device = device
 
-    def encode_images(self, images: Sequence[bytes], first_sample: int) -> pa.Table:
-        """Features of encoded images (JPEG, PNG, ...) whose samples count up from `first_sample`: IMAGE_FEATURES.
+    def encode_images(self, images: Sequence[bytes], first_sample: int, source: str) -> pa.Table:
+        """Features of images (JPEG, PNG, ...) whose sample numbers count up from `first_sample`: IMAGE_FEATURES.
 
         Raises:
-            UnreadableImageError: naming the sample.
+            ValueError: an image cannot be read, naming `source` and the sample, for a set with a hole is not scored;
+                or the model gives embeddings that are not finite.
         """
         samples = range(first_sample, first_sample + len(images))
         features = []
@@ -44,13 +41,14 @@ class Encoder:
             for start in range(0, len(images), self.batch_size):
                 rows = slice(start, start + self.batch_size)
                 pixels = [
-                    self._decode(image, sample) for image, sample in zip(images[rows], samples[rows], strict=True)
+                    self._decode(image, sample, source)
+                    for image, sample in zip(images[rows], samples[rows], strict=True)
                 ]
                 features.append(self.model.encode_image(torch.stack(pixels).to(self.device)))
         return pa.table({"sample": list(samples), "features": _to_lists(features)}, schema=IMAGE_FEATURES)
 
     def encode_texts(self, texts: Sequence[str]) -> pa.Table:
-        """Features of texts: TEXT_FEATURES, in their order."""
+        """Features of texts: TEXT_FEATURES, in their order. Raises ValueError for embeddings that are not finite."""
         features = []
         with torch.inference_mode():
             for start in range(0, len(texts), self.batch_size):
@@ -60,12 +58,12 @@ class Encoder:
         columns = {"text": list(texts), "features": _to_lists(features), "logit_scale": [scale] * len(texts)}
         return pa.table(columns, schema=TEXT_FEATURES)
 
-    def _decode(self, image: bytes, sample: int) -> Tensor:
+    def _decode(self, image: bytes, sample: int, source: str) -> Tensor:
         try:
             with Image.open(io.BytesIO(image)) as picture:
                 return self.preprocess(picture.convert("RGB"))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(f"the image of sample {sample} cannot be read ({error})") from error
+            raise ValueError(f"{source}: the image of sample {sample} cannot be read ({error})") from error
 
 
 def features_of(table: pa.Table) -> Tensor:

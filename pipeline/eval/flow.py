@@ -11,8 +11,9 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,10 +34,11 @@ from pipeline.eval.datasets import (
     parse_description,
     serialise,
 )
-from pipeline.eval.encoder import Encoder, UnreadableImageError, features_of
+from pipeline.eval.encoder import IMAGE_FEATURES, TEXT_FEATURES, Encoder, features_of
+from pipeline.eval.report import Example
 from pipeline.eval.suite import Evaluation, score_classification, score_retrieval, texts_of
 
-ENCODED = pa.schema([("num_rows", pa.int64()), ("error", pa.string())])
+TEXTS_PER_PART = 2_048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +49,10 @@ class EncodeConfig:
     """Actors, each with the model in memory; on a GPU where the pool has one."""
     batch_size: int = 64
     """Images or texts in a forward pass."""
-    texts_per_part: int = 2_048
-    """Texts that one call of an actor encodes and writes."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "texts_per_part"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+        if self.batch_size < 1:
+            raise ValueError(f"encode.batch_size = {self.batch_size}: must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,11 @@ class Source:
     """Of each sample, for classification."""
     captions: tuple[tuple[str, ...], ...] = ()
     """Of each sample, for retrieval."""
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return sum(self.row_groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,6 @@ class Store:
 
     uri: str
     model_sha256: str
-    texts_per_part: int
 
     def images(self, source: Source) -> Stage:
         """The stage of a set's images: a part a row group."""
@@ -99,7 +102,7 @@ class Store:
 
     def texts(self, source: Source) -> Stage:
         """The stage of a set's texts: a part a run of texts."""
-        return Stage(self._place(source, f"texts-{self.texts_per_part}"), len(self._runs_of_texts(source)))
+        return Stage(self._place(source, "texts"), len(_runs_of_texts(source)))
 
     def missing(self, source: Source) -> Iterator[Unit]:
         """What of a set is not encoded yet."""
@@ -110,13 +113,9 @@ class Store:
                 yield Unit(stage=stage, index=index, num_rows=rows, source_uri=source.uri, first_sample=start)
         stage = self.texts(source)
         done = stage.complete()
-        for index, texts in enumerate(self._runs_of_texts(source)):
+        for index, texts in enumerate(_runs_of_texts(source)):
             if index not in done:
                 yield Unit(stage=stage, index=index, num_rows=len(texts), texts=texts)
-
-    def _runs_of_texts(self, source: Source) -> list[tuple[str, ...]]:
-        texts = texts_of(source.dataset, source.captions)
-        return [tuple(texts[i : i + self.texts_per_part]) for i in range(0, len(texts), self.texts_per_part)]
 
     def _place(self, source: Source, what: str) -> str:
         return storage.join(self.uri, f"{source.dataset.name}-{source.sha256[:16]}", self.model_sha256[:16], what)
@@ -130,24 +129,20 @@ class EncodeUnits:
             self.encoder = Encoder(_local_folder(model_uri, Path(scratch)), batch_size, device)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Table of units -> ENCODED: the rows of each part or, where an image cannot be read, the reason."""
-        encoded = []
+        """Table of units -> a row for each, with the number of rows it wrote."""
+        num_rows = []
         for row in rows.to_pylist():
             unit = Unit(**row | {"stage": Stage(**row["stage"])})
-            try:
-                table = self.encoder.encode_texts(unit.texts) if unit.texts else self._encode_images(unit)
-            except UnreadableImageError as error:
-                encoded.append({"num_rows": 0, "error": f"{unit.source_uri}: {error}"})
-                continue
+            table = self.encoder.encode_texts(unit.texts) if unit.texts else self._encode_images(unit)
             unit.stage.write(unit.index, table)
-            encoded.append({"num_rows": table.num_rows, "error": None})
-        return pa.Table.from_pylist(encoded, schema=ENCODED)
+            num_rows.append(table.num_rows)
+        return pa.table({"num_rows": pa.array(num_rows, pa.int64())})
 
     def _encode_images(self, unit: Unit) -> pa.Table:
         filesystem, path = storage.filesystem(unit.source_uri)
         with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
             images = file.read_row_group(unit.index, columns=["image"])["image"].to_pylist()
-        return self.encoder.encode_images(images, unit.first_sample)
+        return self.encoder.encode_images(images, unit.first_sample, unit.source_uri)
 
 
 def open_sets(folder: str) -> list[Source]:
@@ -186,7 +181,7 @@ def encode(sources: Sequence[Source], model_uri: str, store: Store, config: Enco
     units = [unit for source in sources for unit in store.missing(source)]
     if not units:
         return
-    encoded = ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units)).map_batches(
+    encoded: Any = ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units)).map_batches(
         EncodeUnits,
         fn_constructor_kwargs={
             "model_uri": storage.absolute(model_uri),
@@ -197,16 +192,14 @@ def encode(sources: Sequence[Source], model_uri: str, store: Store, config: Enco
     )
     with Progress("encode", sum(unit.num_rows for unit in units), "samples") as progress:
         for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for error in batch["error"].drop_null().to_pylist():
-                raise ValueError(error)
-            progress.update(pc.sum(batch["num_rows"]).as_py())
+            progress.update(sum(batch["num_rows"].to_pylist()))
 
 
 def evaluate(source: Source, store: Store) -> Evaluation:
     """Score one set from the store, which `encode` has filled."""
-    images = _read(store.images(source)).sort_by("sample")
-    assert images["sample"].to_pylist() == list(range(sum(source.row_groups))), f"{source.uri}: samples are missing"
-    texts = _read(store.texts(source))
+    images = Output.of(store.images(source)).table(IMAGE_FEATURES).sort_by("sample")
+    assert images["sample"].to_pylist() == list(range(source.num_samples)), f"{source.uri}: samples are missing"
+    texts = Output.of(store.texts(source)).table(TEXT_FEATURES)
     image_features = features_of(images)
     text_features = dict(zip(texts["text"].to_pylist(), features_of(texts), strict=True))
     if source.dataset.kind is Kind.CLASSIFICATION:
@@ -215,9 +208,53 @@ def evaluate(source: Source, store: Store) -> Evaluation:
     return score_retrieval(source.dataset, source.captions, image_features, text_features)
 
 
-def _read(stage: Stage) -> pa.Table:
-    """All rows of a finished stage."""
-    return pa.concat_tables(Output(stage, tuple(stage.complete().values())).tables(bucket=0))
+def pick_examples(source: Source, predictions: pa.Table, num_each: int) -> list[Example]:
+    """Right and wrong predictions of a classification set, up to `num_each` of both, spread evenly over its samples.
+
+    Args:
+        source: the set.
+        predictions: its CLASSIFIED table.
+        num_each: how many to take of the right ones, and of the wrong ones.
+    """
+    right = pc.equal(predictions["truth"], predictions["predicted"])
+    chosen = [_spread(predictions.filter(kind), num_each) for kind in (right, pc.invert(right))]
+    rows = [row for table in chosen for row in table.to_pylist()]
+    images = _read_images(source, [row["sample"] for row in rows])
+    return [
+        Example(
+            image=images[row["sample"]],
+            truth=row["truth"],
+            predictions=list(zip(row["labels"], row["probabilities"], strict=True)),
+            set_name=source.dataset.name,
+        )
+        for row in rows
+    ]
+
+
+def _spread(table: pa.Table, num_rows: int) -> pa.Table:
+    """Up to `num_rows` rows of a table, evenly spaced."""
+    if table.num_rows <= num_rows:
+        return table
+    return table.take([index * table.num_rows // num_rows for index in range(num_rows)])
+
+
+def _read_images(source: Source, samples: Sequence[int]) -> dict[int, bytes]:
+    """Some images of a set by sample number; only the row groups that hold them are read."""
+    starts = list(accumulate(source.row_groups, initial=0))
+    filesystem, path = storage.filesystem(source.uri)
+    images: dict[int, bytes] = {}
+    with pq.ParquetFile(path, filesystem=filesystem) as file:
+        for index, (start, stop) in enumerate(pairwise(starts)):
+            wanted = [sample for sample in samples if start <= sample < stop]
+            if wanted:
+                column = file.read_row_group(index, columns=["image"])["image"]
+                images |= {sample: column[sample - start].as_py() for sample in wanted}
+    return images
+
+
+def _runs_of_texts(source: Source) -> list[tuple[str, ...]]:
+    texts = texts_of(source.dataset, source.captions)
+    return [tuple(texts[start : start + TEXTS_PER_PART]) for start in range(0, len(texts), TEXTS_PER_PART)]
 
 
 def _open_set(description: str) -> Source:

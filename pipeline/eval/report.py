@@ -16,11 +16,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.eval import display
-from pipeline.eval.charts import Axis, Points, Series, line_chart, smooth, thin
+from pipeline.eval.charts import NORMAL, SMALL, WIDE, Axis, Points, Series, line_chart, smooth, thin
 from pipeline.eval.statistics import Score
-from pipeline.eval.suite import DIRECTIONS, Benchmark, benchmark_of
+from pipeline.eval.suite import DIRECTIONS, SUITE, Benchmark, benchmark_of
 
 NUM_QUERIES_LISTED = 10
+NUM_LARGE_CURVES = 2
 HEAD_SHARE = 0.1
 _WINDOWS_OF_SMOOTHING = 30
 
@@ -56,7 +57,7 @@ class KeptPair:
 
 @dataclass(frozen=True)
 class RejectedPair:
-    """A pair that was dropped; `image` is None where none was fetched."""
+    """A pair that was dropped; `image` is None where none was fetched, and is shown where it can be decoded."""
 
     image: bytes | None
     caption: str
@@ -123,8 +124,7 @@ class QueryView:
     head: Sequence[QueryCount]
     tail: Sequence[QueryCount]
     most: int
-    """The largest count, the length of a full bar in `head`; `most_of_tail` is that of `tail`."""
-    most_of_tail: int
+    """The largest count."""
     chart: Markup
 
 
@@ -151,14 +151,14 @@ class ResultView:
         """Where the interval lies."""
         if self.score.low > self.score.chance:
             return "above chance"
-        return "below chance" if self.score.high < self.score.chance else "not told from chance"
+        return "below chance" if self.score.high < self.score.chance else "may be chance"
 
 
 def write_report(inputs: ReportInputs, path: str | Path) -> None:
     """Write the page.
 
     Raises:
-        ValueError: an image cannot be decoded.
+        ValueError: an image cannot be decoded (one of a rejected pair is only not shown).
     """
     Path(path).write_text(render_report(inputs), encoding="utf-8")
 
@@ -174,14 +174,17 @@ def render_report(inputs: ReportInputs) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        name: getattr(display, name) for name in ("compact", "percent", "duration", "size", "host", "picture")
+        name: getattr(display, name)
+        for name in ("compact", "percent", "duration", "size", "host", "picture", "picture_if_readable")
     }
+    environment.filters["benchmark"] = benchmark_of
     return environment.get_template("report.html.j2").render(
         inputs=inputs,
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
         figures=key_figures(inputs),
         queries=view_queries(inputs.queries) if inputs.queries else None,
         curves=learning_curves(inputs.metrics),
+        num_large_curves=NUM_LARGE_CURVES,
         results=group_results(inputs.scores),
         right=[example for example in inputs.examples if example.right],
         wrong=[example for example in inputs.examples if not example.right],
@@ -203,7 +206,7 @@ def key_figures(inputs: ReportInputs) -> list[tuple[str, str]]:
         figures.append((display.compact(max(steps)), "training steps"))
     speeds = sorted(row["samples_per_second"] for row in inputs.metrics if "samples_per_second" in row)
     if speeds:
-        figures.append((display.compact(round(speeds[len(speeds) // 2])), "pairs a second in training"))
+        figures.append((display.compact(round(speeds[len(speeds) // 2])), "pairs a second"))
     if inputs.seconds_by_stage:
         figures.append((display.duration(sum(inputs.seconds_by_stage.values())), "from start to end"))
     return figures
@@ -228,9 +231,10 @@ def view_queries(queries: Sequence[QueryCount]) -> QueryView:
         head_after=_share_of_head(after),
         head=head,
         tail=tail,
-        most=max((query.before for query in head), default=0),
-        most_of_tail=max((query.before for query in tail), default=0),
-        chart=line_chart("Pairs of each query", series, Axis(label="rank of the query", log=True), Axis(log=True)),
+        most=max(before, default=0),
+        chart=line_chart(
+            "Pairs of each query", series, Axis(label="rank of the query", log=True), Axis(log=True), WIDE
+        ),
     )
 
 
@@ -245,18 +249,21 @@ def learning_curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, M
         ("Gradient norm", {"gradient_norm": "gradient norm"}, Axis(from_zero=True)),
         ("Pairs a second", {"samples_per_second": "pairs a second"}, Axis(from_zero=True)),
     ]
-    drawn = []
+    drawn: list[tuple[str, Markup]] = []
     for heading, names, y in charts:
         lines = [_curve(metrics, name, label) for name, label in names.items()]
-        chart = line_chart(heading, lines, Axis(label="step"), y)
+        size = NORMAL if len(drawn) < NUM_LARGE_CURVES else SMALL
+        chart = line_chart(heading, lines, Axis(label="step"), y, size)
         if chart:
             drawn.append((heading, chart))
     return drawn
 
 
 def group_results(scores: Mapping[str, Score]) -> list[tuple[Benchmark, list[ResultView]]]:
-    """The rows of the results table, by benchmark, in the order the scores came."""
+    """The rows of the results table: benchmarks in the order of the suite, unknown ones last."""
+    order = {row.name: index for index, row in enumerate(SUITE)}
     rows = [ResultView(name, score) for name, score in scores.items()]
+    rows.sort(key=lambda row: order.get(benchmark_of(row.name).name, len(order)))
     return [(row, list(group)) for row, group in groupby(rows, key=lambda result: benchmark_of(result.name))]
 
 

@@ -53,12 +53,13 @@ class Benchmark:
 
 
 SUITE = (
-    Benchmark("rendered_shape", "Shape", "held-out rendered pictures, 8 shapes"),
-    Benchmark("rendered_colour", "Colour", "held-out rendered pictures, 10 colours"),
-    Benchmark("rendered_count", "Count", "held-out rendered pictures, one to five things"),
-    Benchmark("rendered_digit", "Digit", "held-out rendered pictures of printed digits"),
+    # The rendered pictures are held out: drawn like those of the demo's web, from another seed.
+    Benchmark("rendered_shape", "Shape", "rendered pictures, 8 shapes"),
+    Benchmark("rendered_colour", "Colour", "rendered pictures, 10 colours"),
+    Benchmark("rendered_count", "Count", "rendered pictures, one to five things"),
+    Benchmark("rendered_digit", "Digit", "rendered pictures of printed digits"),
     Benchmark("sklearn_digits", "Handwriting", "1,797 digits written by people, never seen in training"),
-    Benchmark("rendered_pairs", "Pairs", "held-out rendered pictures and their captions"),
+    Benchmark("rendered_pairs", "Pairs", "rendered pictures and their captions"),
 )
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 

@@ -1,32 +1,22 @@
 """A made-up run with everything a report can show, hostile texts among it."""
 
-import io
 import math
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from PIL import Image, ImageDraw
+import torch
 
 from pipeline.eval.report import Example, KeptPair, QueryCount, RejectedPair, ReportInputs, SnapshotFacts, Stage
 from pipeline.eval.statistics import Score, proportion_interval
+from pipeline.model import weights
+from pipeline.model.clip import CLIP
+from pipeline.model.config import model_config
+from pipeline.model.tokenizer import Tokenizer
+from tests.pipeline.eval.pictures import COLOURS, PAIRS, SHAPES, draw
 
-COLOURS = {"red": "#d5372d", "blue": "#2d6bd5", "green": "#2f9e44", "yellow": "#f2c230", "purple": "#8142c4"}
-SHAPES = ("circle", "square", "triangle")
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; "quotes"'
-
-
-def draw(shape: str, colour: str, form: str = "JPEG") -> bytes:
-    picture = Image.new("RGB", (160, 128), "#eceae4")
-    canvas = ImageDraw.Draw(picture)
-    if shape == "circle":
-        canvas.ellipse((45, 25, 120, 100), fill=COLOURS[colour])
-    elif shape == "square":
-        canvas.rectangle((45, 25, 120, 100), fill=COLOURS[colour])
-    else:
-        canvas.polygon([(82, 22), (125, 104), (39, 104)], fill=COLOURS[colour])
-    content = io.BytesIO()
-    picture.save(content, form)
-    return content.getvalue()
 
 
 def score_of(successes: int, trials: int, chance: float, metric: str = "accuracy") -> Score:
@@ -62,7 +52,9 @@ def make_queries() -> list[QueryCount]:
     for rank in range(1, 401):
         text = words[rank - 1] if rank <= len(words) else f"query {rank}"
         before = round(2_400 / rank**0.9)
-        queries.append(QueryCount(text, "unigram" if rank % 3 else "wordnet", before, round(min(before, 240 + before / 9))))
+        queries.append(
+            QueryCount(text, "unigram" if rank % 3 else "wordnet", before, round(min(before, 240 + before / 9)))
+        )
     queries += [QueryCount(f"unmatched {index}", "wordnet", 0, 0) for index in range(37)]
     return [*queries, QueryCount(HOSTILE, "unigram", 1, 1)]
 
@@ -77,29 +69,29 @@ def report_inputs() -> ReportInputs:
     ]
     kept.append(KeptPair(draw("circle", "red", "PNG"), HOSTILE, 'javascript:alert("3")'))
     rejected = [
-        RejectedPair(draw("square", "red"), "a red square", url.format("copy"), "same picture as a better pair", "dedupe"),
+        RejectedPair(
+            draw("square", "red"), "a red square", url.format("copy"), "same picture as a better pair", "dedupe"
+        ),
         RejectedPair(None, "IMG_0231.jpg", url.format("IMG_0231"), "caption is a file name", "caption rules"),
         RejectedPair(None, "a green circle", url.format("private/x"), "forbidden by robots.txt", "fetch"),
         RejectedPair(None, "a lost page", "http://[broken/" + "long/" * 40, "not found (404, 410)", "fetch"),
         RejectedPair(None, HOSTILE, HOSTILE, "image has too many pixels", "image"),
         RejectedPair(None, "", url.format("none"), "caption is empty", "caption rules"),
     ]
-    funnel = [
-        Stage("extract", 3_412, 3_180, {"page has no image with a text": 180, "revisit record": 40, "record is not HTML": 12}),
-        Stage("caption rules", 3_180, 2_911, {"caption is a file name": 140, "caption is boilerplate": 92, "caption is empty": 37}),
-        Stage("match", 2_911, 2_850, {"no query occurs in the caption": 61}),
-        Stage("dedupe", 2_850, 2_702, {"same address as a better pair": 148}),
-        Stage("balance", 2_702, 2_533, {"none of its queries draws it": 169}),
-        Stage(
-            "fetch",
-            2_533,
-            2_260,
-            {"not found (404, 410)": 101, "forbidden by robots.txt": 74, "connection failed": 40, "server error (5xx)": 22,
-             "forbidden by X-Robots-Tag": 20, "address is not public": 9, "too many redirects": 7},
-        ),
-        Stage("image", 2_260, 2_251, {"content is not a known image type": 6, "image has too many pixels": 3}),
-        Stage("shards", 2_251, 2_251, {}),
-    ]  # fmt: skip
+    losses: list[tuple[str, dict[str, int]]] = [
+        ("extract", {"page has no image with a text": 180, "revisit record": 40, "record is not HTML": 12}),
+        ("caption rules", {"caption is a file name": 140, "caption is boilerplate": 92, "caption is empty": 37}),
+        ("match", {"no query occurs in the caption": 61}),
+        ("dedupe", {"same address as a better pair": 148}),
+        ("balance", {"none of its queries draws it": 169}),
+        ("fetch", {"not found (404, 410)": 101, "forbidden by robots.txt": 74, "connection failed": 40, "timeout": 22}),
+        ("image", {"content is not a known image type": 6, HOSTILE: 3}),
+        ("shards", {}),
+    ]
+    rows, funnel = 3_412, []
+    for name, dropped in losses:
+        funnel.append(Stage(name, rows, rows - sum(dropped.values()), dropped))
+        rows = funnel[-1].kept
     scores = {
         "rendered_shape": score_of(352, 400, 1 / 8),
         "rendered_colour": score_of(487, 500, 1 / 10),
@@ -139,6 +131,26 @@ def report_inputs() -> ReportInputs:
             "weights": None,
         },
         versions={"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "pyarrow": "26.0.1", "clip-on-ray": "0.1.0"},
-        seconds_by_stage={"site": 9.1, "queries": 4.0, "crawl": 61.3, "curate": 24.0, "pretrain": 141.8, "benchmark": 19.2},
-        snapshot=SnapshotFacts(snapshot_id="3f9c0a7de1b24455" * 4, num_pairs=2_251, num_shards=2, num_bytes=19_400_000),
+        seconds_by_stage={
+            "site": 9.1,
+            "queries": 4.0,
+            "crawl": 61.3,
+            "curate": 24.0,
+            "pretrain": 141.8,
+            "benchmark": 19.2,
+        },
+        snapshot=SnapshotFacts(snapshot_id="3f9c0a7de1b24455" * 4, num_pairs=rows, num_shards=2, num_bytes=19_400_000),
     )
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model with random weights."""
+    torch.manual_seed(0)
+    captions = [text for pair in PAIRS for text in pair]
+    config = model_config("tiny")
+    tokenizer = Tokenizer.train(captions, config.text.vocab_size, config.text.context_length)
+    config = replace(config, text=replace(config.text, vocab_size=tokenizer.vocab_size))
+    folder = tmp_path_factory.mktemp("model")
+    weights.save(weights.Model(CLIP(config), tokenizer), folder)
+    return folder

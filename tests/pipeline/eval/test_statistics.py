@@ -54,7 +54,7 @@ def test_bootstrap_of_single_samples_agrees_with_the_normal_interval() -> None:
 def test_bootstrap_over_groups_is_wider_when_the_samples_of_a_group_agree() -> None:
     rng = np.random.default_rng(0)
     counts = np.full(200, 5.0)
-    agreeing = 5.0 * (rng.random(200) < 0.5)
+    agreeing = np.where(rng.random(200) < 0.5, 5.0, 0.0)
     independent = rng.binomial(5, 0.5, 200).astype(np.float64)
     wide, narrow = bootstrap_interval(agreeing, counts), bootstrap_interval(independent, counts)
     assert (wide[1] - wide[0]) > 1.8 * (narrow[1] - narrow[0])

@@ -1,0 +1,42 @@
+"""The main job: `python -m jobs.demo --output runs/demo` (or `make demo`).
+
+A small web of its own on loopback, queries, crawl, curation, a snapshot, pretraining, the benchmark, a report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.runs import Run, identity
+from cluster.session import SessionConfig, session
+from jobs.demo.chain import Chain
+from jobs.launch import launch
+from pipeline.train.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoJob:
+    """The whole chain on this machine, without a network."""
+
+    output: str
+    """Folder for everything: report.html and summary.json are what to look at."""
+    seed: int = 0
+    """Of the web, the draws, the shuffle and the model."""
+    num_images: int = 3000
+    num_pages: int = 600
+    train: TrainConfig = field(default_factory=TrainConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+
+def main(job: DemoJob) -> None:
+    """Run the chain in one session of Ray, and print where the report is."""
+    names = ("seed", "num_images", "num_pages", "train")
+    run = Run.open(job.output, {name: identity(getattr(job, name)) for name in names})
+    with session(job.session):
+        report = Chain(Path(run.uri), job.seed, job.session).run(job.num_images, job.num_pages, job.train)
+    print(report)
+
+
+if __name__ == "__main__":
+    launch(DemoJob, main)

@@ -1,0 +1,211 @@
+"""The whole chain over the demo's own web, one step after the other. Every step resumes, so the whole does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.session import SessionConfig
+from cluster.telemetry import Events
+from jobs import benchmark, crawl, curate, pretrain, queries
+from jobs.demo import gather
+from jobs.demo.render import evaluation_sets
+from jobs.demo.server import SiteServer
+from jobs.demo.site import build_site
+from pipeline.data.balance import BalanceConfig
+from pipeline.data.fetch import FetchConfig
+from pipeline.data.image import ImageConfig
+from pipeline.data.queries import QueriesConfig
+from pipeline.data.shard import ShardConfig
+from pipeline.data.snapshot import Snapshot
+from pipeline.eval.report import ReportInputs, SnapshotFacts, write_report
+from pipeline.eval.statistics import Score
+from pipeline.train.config import TrainConfig
+
+logger = logging.getLogger("clip")
+
+NUM_BUCKETS = 4
+IMAGE_SIZE = 64
+MAX_PAIRS_PER_QUERY = 60
+HELD_OUT_SEED = 1_000_003
+"""Added to the seed for the evaluation sets, so that they share no picture with the web."""
+NUM_PER_CLASS = 40
+WORDNET = Path("/usr/share/wordnet")
+"""Where Debian's wordnet-base puts its files; without them the list has the words of the text alone."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The folder of a demo, and how long its steps took over all resumes."""
+
+    folder: Path
+    seed: int
+    session: SessionConfig
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step and say so."""
+        logger.info("== %s", name)
+        started = time.monotonic()
+        yield
+        self.events.append("step", step=name, seconds=round(time.monotonic() - started, 3))
+
+    @property
+    def events(self) -> Events:
+        """The steps so far."""
+        return Events(str(self.folder / "events.jsonl"))
+
+    def seconds_by_stage(self) -> dict[str, float]:
+        """Seconds of each step, in the order of the chain."""
+        seconds: Counter[str] = Counter()
+        for event in self.events.read():
+            seconds[event["step"]] += event["seconds"]
+        return {name: round(value, 1) for name, value in seconds.items()}
+
+    def at(self, *parts: str) -> str:
+        """A path in the folder."""
+        return str(self.folder.joinpath(*parts))
+
+    def run(self, num_images: int, num_pages: int, train: TrainConfig) -> Path:
+        """Run every step, and return the report's path."""
+        with self.step("site"):
+            build_once(self.folder / "site", lambda place: build_site(place, self.seed, num_images, num_pages))
+            build_once(
+                self.folder / "sets", lambda place: evaluation_sets(place, self.seed + HELD_OUT_SEED, NUM_PER_CLASS)
+            )
+        with self.step("queries"):
+            queries.main(self.queries_job())
+        with self.step("crawl"), SiteServer(self.folder / "site") as server:
+            crawl.main(self.crawl_job(server.port))
+        with self.step("curate"):
+            curate.main(self.curate_job())
+        with self.step("pretrain"):
+            pretrain.main(self.pretrain_job(train))
+        with self.step("benchmark"):
+            benchmark.main(self.benchmark_job())
+        with self.step("report"):
+            return self.report(train)
+
+    def queries_job(self) -> queries.QueriesJob:
+        """Low thresholds: the demo's text is small."""
+        return queries.QueriesJob(
+            text=self.at("site", "corpus.txt"),
+            output=self.at("queries"),
+            wordnet=str(WORDNET) if WORDNET.is_dir() else None,
+            num_buckets=NUM_BUCKETS,
+            queries=QueriesConfig(min_word_count=20, min_bigram_count=10),
+            session=self.session,
+        )
+
+    def crawl_job(self, port: int) -> crawl.CrawlJob:
+        """A hundred requests a second and host, which only the owner of all the hosts may ask for."""
+        return crawl.CrawlJob(
+            input=self.at("site", "warc"),
+            queries=self.at("queries", "queries.parquet"),
+            output=self.at("crawl"),
+            num_buckets=NUM_BUCKETS,
+            balance=self.balance,
+            fetch=FetchConfig(connect_to={"*.example": f"127.0.0.1:{port}"}, min_interval_seconds=0.01),
+            image=ImageConfig(image_size=IMAGE_SIZE),
+            session=self.session,
+        )
+
+    def curate_job(self) -> curate.CurateJob:
+        """Small shards, so that there are several."""
+        return curate.CurateJob(
+            crawl=self.at("crawl"),
+            output=self.at("curate"),
+            num_buckets=NUM_BUCKETS,
+            balance=self.balance,
+            shard=ShardConfig(target_bytes=2**21, seed=self.seed),
+            session=self.session,
+        )
+
+    def pretrain_job(self, train: TrainConfig) -> pretrain.PretrainJob:
+        """From the snapshot."""
+        return pretrain.PretrainJob(
+            dataset=self.at("curate", "dataset"), output=self.at("pretrain"), train=train, session=self.session
+        )
+
+    def benchmark_job(self) -> benchmark.BenchmarkJob:
+        """On the held-out sets and on scikit-learn's digits."""
+        return benchmark.BenchmarkJob(
+            model=self.at("pretrain", "model"),
+            datasets=self.at("sets"),
+            output=self.at("benchmark"),
+            session=self.session,
+        )
+
+    @property
+    def balance(self) -> BalanceConfig:
+        """A cap that the frequent words of the demo's captions reach."""
+        return BalanceConfig(max_pairs_per_query=MAX_PAIRS_PER_QUERY, seed=self.seed)
+
+    def report(self, train: TrainConfig) -> Path:
+        """Write summary.json and report.html."""
+        snapshot = Snapshot.open(self.at("curate", "dataset"))
+        results = read_json(self.folder / "benchmark" / "results.json")
+        trained = read_json(self.folder / "pretrain" / "result.json")
+        metrics = (self.folder / "pretrain" / "metrics.jsonl").read_text().splitlines()
+        funnel = gather.funnel(self.folder)
+        summary = {
+            "funnel": [asdict(stage) for stage in funnel],
+            "snapshot": snapshot.snapshot_id,
+            "num_pairs": snapshot.num_rows,
+            "samples_per_second": trained["samples_per_second"],
+            "seconds_by_stage": self.seconds_by_stage(),
+            "scores": {
+                name: {key: score[key] for key in ("value", "low", "high", "chance")}
+                for name, score in results["scores"].items()
+            },
+        }
+        (self.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        inputs = ReportInputs(
+            title="A small web, from pages to a model",
+            funnel=funnel,
+            queries=gather.query_counts(self.folder, snapshot),
+            kept_pairs=gather.kept_pairs(snapshot),
+            rejected=gather.rejected_pairs(self.folder),
+            metrics=[json.loads(line) for line in metrics],
+            scores={name: Score(**score) for name, score in results["scores"].items()},
+            examples=gather.examples(self.folder, ("rendered_shape", "rendered_colour", "rendered_digit")),
+            configuration={
+                "seed": self.seed,
+                "corpus": snapshot.metadata["configuration"],
+                "train": asdict(train),
+            },
+            versions=gather.versions(),
+            seconds_by_stage=self.seconds_by_stage(),
+            snapshot=SnapshotFacts(
+                snapshot_id=snapshot.snapshot_id,
+                num_pairs=snapshot.num_rows,
+                num_shards=len(snapshot.shards),
+                num_bytes=snapshot.num_bytes,
+            ),
+        )
+        path = self.folder / "report.html"
+        write_report(inputs, path)
+        return path
+
+
+def build_once(place: Path, build: Callable[[Path], object]) -> None:
+    """Make a folder that is there whole or not at all."""
+    if not place.exists():
+        partial = place.with_name(f".{place.name}-partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        build(partial)
+        partial.rename(place)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object from a file."""
+    record: Mapping[str, Any] = json.loads(path.read_text())
+    return record

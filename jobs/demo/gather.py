@@ -1,0 +1,121 @@
+"""What the report of a demo shows, gathered from the folders that the jobs wrote. A few hundred rows, never a corpus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.runs import Output, Run
+from pipeline.data.snapshot import Snapshot
+from pipeline.eval.report import Example, KeptPair, QueryCount, RejectedPair, Stage
+from pipeline.schemas import THRESHOLDS, Reason
+
+STAGES = {
+    "candidates": "extracted, captions checked, matched",
+    "unique": "one pair for each address",
+    "fetched": "fetched, checked and resized",
+    "placed": "one pair for each picture, balanced",
+}
+"""The stages of the funnel that drop rows, and what they do."""
+PACKAGES = ("ray", "torch", "timm", "pyarrow", "img2dataset", "tokenizers", "numpy", "pillow")
+NUM_KEPT_SHOWN = 48
+NUM_REJECTED_PER_REASON = 2
+NUM_EXAMPLES = 6
+
+
+def funnel(folder: Path) -> list[Stage]:
+    """The stages of a crawl and a curation that lie below a folder."""
+    records = [json.loads((folder / job / "funnel.json").read_text()) for job in ("crawl", "curate")]
+    stages = {record["stage"]: record for records_of_job in records for record in records_of_job}
+    return [
+        Stage(
+            name=title,
+            rows_in=stages[name]["kept"] + sum(stages[name]["dropped"].values()),
+            kept=stages[name]["kept"],
+            dropped=stages[name]["dropped"],
+        )
+        for name, title in STAGES.items()
+    ]
+
+
+def query_counts(folder: Path, snapshot: Snapshot) -> list[QueryCount]:
+    """Each query's pairs before and after balancing."""
+    queries = pq.read_table(folder / "queries" / "queries.parquet")
+    before = _counts(_output(folder / "crawl", "limits").table(THRESHOLDS))
+    after = _counts(snapshot.query_counts())
+    columns = (queries[name].to_pylist() for name in ("query_id", "text", "source"))
+    return [
+        QueryCount(text, source, before.get(query, 0), after.get(query, 0))
+        for query, text, source in zip(*columns, strict=True)
+    ]
+
+
+def kept_pairs(snapshot: Snapshot) -> list[KeptPair]:
+    """The first pairs of the snapshot: a sample, because it is shuffled."""
+    table = pq.ParquetFile(snapshot.shards[0].path).read_row_group(0, columns=["image", "caption", "url"])
+    return [KeptPair(**row) for row in table.slice(0, NUM_KEPT_SHOWN).to_pylist()]
+
+
+def rejected_pairs(folder: Path) -> list[RejectedPair]:
+    """A few rows for each reason, with their images where there are some."""
+    return [
+        RejectedPair(
+            image=row["image"] if reason not in _BY_IMAGE else None,
+            caption=row["caption"] or "",
+            url=row["url"] or row["page_url"] or "",
+            reason=reason,
+            stage=STAGES[name],
+        )
+        for job, name in (("crawl", "candidates"), ("crawl", "unique"), ("crawl", "fetched"), ("curate", "placed"))
+        for reason, row in _rejected(_output(folder / job, name))
+    ]
+
+
+_BY_IMAGE = frozenset({Reason.NOT_AN_IMAGE, Reason.CORRUPT_IMAGE, Reason.TOO_MANY_PIXELS})
+"""Reasons for which there is nothing to show."""
+
+
+def _rejected(output: Output) -> Iterator[tuple[str, dict[str, Any]]]:
+    shown: dict[str, int] = {}
+    for part in range(len(output.parts)):
+        table = output.dropped(part, ["image", "caption", "url", "page_url", "reason"])
+        for row in table.to_pylist() if table is not None else []:
+            reason = row["reason"]
+            if row["caption"] is not None and shown.get(reason, 0) < NUM_REJECTED_PER_REASON:
+                shown[reason] = shown.get(reason, 0) + 1
+                yield reason, row
+
+
+def examples(folder: Path, names: Sequence[str]) -> list[Example]:
+    """Right and wrong predictions of each evaluation set, as many of either as there are, spread over the set."""
+    found = []
+    for name in names:
+        predictions = pq.read_table(folder / "benchmark" / "predictions" / f"{name}.parquet").to_pylist()
+        images = pq.read_table(folder / "sets" / name / "test.parquet", columns=["image"])["image"]
+        for right in (True, False):
+            rows = [row for row in predictions if (row["truth"] == row["predicted"]) is right]
+            for row in rows[:: max(1, len(rows) // NUM_EXAMPLES)][:NUM_EXAMPLES]:
+                ranked = list(zip(row["labels"], row["probabilities"], strict=True))
+                found.append(Example(images[row["sample"]].as_py(), row["truth"], ranked, name))
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that decide a result."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def _counts(table: pa.Table) -> Mapping[int, int]:
+    return dict(zip(table["query_id"].to_pylist(), table["num_pairs"].to_pylist(), strict=True))
+
+
+def _output(folder: Path, name: str) -> Output:
+    """A stage of a run whose number of parts its files tell."""
+    run = Run.read(str(folder), option="output")
+    return run.output(name, len(list((folder / name).glob("part-*.json"))))

@@ -1,0 +1,52 @@
+"""Contrastive pretraining on the pairs of a snapshot.
+
+`python -m jobs.pretrain --config jobs/configs/tiny.toml --snapshot runs/pairs --output runs/pretrain`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cluster.resources import Pool
+from cluster.session import SessionConfig, session
+from jobs.launch import launch
+from pipeline.data.snapshot import Snapshot
+from pipeline.model.config import model_config
+from pipeline.train.config import TrainConfig
+from pipeline.train.loop import Pretraining, pretrain
+from pipeline.train.plan import ShardInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainJob:
+    """Train a model; a rerun goes on from the last checkpoint, and does nothing once the run is finished."""
+
+    snapshot: str
+    """A data set of jobs.curate; local or s3://."""
+    output: str
+    """Folder of the run: model/, metrics.jsonl, tensorboard/, curves.png, result.json."""
+    snapshot_version: str | None = None
+    """Which version of the data set, such as v00000003; unset: the latest."""
+    model: str = "tiny"
+    """Name in the table of models (pipeline/model/config.py)."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+
+def main(job: PretrainJob) -> None:
+    """Open the snapshot and train on it."""
+    snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
+    run = Pretraining(
+        output=job.output,
+        shards=tuple(ShardInfo(shard.path, shard.row_groups) for shard in snapshot.shards),
+        snapshot_id=snapshot.snapshot_id,
+        model=model_config(job.model),
+        train=job.train,
+    )
+    workers = Pool(size=job.train.num_workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
+    with session(job.session, needs=[workers]):
+        pretrain(run)
+
+
+if __name__ == "__main__":
+    launch(PretrainJob, main)

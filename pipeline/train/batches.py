@@ -1,0 +1,108 @@
+"""Rows of the snapshot -> arrays of a training step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSystem
+
+from pipeline.hashing import draws
+from pipeline.model.image import decode, random_square_crop
+from pipeline.model.tokenizer import Tokenizer
+from pipeline.train.plan import Plan, Rows, ShardInfo
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+"""image uint8 n x 3 x S x S; tokens int32 n x context length; length int32 n; step int64 n."""
+_CROP_TOP, _CROP_LEFT = 3, 4
+"""Words that keep these draws apart from those of the plan."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The files of a snapshot and how to open them."""
+
+    filesystem: FileSystem
+    paths: tuple[str, ...]
+    infos: tuple[ShardInfo, ...]
+
+    def read(self, rows: Rows) -> pa.Table:
+        """Captions and images of these rows, page checksums verified.
+
+        Raises:
+            ValueError: the row group is not as long as the snapshot says.
+        """
+        path, expected = self.paths[rows.shard], self.infos[rows.shard].row_groups[rows.row_group]
+        with pq.ParquetFile(path, filesystem=self.filesystem, page_checksum_verification=True) as file:
+            table = file.read_row_group(rows.row_group, columns=["caption", "image"])
+        if table.num_rows != expected:
+            raise ValueError(
+                f"{path}: row group {rows.row_group} has {table.num_rows} rows, the snapshot says {expected}"
+            )
+        return table.take(pa.array(rows.rows))
+
+    def captions(self, most: int) -> Iterator[str]:
+        """The first captions, in the snapshot's order."""
+        for path, info in zip(self.paths, self.infos, strict=True):
+            with pq.ParquetFile(path, filesystem=self.filesystem, page_checksum_verification=True) as file:
+                for row_group in range(len(info.row_groups)):
+                    captions = file.read_row_group(row_group, columns=["caption"])["caption"].to_pylist()[:most]
+                    yield from captions
+                    most -= len(captions)
+                    if not most:
+                        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReader:
+    """Reads one worker's share of a step. Plain data, so that reading tasks can have it."""
+
+    shards: Shards
+    plan: Plan
+    local_batch_sizes: Sequence[int]
+    rank: int
+    seed: int
+    image_size: int
+    crop_share: float
+    tokenizer_json: str = field(repr=False)
+    context_length: int
+
+    def read(self, steps: Sequence[int]) -> Iterator[Arrays]:
+        """The share of each step, in order.
+
+        Raises:
+            ValueError: a file is not what the snapshot says, or an image cannot be decoded.
+        """
+        tokenizer = Tokenizer.from_json(self.tokenizer_json, self.context_length)
+        for step in steps:
+            epoch, places = self.plan.share(step, self.local_batch_sizes, self.rank)
+            numbers = np.concatenate([rows.numbers for rows in places])
+            table = pa.concat_tables(self.shards.read(rows) for rows in places)
+            yield {
+                "image": self._crop(table["image"].to_pylist(), numbers, epoch),
+                **_encode(tokenizer, table["caption"].to_pylist()),
+                "step": np.full(len(numbers), step, np.int64),
+            }
+
+    def _crop(self, images: Sequence[bytes], numbers: np.ndarray[Any, Any], epoch: int) -> np.ndarray[Any, Any]:
+        """Random square crops; where each lies depends on seed, epoch and row, so not on who decodes it."""
+        words = numbers.astype(np.uint64)
+        tops, lefts = (
+            draws(self.seed, np.full_like(words, epoch), np.full_like(words, purpose), words) / 2.0**64
+            for purpose in (_CROP_TOP, _CROP_LEFT)
+        )
+        return np.stack(
+            [
+                random_square_crop(decode(image), self.image_size, self.crop_share, at)
+                for image, *at in zip(images, tops, lefts, strict=True)
+            ]
+        )
+
+
+def _encode(tokenizer: Tokenizer, captions: Sequence[str]) -> Arrays:
+    tokens, lengths = tokenizer.encode(captions)
+    padded = np.zeros((len(captions), tokenizer.context_length), np.int32)
+    padded[:, : tokens.shape[1]] = tokens.numpy()
+    return {"tokens": padded, "length": lengths.numpy().astype(np.int32)}

@@ -1,0 +1,77 @@
+"""The recipe of a pretraining run. Defaults are the paper's (section 2.5, tables 18 and 20)."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline import paper
+
+Precision = Literal["bf16", "fp32"]
+
+
+def _operational(default: Any) -> Any:
+    """A field that decides how a run is carried out, not what it computes (see cluster.runs.identity)."""
+    return field(default=default, metadata={"operational": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What is trained for how long, and how the work is cut up.
+
+    Runs that differ only in operational fields follow the same loss curve, so a run may be resumed with others.
+    """
+
+    global_batch_size: int = paper.GLOBAL_BATCH_SIZE.value
+    epochs: int = paper.EPOCHS.value
+    learning_rate: float = paper.LEARNING_RATE_VIT_B32.value
+    """The highest rate, at the end of the warm-up."""
+    warmup_steps: int = paper.WARMUP_STEPS.value
+    weight_decay: float = paper.WEIGHT_DECAY.value
+    beta1: float = paper.ADAM_BETA1.value
+    beta2: float = paper.ADAM_BETA2_VIT.value
+    epsilon: float = paper.ADAM_EPSILON_VIT.value
+    precision: Precision = "bf16"
+    """Arithmetic of the towers; weights, features and the loss are float32 always."""
+    seed: int = 0
+    crop_share: float = 0.875
+    """Side of the random square crop as a share of the picture's shorter side: 224 of 256, for want of a published one."""
+    shuffle_row_groups: int = 256
+    """Row groups whose rows are shuffled together; with 256 rows each, twice the paper's batch."""
+    tokenizer_captions: int = 1_000_000
+    """How many captions, at most, the vocabulary is learned from."""
+
+    num_workers: int = _operational(1)
+    cpus_per_worker: float = _operational(1)
+    gpus_per_worker: float = _operational(0)
+    read_cpus_per_worker: float = _operational(1)
+    """Logical CPUs for reading and decoding, beside the worker's own."""
+    chunk_size: int = _operational(1024)
+    """Samples that one forward pass of a worker holds: memory grows with it, the gradient does not change."""
+    rows_per_read: int = _operational(1024)
+    """Rows that one reading task decodes, at least (whole steps of a worker)."""
+    log_every_steps: int = _operational(10)
+    checkpoint_every_steps: int = _operational(1000)
+    keep_checkpoints: int = _operational(2)
+    """Checkpoints kept, the newest first; with two, a damaged one can be done without."""
+    max_failures: int = _operational(2)
+    """How often the workers are started again, from the last checkpoint, when one of them fails."""
+
+    def __post_init__(self) -> None:
+        positive = ("global_batch_size", "epochs", "learning_rate", "shuffle_row_groups", "tokenizer_captions",
+                    "num_workers", "cpus_per_worker", "read_cpus_per_worker", "chunk_size", "rows_per_read", "log_every_steps",
+                    "checkpoint_every_steps", "keep_checkpoints")  # fmt: skip
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above zero")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps={self.warmup_steps}: must not be negative")
+        if not 0 < self.crop_share <= 1:
+            raise ValueError(f"crop_share={self.crop_share}: must be above 0 and at most 1")
+        if self.global_batch_size < self.num_workers:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} cannot be shared out to num_workers={self.num_workers}"
+            )
+
+    def local_batch_sizes(self, num_workers: int) -> list[int]:
+        """How many samples of each global batch each of so many workers gets: as even as can be."""
+        ends = [self.global_batch_size * (rank + 1) // num_workers for rank in range(num_workers)]
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,161 @@
+"""What a run tells of itself: metrics.jsonl, TensorBoard, and the curves at its end."""
+
+import io
+import json
+import logging
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.model.loss import LossGradients
+from pipeline.train.checkpoint import Progress
+from pipeline.train.config import TrainConfig
+from pipeline.train.files import Files
+
+logger = logging.getLogger("clip")
+
+WRITE_INTERVAL_SECONDS = 5.0
+"""The file is written anew each time, because S3 cannot append, and so it never ends in half a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """A row of metrics.jsonl."""
+
+    step: int
+    """Steps taken, this one included."""
+    epoch: float
+    """Passes over the data so far."""
+    loss: float
+    """Of this step's global batch, before its update; so are the accuracies."""
+    accuracy_image_to_text: float
+    accuracy_text_to_image: float
+    logit_scale: float
+    """The factor itself, not its logarithm."""
+    learning_rate: float
+    gradient_norm: float
+    samples_per_second: float
+    """Of all workers, since the row before."""
+    data_wait_share: float
+    """Share of that time that the first worker waited for data."""
+    images_seen: int
+    peak_memory_gib: float
+    """Of the first worker's device; on the CPU, of its process."""
+    seconds: float
+    """Training time so far, over all resumptions."""
+
+
+class Recorder:
+    """Times the steps of a run and writes what becomes of them: metrics.jsonl, TensorBoard's events, lines for people.
+
+    Rows beyond the resumption, left by a run that was killed after its last checkpoint, are dropped.
+    """
+
+    def __init__(
+        self, output: str, files: Files, config: TrainConfig, done: Progress, *, num_steps: int, steps_per_epoch: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._uri, self._files = files.join(output, "metrics.jsonl"), files
+        self._config, self._num_steps, self._steps_per_epoch, self._device = config, num_steps, steps_per_epoch, device
+        self._rows = [row for row in read_metrics(output, files) if row.step <= done.num_steps]
+        # TensorBoard hides what a killed run had logged beyond its checkpoint
+        folder = files.join(output, "tensorboard").removeprefix("file://")
+        self._board = SummaryWriter(folder, purge_step=done.num_steps + 1)
+        self._done = done
+        self._step = self._row_step = done.num_steps
+        self._started = self._row_started = self._written = time.monotonic()
+        self._waited = 0.0
+
+    def step(
+        self, result: LossGradients, *, logit_scale: float, learning_rate: float, gradient_norm: float,
+        waited_seconds: float,
+    ) -> None:  # fmt: skip
+        """Count one more step, and log it where it is its turn."""
+        self._step += 1
+        self._waited += waited_seconds
+        if self._step % self._config.log_every_steps and self._step != self._num_steps:
+            return
+        now = time.monotonic()
+        elapsed = now - self._row_started
+        row = Metrics(
+            step=self._step,
+            epoch=self._step / self._steps_per_epoch,
+            loss=result.loss,
+            accuracy_image_to_text=result.accuracy_image_to_text,
+            accuracy_text_to_image=result.accuracy_text_to_image,
+            logit_scale=logit_scale,
+            learning_rate=learning_rate,
+            gradient_norm=gradient_norm,
+            samples_per_second=(self._step - self._row_step) * self._config.global_batch_size / elapsed,
+            data_wait_share=self._waited / elapsed,
+            images_seen=self._step * self._config.global_batch_size,
+            peak_memory_gib=peak_memory_gib(self._device),
+            seconds=self._done.seconds + now - self._started,
+        )
+        self._row_step, self._row_started, self._waited = self._step, now, 0.0
+        self._rows.append(row)
+        for name, value in asdict(row).items():
+            if name != "step":
+                self._board.add_scalar(name, value, row.step)
+        if now - self._written >= WRITE_INTERVAL_SECONDS or self._step == self._num_steps:
+            self.flush()
+            logger.info("%s", self._line(row))
+
+    def flush(self) -> Progress:
+        """Write all rows; returns how far the run is. Before each checkpoint, so that none of its rows is missing."""
+        self._files.write_bytes(self._uri, "".join(json.dumps(asdict(row)) + "\n" for row in self._rows).encode())
+        self._written = time.monotonic()
+        return Progress(self._step, self._done.seconds + self._written - self._started)
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        self._board.close()
+
+    def _line(self, row: Metrics) -> str:
+        rate = (row.step - self._done.num_steps) / (row.seconds - self._done.seconds)
+        left = timedelta(seconds=round((self._num_steps - row.step) / rate))
+        return (
+            f"step {row.step:,}/{self._num_steps:,}: loss {row.loss:.3f}, "
+            f"accuracy {row.accuracy_image_to_text:.0%} and {row.accuracy_text_to_image:.0%}, "
+            f"{row.samples_per_second:,.0f} samples/s, {left} left"
+        )
+
+
+def read_metrics(output: str, files: Files) -> list[Metrics]:
+    """The rows of a run; none where it has not logged any."""
+    uri = files.join(output, "metrics.jsonl")
+    if not files.exists(uri):
+        return []
+    return [Metrics(**json.loads(line)) for line in files.read_bytes(uri).decode().splitlines()]
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory so far: of the device's tensors, or on the CPU of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def draw_curves(rows: Sequence[Metrics]) -> bytes:
+    """Loss and accuracies against images seen, as a PNG."""
+    from matplotlib.figure import Figure  # slow to import, and only needed here, at the end of a run
+
+    images_seen = [row.images_seen for row in rows]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    loss.plot(images_seen, [row.loss for row in rows], color="tab:blue")
+    loss.set(title="Loss", xlabel="images seen")
+    accuracy.plot(images_seen, [row.accuracy_image_to_text for row in rows], color="tab:orange", label="image to text")
+    accuracy.plot(images_seen, [row.accuracy_text_to_image for row in rows], color="tab:green", label="text to image")
+    accuracy.set(title="Accuracy within the batch", xlabel="images seen", ylim=(0, 1))
+    accuracy.legend(frameon=False)
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

@@ -1,0 +1,230 @@
+import concurrent.futures
+import os
+import threading
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+from botocore.exceptions import ClientError
+
+from cluster import storage
+from tests.s3_faults import Fault, FaultyS3
+
+
+@pytest.fixture(params=["local", "file", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder that is not there yet, on each kind of storage; its name needs quoting."""
+    if request.param == "s3":
+        bucket: str = request.getfixturevalue("s3")
+        return f"{bucket}/{tmp_path.name}/a folder"
+    place = tmp_path / "a folder"
+    return str(place) if request.param == "local" else place.as_uri()
+
+
+def test_what_is_written_is_read(folder: str) -> None:
+    place = storage.join(folder, "deep", "data.bin")
+    data = os.urandom(3_000_000)
+    assert not storage.exists(place)
+    storage.write_bytes(place, data)
+    assert storage.exists(place)
+    assert storage.exists(folder)
+    assert storage.read_bytes(place) == data
+
+
+@pytest.mark.parametrize("data", [b"", b"second"])
+def test_a_write_replaces(folder: str, data: bytes) -> None:
+    place = storage.join(folder, "data.bin")
+    storage.write_bytes(place, b"the first")
+    storage.write_bytes(place, data)
+    assert storage.read_bytes(place) == data
+    assert len(storage.list_files(folder)) == 1, "no temporary file stays"
+
+
+def test_reading_what_is_not_there(folder: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing\.bin"):
+        storage.read_bytes(storage.join(folder, "missing.bin"))
+
+
+def test_list_is_sorted_recursive_and_readable(folder: str) -> None:
+    for name in ("b/2.parquet", "a.parquet", "b/1.parquet", "c.json", ".hidden.parquet", ".trash/x.parquet"):
+        storage.write_bytes(storage.join(folder, name), name.encode())
+    found = storage.list_files(folder, suffixes=(".parquet",))
+    assert [storage.read_bytes(uri) for uri in found] == [b"a.parquet", b"b/1.parquet", b"b/2.parquet"]
+    assert found == sorted(found)
+    assert len(storage.list_files(folder)) == 4
+    assert storage.list_files(folder + "/") == storage.list_files(folder)
+    assert storage.list_files(found[0]) == [found[0]], "a file lists itself"
+
+
+def test_a_hidden_folder_above_hides_nothing(tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / ".cache" / "runs" / "a.txt"), b"")
+    assert storage.list_files(str(tmp_path / ".cache" / "runs")) == [str(tmp_path / ".cache" / "runs" / "a.txt")]
+
+
+def test_list_of_nothing(folder: str) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing at"):
+        storage.list_files(folder)
+    storage.write_bytes(storage.join(folder, "readme.txt"), b"")
+    with pytest.raises(FileNotFoundError, match=r"no \*\.parquet or \*\.csv under .*1 other files"):
+        storage.list_files(folder, suffixes=(".parquet", ".csv"))
+
+
+def test_delete_takes_a_file_or_a_folder(folder: str) -> None:
+    for name in ("keep", "gone", "sub/1", "sub/2", "subtle"):
+        storage.write_bytes(storage.join(folder, name), b"")
+    storage.delete(storage.join(folder, "gone"))
+    storage.delete(storage.join(folder, "sub"))
+    storage.delete(storage.join(folder, "never was"))
+    assert [uri.rsplit("/", 1)[1] for uri in storage.list_files(folder)] == ["keep", "subtle"]
+
+
+def test_put_if_absent_keeps_the_first(folder: str) -> None:
+    place = storage.join(folder, "snapshots", "v1.json")
+    assert storage.put_if_absent(place, b"first")
+    assert not storage.put_if_absent(place, b"second")
+    assert storage.read_bytes(place) == b"first"
+    assert storage.put_if_absent(place, b"first"), "our own data is there"
+
+
+def test_one_of_many_racing_writers_wins(folder: str) -> None:
+    num_writers = 16
+    for attempt in range(3):
+        place = storage.join(folder, f"race-{attempt}.json")
+        barrier = threading.Barrier(num_writers)
+
+        def put(writer: int, place: str = place, barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            return storage.put_if_absent(place, f"writer {writer}".encode() * 1000)
+
+        with concurrent.futures.ThreadPoolExecutor(num_writers) as threads:
+            won = list(threads.map(put, range(num_writers)))
+        assert won.count(True) == 1
+        assert storage.read_bytes(place) == f"writer {won.index(True)}".encode() * 1000
+    assert len(storage.list_files(folder)) == 3, "the losers leave nothing"
+
+
+def test_local_readers_never_see_a_part(tmp_path: Path) -> None:
+    place = str(tmp_path / "data.bin")
+    contents = {bytes([value]) * 1_000_000 for value in range(2)}
+    storage.write_bytes(place, next(iter(contents)))
+    done = threading.Event()
+
+    def write() -> None:
+        for data in [*contents] * 10:
+            storage.write_bytes(place, data)
+        done.set()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write)
+        num_reads = 0
+        while not done.is_set():
+            assert storage.read_bytes(place) in contents
+            num_reads += 1
+        writing.result()
+    assert num_reads > 1
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [Fault.LOST_ANSWER],
+        [Fault.CONFLICT, Fault.CONFLICT],
+        [Fault.UNAVAILABLE, Fault.LOST_ANSWER],
+        [Fault.RESET, Fault.CONFLICT, Fault.LOST_ANSWER],
+    ],
+)
+def test_a_put_that_got_through_is_known_as_ours(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
+) -> None:
+    place = f"{s3}/{tmp_path.name}/v1.json"
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", faults) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
+        assert storage.put_if_absent(place, b"commit 1")
+        assert faulty.num_requests == len(faults) + 1
+        assert not storage.put_if_absent(place, b"commit 2")
+    monkeypatch.undo()
+    assert storage.read_bytes(place) == b"commit 1"
+
+
+def test_a_conflict_that_never_ends_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_CONFLICT_DELAY_SECONDS", 0.001)
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", [Fault.CONFLICT] * 100) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
+        with pytest.raises(ClientError, match="ConditionalRequestConflict"):
+            storage.put_if_absent(f"{s3}/conflict.json", b"")
+        assert faulty.num_requests == storage.RETRY_ATTEMPTS
+
+
+def test_a_short_body_is_noticed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f"{s3}/short.bin"
+    storage.write_bytes(place, b"0123456789" * 1000)
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", [Fault.DROPPED_BYTES]) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
+        with pytest.raises(OSError, match="read 5000 of 10000 bytes"):
+            storage.read_bytes(place)
+
+
+def test_a_short_upload_is_noticed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful:
+        def put_object(self, **_: object) -> None:
+            pass
+
+        def head_object(self, **_: object) -> dict[str, int]:
+            return {"ContentLength": 3}
+
+    monkeypatch.setattr(storage, "_s3_client", lambda _endpoint: Forgetful())
+    with pytest.raises(OSError, match="3 bytes stored of 5 written"):
+        storage.write_bytes(f"{s3}/short.bin", b"12345")
+
+
+def test_a_writable_folder_stays_as_it_was(folder: str) -> None:
+    storage.write_bytes(storage.join(folder, "data"), b"")
+    before = storage.list_files(folder.rsplit("/", 1)[0])
+    storage.ensure_writable(folder, "output")
+    assert storage.list_files(folder.rsplit("/", 1)[0]) == before
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("/dev/null/runs", "Not a directory"),
+        ("/proc/runs", "No such file"),
+        ("s3://there-is-no-such-bucket/runs", "bucket does not exist"),
+        ("gs://bucket/runs", "unknown scheme 'gs'"),
+        ("s3:///runs", "no bucket"),
+    ],
+)
+def test_an_unwritable_folder_is_refused_with_its_option(uri: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"output: cannot write to '{uri}'.*{reason}"):
+        storage.ensure_writable(uri, "output")
+
+
+def test_filesystem_opens_what_storage_writes(folder: str) -> None:
+    place = storage.join(folder, "data.bin")
+    storage.write_bytes(place, b"content")
+    files, path = storage.filesystem(place)
+    assert files.open_input_file(path).read() == b"content"
+    assert isinstance(files, pyarrow.fs.S3FileSystem) == storage.is_s3(folder)
+
+
+def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("runs/demo") == str(tmp_path / "runs" / "demo")
+    assert storage.absolute("file:///a%20b/c") == "/a b/c"
+    assert storage.absolute("s3://bucket/runs/") == "s3://bucket/runs"
+    assert storage.filesystem("runs")[1] == str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts", "joined"),
+    [
+        ("runs", ("a", "b.txt"), "runs/a/b.txt"),
+        ("/", ("a",), "/a"),
+        ("s3://bucket", ("a/", "/b"), "s3://bucket/a/b"),
+        ("s3://bucket/", ("a",), "s3://bucket/a"),
+        ("", ("a",), "./a"),
+    ],
+)
+def test_join(uri: str, parts: tuple[str, ...], joined: str) -> None:
+    assert storage.join(uri, *parts) == joined

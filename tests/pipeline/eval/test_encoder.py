@@ -1,0 +1,90 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import pipeline
+from pipeline.eval.encoder import IMAGE_FEATURES, TEXT_FEATURES, Encoder, features_of
+from tests.pipeline.eval.pictures import draw
+
+IMAGES = [draw(shape, colour) for shape in ("circle", "square") for colour in ("red", "green", "blue")]
+
+
+class StandIn(torch.nn.Module):
+    """A model whose embeddings are easy to foresee: mean colour of an image, length and first letter of a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_scale = torch.nn.Parameter(torch.tensor(2.0))
+        self.batches: list[int] = []
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        self.batches.append(len(images))
+        return images.mean(dim=(2, 3)).bfloat16()
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        self.batches.append(len(tokens))
+        return tokens.float()
+
+
+def preprocess(picture: Image.Image) -> Tensor:
+    assert picture.mode == "RGB"
+    pixels = torch.tensor(list(picture.resize((8, 8)).tobytes()), dtype=torch.float32)
+    return pixels.reshape(8, 8, 3).permute(2, 0, 1) / 255
+
+
+def tokenize(texts: list[str]) -> Tensor:
+    return torch.tensor([[len(text), ord(text[0])] for text in texts])
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    model = StandIn()
+
+    def load(folder: Any, device: str) -> tuple[StandIn, Any, Any]:
+        assert (folder, device) == (Path("some/model"), "cpu")
+        return model, preprocess, tokenize
+
+    monkeypatch.setattr(pipeline, "load", load)
+    return model
+
+
+def test_images_are_encoded_in_batches_and_numbered(stand_in: StandIn) -> None:
+    table = Encoder(Path("some/model"), 4, "cpu").encode_images(IMAGES, 100, "test.parquet")
+    assert table.schema == IMAGE_FEATURES
+    assert table["sample"].to_pylist() == [100, 101, 102, 103, 104, 105]
+    assert stand_in.batches == [4, 2]
+    assert features_of(table).argmax(dim=1).tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_the_batch_size_changes_no_feature(stand_in: StandIn) -> None:
+    one, all_at_once = (
+        Encoder(Path("some/model"), size, "cpu").encode_images(IMAGES, 0, "x").column("features") for size in (1, 6)
+    )
+    assert one.to_pylist() == all_at_once.to_pylist()
+    assert stand_in.batches == [1] * 6 + [6]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_texts_keep_their_features_and_the_models_scale() -> None:
+    table = Encoder(Path("some/model"), 2, "cpu").encode_texts(["red", "blue", "a"])
+    assert table.schema == TEXT_FEATURES
+    assert table["text"].to_pylist() == ["red", "blue", "a"]
+    assert features_of(table).tolist() == [[3, ord("r")], [4, ord("b")], [1, ord("a")]]
+    assert table["logit_scale"].to_pylist() == [pytest.approx(torch.e**2)] * 3
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("broken", [b"", b"<html>", IMAGES[0][: len(IMAGES[0]) // 2]])
+def test_an_unreadable_image_is_named(broken: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^sets/x/test\.parquet: the image of sample 9 cannot be read"):
+        Encoder(Path("some/model"), 4, "cpu").encode_images([IMAGES[0], IMAGES[1], broken], 7, "sets/x/test.parquet")
+
+
+def test_a_model_that_has_diverged_is_refused(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand_in, "encode_image", lambda images: torch.full((len(images), 4), float("nan")))
+    with pytest.raises(ValueError, match="not finite"):
+        Encoder(Path("some/model"), 4, "cpu").encode_images(IMAGES, 0, "x")

@@ -1,0 +1,88 @@
+"""A real Ray cluster of one node, started as people start theirs, for the tests that connect or submit to one."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayHead:
+    """Where the head answers; `environment` is what a process needs to be let in."""
+
+    address: str
+    client_address: str
+    dashboard: str
+    environment: dict[str, str]
+
+
+@contextlib.contextmanager
+def ray_head(
+    *, num_cpus: int = 4, token: str | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[RayHead]:
+    """Starts `ray start --head` with ports and folders of its own, and stops just what it started."""
+    authentication = (
+        {"RAY_AUTH_MODE": "disabled"} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a submitted `python` is found on it
+    environment = {**os.environ, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **authentication, **(variables or {})}
+    ports = dict(
+        zip(
+            ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port"),
+            _free_ports(4),
+            strict=True,
+        )
+    )
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of Unix sockets are short
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--dashboard-host=127.0.0.1"]
+    command += [f"--{name}={port}" for name, port in ports.items()]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "Ray runtime started" in line:
+                break
+        else:
+            raise RuntimeError(f"ray start failed: {''.join(said)}")
+        yield RayHead(
+            address=f"127.0.0.1:{ports['port']}",
+            client_address=f"ray://127.0.0.1:{ports['ray-client-server-port']}",
+            dashboard=f"http://127.0.0.1:{ports['dashboard-port']}",
+            environment=environment,
+        )
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

@@ -1,0 +1,97 @@
+"""A proxy before the S3 server of a test: it does to chosen requests what real S3 and networks do now and then."""
+
+import enum
+import http.client
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+_CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>conflict</Message></Error>"
+_UNAVAILABLE = b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
+
+
+class Fault(enum.Enum):
+    NONE = "pass on"
+    CONFLICT = "answer 409, as in a race of conditional puts"
+    UNAVAILABLE = "answer 503"
+    RESET = "close the connection before the request is passed on"
+    LOST_ANSWER = "pass on and close the connection: done, but nobody says so"
+    DROPPED_BYTES = "pass on half of the body, with the length of that half"
+
+
+class FaultyS3:
+    """Passes requests of one method on to `endpoint`, the first ones with these faults, all later ones without."""
+
+    def __init__(self, endpoint: str, method: str, faults: Sequence[Fault]) -> None:
+        self.num_requests = 0
+        upstream = urlsplit(endpoint).netloc
+        pending = list(faults)
+        lock = threading.Lock()
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _pass_on(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                fault = Fault.NONE
+                if self.command == method:
+                    with lock:
+                        proxy.num_requests += 1
+                        fault = pending.pop(0) if pending else Fault.NONE
+                self.close_connection = True
+                if fault is Fault.CONFLICT:
+                    self._answer(409, _CONFLICT)
+                elif fault is Fault.UNAVAILABLE:
+                    self._answer(503, _UNAVAILABLE)
+                elif fault is not Fault.RESET:
+                    self._answer_of_server(body, fault)
+
+            def _answer_of_server(self, body: bytes, fault: Fault) -> None:
+                connection = http.client.HTTPConnection(upstream)
+                connection.request(self.command, self.path, body, dict(self.headers))
+                response = connection.getresponse()
+                content = response.read()
+                connection.close()
+                if fault is Fault.LOST_ANSWER:
+                    return
+                if fault is Fault.DROPPED_BYTES:
+                    content = content[: len(content) // 2]
+                headers = {name: value for name, value in response.getheaders() if name.lower() in _KEPT}
+                length = response.getheader("Content-Length") if self.command == "HEAD" else None
+                self._answer(response.status, content, headers, length)
+
+            def _answer(
+                self, status: int, body: bytes, headers: dict[str, str] | None = None, length: str | None = None
+            ) -> None:
+                self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", length or str(len(body)))
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+_KEPT = {"content-type", "etag", "last-modified", "content-range", "accept-ranges"}
