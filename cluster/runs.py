@@ -51,6 +51,8 @@ class Part:
     file: str | None
     num_bytes: int
     sha256: str
+    footer_bytes: int
+    footer_sha256: str  # pages have checksums of their own, but the footer that says where they are has none
     buckets: tuple[int, ...]
     row_group_size: int
     dropped: Mapping[str, int]
@@ -108,13 +110,17 @@ class Stage:
             place[table["reason"].is_valid().to_numpy()] = num_buckets
             dropped.update(table["reason"].drop_null().to_pylist())
         rows = np.bincount(place, minlength=num_buckets + 1)
+        assert len(rows) == num_buckets + 1, f"a row is in bucket {len(rows) - 1} of {num_buckets}"
         data = _encode(table.take(np.argsort(place, kind="stable")), [int(n) for n in rows], row_group_size)
         digest = hashlib.sha256(data).hexdigest()
+        footer = data[-8 - int.from_bytes(data[-8:-4], "little") :]
         part = Part(
             index=index,
             file=f"part-{index:05d}-{digest[:16]}.parquet" if table.num_rows else None,
             num_bytes=len(data) if table.num_rows else 0,
             sha256=digest,
+            footer_bytes=len(footer),
+            footer_sha256=hashlib.sha256(footer).hexdigest(),
             buckets=tuple(int(n) for n in rows[:num_buckets]),
             row_group_size=row_group_size,
             dropped=dict(sorted(dropped.items())),
@@ -154,11 +160,18 @@ class Stage:
             return None
         uri = storage.join(self.uri, part.file)
         filesystem, path = storage.filesystem(uri)
-        found = filesystem.get_file_info(path).size
-        if found != part.num_bytes:
-            raise ValueError(f"{uri}: {part.num_bytes} bytes expected, {found} found; remove its manifest and rerun")
-        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-            return file.read_row_groups(list(groups), columns=columns)
+        try:
+            with filesystem.open_input_file(path) as stream:
+                if (found := stream.size()) != part.num_bytes:
+                    raise ValueError(f"{part.num_bytes} bytes expected, {found} found")
+                footer = stream.read_at(part.footer_bytes, part.num_bytes - part.footer_bytes)
+                if hashlib.sha256(footer).hexdigest() != part.footer_sha256:
+                    raise ValueError("the footer is damaged")
+                metadata = pq.read_metadata(pa.BufferReader(footer))
+                with pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True) as file:
+                    return file.read_row_groups(list(groups), columns=columns)
+        except (OSError, ValueError) as error:  # Arrow's name no file
+            raise ValueError(f"{uri}: {error}; where it is damaged, remove its manifest and rerun") from error
 
     def _manifest(self, index: int) -> str:
         return storage.join(self.uri, f"part-{index:05d}.json")
@@ -252,7 +265,7 @@ class Run:
         place = storage.join(uri, "run.json")
         if not storage.put_if_absent(place, record):
             found = json.loads(storage.read_bytes(place))
-            differing = sorted(_differences(found, wanted))
+            differing = list(_differences(found, wanted))
             if differing:
                 raise ValueError(
                     f"{option}={uri} holds a run of another configuration; it differs in "
@@ -326,7 +339,8 @@ def _encode(table: pa.Table, rows_by_bucket: Sequence[int], row_group_size: int)
 
 def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
+        # What both have says more than what only one has, so it comes first
+        for key in sorted(found.keys() | wanted.keys(), key=lambda key: (key not in found or key not in wanted, key)):
             yield from _differences(found.get(key), wanted.get(key), f"{path}.{key}" if path else key)
     elif found != wanted:
         yield f"{path}: {_brief(found)} there, {_brief(wanted)} asked for"

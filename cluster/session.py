@@ -13,10 +13,13 @@ import logging
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from cluster.resources import GIB, Pool
 
@@ -67,7 +70,7 @@ def session(config: SessionConfig, *, needs: Sequence[Pool] = ()) -> Iterator[No
         if config.address is not None or not ray.is_initialized():
             address = config.address or os.environ.get("RAY_ADDRESS") or "local"
             if address == "local":
-                _start(config, stack)
+                _start(config)
             else:
                 _connect(address, stack)
             stack.callback(ray.shutdown)
@@ -125,22 +128,27 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 
 def _capacity() -> dict[str, float]:
-    import ray
-    from ray._private.state import state
-
-    capacity: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    if not ray.util.client.ray.is_connected():  # type: ignore[no-untyped-call] # ray:// has no access to the autoscaler's configuration
-        for resource, most in (state.get_max_resources_from_cluster_config() or {}).items():
-            capacity[resource] = max(capacity.get(resource, 0.0), most)
-    return capacity
-
-
-def _start(config: SessionConfig, stack: contextlib.ExitStack) -> None:
+    """What the nodes have, or may have: Ray's launcher leaves its configuration on the head, where jobs run."""
     import ray
 
-    if "RAY_AUTH_MODE" not in os.environ:
-        stack.enter_context(_authentication("disabled"))  # this Ray listens to this machine's processes only
-    with _sigterm_handler_kept():
+    has: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    launched = Path("~/ray_bootstrap_config.yaml").expanduser()
+    if launched.exists():
+        may_have: Counter[str] = Counter()
+        for kind in yaml.safe_load(launched.read_text())["available_node_types"].values():
+            for resource, amount in kind["resources"].items():
+                may_have[resource] += amount * kind.get("max_workers", 0)
+        has |= {resource: max(amount, has.get(resource, 0.0)) for resource, amount in may_have.items()}
+    return has
+
+
+def _start(config: SessionConfig) -> None:
+    import ray
+
+    with contextlib.ExitStack() as stack:
+        if "RAY_AUTH_MODE" not in os.environ:
+            stack.enter_context(_authentication("disabled"))  # this Ray listens to this machine's processes only
+        stack.enter_context(_sigterm_handler_kept())
         ray.init(
             address="local",
             num_cpus=config.num_cpus or max(4, len(os.sched_getaffinity(0))),

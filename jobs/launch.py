@@ -3,17 +3,21 @@
     python -m jobs.NAME --config jobs/configs/x.toml --some.option value
 
 What a user got wrong (an unknown key, a wrong type, a missing file, no Ray at an address) ends with exit status 2 and
-one line on standard error; what is wrong with us ends with a traceback and 1; SIGTERM ends with 143, after everything
-on the stack has cleaned up. The configuration that a job has resolved is kept beside its output, as config.<job>.toml.
+one line on standard error (with CLIP_TRACEBACK=1 with a traceback, like any other); what is wrong with us ends with a
+traceback and 1; SIGTERM ends with 143, after everything on the stack has cleaned up. The configuration that a job has
+resolved is kept beside its output, as config.<job>.toml.
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import logging
+import os
 import re
 import signal
 import sys
 import tomllib
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -39,9 +43,10 @@ _REWORDED = (
     ),
     (r'Parser key "([\w.]+)"', r"--\1"),
     (r"Option '(.*)' is not accepted", r"unknown option '\1'"),
+    (r"Group '(.*)' does not accept option '(.*)'", r"unknown option '\1.\2'"),
     (r"<class '(\w+)'>", r"\1"),
     (r", NoneType", ""),
-    (r"Expected an? typing\.Literal", "expected one of"),
+    (r"Expected an? typing\.Literal", "expected one of "),
     (r"Expected (an? )?", "expected "),
     (r"\. Got value: (.*)", r", got '\1'"),
 )
@@ -59,16 +64,16 @@ def launch(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
-    parser = _parser(job_class, main)
+    parser = _parser(job_class)
     try:
-        options = _parse(parser, sys.argv[1:] if argv is None else argv)
+        options = _parse(parser, job_class, sys.argv[1:] if argv is None else argv)
         job, text = job_class(**vars(parser.instantiate(options))), parser.dump(options)
         output = getattr(job, "output", None)
         if output is None:
             main(job)
             return
         storage.ensure_writable(output, "output")
-        place = storage.join(output, f"config.{_name(main)}.toml")
+        place = storage.join(output, f"config.{_name(job_class)}.toml")
         storage.put_if_absent(place, text.encode())  # main may refuse the folder, and then its configuration stays
         main(job)
         storage.write_bytes(place, text.encode())
@@ -76,30 +81,33 @@ def launch(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str
         sys.exit(130)
     except Exception as error:
         cause = _cause(error)
-        if not isinstance(cause, _USER_ERRORS) or type(cause).__module__.split(".")[0] not in _OUR_MODULES:
+        ours = type(cause).__module__.split(".")[0] in _OUR_MODULES
+        if not (ours and isinstance(cause, _USER_ERRORS)) or os.environ.get("CLIP_TRACEBACK"):
             raise
-        logger.debug("the error below came from here", exc_info=True)
         _fail(str(cause).split(_RAY_DATA_ADVICE)[0])
 
 
-def _parser(job_class: type[Job], main: Callable[[Job], None]) -> jsonargparse.ArgumentParser:
+def _parser(job_class: type[Job]) -> jsonargparse.ArgumentParser:
     jsonargparse.set_dumper("toml", _dump)
     if importlib.util.find_spec("docstring_parser"):  # else --help goes without the texts
         jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
-        prog=f"python -m jobs.{_name(main)}", parser_mode="toml", exit_on_error=False, description=job_class.__doc__
+        prog=f"python -m jobs.{_name(job_class)}",
+        parser_mode="toml",
+        exit_on_error=False,
+        description=job_class.__doc__,
     )
     parser.add_argument("--config", action="config", help="a TOML file of options; those of the command line win")
     parser.add_class_arguments(job_class)
     return parser
 
 
-def _parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> jsonargparse.Namespace:
+def _parse(parser: jsonargparse.ArgumentParser, job_class: type, argv: Sequence[str]) -> jsonargparse.Namespace:
     files = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     files.add_argument("--config", action="append", default=[], type=Path)
     try:
         for path in files.parse_known_args(argv)[0].config:
-            _check_toml(path)
+            _check_groups(job_class, _read_toml(path))
         options = parser.parse_args(list(argv))
     except argparse.ArgumentError as error:
         message = str(error)
@@ -110,20 +118,29 @@ def _parse(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -> jsonargp
     return options
 
 
-def _check_toml(path: Path) -> None:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"--config: no file '{path}'") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise ValueError(f"--config: '{path}' is not TOML: {error}") from error
 
 
-def _name(main: Callable[..., None]) -> str:
-    """crawl for jobs.crawl, demo for jobs.demo.__main__, run with -m or imported."""
-    spec = main.__globals__.get("__spec__")  # __module__ is only __main__ in a job that runs
-    module: str = spec.name if spec else Path(main.__globals__["__file__"]).stem
-    return module.removesuffix(".__main__").removeprefix("jobs.")
+def _check_groups(config_class: type, options: dict[str, Any], prefix: str = "--") -> None:
+    """jsonargparse ignores a plain value for what should be a table; nothing is to be ignored silently."""
+    for name, kind in typing.get_type_hints(config_class).items():
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and name in options:
+            if not isinstance(options[name], dict):
+                raise ValueError(f"{prefix}{name}: expected a table of options, got '{options[name]}'")
+            _check_groups(kind, options[name], f"{prefix}{name}.")
+
+
+def _name(job_class: type) -> str:
+    """crawl for a class of jobs.crawl, demo for one of jobs.demo.__main__, whether run with -m or imported."""
+    module = sys.modules[job_class.__module__]
+    name: str = module.__spec__.name if module.__spec__ else Path(module.__file__ or "job").stem
+    return name.removesuffix(".__main__").removeprefix("jobs.")
 
 
 def _dump(options: dict[str, Any]) -> str:

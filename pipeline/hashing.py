@@ -47,7 +47,7 @@ def mix(words: UInt64) -> UInt64:
 
 def draws(seed: int, *words: UInt64) -> UInt64:
     """One uniform 64-bit draw per row from a seed and any number of equally long words."""
-    state = mix(np.full(words[0].shape, seed, dtype=np.uint64))
+    state = mix(np.full(words[0].shape, seed % 2**64, dtype=np.uint64))
     for word in words:
         state = mix(state ^ mix(word))
     return state

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     HTTP_ERROR_PAGE = "page is an error or a redirect"
     REVISIT = "revisit record"
     NO_IMAGE = "page has no image with a text"
+    TOO_DEEP = "page is nested too deeply"
     BROKEN_RECORD = "record cannot be read"
     TRUNCATED_RECORD = "record ends early"
     BROKEN_ARCHIVE = "archive cannot be read from here on"

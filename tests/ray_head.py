@@ -11,6 +11,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.util import get_node_ip_address
+
+_PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,25 +33,30 @@ class RayHead:
 
 @contextlib.contextmanager
 def ray_head(
-    *, num_cpus: int = 4, token: str | None = None, variables: Mapping[str, str] | None = None
+    *,
+    num_cpus: int = 4,
+    token: str | None = None,
+    autoscaling: Mapping[str, Any] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[RayHead]:
-    """Starts `ray start --head` with ports and folders of its own, and stops just what it started."""
-    authentication = (
-        {"RAY_AUTH_MODE": "disabled"} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    )
+    """Starts `ray start --head` with ports and folders of its own, and stops just what it started.
+
+    `autoscaling` is the configuration of the autoscaler, `variables` come on top of this process's environment.
+    """
+    mode = {"RAY_AUTH_MODE": "disabled"} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a submitted `python` is found on it
-    environment = {**os.environ, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **authentication, **(variables or {})}
-    ports = dict(
-        zip(
-            ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port"),
-            _free_ports(4),
-            strict=True,
-        )
-    )
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of Unix sockets are short
+    environment = {**os.environ, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **mode, **(variables or {})}
+    ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of Unix sockets are short
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--dashboard-host=127.0.0.1"]
     command += [f"--{name}={port}" for name, port in ports.items()]
+    if autoscaling is not None:
+        gcs = f"{get_node_ip_address()}:{ports['port']}"  # type: ignore[no-untyped-call]
+        provider = {**autoscaling["provider"], "gcs_address": gcs}
+        file = folder / "autoscaling.yaml"
+        file.write_text(yaml.safe_dump({**autoscaling, "provider": provider}))
+        command += [f"--autoscaling-config={file}"]
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -23,7 +23,7 @@ from jobs.demo.server import SiteServer
 from jobs.demo.site import build_site
 from jobs.queries import QueriesJob
 from pipeline.data.balance import BalanceConfig
-from pipeline.data.extract import normalize_url
+from pipeline.data.page import normalize_url
 from pipeline.data.fetch import FetchConfig
 from pipeline.data.image import ImageConfig
 from pipeline.data.queries import QueriesConfig
@@ -243,6 +243,6 @@ def test_img2dataset_makes_the_same_images_of_the_same_list(corpus: Corpus, tmp_
     differing = [url for url in theirs.keys() & ours.keys() if theirs[url] != ours[url]]
     assert differing == []
     assert {url for url in ours if url.startswith("http")} <= theirs.keys()
-    # What it takes and we do not: what the sites forbid, and halves of pictures, which its decoder fills with grey
+    # What it takes and we refuse: what the sites forbid, bombs, and halves of pictures, which it fills with grey
     extra = {refused[url] for url in theirs.keys() - ours.keys()}
-    assert extra <= {Reason.ROBOTS_TXT, Reason.X_ROBOTS_TAG, Reason.CORRUPT_IMAGE, Reason.INCOMPLETE}
+    assert extra <= {Reason.ROBOTS_TXT, Reason.X_ROBOTS_TAG, Reason.TOO_MANY_PIXELS, Reason.CORRUPT_IMAGE}

@@ -5,7 +5,8 @@ A small web of its own on loopback, queries, crawl, curation, a snapshot, pretra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import tomllib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.runs import Run, identity
@@ -15,6 +16,12 @@ from jobs.launch import launch
 from pipeline.train.config import TrainConfig
 
 
+def tiny_recipe() -> TrainConfig:
+    """What jobs/configs/tiny.toml says of training."""
+    recipe = tomllib.loads((Path(__file__).parents[1] / "configs" / "tiny.toml").read_text())
+    return TrainConfig(**recipe["train"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class DemoJob:
     """The whole chain on this machine, without a network."""
@@ -22,10 +29,10 @@ class DemoJob:
     output: str
     """Folder for everything: report.html and summary.json are what to look at."""
     seed: int = 0
-    """Of the web, the draws, the shuffle and the model."""
+    """Of the web, the draws, the shuffle and the training."""
     num_images: int = 3000
     num_pages: int = 600
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=tiny_recipe)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -34,7 +41,8 @@ def main(job: DemoJob) -> None:
     names = ("seed", "num_images", "num_pages", "train")
     run = Run.open(job.output, {name: identity(getattr(job, name)) for name in names})
     with session(job.session):
-        report = Chain(Path(run.uri), job.seed, job.session).run(job.num_images, job.num_pages, job.train)
+        chain = Chain(Path(run.uri), job.seed, job.session)
+        report = chain.run(job.num_images, job.num_pages, replace(job.train, seed=job.seed))
     print(report)
 
 

@@ -132,7 +132,7 @@ class Chain:
     def pretrain_job(self, train: TrainConfig) -> pretrain.PretrainJob:
         """From the snapshot."""
         return pretrain.PretrainJob(
-            dataset=self.at("curate", "dataset"), output=self.at("pretrain"), train=train, session=self.session
+            snapshot=self.at("curate", "dataset"), output=self.at("pretrain"), train=train, session=self.session
         )
 
     def benchmark_job(self) -> benchmark.BenchmarkJob:

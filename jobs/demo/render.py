@@ -44,7 +44,7 @@ _FONT_FILES: Final = {
     "italic": ("DejaVuSerif-BoldItalic.ttf", "STIXGeneralBolIta.ttf", "DejaVuSans-BoldOblique.ttf"),
 }
 # Half-width of one shape as a share of the central square's side.
-_RADIUS: Final = {"small": 0.16, "medium": 0.25, "large": 0.39}
+_RADIUS: Final = {"small": 0.18, "medium": 0.28, "large": 0.4}
 _SUPERSAMPLE: Final = 2
 
 

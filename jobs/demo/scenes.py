@@ -108,12 +108,14 @@ def sample_scene(
     text: str | None = None,
 ) -> Scene:
     """Draw a scene; `kind` and the keyword arguments pin what they name, for balanced evaluation sets."""
-    kind = kind or pick(rng, ("shape", "digit", "word", "pattern"), (0.58, 0.24, 0.1, 0.08))
+    kind = kind or pick(rng, ("shape", "digit", "word", "pattern"), (0.7, 0.2, 0.05, 0.05))
     colour = colour or pick(rng, tuple(COLOURS))
     background = pick(rng, [name for name in BACKGROUNDS if contrast(colour, name) >= _MIN_CONTRAST])
-    texture = pick(rng, DIGIT_TEXTURES, (0.45, 0.1, 0.2, 0.25)) if kind == "digit" else "solid"
+    texture = pick(rng, DIGIT_TEXTURES, (0.76, 0.08, 0.08, 0.08)) if kind == "digit" else "solid"
     # Fine lines and grain do not survive being pixelated or blurred, and would be named all the same.
-    backdrop = pick(rng, BACKDROPS[:3] if texture in ("pixelated", "blurry") else BACKDROPS)
+    backdrop = pick(rng, BACKDROPS, (0.6, 0.16, 0.06, 0.06, 0.06, 0.06))
+    if texture in ("pixelated", "blurry") and backdrop in BACKDROPS[3:]:
+        backdrop = "plain"
     font = pick(rng, FONTS)
     seed = int(rng.integers(2**32))
     aspect = pick(rng, _ASPECTS)
@@ -136,8 +138,8 @@ def sample_scene(
             aspect=aspect,
         )  # fmt: skip
     shape = shape or pick(rng, SHAPES)
-    count = count or pick(rng, COUNTS, (0.44, 0.14, 0.14, 0.14, 0.14))
-    size = pick(rng, SIZES, (0.2, 0.4, 0.4)) if count == 1 else "medium"
+    count = count or pick(rng, COUNTS, (0.64, 0.09, 0.09, 0.09, 0.09))
+    size = pick(rng, SIZES, (0.06, 0.24, 0.7)) if count == 1 else "medium"
     if count > 1:
         position = pick(rng, ARRANGEMENTS, (0.3, 0.15, 0.55))
     else:
@@ -145,7 +147,7 @@ def sample_scene(
         # The corner of the central square is a corner of the picture only where that is square.
         aspect = 1.0 if position != "centre" else aspect
     if size != "small" and count <= 3:  # a texture on less than that cannot be made out
-        texture = pick(rng, TEXTURES, (0.46, 0.18, 0.18, 0.18))
+        texture = pick(rng, TEXTURES, (0.79, 0.07, 0.07, 0.07))
     return Scene(
         kind="shape", shape=shape, colour=colour, texture=texture, background=background, backdrop=backdrop, font=font,
         seed=seed, count=count, position=position, size=size, aspect=aspect,
@@ -209,7 +211,7 @@ _BACKDROP_WORDS: Final = {
 }
 
 
-def describe(scene: Scene, rng: np.random.Generator, detail: float = 0.5) -> str:
+def describe(scene: Scene, rng: np.random.Generator, detail: float = 0.25) -> str:
     """Write an English caption that is true of the scene's picture.
 
     `detail` is the probability that each optional property (size, texture, place, background) is mentioned; the subject

@@ -109,14 +109,16 @@ class Selection:
         """The table with a reason for each pair that no query draws; pairs that are out already stay as they are.
 
         Args:
-            table: columns pair_id, query_ids and reason; every query must have been sketched.
+            table: columns pair_id, query_ids and reason; every query of a pair that is in must have been sketched.
         """
+        is_out = table["reason"].is_valid().to_numpy()
         row, query = _incidences(table)
+        row, query = row[~is_out[row]], query[~is_out[row]]
         draw = draws(self._seed, query.astype(np.uint64), words_of_ids(table["pair_id"].to_pylist())[row])
         drawn = np.zeros(table.num_rows, bool)
         drawn[row[draw <= self._limit[query]]] = True
         reasons = table["reason"].to_numpy(zero_copy_only=False)
-        out = np.where(drawn | (reasons != None), reasons, Reason.BALANCED_OUT.value)  # noqa: E711 (elementwise)
+        out = np.where(drawn | is_out, reasons, Reason.BALANCED_OUT.value)
         return table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(out, pa.string()))
 
 
@@ -127,9 +129,7 @@ def _incidences(table: pa.Table) -> tuple[Integers, Integers]:
     return np.repeat(np.arange(table.num_rows), lengths), pc.list_flatten(lists).to_numpy(zero_copy_only=False)
 
 
-def _bottom(
-    queries: Integers, num_pairs: Integers, query: Integers, draw: UInt64, max_pairs: int
-) -> pa.Table:
+def _bottom(queries: Integers, num_pairs: Integers, query: Integers, draw: UInt64, max_pairs: int) -> pa.Table:
     """SKETCHES of ascending `queries` from (query, draw) in ascending order."""
     first = np.searchsorted(query, queries)
     occurrences = np.searchsorted(query, queries, side="right") - first

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.hashing import UInt64, hash64, mix, words_of_ids
+from pipeline.hashing import UInt64, mix, words_of_ids
 from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, Reason, with_reasons
 
 CAPTION_SOURCES = ("figcaption", "alt", "table", "title", "og:image:alt")
@@ -33,6 +33,10 @@ class DedupeConfig:
 
     radius: int = 3
     """Bits in which two perceptual hashes of one picture may differ."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.radius < 64:
+            raise ValueError(f"dedupe.radius = {self.radius}: must be 0 to 63 of the 64 bits")
 
 
 def caption_order(table: pa.Table) -> npt.NDArray[np.int64]:
@@ -196,8 +200,3 @@ class DuplicateFilter:
                 same_file = self._dropped[pair_id]
                 reasons[i] = Reason.DUPLICATE_SHA256 if same_file else Reason.DUPLICATE_PERCEPTUAL
         return with_reasons(table, reasons)
-
-
-def bucket_keys(urls: pa.ChunkedArray) -> UInt64:
-    """The hash by which addresses are partitioned."""
-    return hash64(url or "" for url in urls.to_pylist())

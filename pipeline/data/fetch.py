@@ -11,21 +11,23 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 import aiohttp
 import pyarrow as pa
+from yarl import URL
 
-from pipeline.data.addresses import BadSchemeError, NotPublicError, PublicResolver, check_url
+from pipeline.data.addresses import NotPublicError, PublicResolver, check_url, parse_target, public_sockets
 from pipeline.data.robots import MAX_ROBOTS_BYTES, Robots, tag_forbids
 from pipeline.schemas import TRANSIENT, Reason, with_reasons
 
 OPERATIONAL = {"operational": True}
 """Of a field that does not change what a run produces (cluster/runs.py leaves it out of the identity)."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +47,23 @@ class FetchConfig:
     """Requests for one address, at most; only transient failures are asked for again."""
     min_interval_seconds: float = 1.0
     """Between the starts of two requests to one host, unless its robots.txt asks for more."""
+    max_interval_seconds: float = 60.0
+    """A host whose robots.txt asks for longer pauses than this is left alone."""
     max_in_flight_per_host: int = 2
     max_in_flight: int = field(default=256, metadata=OPERATIONAL)
     """In one actor, over all hosts."""
     connect_to: Mapping[str, str] = field(default_factory=dict, metadata=OPERATIONAL)
     """Host pattern -> address:port to connect to instead, as curl's --connect-to: for a web of your own."""
+
+    def __post_init__(self) -> None:
+        for name in ("attempts", "max_in_flight", "max_in_flight_per_host"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fetch.{name} = {getattr(self, name)}: must be at least 1")
+        for pattern, target in self.connect_to.items():
+            try:
+                parse_target(target)
+            except ValueError as error:
+                raise ValueError(f"fetch.connect_to: {error} (of {pattern!r})") from error
 
 
 class _Refused(Exception):  # noqa: N818 (an outcome, not a fault)
@@ -63,30 +77,25 @@ class _Refused(Exception):  # noqa: N818 (an outcome, not a fault)
 class _Host:
     """The limits and the rules of one host."""
 
-    def __init__(self, config: FetchConfig) -> None:
+    def __init__(self, config: FetchConfig, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
         self._in_flight = asyncio.Semaphore(config.max_in_flight_per_host)
-        self._interval = config.min_interval_seconds
+        self._turn = asyncio.Lock()
         self._next_start = 0.0
-        self._robots: Robots | None = None
-        self.robots_lock = asyncio.Lock()
-
-    @property
-    def robots(self) -> Robots | None:
-        return self._robots
-
-    @robots.setter
-    def robots(self, robots: Robots) -> None:
-        self._robots = robots
-        self._interval = max(self._interval, robots.crawl_delay_seconds or 0.0)
+        self.interval_seconds = config.min_interval_seconds
+        self.rules: dict[URL, Robots | _Refused] = {}
+        """robots.txt by origin, or why it cannot be read."""
+        self.rules_lock = asyncio.Lock()
 
     async def __aenter__(self) -> None:
         await self._in_flight.acquire()
-        now = time.monotonic()
-        start = max(now, self._next_start)
-        self._next_start = start + self._interval
-        await asyncio.sleep(start - now)
+        async with self._turn:  # kept until the request starts, so that waiting for a slot shortens no pause
+            await asyncio.sleep(max(0.0, self._next_start - time.monotonic()))
+            await self._slots.acquire()
+            self._next_start = time.monotonic() + self.interval_seconds
 
     async def __aexit__(self, *_: object) -> None:
+        self._slots.release()
         self._in_flight.release()
 
 
@@ -119,7 +128,12 @@ class Fetcher:
 
     async def _open(self) -> aiohttp.ClientSession:
         resolver = PublicResolver(self._config.connect_to)
-        connector = aiohttp.TCPConnector(resolver=resolver, limit=self._config.max_in_flight, ttl_dns_cache=300)
+        connector = aiohttp.TCPConnector(
+            resolver=resolver,
+            socket_factory=public_sockets(self._config.connect_to),
+            limit=self._config.max_in_flight,
+            ttl_dns_cache=300,
+        )
         timeout = aiohttp.ClientTimeout(
             sock_connect=self._config.connect_timeout_seconds, sock_read=self._config.read_timeout_seconds
         )
@@ -145,32 +159,36 @@ class Fetcher:
         return with_reasons(table, reasons).append_column("error_message", pa.array(messages, pa.string()))
 
     async def _fetch_row(self, url: str) -> tuple[bytes | None, Reason | None, str | None]:
+        try:
+            return await self._with_attempts(lambda: self._fetch(url)), None, None
+        except _Refused as refusal:
+            return None, refusal.reason, refusal.detail or refusal.reason.value
+
+    async def _with_attempts(self, ask: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(1, self._config.attempts + 1):
             try:
-                return await self._fetch(url), None, None
+                return await ask()
             except _Refused as refusal:
                 if refusal.reason not in TRANSIENT or attempt == self._config.attempts:
-                    return None, refusal.reason, refusal.detail or refusal.reason.value
+                    raise
                 backoff = 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)  # jitter decides no data
                 await asyncio.sleep(max(refusal.retry_after_seconds, backoff))
-        raise AssertionError("unreachable: the last attempt returns")
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _fetch(self, url: str) -> bytes:
+    async def _fetch(self, address: str) -> bytes:
         """The bytes at an address, after at most `max_redirects` redirects, each of which is checked anew."""
+        url = self._check(address)
         for _ in range(self._config.max_redirects + 1):
-            host = self._check(url)
-            robots = await self._robots(url, host)
-            if not robots.allows(url):
-                raise _Refused(Reason.ROBOTS_TXT)
-            status, headers, body = await self._get(url, host, self._config.max_bytes)
-            if status not in REDIRECTS:
+            await self._check_rules(url)
+            status, headers, body = await self._get(url, self._config.max_bytes)
+            if status not in REDIRECTS or "Location" not in headers:
                 return self._accept(status, headers, body)
-            url = urljoin(url, headers.get("Location", ""))
+            url = self._check(headers["Location"], str(url))
         raise _Refused(Reason.TOO_MANY_REDIRECTS)
 
-    def _check(self, url: str) -> str:
+    def _check(self, address: str, base: str = "") -> URL:
         try:
-            return check_url(url, self._config.connect_to)
+            return check_url(urljoin(base, address), self._config.connect_to)
         except NotPublicError as error:
             raise _Refused(Reason.NOT_PUBLIC, str(error)) from error
         except ValueError as error:
@@ -189,40 +207,52 @@ class Fetcher:
             raise _Refused(Reason.X_ROBOTS_TAG)
         return body
 
-    async def _robots(self, url: str, host: str) -> Robots:
-        parts = urlsplit(url)
-        entry = self._hosts.setdefault(parts.netloc, _Host(self._config))
-        async with entry.robots_lock:
-            robots = entry.robots
-            if robots is None:
-                robots = await self._read_robots(f"{parts.scheme}://{parts.netloc}/robots.txt", host)
-                entry.robots = robots
-        return robots
+    def _host(self, url: URL) -> _Host:
+        return self._hosts.setdefault((url.raw_host or "").rstrip("."), _Host(self._config, self._slots))
 
-    async def _read_robots(self, url: str, host: str) -> Robots:
+    async def _check_rules(self, url: URL) -> None:
+        """Whether robots.txt of the address's origin lets us ask for it; what cannot be read forbids (RFC 9309)."""
+        host, origin = self._host(url), url.origin()
+        async with host.rules_lock:
+            if origin not in host.rules:
+                host.rules[origin] = await self._read_rules(origin, host)
+        rules = host.rules[origin]
+        if isinstance(rules, _Refused):
+            raise _Refused(rules.reason, f"robots.txt: {rules.detail or rules.reason.value}")
+        if not rules.allows(str(url)):
+            raise _Refused(Reason.ROBOTS_TXT)
+
+    async def _read_rules(self, origin: URL, host: _Host) -> Robots | _Refused:
         try:
-            for _ in range(self._config.max_redirects + 1):
-                status, headers, body = await self._get(url, host, MAX_ROBOTS_BYTES)
-                if status not in REDIRECTS:
-                    return Robots(status, body, self._config.user_agent)
-                url = urljoin(url, headers.get("Location", ""))
-                host = self._check(url)
+            rules = await self._with_attempts(lambda: self._get_rules(origin / "robots.txt"))
         except _Refused as refusal:
-            if refusal.reason in {Reason.NO_SUCH_HOST, Reason.NOT_PUBLIC, Reason.BAD_SCHEME}:
-                raise
-        return Robots(503, b"", self._config.user_agent)
+            return refusal
+        delay = rules.crawl_delay_seconds or 0.0
+        if delay > self._config.max_interval_seconds:
+            return _Refused(Reason.ROBOTS_TXT, f"asks for {delay:g} s between requests")
+        host.interval_seconds = max(host.interval_seconds, delay)
+        return rules
 
-    async def _get(self, url: str, host: str, max_bytes: int) -> tuple[int, Any, bytes]:
-        """One request within the host's limits and the total deadline; redirects are not followed."""
-        entry = self._hosts.setdefault(urlsplit(url).netloc, _Host(self._config))
+    async def _get_rules(self, url: URL) -> Robots:
+        for _ in range(self._config.max_redirects + 1):
+            status, headers, body = await self._get(url, MAX_ROBOTS_BYTES, cut=True)
+            if status not in REDIRECTS or "Location" not in headers:
+                return Robots(status, body, self._config.user_agent)
+            url = self._check(headers["Location"], str(url))
+        raise _Refused(Reason.ROBOTS_TXT, "too many redirects")
+
+    async def _get(self, url: URL, max_bytes: int, cut: bool = False) -> tuple[int, Any, bytes]:
+        """One request within the host's limits and the total deadline; redirects are not followed.
+
+        A body of more than `max_bytes` is cut there, or refused.
+        """
         try:
             async with (
-                entry,
-                self._slots,
+                self._host(url),
                 asyncio.timeout(self._config.total_timeout_seconds),
                 self._session.get(url, allow_redirects=False) as response,
             ):
-                body = b"" if response.status != 200 else await _read(response, max_bytes)
+                body = b"" if response.status != 200 else await _read(response, max_bytes, cut)
                 return response.status, response.headers, body
         except TimeoutError as error:
             raise _Refused(Reason.TIMEOUT) from error
@@ -231,24 +261,24 @@ class Fetcher:
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, NotPublicError):
                 raise _Refused(Reason.NOT_PUBLIC, str(error.os_error)) from error
-            if isinstance(error.os_error, socket.gaierror):
-                raise _Refused(Reason.NO_SUCH_HOST, host) from error
+            if isinstance(error.os_error, socket.gaierror) and error.os_error.errno != socket.EAI_AGAIN:
+                raise _Refused(Reason.NO_SUCH_HOST, url.raw_host or "") from error
             raise _Refused(Reason.CONNECTION, str(error)) from error
-        except (aiohttp.InvalidURL, BadSchemeError) as error:
-            raise _Refused(Reason.BAD_SCHEME, str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _Refused(Reason.CONNECTION, str(error)) from error
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    if (response.content_length or 0) > max_bytes:
+async def _read(response: aiohttp.ClientResponse, max_bytes: int, cut: bool) -> bytes:
+    if (response.content_length or 0) > max_bytes and not cut:
         raise _Refused(Reason.TOO_MANY_BYTES, f"{response.content_length} bytes announced")
     body = bytearray()
     async for chunk in response.content.iter_chunked(1 << 16):
         body += chunk
         if len(body) > max_bytes:
+            if cut:
+                break
             raise _Refused(Reason.TOO_MANY_BYTES, f"more than {max_bytes} bytes")
-    return bytes(body)
+    return bytes(body[:max_bytes])
 
 
 def _retry_after(headers: Any) -> float:
@@ -256,4 +286,4 @@ def _retry_after(headers: Any) -> float:
     value = headers.get("Retry-After", "")
     if not value:
         return 0.0
-    return min(float(value), 60.0) if value.isdigit() else 10.0
+    return min(float(value), 60.0) if value.isascii() and value.isdigit() else 10.0

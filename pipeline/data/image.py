@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, ImageFile, UnidentifiedImageError
+from scipy.fft import dct
 
 from pipeline.schemas import FETCHED, Reason, conform
 
@@ -26,6 +29,12 @@ SIGNATURES = (
     (b"II*\x00", "TIFF"),
     (b"MM\x00*", "TIFF"),
 )
+DECODER_ERRORS = (
+    *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, ArithmeticError, LookupError, TypeError),
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's decoders raise over damaged and hostile bytes."""
 _RESIZE_REASONS = frozenset(
     {
         Reason.NOT_AN_IMAGE,
@@ -134,33 +143,31 @@ def inspect(data: bytes, config: ImageConfig) -> tuple[Reason | None, str, str]:
         return Reason.NOT_AN_IMAGE, f"begins with {data[:12]!r}", "{}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # the verdict says what there is to say
             image = Image.open(io.BytesIO(data), formats=[kind])
-        width, height = image.size
-        if width * height > config.max_pixels:
-            return Reason.TOO_MANY_PIXELS, f"{width}x{height}", "{}"
-        if min(width, height) < config.min_side:
-            return Reason.TOO_SMALL, f"{width}x{height}", "{}"
-        if max(width, height) > config.max_aspect_ratio * min(width, height):
-            return Reason.TOO_ELONGATED, f"{width}x{height}", "{}"
-        assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow was told to accept truncated images"
-        image.load()
-        return None, "", json.dumps({str(key): str(value) for key, value in image.getexif().items()})
+            width, height = image.size
+            if width * height > config.max_pixels:
+                return Reason.TOO_MANY_PIXELS, f"{width}x{height}", "{}"
+            if min(width, height) < config.min_side:
+                return Reason.TOO_SMALL, f"{width}x{height}", "{}"
+            if max(width, height) > config.max_aspect_ratio * min(width, height):
+                return Reason.TOO_ELONGATED, f"{width}x{height}", "{}"
+            assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow was told to accept truncated images"
+            image.load()
+            return None, "", _exif(image)
     except UnidentifiedImageError as error:
         return Reason.NOT_AN_IMAGE, str(error), "{}"
     except Image.DecompressionBombError as error:
         return Reason.TOO_MANY_PIXELS, str(error), "{}"
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DECODER_ERRORS as error:
         return Reason.CORRUPT_IMAGE, str(error), "{}"
 
 
-def _dct_matrix(size: int) -> npt.NDArray[np.float64]:
-    """The unnormalised DCT-II of that many samples as a matrix, as scipy.fftpack.dct computes it."""
-    k, n = np.arange(size)[:, None], np.arange(size)[None, :]
-    return 2.0 * np.cos(np.pi * k * (2 * n + 1) / (2 * size))
-
-
-_DCT = _dct_matrix(32)[:8]
+def _exif(image: Image.Image) -> str:
+    try:
+        return json.dumps({str(key): str(value) for key, value in image.getexif().items()})
+    except DECODER_ERRORS:  # damage beside the picture does not harm the picture
+        return "{}"
 
 
 def perceptual_hash(images: Sequence[bytes]) -> npt.NDArray[np.uint64]:
@@ -178,7 +185,8 @@ def perceptual_hash(images: Sequence[bytes]) -> npt.NDArray[np.uint64]:
     if not images:
         return np.zeros(0, np.uint64)
     grey = np.stack([_luminance(image) for image in images]).astype(np.float64)
-    low = (_DCT @ grey @ _DCT.T).reshape(len(images), 64)
+    # Not by matrix products, whose rounding would decide the bits of flat and of symmetric images
+    low = dct(dct(grey, axis=1)[:, :8], axis=2)[:, :, :8].reshape(len(images), 64)
     bits = low > np.median(low, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from protego import Protego
@@ -9,6 +10,7 @@ from protego import Protego
 MAX_ROBOTS_BYTES = 500 * 1024
 """RFC 9309, section 2.5: a crawler parses at least 500 KiB."""
 _REFUSING = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none", "noml"})
+_AGENT = re.compile(r"[^\s:]+")
 _WITH_VALUE = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 
 
@@ -49,7 +51,7 @@ def tag_forbids(headers: Iterable[str], agent: str) -> bool:
         addressed_to_us = True
         for rule in header.lower().split(","):
             name, colon, rest = (part.strip() for part in rule.partition(":"))
-            if colon and name not in _WITH_VALUE:
+            if colon and name not in _WITH_VALUE and _AGENT.fullmatch(name):  # and no time of day
                 addressed_to_us = name in {agent.lower(), "*"}
                 name = rest
             if addressed_to_us and name in _REFUSING:

@@ -26,6 +26,11 @@ class ShardConfig:
     """Pairs in a row group, at most: 8 MB at 256 pixels."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("target_bytes", "row_group_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"shard.{name} = {getattr(self, name)}: must be positive")
+
 
 def num_shards(total_bytes: int, config: ShardConfig) -> int:
     """How many shards that many bytes of images make."""

@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from pipeline.schemas import PAIRS
+
 SHARDS = pa.schema(
     [
         ("path", pa.string()),  # below the data set
@@ -74,6 +76,7 @@ class Snapshot:
             FileNotFoundError: no such version, or none at all.
             ValueError: the manifest is not the one that the version names.
         """
+        uri = uri.rstrip("/")
         filesystem, root = _filesystem(uri)
         names = versions(uri)
         name = version or (names[-1] if names else None)
@@ -84,7 +87,7 @@ class Snapshot:
         if hashlib.sha256(manifest).hexdigest() != record["snapshot_id"]:
             raise ValueError(f"{uri}: the manifest of {name} is damaged (its sha256 is not {record['snapshot_id']})")
         shards = tuple(
-            Shard(**row | {"path": f"{uri.rstrip('/')}/{row['path']}", "row_groups": tuple(row["row_groups"])})
+            Shard(**row | {"path": f"{uri}/{row['path']}", "row_groups": tuple(row["row_groups"])})
             for row in pq.read_table(pa.BufferReader(manifest)).to_pylist()
         )
         return cls(uri=uri, name=name, snapshot_id=record["snapshot_id"], shards=shards, metadata=record)
@@ -95,7 +98,7 @@ class Snapshot:
         return pq.read_table(pa.BufferReader(_read(filesystem, f"{root}/query_counts/{self.snapshot_id}.parquet")))
 
     def verify(self) -> list[str]:
-        """What is wrong with the shards: size, sha256, rows. Reads every byte; an empty list is a sound snapshot."""
+        """What is wrong with the shards: size, sha256. Reads every byte; an empty list is a sound snapshot."""
         faults = []
         for shard in self.shards:
             filesystem, path = _filesystem(shard.path)
@@ -111,7 +114,7 @@ class Snapshot:
 
 def versions(uri: str) -> list[str]:
     """The names of a data set's versions, oldest first."""
-    filesystem, root = _filesystem(uri)
+    filesystem, root = _filesystem(uri.rstrip("/"))
     selector = pyarrow.fs.FileSelector(f"{root}/snapshots", allow_not_found=True)
     files = (info.base_name for info in filesystem.get_file_info(selector))
     return sorted(name.removesuffix(".json") for name in files if _VERSION.match(name))
@@ -133,6 +136,7 @@ def commit(
         metadata: plain data for the version's record; parent, totals and schema are added.
         put_if_absent: writes a file unless it is there; whether ours is there now (cluster.storage.put_if_absent).
     """
+    uri = uri.rstrip("/")
     manifest = _encode(pa.table([[getattr(shard, name) for shard in shards] for name in SHARDS.names], schema=SHARDS))
     snapshot_id = hashlib.sha256(manifest).hexdigest()
     put_if_absent(f"{uri}/query_counts/{snapshot_id}.parquet", _encode(query_counts.cast(QUERY_COUNTS)))
@@ -151,6 +155,7 @@ def commit(
         record = {
             **metadata,
             **totals,
+            "schema": {field.name: str(field.type) for field in PAIRS},
             "name": name,
             "snapshot_id": snapshot_id,
             "parent": parent.name if parent else None,

@@ -14,7 +14,7 @@ from pipeline.eval.display import compact
 # Width and height in the units of the picture; the page scales a chart to its column.
 NORMAL, WIDE, SMALL = (520, 270), (1_080, 270), (255, 185)
 MAX_POINTS = 240
-_LEFT, _RIGHT, _BOTTOM = 46, 12, 40
+_LEFT, _RIGHT, _BOTTOM = 50, 12, 40
 _TOP_PLAIN, _TOP_WITH_LEGEND = 12, 32
 _DECADES_FOR_BARE_POWERS = 2.0
 _SLACK = 1e-9

@@ -20,7 +20,7 @@ _FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
 
 def compact(value: float) -> str:
-    """A number as people read it: 12,300 or 4.1M or 0.05 or 5e-04."""
+    """A number as people read it: 12,300 or 4.1M or 0.0005 or 5e-06."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     magnitude = abs(value)
@@ -30,7 +30,7 @@ def compact(value: float) -> str:
             return f"{value / factor:.3g}{suffix}"
     if magnitude >= 1_000:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if magnitude >= 1e-3 else f"{value:.0e}"
+    return f"{value:.3g}" if magnitude >= 1e-4 else f"{value:.0e}"
 
 
 def percent(share: float) -> str:

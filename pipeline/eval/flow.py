@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 
@@ -35,7 +34,6 @@ from pipeline.eval.datasets import (
     serialise,
 )
 from pipeline.eval.encoder import IMAGE_FEATURES, TEXT_FEATURES, Encoder, features_of
-from pipeline.eval.report import Example
 from pipeline.eval.suite import Evaluation, score_classification, score_retrieval, texts_of
 
 TEXTS_PER_PART = 2_048
@@ -208,48 +206,12 @@ def evaluate(source: Source, store: Store) -> Evaluation:
     return score_retrieval(source.dataset, source.captions, image_features, text_features)
 
 
-def pick_examples(source: Source, predictions: pa.Table, num_each: int) -> list[Example]:
-    """Right and wrong predictions of a classification set, up to `num_each` of both, spread evenly over its samples.
-
-    Args:
-        source: the set.
-        predictions: its CLASSIFIED table.
-        num_each: how many to take of the right ones, and of the wrong ones.
-    """
-    right = pc.equal(predictions["truth"], predictions["predicted"])
-    chosen = [_spread(predictions.filter(kind), num_each) for kind in (right, pc.invert(right))]
-    rows = [row for table in chosen for row in table.to_pylist()]
-    images = _read_images(source, [row["sample"] for row in rows])
-    return [
-        Example(
-            image=images[row["sample"]],
-            truth=row["truth"],
-            predictions=list(zip(row["labels"], row["probabilities"], strict=True)),
-            set_name=source.dataset.name,
-        )
-        for row in rows
-    ]
-
-
-def _spread(table: pa.Table, num_rows: int) -> pa.Table:
-    """Up to `num_rows` rows of a table, evenly spaced."""
-    if table.num_rows <= num_rows:
-        return table
-    return table.take([index * table.num_rows // num_rows for index in range(num_rows)])
-
-
-def _read_images(source: Source, samples: Sequence[int]) -> dict[int, bytes]:
-    """Some images of a set by sample number; only the row groups that hold them are read."""
-    starts = list(accumulate(source.row_groups, initial=0))
-    filesystem, path = storage.filesystem(source.uri)
-    images: dict[int, bytes] = {}
-    with pq.ParquetFile(path, filesystem=filesystem) as file:
-        for index, (start, stop) in enumerate(pairwise(starts)):
-            wanted = [sample for sample in samples if start <= sample < stop]
-            if wanted:
-                column = file.read_row_group(index, columns=["image"])["image"]
-                images |= {sample: column[sample - start].as_py() for sample in wanted}
-    return images
+def write_predictions(folder: str, evaluations: Mapping[str, Evaluation]) -> None:
+    """Put every sample's outcome into a Parquet file for each set, so that metrics can be computed again."""
+    for name, evaluation in evaluations.items():
+        sink = pa.BufferOutputStream()
+        pq.write_table(evaluation.predictions, sink, write_page_checksum=True)
+        storage.write_bytes(storage.join(folder, f"{name}.parquet"), sink.getvalue().to_pybytes())
 
 
 def _runs_of_texts(source: Source) -> list[tuple[str, ...]]:

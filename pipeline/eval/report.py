@@ -186,6 +186,7 @@ def render_report(inputs: ReportInputs) -> str:
         curves=learning_curves(inputs.metrics),
         num_large_curves=NUM_LARGE_CURVES,
         results=group_results(inputs.scores),
+        rejected=group_rejected(inputs.rejected),
         right=[example for example in inputs.examples if example.right],
         wrong=[example for example in inputs.examples if not example.right],
         configuration=dict(display.flatten(inputs.configuration)),
@@ -265,6 +266,14 @@ def group_results(scores: Mapping[str, Score]) -> list[tuple[Benchmark, list[Res
     rows = [ResultView(name, score) for name, score in scores.items()]
     rows.sort(key=lambda row: order.get(benchmark_of(row.name).name, len(order)))
     return [(row, list(group)) for row, group in groupby(rows, key=lambda result: benchmark_of(result.name))]
+
+
+def group_rejected(pairs: Sequence[RejectedPair]) -> dict[str, list[RejectedPair]]:
+    """The rejected pairs by stage, in the order of their first ones."""
+    stages: dict[str, list[RejectedPair]] = {}
+    for pair in pairs:
+        stages.setdefault(pair.stage, []).append(pair)
+    return stages
 
 
 def _curve(metrics: Sequence[Mapping[str, float]], name: str, label: str) -> Series:

@@ -1,14 +1,11 @@
-"""The image tower (timm) and the pictures it takes: resize, crop, normalise.
+"""The image tower (timm) and the pictures it takes.
 
 Shapes: B batch, S side of the square input, D width, E joint embedding.
 """
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
-import numpy.typing as npt
-import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,7 +14,6 @@ from pipeline import paper
 from pipeline.model.config import ImageTowerConfig
 
 Preprocess = Callable[[Image.Image], Tensor]
-Pixels = npt.NDArray[np.uint8]
 
 
 class ImageTower(nn.Module):
@@ -25,8 +21,10 @@ class ImageTower(nn.Module):
 
     def __init__(self, config: ImageTowerConfig, embed_dim: int) -> None:
         super().__init__()
+        import timm  # takes seconds, which only those who build a tower should pay
+
         self.trunk = timm.create_model(config.architecture, pretrained=False, num_classes=0, **config.options)
-        width = self.trunk.num_features
+        width = int(self.trunk.num_features)  # type: ignore[arg-type]
         self.projection = nn.Linear(width, embed_dim, bias=False)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
@@ -55,37 +53,3 @@ def preprocess_for(image_size: int) -> Preprocess:
         return normalise(torch.from_numpy(pixels).permute(2, 0, 1))
 
     return preprocess
-
-
-def decode(data: bytes) -> Pixels:
-    """Pixels uint8 height x width x 3 (RGB) of a compressed image.
-
-    Raises:
-        ValueError: OpenCV cannot read it.
-    """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None:
-        raise ValueError(f"an image of {len(data)} bytes cannot be decoded")
-    return np.asarray(pixels, np.uint8)
-
-
-def random_square_crop(pixels: Pixels, image_size: int, share: float, at: tuple[float, float]) -> Pixels:
-    """The paper's only augmentation: a square crop of the resized picture (section 2.3).
-
-    Args:
-        pixels: uint8 height x width x 3.
-        image_size: S, side of the result.
-        share: side of the crop as a share of the picture's shorter side.
-        at: where the crop lies, from 0 (top, left) to 1 (bottom, right).
-
-    Returns:
-        uint8 3 x S x S.
-    """
-    height, width, _ = pixels.shape
-    side = max(1, round(share * min(height, width)))
-    top, left = (int(fraction * (room - side + 1)) for fraction, room in zip(at, (height, width), strict=True))
-    crop = pixels[top : top + side, left : left + side]
-    if side != image_size:
-        kernel = cv2.INTER_AREA if side > image_size else cv2.INTER_CUBIC
-        crop = np.asarray(cv2.resize(crop, (image_size, image_size), interpolation=kernel), np.uint8)
-    return np.ascontiguousarray(crop.transpose(2, 0, 1))

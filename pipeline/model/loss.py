@@ -69,7 +69,7 @@ def contrastive_gradients(
     if len(local_batch_sizes) > 1:
         dist.all_reduce(message)
     num_values = images.numel()
-    image_sum, text_sum, rest = message.split([num_values, num_values, len(message) - 2 * num_values])
+    image_sum, text_sum, rest = message[:num_values], message[num_values : 2 * num_values], message[2 * num_values :]
     return LossGradients(
         loss=rest[1].item(),
         image_features=image_sum.view_as(images)[own],

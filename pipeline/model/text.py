@@ -32,7 +32,8 @@ class Block(nn.Module):
         read = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=True)
         x_BLD = x_BLD + self.attention_out(read.transpose(1, 2).reshape(batch, length, width))  # noqa: N806
         hidden = self.mlp_in(self.mlp_norm(x_BLD))
-        return x_BLD + self.mlp_out(hidden * torch.sigmoid(1.702 * hidden))
+        residual: Tensor = self.mlp_out(hidden * torch.sigmoid(1.702 * hidden))
+        return x_BLD + residual
 
 
 class TextTower(nn.Module):

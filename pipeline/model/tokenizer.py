@@ -4,18 +4,26 @@ The vocabulary is laid out as the released one: 256 bytes, 256 bytes that end a 
 learned, start, end. Any text can be encoded, and the end token is the last entry.
 """
 
+from __future__ import annotations
+
 import html
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import ftfy
-import torch
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Int32 = npt.NDArray[np.int32]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -37,7 +45,7 @@ class Tokenizer:
         self.context_length = context_length
 
     @classmethod
-    def train(cls, captions: Iterable[str], vocab_size: int, context_length: int) -> "Tokenizer":
+    def train(cls, captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
         """Learn merges until the vocabulary has `vocab_size` entries, or the captions have no more to merge.
 
         Raises:
@@ -66,9 +74,16 @@ class Tokenizer:
         return cls(backend, context_length)
 
     @classmethod
-    def from_json(cls, text: str, context_length: int) -> "Tokenizer":
-        """The tokenizer that `to_json` wrote."""
-        return cls(Backend.from_str(text), context_length)
+    def from_json(cls, text: str, context_length: int) -> Tokenizer:
+        """The tokenizer that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is damaged.
+        """
+        try:
+            return cls(Backend.from_str(text), context_length)
+        except Exception as error:  # tokenizers raises nothing more particular
+            raise ValueError(f"damaged ({error})") from error
 
     def to_json(self) -> str:
         """The content of `tokenizer.json`, in the format of Hugging Face's tokenizers."""
@@ -84,24 +99,33 @@ class Tokenizer:
         """Number of the token from which the text tower reads a caption's features."""
         return self.vocab_size - 1
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens int64 B x L, zero-padded to the longest of these texts, and lengths int64 B (start and end included).
+    def encode_arrays(self, texts: Sequence[str]) -> tuple[Int32, Int32]:
+        """Tokens int32 B x L, zero-padded to the longest of these texts, and lengths int32 B (start and end included).
 
         A text that is too long is cut; it keeps its end token.
         """
         encoded = self._backend.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
         room = self.context_length - 2
         rows = [[self.end_token - 1, *(e.ids[:room]), self.end_token] for e in encoded]
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        tokens = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.int64)
+        lengths = np.array([len(row) for row in rows], np.int32)
+        tokens = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
         for row, ids in zip(tokens, rows, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
+            row[: len(ids)] = ids
         return tokens, lengths
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """What `encode_arrays` gives, as tensors int64."""
+        import torch  # takes seconds, and the reading tasks of a training run do without it
+
+        tokens, lengths = self.encode_arrays(texts)
+        return torch.from_numpy(tokens).long(), torch.from_numpy(lengths).long()
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Tokens int64 B x context_length, as OpenAI's `clip.tokenize` gives them."""
+        from torch.nn.functional import pad
+
         tokens, _ = self.encode([texts] if isinstance(texts, str) else texts)
-        return torch.nn.functional.pad(tokens, (0, self.context_length - tokens.shape[1]))
+        return pad(tokens, (0, self.context_length - tokens.shape[1]))
 
 
 def _backend(model: BPE) -> Backend:

@@ -61,7 +61,10 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{source}/{WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
-    tokenizer = Tokenizer.from_json(files[TOKENIZER_FILE].decode(), config.text.context_length)
+    try:
+        tokenizer = Tokenizer.from_json(files[TOKENIZER_FILE].decode(), config.text.context_length)
+    except ValueError as error:
+        raise ValueError(f"{source}/{TOKENIZER_FILE}: {error}") from error
     if tokenizer.vocab_size != config.text.vocab_size:
         raise ValueError(
             f"{source}/{TOKENIZER_FILE} has {tokenizer.vocab_size} entries, the model {config.text.vocab_size}"
@@ -87,4 +90,5 @@ def load(folder: str | Path) -> Model:
     place = Path(folder)
     if not place.is_dir():
         raise FileNotFoundError(f"no model at '{folder}': there is no such folder")
-    return from_files({name: (place / name).read_bytes() for name in MODEL_FILES if (place / name).exists()}, str(folder))
+    there = [name for name in MODEL_FILES if (place / name).exists()]
+    return from_files({name: (place / name).read_bytes() for name in there}, str(folder))

@@ -1,6 +1,7 @@
 """Rows of the snapshot -> arrays of a training step."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,15 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
-from pipeline.hashing import draws
-from pipeline.model.image import decode, random_square_crop
+from pipeline.model.pixels import decode, random_square_crop
 from pipeline.model.tokenizer import Tokenizer
-from pipeline.train.plan import Plan, Rows, ShardInfo
+from pipeline.train.plan import Plan, Purpose, Rows, ShardInfo, draw
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 """image uint8 n x 3 x S x S; tokens int32 n x context length; length int32 n; step int64 n."""
-_CROP_TOP, _CROP_LEFT = 3, 4
-"""Words that keep these draws apart from those of the plan."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,11 @@ class Shards:
         """Captions and images of these rows, page checksums verified.
 
         Raises:
-            ValueError: the row group is not as long as the snapshot says.
+            FileNotFoundError: the shard is gone.
+            ValueError: the shard is damaged, or not the one that the snapshot tells of.
         """
         path, expected = self.paths[rows.shard], self.infos[rows.shard].row_groups[rows.row_group]
-        with pq.ParquetFile(path, filesystem=self.filesystem, page_checksum_verification=True) as file:
+        with self._open(path) as file:
             table = file.read_row_group(rows.row_group, columns=["caption", "image"])
         if table.num_rows != expected:
             raise ValueError(
@@ -46,13 +45,23 @@ class Shards:
     def captions(self, most: int) -> Iterator[str]:
         """The first captions, in the snapshot's order."""
         for path, info in zip(self.paths, self.infos, strict=True):
-            with pq.ParquetFile(path, filesystem=self.filesystem, page_checksum_verification=True) as file:
+            with self._open(path) as file:
                 for row_group in range(len(info.row_groups)):
                     captions = file.read_row_group(row_group, columns=["caption"])["caption"].to_pylist()[:most]
                     yield from captions
                     most -= len(captions)
                     if not most:
                         return
+
+    @contextmanager
+    def _open(self, path: str) -> Iterator[pq.ParquetFile]:
+        try:
+            with pq.ParquetFile(path, filesystem=self.filesystem, page_checksum_verification=True) as file:
+                yield file
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path}: this shard of the snapshot is gone") from error
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path}: this shard of the snapshot is damaged ({error})") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,21 +97,18 @@ class StepReader:
 
     def _crop(self, images: Sequence[bytes], numbers: np.ndarray[Any, Any], epoch: int) -> np.ndarray[Any, Any]:
         """Random square crops; where each lies depends on seed, epoch and row, so not on who decodes it."""
-        words = numbers.astype(np.uint64)
         tops, lefts = (
-            draws(self.seed, np.full_like(words, epoch), np.full_like(words, purpose), words) / 2.0**64
-            for purpose in (_CROP_TOP, _CROP_LEFT)
+            draw(self.seed, purpose, epoch, numbers) / 2.0**64 for purpose in (Purpose.CROP_TOP, Purpose.CROP_LEFT)
         )
         return np.stack(
             [
-                random_square_crop(decode(image), self.image_size, self.crop_share, at)
-                for image, *at in zip(images, tops, lefts, strict=True)
+                random_square_crop(decode(image), self.image_size, self.crop_share, (top, left))
+                for image, top, left in zip(images, tops, lefts, strict=True)
             ]
         )
 
 
 def _encode(tokenizer: Tokenizer, captions: Sequence[str]) -> Arrays:
-    tokens, lengths = tokenizer.encode(captions)
-    padded = np.zeros((len(captions), tokenizer.context_length), np.int32)
-    padded[:, : tokens.shape[1]] = tokens.numpy()
-    return {"tokens": padded, "length": lengths.numpy().astype(np.int32)}
+    tokens, lengths = tokenizer.encode_arrays(captions)
+    room = tokenizer.context_length - tokens.shape[1]
+    return {"tokens": np.pad(tokens, ((0, 0), (0, room))), "length": lengths}

@@ -70,7 +70,7 @@ class CheckpointFolder:
             self.files.delete(self._folder(num_steps))
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, on the CPU; each newer one is logged as a warning. None: there is none."""
+        """The newest checkpoint that is whole, on the CPU, or None; each that is not is logged as a warning."""
         for num_steps in self._found():
             folder = self._folder(num_steps)
             try:

@@ -1,6 +1,6 @@
 """The recipe of a pretraining run. Defaults are the paper's (section 2.5, tables 18 and 20)."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline import paper
@@ -33,7 +33,7 @@ class TrainConfig:
     """Arithmetic of the towers; weights, features and the loss are float32 always."""
     seed: int = 0
     crop_share: float = 0.875
-    """Side of the random square crop as a share of the picture's shorter side: 224 of 256, for want of a published one."""
+    """Side of the random square crop as a share of the picture's shorter side: 224 of 256; the paper states none."""
     shuffle_row_groups: int = 256
     """Row groups whose rows are shuffled together; with 256 rows each, twice the paper's batch."""
     tokenizer_captions: int = 1_000_000
@@ -56,16 +56,13 @@ class TrainConfig:
     """How often the workers are started again, from the last checkpoint, when one of them fails."""
 
     def __post_init__(self) -> None:
-        positive = ("global_batch_size", "epochs", "learning_rate", "shuffle_row_groups", "tokenizer_captions",
-                    "num_workers", "cpus_per_worker", "read_cpus_per_worker", "chunk_size", "rows_per_read", "log_every_steps",
-                    "checkpoint_every_steps", "keep_checkpoints")  # fmt: skip
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be above zero")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps={self.warmup_steps}: must not be negative")
-        if not 0 < self.crop_share <= 1:
-            raise ValueError(f"crop_share={self.crop_share}: must be above 0 and at most 1")
+        may_be_zero = ("warmup_steps", "weight_decay", "beta1", "beta2", "seed", "gpus_per_worker", "max_failures")
+        for name, value in asdict(self).items():
+            if name != "precision" and (value < 0 or (value == 0 and name not in may_be_zero)):
+                bound = "not be negative" if name in may_be_zero else "be above zero"
+                raise ValueError(f"{name}={value}: must {bound}")
+        if self.crop_share > 1:
+            raise ValueError(f"crop_share={self.crop_share}: must be at most 1")
         if self.global_batch_size < self.num_workers:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} cannot be shared out to num_workers={self.num_workers}"

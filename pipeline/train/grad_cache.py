@@ -64,7 +64,7 @@ def accumulate_gradients(
     text_chunks = _text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size)
     images = _CachedTower(encoder(lambda x, normalize: model.encode_image(normalise(x), normalize=normalize)), device)
     texts = _CachedTower(encoder(model.encode_text), device)
-    image_features = images.embed(batch.images.split(chunk_size))
+    image_features = images.embed(torch.split(batch.images, chunk_size))
     sorted_features = texts.embed(text_chunks)
     text_features = torch.empty_like(sorted_features)
     text_features[order] = sorted_features
@@ -111,7 +111,7 @@ class _CachedTower:
 
 def _text_chunks(tokens: Tensor, lengths: Tensor, chunk_size: int) -> list[Tensor]:
     """Chunks of captions, each cut to its own longest one."""
-    cuts = zip(tokens.split(chunk_size), lengths.split(chunk_size), strict=True)
+    cuts = zip(torch.split(tokens, chunk_size), torch.split(lengths, chunk_size), strict=True)
     return [chunk[:, : int(chunk_lengths.max())] for chunk, chunk_lengths in cuts]
 
 
@@ -138,5 +138,5 @@ def _sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     message = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(message)
-    for gradient, total in zip(gradients, message.split([g.numel() for g in gradients]), strict=True):
+    for gradient, total in zip(gradients, torch.split(message, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))

@@ -20,11 +20,17 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.data import ExecutionResources
+from ray.exceptions import RayTaskError
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.callback import RayTrainCallback
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from cluster import storage
 from cluster.runs import Run, identity
 from cluster.session import configure_data
-from pipeline.hashing import draws
 from pipeline.model import weights
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
@@ -36,7 +42,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.grad_cache import Batch, accumulate_gradients
 from pipeline.train.metrics import Recorder, draw_curves, read_metrics
 from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
-from pipeline.train.plan import Plan, ShardInfo
+from pipeline.train.plan import Plan, Purpose, ShardInfo, draw
 
 logger = logging.getLogger("clip")
 
@@ -91,21 +97,28 @@ def pretrain(run: Pretraining) -> None:
         logger.info("%s is there: this run is finished, nothing to do", result_uri)
         return
     filesystem, path = storage.filesystem(run.output)
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _Trainer(
         partial(_train_worker, run, _tokenizer(run).to_json()),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker},
         ),
-        run_config=ray.train.RunConfig(
+        run_config=RunConfig(
             name="ray_train",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
+        raise cause from error
     rows = read_metrics(run.output, storage)
     storage.write_bytes(storage.join(run.output, "curves.png"), draw_curves(rows))
     result = {
@@ -117,6 +130,26 @@ def pretrain(run: Pretraining) -> None:
         "snapshot_id": run.snapshot_id,
     }
     storage.write_bytes(result_uri, json.dumps(result, indent=1).encode())
+
+
+def _user_error(error: BaseException | None) -> ValueError | FileNotFoundError | None:
+    """What is wrong with the input, where that is what a worker or its reading task has stumbled over."""
+    if isinstance(error, WorkerGroupError):
+        return _user_error(next(iter(error.worker_failures.values()), None))
+    if isinstance(error, UserExceptionWithTraceback):
+        return _user_error(error._base_exc)
+    if isinstance(error, RayTaskError):
+        return _user_error(error.cause)
+    return error if type(error) in (ValueError, FileNotFoundError) else None
+
+
+class _Trainer(TorchTrainer):
+    """Without the actor that outlives a controller to return its CPUs: a job's end returns them as well, and on a Ray
+    without a dashboard it fails, loudly, at its first question."""
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 def _tokenizer(run: Pretraining) -> Tokenizer:
@@ -175,7 +208,7 @@ def _train_worker(run: Pretraining, tokenizer_json: str) -> None:
         asked = time.monotonic()
         batch = _batch(next(stream), step, sizes[rank], device)
         waited = time.monotonic() - asked
-        torch.manual_seed(int(draws(config.seed, np.array([step], np.uint64), np.array([rank], np.uint64))[0]))
+        torch.manual_seed(int(draw(config.seed, Purpose.DROPOUT, step, np.array([rank]))[0]))
         result = accumulate_gradients(
             network, batch, chunk_size=config.chunk_size, local_batch_sizes=sizes, rank=rank,
             bf16=config.precision == "bf16",
@@ -220,7 +253,7 @@ def _stream(reader: StepReader, steps: range, config: TrainConfig) -> Iterator[A
 
 
 def _batch(arrays: Arrays, step: int, local_batch_size: int, device: torch.device) -> Batch:
-    """The arrays on the device, after a check that they are the right ones: Ray Data does not miss rows that are gone."""
+    """The arrays on the device, if they are the right ones: Ray Data itself does not notice when rows are missing."""
     if arrays["step"].tolist() != [step] * local_batch_size:
         raise RuntimeError(f"{local_batch_size} samples of step {step} expected, those of {set(arrays['step'])} found")
     images, tokens, lengths = (torch.tensor(arrays[name]) for name in ("image", "tokens", "length"))

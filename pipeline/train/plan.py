@@ -10,15 +10,28 @@ out, so that a worker reads few row groups.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.hashing import draws
 
 Int64 = np.ndarray[Any, np.dtype[np.int64]]
-_ROW_GROUPS, _ROWS = 1, 2
-"""Words that keep the draws of row groups and of rows apart."""
+
+
+class Purpose(IntEnum):
+    """What a draw is for: draws of different purposes are independent.
+
+    Larger than any seed, because `draws` takes seed and first word alike: swapped, they would give the same draws.
+    """
+
+    ROW_GROUPS = 0xC11D_0000_0000_0001
+    ROWS = 0xC11D_0000_0000_0002
+    CROP_TOP = 0xC11D_0000_0000_0003
+    CROP_LEFT = 0xC11D_0000_0000_0004
+    DROPOUT = 0xC11D_0000_0000_0005
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,8 @@ class Plan:
         first = int(np.searchsorted(ends, start, side="right")) // window
         last = int(np.searchsorted(ends, stop - 1, side="right")) // window
         offset = int(ends[first * window - 1]) if first else 0
-        rows = np.concatenate([self._shuffled(epoch, order[w * window : (w + 1) * window]) for w in range(first, last + 1)])
+        windows = (order[w * window : (w + 1) * window] for w in range(first, last + 1))
+        rows = np.concatenate([self._shuffled(epoch, groups) for groups in windows])
         return epoch, np.sort(rows[start - offset : stop - offset])
 
     def share(self, step: int, local_batch_sizes: Sequence[int], rank: int) -> tuple[int, list[Rows]]:
@@ -104,17 +118,21 @@ class Plan:
     def _order(self, epoch: int) -> tuple[Int64, Int64]:
         """The epoch's row groups in their order, and how many rows there are up to the end of each."""
         if self._epoch is None or self._epoch[0] != epoch:
-            order = _shuffle(np.arange(len(self._sizes)), self._seed, epoch, _ROW_GROUPS)
+            order = _shuffle(np.arange(len(self._sizes)), self._seed, Purpose.ROW_GROUPS, epoch)
             self._epoch = epoch, order, np.cumsum(self._sizes[order])
         return self._epoch[1:]
 
     def _shuffled(self, epoch: int, groups: Int64) -> Int64:
         rows = np.concatenate([np.arange(self._starts[group], self._starts[group + 1]) for group in groups])
-        return _shuffle(rows, self._seed, epoch, _ROWS)
+        return _shuffle(rows, self._seed, Purpose.ROWS, epoch)
 
 
-def _shuffle(values: Int64, seed: int, epoch: int, purpose: int) -> Int64:
-    words = values.astype(np.uint64)
-    keys = draws(seed, np.full_like(words, epoch), np.full_like(words, purpose), words)
-    shuffled: Int64 = values[np.argsort(keys, kind="stable")]
+def draw(seed: int, purpose: Purpose, time: int, numbers: Int64) -> npt.NDArray[np.uint64]:
+    """One uniform 64-bit draw for each number, of rows or whatever; `time` is the epoch or step."""
+    words = numbers.astype(np.uint64)
+    return draws(seed, np.full_like(words, purpose), np.full_like(words, time), words)
+
+
+def _shuffle(values: Int64, seed: int, purpose: Purpose, epoch: int) -> Int64:
+    shuffled: Int64 = values[np.argsort(draw(seed, purpose, epoch, values), kind="stable")]
     return shuffled

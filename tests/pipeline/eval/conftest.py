@@ -2,19 +2,14 @@
 
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipeline.eval.report import Example, KeptPair, QueryCount, RejectedPair, ReportInputs, SnapshotFacts, Stage
 from pipeline.eval.statistics import Score, proportion_interval
-from pipeline.model import weights
-from pipeline.model.clip import CLIP
-from pipeline.model.config import model_config
-from pipeline.model.tokenizer import Tokenizer
-from tests.pipeline.eval.pictures import COLOURS, PAIRS, SHAPES, draw
+from tests.pipeline.eval.models import save_small_model
+from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; "quotes"'
 
@@ -146,11 +141,6 @@ def report_inputs() -> ReportInputs:
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny model with random weights."""
-    torch.manual_seed(0)
-    captions = [text for pair in PAIRS for text in pair]
-    config = model_config("tiny")
-    tokenizer = Tokenizer.train(captions, config.text.vocab_size, config.text.context_length)
-    config = replace(config, text=replace(config.text, vocab_size=tokenizer.vocab_size))
     folder = tmp_path_factory.mktemp("model")
-    weights.save(weights.Model(CLIP(config), tokenizer), folder)
+    save_small_model(folder)
     return folder

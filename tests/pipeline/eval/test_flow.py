@@ -23,7 +23,6 @@ from pipeline.eval.flow import (
     evaluate,
     hash_model,
     open_sets,
-    pick_examples,
     write_set,
 )
 from pipeline.eval.suite import texts_of
@@ -214,25 +213,6 @@ def test_sets_model_and_features_may_lie_on_s3(s3: str, tmp_path: Path, small_mo
         assert written["num_rows"].to_pylist() == [4, 4, 4, 3, 10]
         evaluations.append(evaluate(source, store))
     assert evaluations[0] == evaluations[1]
-
-
-def test_examples_are_spread_over_right_and_wrong_predictions(tmp_path: Path) -> None:
-    source = two_classes(tmp_path / "sets")
-    samples = pq.read_table(tmp_path / "sets" / "two" / "test.parquet")
-    numbered = samples.set_column(0, "image", pa.array([b"%d" % i for i in range(700)], pa.large_binary()))
-    pq.write_table(numbered, tmp_path / "sets" / "two" / "test.parquet", row_group_size=256)
-    store = store_of(tmp_path)
-    fill_by_hand(store, source, [0, 1, 2])
-    predictions = evaluate(source, store).predictions
-    wrong = [index % 7 == 3 for index in range(700)]
-    truth = [["y", "x"][label] if flip else ["x", "y"][label] for label, flip in zip(source.labels, wrong, strict=True)]
-    predictions = predictions.set_column(1, "truth", pa.array(truth))
-    examples = pick_examples(source, predictions, 3)
-    assert [example.right for example in examples] == [True] * 3 + [False] * 3
-    assert [example.image for example in examples[3:]] == [b"3", b"234", b"465"]
-    assert {example.truth for example in examples} == {"x", "y"}
-    assert examples[0].set_name == "two"
-    assert examples[0].predictions[0][1] > 0.99
 
 
 def test_a_batch_size_of_zero_is_refused() -> None:

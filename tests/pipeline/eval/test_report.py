@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.eval.report import (
     Example,
@@ -55,6 +56,9 @@ def test_chromium_renders_every_section_without_a_console_error(report_inputs: R
         "--window-size=1280,1000",
     )
     assert console_of(browsed) == []
+    with Image.open(screenshot) as shown:
+        assert shown.size == (1_280, 1_000)
+        assert len(shown.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 100
     assert sections_of(browsed.stdout) == list(SECTIONS)
     # Every <svg> was parsed, and no hostile text became an element.
     assert browsed.stdout.count("</svg>") == 7
@@ -193,8 +197,14 @@ def test_an_image_that_cannot_be_decoded_is_refused() -> None:
 
 
 def test_a_rejected_file_need_not_be_an_image() -> None:
-    page = render_report(
-        ReportInputs(title="x", rejected=[RejectedPair(b"<html>", "cat", "http://a/", "no image", "fetch")])
-    )
-    assert "no picture" in page
-    assert "&lt;html" not in page
+    rejected = [RejectedPair(content, "a cat", "http://a/", "no image", "fetch") for content in (b"<html>", None)]
+    page = render_report(ReportInputs(title="x", rejected=rejected))
+    assert page.count("a cat") == 2
+    assert "<img" not in page
+
+
+def test_rejected_pairs_stand_under_their_stage_in_the_order_of_the_chain(report_inputs: ReportInputs) -> None:
+    page = render_report(report_inputs)
+    section = page[page.index('<section id="rejected">') : page.index('<section id="run">')]
+    assert re.findall("<h3>(.*)</h3>", section) == ["dedupe", "caption rules", "fetch", "image"]
+    assert section.count('class="card"') == len(report_inputs.rejected)

@@ -1,0 +1,208 @@
+"""Candidates of one HTML page: every image with each text that stands for it.
+
+Pages come from anybody, so whatever grows faster than a page does is bounded: nesting, images, lengths of texts.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import re
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
+
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from pipeline.hashing import hash128
+from pipeline.schemas import Reason
+
+LAZY_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src")
+MAX_DEPTH = 5_000
+"""Open elements at once: the parser's time grows with their square, and 100,000 take it a minute and a half."""
+MAX_TEXT_CHARACTERS = 10_000
+"""Of one text, whose rest is cut off: a figcaption may stand beside every image of a page."""
+_FIGURE_LEVELS = 32
+_BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_DESCRIPTOR = re.compile(r"(\d+|\d*\.\d+)([wx])", re.ASCII)
+_SRCSET_URL = re.compile(r"[\s,]*([^\s,]\S*)")
+_TAG = re.compile(r"<(/?)([a-z][^\s/<>]*)[^<>]*?(/?)>", re.IGNORECASE)
+_NEVER_DEEP = frozenset(
+    {
+        *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"),
+        *("p", "li", "dt", "dd", "option", "optgroup", "tr", "td", "th", "thead", "tbody", "tfoot"),
+    }
+)
+"""Elements without an end, or that the next of their kind ends."""
+
+
+def decode(body: bytes, header_charset: str | None) -> str:
+    """Text by its byte order mark, else the HTTP header, else a meta element in the first 1,024 bytes, else a guess.
+
+    As browsers do it (WHATWG Encoding): labels that the web does not know count for nothing, latin-1 is windows-1252,
+    and a byte that cannot be decoded is one replacement character.
+    """
+    meta = _CHARSET.search(body[:1024].decode("ascii", "replace"))
+    labels = [header_charset, "utf-8" if meta and meta[1].lower().startswith("utf-16") else meta and meta[1]]
+    known = (map_encoding_to_html5(label, fallback_utf8=False) for label in labels if label)
+    marked = next((name for mark, name in _BOMS.items() if body.startswith(mark)), None)
+    charset = marked or next(filter(None, known), None) or detect_encoding(body)
+    text: str = bytes_to_str(body, charset or "utf-8", errors="replace", fallback_encodings=())
+    return text
+
+
+def is_deep(html: str) -> bool:
+    """Whether more than MAX_DEPTH elements are open at once, as far as that can be told without parsing."""
+    if html.count("<") <= MAX_DEPTH:
+        return False
+    num_open: Counter[str] = Counter()
+    depth = 0
+    for end, tag, closed in _TAG.findall(html):
+        name = tag.lower()
+        if closed or name in _NEVER_DEEP or (end and not num_open[name]):
+            continue
+        step = -1 if end else 1
+        num_open[name] += step
+        depth += step
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
+def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images: int) -> Iterator[dict[str, Any]]:
+    """The candidates of one page, rows as `candidate` makes them.
+
+    Args:
+        html: the page; `is_deep` must have been asked.
+        page_url: its address.
+        srcset_max_width: pixels, see `best_of_srcset`.
+        max_images: images behind these are not looked at.
+    """
+    tree = LexborHTMLParser(html)
+    base_node = tree.css_first("base[href]")
+    base = _join(page_url, (base_node.attributes.get("href") or "") if base_node else "")
+    for node in tree.css("img")[:max_images]:
+        url = _image_address(node, srcset_max_width)
+        if not url:
+            continue
+        for source, text in _texts_of(node):
+            yield candidate(_join(base, url), text, source, page_url)
+    image = tree.css_first('meta[property="og:image"]')
+    alt = tree.css_first('meta[property="og:image:alt"]')
+    if image is not None and alt is not None and image.attributes.get("content"):
+        text = alt.attributes.get("content") or ""
+        yield candidate(_join(base, image.attributes["content"] or ""), text, "og:image:alt", page_url)
+
+
+def _texts_of(node: LexborNode) -> Iterator[tuple[str, str]]:
+    for name in ("alt", "title"):
+        text = node.attributes.get(name)
+        if text and text.strip():
+            yield name, text
+    parent = node.parent
+    for _ in range(_FIGURE_LEVELS):
+        if parent is None or parent.tag == "figure":
+            break
+        parent = parent.parent
+    caption = parent.css_first("figcaption") if parent is not None and parent.tag == "figure" else None
+    if caption is not None:
+        yield "figcaption", caption.text(separator=" ")
+
+
+def _image_address(node: LexborNode, srcset_max_width: int) -> str:
+    """The address a browser would show in the end: lazy-load attributes first, then srcset, then src."""
+    attributes = node.attributes
+    for name in LAZY_ATTRIBUTES:
+        if attributes.get(name):
+            return (attributes[name] or "").strip()
+    sets = [attributes.get("data-srcset"), attributes.get("srcset")]
+    if node.parent is not None and node.parent.tag == "picture":
+        sets += [source.attributes.get("srcset") for source in node.parent.css("source")]
+    for srcset in sets:
+        best = best_of_srcset(srcset or "", srcset_max_width)
+        if best:
+            return best
+    return (attributes.get("src") or "").strip()
+
+
+def best_of_srcset(srcset: str, max_width: int) -> str:
+    """The widest candidate of a srcset that is not wider than max_width pixels, else the narrowest ("" for none).
+
+    Widths are those of `640w` descriptors; `2x` counts as twice an unknown width and never beats a known one.
+    """
+    best, best_key = "", (-1, 0.0)
+    position = 0
+    while match := _SRCSET_URL.match(srcset, position):
+        url, position, descriptor = match[1], match.end(), ""
+        if not url.endswith(","):
+            end = srcset.find(",", position)
+            descriptor = srcset[position : end if end >= 0 else None].strip()
+            position = end if end >= 0 else len(srcset)
+        found = _DESCRIPTOR.fullmatch(descriptor)
+        size = float(found[1]) if found else 1.0
+        fits = not (found and found[2] == "w") or size <= max_width
+        key = (1, size) if fits else (0, -size)
+        if key > best_key:
+            best, best_key = url.rstrip(","), key
+    return best
+
+
+def normalize_url(url: str) -> str:
+    """One spelling for addresses that surely name the same: no fragment, host in lower case, no default port.
+
+    Raises:
+        ValueError: it is no address, or a relative one.
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    if not host:
+        raise ValueError(f"{url!r} names no host")
+    port = f":{parts.port}" if parts.port and (parts.scheme, parts.port) not in {("http", 80), ("https", 443)} else ""
+    bracketed = f"[{host}]" if ":" in host else host
+    return urlunsplit((parts.scheme.lower(), bracketed + port, parts.path or "/", parts.query, ""))
+
+
+def candidate(url: str, caption: str, source: str, page_url: str | None, image: bytes | None = None) -> dict[str, Any]:
+    """A row of CANDIDATES: url, caption, caption_source, page_url, pair_id, reason, and the image where there is one.
+
+    An image in a data: address is taken out of it; one without an address is known by the hash of its bytes.
+    """
+    caption = " ".join(caption[:MAX_TEXT_CHARACTERS].split())
+    reason = None
+    if url.startswith("data:"):
+        image = image or _inline_image(url)
+        url = f"data:{hash128(url)}"
+        reason = None if image else Reason.BAD_URL
+    elif image and not url:
+        url = f"table:{blake2b(image, digest_size=16).hexdigest()}"
+    else:
+        try:
+            url = normalize_url(url)
+        except ValueError:
+            reason = Reason.BAD_URL
+    row = {"url": url, "caption": caption, "caption_source": source, "page_url": page_url, "reason": reason}
+    return {"pair_id": hash128(url, caption), "image": image, **row}
+
+
+def _join(base: str, url: str) -> str:
+    try:
+        return urljoin(base, url.strip())
+    except ValueError:
+        return ""
+
+
+def _inline_image(url: str) -> bytes | None:
+    """The bytes of a data: address (RFC 2397), or None where it is malformed."""
+    head, _, body = url.partition(",")
+    data = unquote_to_bytes(body)
+    if not head.lower().endswith(";base64"):
+        return data or None
+    try:
+        return base64.b64decode(data, validate=False) or None
+    except binascii.Error:
+        return None

@@ -1,0 +1,172 @@
+"""ray_cluster.yaml without a cloud: Ray's schema, its real AWS provider against an imitation, and a real autoscaler."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests.cluster.test_session import run_python
+from tests.ray_head import ROOT, ray_head
+
+PROFILES = ("clip-on-ray", "clip-on-ray-head")
+FAKE_PROVIDER = {
+    "type": "external",
+    "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+    "use_node_id_as_ip": True,
+    "disable_node_updaters": True,
+    "disable_launch_config_check": True,
+}
+FAKE_HEAD = {"id": "f" * 51 + "00000", "type": "ray.head.default"}
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+    return loaded
+
+
+# Ray's schema
+
+
+def test_ray_accepts_it(config: dict[str, Any]) -> None:
+    prepared = prepare_config(copy.deepcopy(config))
+    validate_config(prepared)
+    assert prepared["available_node_types"].keys() == config["available_node_types"].keys()
+
+
+@pytest.mark.parametrize("mistake", ["unknown key", "half a resource", "another head"])
+def test_ray_would_notice(config: dict[str, Any], mistake: str) -> None:
+    if mistake == "unknown key":
+        config["max_worker"] = 3
+    elif mistake == "half a resource":
+        config["available_node_types"]["crawl"]["resources"]["crawl"] = 0.5
+    else:
+        config["head_node_type"] = "boss"
+    with pytest.raises(Exception, match=r"max_worker|0\.5 is not of type 'integer'|head_node_type"):
+        validate_config(prepare_config(config))
+
+
+def test_each_kind_of_node_has_its_work(config: dict[str, Any]) -> None:
+    kinds = config["available_node_types"]
+    assert kinds["head"]["resources"] == {"CPU": 0}, "no task may starve the head"
+    assert kinds["crawl"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert kinds["crawl"]["resources"]["crawl"] > 0
+    assert [name for name, kind in kinds.items() if kind["resources"].get("GPU")] == ["gpu"]
+    assert sum(kind.get("max_workers", 0) for kind in kinds.values()) == config["max_workers"]
+
+
+def test_every_ray_asks_for_the_token_and_the_dashboard_stays_inside(config: dict[str, Any]) -> None:
+    starts = [
+        command
+        for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+        if "ray start" in command
+    ]
+    assert len(starts) == 2
+    assert all(command.startswith("RAY_AUTH_MODE=token ") for command in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+# The AWS provider
+
+
+@pytest.fixture
+def aws(config: dict[str, Any], _s3_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The configuration as `ray up` completes it, in an account that has the instance profiles."""
+    monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
+    iam = boto3.client("iam")
+    there = {profile["InstanceProfileName"] for profile in iam.list_instance_profiles()["InstanceProfiles"]}
+    for name in PROFILES:
+        if name not in there:
+            iam.create_instance_profile(InstanceProfileName=name)
+    completed: dict[str, Any] = bootstrap_aws(prepare_config(config))  # type: ignore[no-untyped-call]
+    return completed
+
+
+def launch_node(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    provider = _get_node_provider(config["provider"], config["cluster_name"])
+    tags = {"ray-node-type": "worker", "ray-user-node-type": kind, "ray-node-name": kind}
+    created = provider.create_node(config["available_node_types"][kind]["node_config"], tags, 1)
+    (instance,) = created
+    found: dict[str, Any] = boto3.client("ec2").describe_instances(InstanceIds=[instance])["Reservations"][0][
+        "Instances"
+    ][0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "instance_type", "lifecycle"),
+    [
+        ("head", "m6i.2xlarge", None),
+        ("crawl", "c6in.4xlarge", "spot"),
+        ("data", "m6i.8xlarge", None),
+        ("gpu", "p4d.24xlarge", None),
+    ],
+)
+def test_aws_starts_its_nodes(aws: dict[str, Any], kind: str, instance_type: str, lifecycle: str | None) -> None:
+    instance = launch_node(aws, kind)
+    assert instance["InstanceType"] == instance_type
+    assert instance.get("InstanceLifecycle") == lifecycle
+    assert instance["IamInstanceProfile"]["Arn"].rsplit("/", 1)[1] in PROFILES
+
+
+def test_aws_would_notice_a_typo(aws: dict[str, Any]) -> None:
+    aws["available_node_types"]["crawl"]["node_config"]["InstanceMarketOption"] = {"MarketType": "spot"}
+    with pytest.raises(Exception, match="InstanceMarketOption"):
+        launch_node(aws, "crawl")
+
+
+# The autoscaler
+
+
+@pytest.mark.cluster
+def test_nodes_come_with_the_work_and_go_without_it(config: dict[str, Any], tmp_path: Path) -> None:
+    kinds = config["available_node_types"]
+    kinds[FAKE_HEAD["type"]] = kinds.pop("head")  # the names that the provider of imitated nodes wants
+    prepared = prepare_config({**config, "head_node_type": FAKE_HEAD["type"]})
+    autoscaling = {**prepared, "provider": FAKE_PROVIDER, "idle_timeout_minutes": 0.1, "docker": {}, "file_mounts": {}}
+    variables = {
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD["id"],
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(autoscaling))  # where `ray up` puts it
+    with ray_head(num_cpus=0, autoscaling=autoscaling, variables=variables) as head:
+        done = run_python(
+            """
+            import json, time
+            from cluster.resources import Pool
+            from cluster.session import SessionConfig, session
+
+            with session(SessionConfig(), needs=[Pool(size=2, cpus=8), Pool(gpus=8)]):
+                import ray
+
+                def num_nodes():
+                    return sum(node["Alive"] for node in ray.nodes())
+
+                @ray.remote
+                def where():
+                    return ray.get_runtime_context().get_node_labels()["pool"]
+
+                assert "CPU" not in ray.cluster_resources(), "only the head, which has none"
+                work = [where.options(resources={"crawl": 1}).remote(), where.options(num_gpus=8).remote()]
+                pools = ray.get(work, timeout=120)
+                most = num_nodes()
+                deadline = time.monotonic() + 40
+                while num_nodes() > 1 and time.monotonic() < deadline:
+                    time.sleep(0.5)
+                print(json.dumps([pools, most, num_nodes()]))
+            """,
+            tmp_path,
+            RAY_ADDRESS=head.address,
+            HOME=str(tmp_path),
+        )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [["crawl", "gpu"], 3, 1]

@@ -1,0 +1,271 @@
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+import ray.data
+from ray._private import services
+from ray._private.log import PlainRayHandler
+
+from cluster import session as session_module
+from cluster.resources import Pool
+from cluster.session import SessionConfig, preflight, session
+from tests.ray_head import ROOT, RayHead, ray_head
+
+pytestmark = pytest.mark.cluster
+
+TOKEN = "a-token-of-the-tests-0123456789"
+
+
+def run_python(code: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a process that has no connection to Ray yet."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    with ray_head(token=TOKEN) as started:
+        yield started
+
+
+# A Ray of this process
+
+
+def test_a_local_session_is_quiet_and_leaves_no_trace(tmp_path: Path) -> None:
+    done = run_python(
+        """
+        import os, signal
+        before = dict(os.environ)
+        handler = lambda *_: None
+        signal.signal(signal.SIGTERM, handler)
+        from cluster.session import SessionConfig, session
+        with session(SessionConfig(num_cpus=3)):
+            import ray, ray.data
+            assert ray.cluster_resources()["CPU"] == 3
+            assert ray.data.range(10).map_batches(lambda batch: batch).count() == 10
+            assert signal.getsignal(signal.SIGTERM) is handler
+        assert not ray.is_initialized()
+        for name in ("RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "WANDB_MODE"):
+            assert os.environ.get(name) == before.get(name), name
+        print("done")
+        """,
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done\n"
+    assert done.stderr == "", "neither authentication nor anything else is warned of"
+    assert not (Path(os.environ["HOME"]) / ".ray" / "auth_token").exists()
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_session_within_a_session_uses_it() -> None:
+    node = ray.get_runtime_context().get_node_id()
+    with session(SessionConfig()):
+        assert ray.get_runtime_context().get_node_id() == node
+    assert ray.is_initialized()
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_block_stays_what_the_task_returned() -> None:
+    def grow(_batch: pa.Table) -> pa.Table:
+        return pa.table({"bytes": pa.array([bytes(2**20)] * 150, pa.large_binary())})  # Ray Data splits at 128 MiB
+
+    grown = ray.data.range(2, override_num_blocks=2).map_batches(grow, batch_format="pyarrow").materialize()
+    assert grown.num_blocks() == 2
+    assert grown.count() == 300
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_an_error_of_a_task_arrives_as_what_it_was() -> None:
+    def fail(_batch: pa.Table) -> pa.Table:
+        raise FileNotFoundError("no file 'pages.warc.gz'")
+
+    with pytest.raises(FileNotFoundError, match=r"no file 'pages\.warc\.gz'"):
+        ray.data.range(1).map_batches(fail, batch_format="pyarrow").materialize()
+
+
+def test_ray_data_logs_warnings_and_no_more_to_the_console() -> None:
+    session_module.configure_data()
+    (console,) = [handler for handler in logging.getLogger("ray.data").handlers if isinstance(handler, PlainRayHandler)]
+    levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+    records = [logging.LogRecord("ray.data", level, __file__, 1, "said", (), None) for level in levels]
+    assert [record.levelno for record in records if console.filter(record)] == [logging.WARNING]
+
+
+# Preflight
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ([Pool(size=4)], "would hold all 4 CPUs of the cluster and leave none to read"),
+        ([Pool(size=3), Pool(size=2, cpus=0.5)], "would hold all 4 CPUs"),
+        ([Pool(size=5)], "need 5 CPUs and the cluster has 4"),
+        ([Pool(gpus=1, cpus=0)], "need 1 GPUs and the cluster has 0"),
+        ([Pool(memory_gib=1e6)], "need 1e[+]06 GiB of memory and the cluster has"),
+    ],
+)
+def test_pools_that_the_cluster_cannot_hold_are_refused(needs: list[Pool], message: str) -> None:
+    with pytest.raises(ValueError, match=message), session(SessionConfig(), needs=needs):
+        pytest.fail("the session opened")
+    assert ray.is_initialized()
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("needs", [[], [Pool(size=3)], [Pool(size=2), Pool(size=3, cpus=0.5)], [Pool(size=(1, 8))]])
+def test_pools_that_leave_room_are_fine(needs: list[Pool]) -> None:
+    with session(SessionConfig(), needs=needs):
+        assert ray.is_initialized()
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_nodes_that_the_autoscaler_may_add_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "data": {"resources": {"CPU": 32}, "max_workers": 2},
+        "gpu": {"resources": {"CPU": 96, "GPU": 8}, "max_workers": 1},
+    }
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    preflight([Pool(size=8, gpus=1, cpus=19)])
+    with pytest.raises(ValueError, match="would hold all 160 CPUs"):
+        preflight([Pool(size=8, gpus=1, cpus=20)])
+    with pytest.raises(ValueError, match="need 9 GPUs and the cluster has 8"):
+        preflight([Pool(size=9, gpus=1)])
+
+
+# Addresses where nothing can come of it
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
+def test_an_unreachable_address_fails_at_once(address: str) -> None:
+    started = time.monotonic()
+    with (
+        pytest.raises(
+            ValueError, match=rf"session\.address = '{address}': no Ray answers there .* correct the address"
+        ),
+        session(SessionConfig(address=address)),
+    ):
+        pytest.fail("the session opened")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_port_that_is_not_ray_fails_within_seconds(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "PROBE_TIMEOUT_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ValueError, match="no Ray answers there"), session(SessionConfig(address=address)):
+            pytest.fail("the session opened")
+
+
+def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "find_gcs_addresses", frozenset)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _folder: None)
+    with (
+        pytest.raises(ValueError, match=r"session\.address = 'auto': no Ray runs on this machine"),
+        session(SessionConfig(address="auto")),
+    ):
+        pytest.fail("the session opened")
+
+
+def test_the_address_of_a_dashboard_is_told_from_that_of_a_cluster() -> None:
+    with (
+        pytest.raises(ValueError, match=r"is a dashboard's: .*ray job submit --address http://head:8265"),
+        session(SessionConfig(address="http://head:8265")),
+    ):
+        pytest.fail("the session opened")
+
+
+@pytest.mark.parametrize("name", ["num_cpus", "object_store_gib"])
+def test_sizes_are_positive(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"session\.{name} = 0: must be positive"):
+        SessionConfig(**{name: 0})  # type: ignore[arg-type]
+
+
+# A cluster with a token
+
+CONNECT = """
+import json, os, sys
+from cluster.session import SessionConfig, session
+try:
+    with session(SessionConfig(address=sys.argv[1] if len(sys.argv) > 1 else None)):
+        import ray
+
+        @ray.remote
+        def look():
+            import pipeline
+            return pipeline.__file__, os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+
+        print(json.dumps([ray.cluster_resources()["CPU"], *ray.get(look.remote())]))
+except ValueError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_session_on_a_cluster_brings_its_code_and_the_endpoint(head: RayHead, tmp_path: Path) -> None:
+    done = run_python(
+        CONNECT,
+        tmp_path,
+        RAY_ADDRESS=head.address,
+        RAY_AUTH_TOKEN=TOKEN,
+        AWS_ENDPOINT_URL="http://store:9000",
+        AWS_SECRET_ACCESS_KEY="of the driver",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    num_cpus, code, endpoint, secret = json.loads(done.stdout)
+    assert num_cpus == 4
+    assert "py_modules" in code
+    assert endpoint == "http://store:9000"
+    assert secret != "of the driver"
+
+
+@pytest.mark.parametrize(
+    ("variables", "state_of_token"),
+    [
+        ({}, "is missing"),
+        ({"RAY_AUTH_MODE": "token"}, "is missing"),
+        ({"RAY_AUTH_TOKEN": "another-token-0123456789"}, "is refused"),
+    ],
+)
+def test_a_missing_or_wrong_token_is_told_at_once(
+    head: RayHead, tmp_path: Path, variables: dict[str, str], state_of_token: str
+) -> None:
+    started = time.monotonic()
+    done = run_python(CONNECT, tmp_path, RAY_ADDRESS=head.address, **variables)
+    assert done.stdout.startswith(f"refused: session.address = '{head.address}': the cluster demands its token")
+    assert state_of_token in done.stdout
+    assert "~/.ray/auth_token" in done.stdout
+    assert time.monotonic() - started < 19, "Ray itself takes 20 seconds"
+
+
+# What travels to a cluster
+
+
+def test_credentials_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    environment = session_module._runtime_environment()
+    assert environment["env_vars"]["AWS_ENDPOINT_URL"] == "http://store:9000"
+    assert not [name for name in environment["env_vars"] if "KEY" in name or "TOKEN" in name]
+    assert {Path(module).name for module in environment["py_modules"]} == {"cluster", "jobs", "pipeline"}
+
+
+def test_a_submitted_job_keeps_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted = {"runtime_env": {"working_dir": "gcs://package.zip", "env_vars": {"WANDB_MODE": "online"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
+    environment = session_module._runtime_environment()
+    assert "py_modules" not in environment
+    assert "WANDB_MODE" not in environment["env_vars"], "Ray refuses a variable that is set twice"

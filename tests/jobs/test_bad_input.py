@@ -1,0 +1,148 @@
+"""What a user can get wrong: one line that names the option or the file and says what to do, and exit status 2."""
+
+import gzip
+import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.runs import Run
+from jobs import crawl, curate, queries, snapshot
+from jobs.crawl import CrawlJob
+from jobs.curate import CurateJob
+from jobs.launch import launch
+from jobs.queries import QueriesJob
+from jobs.snapshot import SnapshotJob
+from pipeline.schemas import QUERIES
+
+
+@pytest.fixture
+def query_list(tmp_path: Path) -> str:
+    table = pa.table([[0, 1], ["circle", "square"], ["unigram"] * 2, [2.0, 1.0], [0, 1]], schema=QUERIES)
+    pq.write_table(table, tmp_path / "queries.parquet")
+    return str(tmp_path / "queries.parquet")
+
+
+def refuse_crawl(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a crawl ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        launch(CrawlJob, crawl.main, arguments)
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert "Traceback" not in "\n".join(lines)
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.warc.gz", b"", "the archive is empty (0 bytes)"),
+        ("no_record.warc.gz", gzip.compress(b""), "has no WARC record"),
+        ("text.warc.gz", b"This is a letter, not an archive.\n" * 9, "not a web archive"),
+        ("letter.warc.gz", gzip.compress(b"This is a letter.\n" * 9), "not a web archive"),
+        ("broken.parquet", b"PAR1 and then nothing", "cannot be read as Parquet"),
+        ("none.csv", b"url,width\nhttp://a.example/x.jpg,5\n", "no caption column"),
+    ],
+)
+def test_input_that_is_not_what_its_name_says(
+    name: str, content: bytes, message: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    line = refuse_crawl(
+        capsys, f"--input={tmp_path / name}", f"--queries={query_list}", f"--output={tmp_path / 'run'}"
+    )
+    assert name in line
+    assert message in line
+
+
+def test_parquet_without_a_caption_column_names_those_there_are(
+    tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "alt": ["a circle"]}), tmp_path / "list.parquet")
+    line = refuse_crawl(
+        capsys, f"--input={tmp_path / 'list.parquet'}", f"--queries={query_list}", f"--output={tmp_path / 'run'}"
+    )
+    assert "no caption column" in line
+    assert "'alt'" in line
+
+
+def test_missing_files(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = f"--output={tmp_path / 'run'}"
+    assert "nothing at" in refuse_crawl(capsys, f"--input={tmp_path / 'no'}", f"--queries={query_list}", run)
+    assert "no file" in refuse_crawl(capsys, f"--config={tmp_path / 'no.toml'}")
+
+
+def test_unknown_key_and_wrong_type(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
+    good = (f"--input={tmp_path}", f"--queries={query_list}", f"--output={tmp_path / 'run'}")
+    assert "fetch.atempts" in refuse_crawl(capsys, *good, "--fetch.atempts=3")
+    assert "image.image_size" in refuse_crawl(capsys, *good, "--image.image_size=large")
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_another_configuration(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "caption": ["a circle"]}), tmp_path / "list.parquet")
+    run = tmp_path / "run"
+    Run.open(str(run), {"num_buckets": 5})
+    line = refuse_crawl(capsys, f"--input={tmp_path / 'list.parquet'}", f"--queries={query_list}", f"--output={run}")
+    assert "holds a run of another configuration" in line
+    assert "num_buckets: 5 there, 64 asked for" in line
+    assert Run.read(str(run), option="output").configuration == {"num_buckets": 5}
+
+
+def test_file_that_is_no_query_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "caption": ["a circle"]}), tmp_path / "list.parquet")
+    name = str(tmp_path / "list.parquet")
+    assert "not a query list" in refuse_crawl(
+        capsys, f"--input={name}", f"--queries={name}", f"--output={tmp_path / 'run'}"
+    )
+
+
+@pytest.mark.parametrize("place", ["/proc/no", "file"])
+def test_output_that_cannot_be_written(
+    place: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    output = str(tmp_path / place) if place == "file" else place
+    line = refuse_crawl(capsys, f"--input={tmp_path}", f"--queries={query_list}", f"--output={output}")
+    assert "output" in line
+    assert output in line
+
+
+def test_unreachable_ray(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "caption": ["a circle"]}), tmp_path / "list.parquet")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        line = refuse_crawl(
+            capsys,
+            f"--input={tmp_path / 'list.parquet'}",
+            f"--queries={query_list}",
+            f"--output={tmp_path / 'run'}",
+            f"--session.address={address}",
+        )
+    assert "session.address" in line
+    assert address in line
+
+
+def test_other_jobs_name_their_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        launch(CurateJob, curate.main, [f"--crawl={tmp_path}", f"--output={tmp_path / 'out'}"])
+    assert "error: crawl=" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        launch(SnapshotJob, snapshot.main, ["--verb=show", f"--uri={tmp_path}"])
+    assert "no snapshot" in capsys.readouterr().err
+    (tmp_path / "words.txt").write_text("circle square\n")
+    options = [f"--text={tmp_path / 'words.txt'}", f"--output={tmp_path / 'list'}", f"--wordnet={tmp_path}"]
+    with pytest.raises(SystemExit, match="2"):
+        launch(QueriesJob, queries.main, options)
+    assert "wordnet=" in capsys.readouterr().err
+
+
+def test_snapshot_takes_verb_and_uri_as_words() -> None:
+    assert snapshot.arguments(["list", "s3://bucket/pairs", "--version=v00000001"]) == [
+        "--verb=list", "--uri=s3://bucket/pairs", "--version=v00000001",
+    ]  # fmt: skip
+    assert snapshot.arguments(["--help"]) == ["--help"]

@@ -1,0 +1,101 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from jobs.benchmark import BenchmarkJob, main
+from jobs.launch import launch
+from pipeline.eval.statistics import Score, proportion_interval
+from tests.pipeline.eval.models import save_small_model
+from tests.pipeline.eval.pictures import make_sets
+from tests.ray_head import ROOT, ray_head
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_small_model(folder)
+    return folder
+
+
+@pytest.fixture
+def job(tmp_path: Path, small_model: Path) -> BenchmarkJob:
+    make_sets(tmp_path / "sets")
+    return BenchmarkJob(
+        model=str(small_model), datasets=str(tmp_path / "sets"), output=str(tmp_path / "out"), digits=False
+    )
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_benchmark_writes_scores_predictions_and_features_once(job: BenchmarkJob, tmp_path: Path) -> None:
+    main(replace(job, digits=True))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    scores = {name: Score(**fields) for name, fields in results["scores"].items()}
+    assert list(scores) == [
+        "colours",
+        *(f"pairs/{direction}_r@{k}" for direction in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
+        "sklearn_digits",
+    ]
+    assert (scores["colours"].chance, scores["colours"].num_samples) == (0.2, 15)
+    digits = scores["sklearn_digits"]
+    assert (digits.chance, digits.num_samples) == (0.1, 1_797)
+    assert (digits.low, digits.high) == pytest.approx(proportion_interval(round(digits.value * 1_797), 1_797))
+    assert results["sets"]["sklearn_digits"]["num_samples"] == 1_797
+    assert sum(entry["num_samples"] for entry in results["per_class"]["sklearn_digits"].values()) == 1_797
+
+    predictions = pq.read_table(tmp_path / "out" / "predictions" / "sklearn_digits.parquet").to_pylist()
+    assert sum(row["truth"] == row["predicted"] for row in predictions) / 1_797 == pytest.approx(digits.value)
+    assert [row["sample"] for row in predictions] == list(range(1_797))
+    assert pq.read_table(tmp_path / "out" / "predictions" / "pairs.parquet").num_rows == 15 + 30
+
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*") if "sets" not in file.parts}
+    main(replace(job, digits=True))
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+
+
+def test_another_model_needs_another_output(job: BenchmarkJob, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text('{"model": "ab", "sets": {}}')
+    with pytest.raises(ValueError, match=r"out holds a run of another configuration; it differs in model: .*sets"):
+        main(job)
+
+
+def test_two_sets_of_one_name_are_refused(job: BenchmarkJob, tmp_path: Path) -> None:
+    make_sets(tmp_path / "sets" / "again")
+    with pytest.raises(ValueError, match="two sets have one name, of colours, colours, pairs, pairs"):
+        main(job)
+
+
+@pytest.mark.parametrize("option", ["model", "datasets"])
+def test_what_is_not_there_ends_with_one_line(
+    option: str, job: BenchmarkJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": job.model, "datasets": job.datasets, "output": job.output} | {option: "/nowhere"}
+    with pytest.raises(SystemExit, match="2"):
+        launch(BenchmarkJob, main, [f"--{name}={value}" for name, value in options.items()])
+    assert f"error: {option}=/nowhere: nothing is there" in capsys.readouterr().err
+
+
+@pytest.mark.cluster
+def test_the_job_runs_by_ray_job_submit_and_tells_what_it_did(job: BenchmarkJob) -> None:
+    options = [f"--{name}={getattr(job, name)}" for name in ("model", "datasets", "output")]
+    with ray_head() as head:
+        command = ["job", "submit", "--address", head.dashboard, "--submission-id", "benchmark-1", "--working-dir", "."]
+        submitted = subprocess.run(
+            [sys.executable, "-m", "ray.scripts.scripts", *command, "--", "python", "-m", "jobs.benchmark", *options,
+             "--digits=false"],
+            cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=280,
+        )  # fmt: skip
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+        client = JobSubmissionClient(head.dashboard)
+        assert client.get_job_status("benchmark-1") == JobStatus.SUCCEEDED
+        logs = client.get_job_logs("benchmark-1")
+    assert "encode: 70/70 samples" in logs
+    scores = json.loads(Path(job.output, "results.json").read_text())["scores"]
+    for name, score in scores.items():
+        assert f"{name}: {100 * score['value']:.1f}% [" in logs

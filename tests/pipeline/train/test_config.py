@@ -1,0 +1,31 @@
+import pytest
+
+from cluster.runs import identity
+from pipeline.train.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs=0: must be above zero"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0: must be above zero"),
+        ({"warmup_steps": -1}, "warmup_steps=-1: must not be negative"),
+        ({"crop_share": 1.5}, "crop_share=1.5: must be at most 1"),
+        ({"global_batch_size": 3, "num_workers": 4}, "global_batch_size=3 cannot be shared out to num_workers=4"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_batch_is_shared_out_evenly() -> None:
+    config = TrainConfig(global_batch_size=10)
+    assert config.local_batch_sizes(1) == [10]
+    assert config.local_batch_sizes(3) == [3, 3, 4]
+
+
+def test_what_only_cuts_up_the_work_is_not_part_of_a_runs_identity() -> None:
+    small = identity(TrainConfig(num_workers=1, chunk_size=8, checkpoint_every_steps=5))
+    assert small == identity(TrainConfig(num_workers=4, chunk_size=64, log_every_steps=1))
+    assert small != identity(TrainConfig(seed=1))

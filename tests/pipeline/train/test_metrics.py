@@ -1,0 +1,80 @@
+import json
+import logging
+import struct
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from cluster import storage
+from pipeline.model.loss import LossGradients
+from pipeline.train.checkpoint import Progress
+from pipeline.train.config import TrainConfig
+from pipeline.train.metrics import Recorder, draw_curves, read_metrics
+
+NOTHING = torch.empty(0)
+CONFIG = TrainConfig(global_batch_size=8, log_every_steps=2, num_workers=1)
+
+
+def result(loss: float) -> LossGradients:
+    return LossGradients(loss, NOTHING, NOTHING, NOTHING, 0.25, 0.5)
+
+
+def record(output: Path, steps: range, done: Progress) -> Progress:
+    """Steps of a run of 10, whose loss at step n is 1 / n."""
+    recorder = Recorder(
+        str(output), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
+    )
+    for step in steps:
+        recorder.step(result(1 / step), logit_scale=14.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0)
+    progress = recorder.flush()
+    recorder.close()
+    return progress
+
+
+def test_a_row_every_few_steps_and_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "clip"):
+        progress = record(tmp_path, range(1, 11), Progress(0, 0.0))
+    rows = read_metrics(str(tmp_path), storage)
+    assert [row.step for row in rows] == [2, 4, 6, 8, 10]
+    assert [row.loss for row in rows] == [1 / row.step for row in rows]
+    assert [row.epoch for row in rows] == [0.5, 1.0, 1.5, 2.0, 2.5]
+    assert [row.images_seen for row in rows] == [8 * row.step for row in rows]
+    assert all(row.samples_per_second > 0 and row.peak_memory_gib > 0 for row in rows)
+    assert progress.num_steps == 10
+    assert progress.seconds >= rows[-1].seconds > 0
+    assert "step 10/10: loss 0.100, accuracy 25% and 50%" in caplog.text
+
+
+def test_rows_beyond_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
+    record(tmp_path, range(1, 9), Progress(0, 0.0))
+    record(tmp_path, range(5, 11), Progress(4, 100.0))
+    rows = read_metrics(str(tmp_path), storage)
+    assert [row.step for row in rows] == [2, 4, 6, 8, 10]
+    assert rows[1].seconds < 100 < rows[2].seconds
+    assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+def test_tensorboard_has_every_metric(tmp_path: Path) -> None:
+    record(tmp_path, range(1, 11), Progress(0, 0.0))
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    seen: dict[str, list[int]] = {}
+    for event in EventFileLoader(str(events)).Load():
+        for value in event.summary.value:
+            seen.setdefault(value.tag, []).append(event.step)
+    row = asdict(read_metrics(str(tmp_path), storage)[0])
+    assert seen == {name: [2, 4, 6, 8, 10] for name in row if name != "step"}
+
+
+def test_curves_are_a_picture(tmp_path: Path) -> None:
+    record(tmp_path, range(1, 11), Progress(0, 0.0))
+    png = draw_curves(read_metrics(str(tmp_path), storage))
+    assert png.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    assert width > 2 * height > 500
+
+
+def test_no_metrics_yet(tmp_path: Path) -> None:
+    assert read_metrics(str(tmp_path), storage) == []

@@ -1,0 +1,103 @@
+"""The chain on real input: photographs with people's captions, served over loopback, to a model that finds them."""
+
+import json
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import benchmark, crawl, curate, pretrain, queries
+from jobs.benchmark import BenchmarkJob
+from jobs.crawl import CrawlJob
+from jobs.curate import CurateJob
+from jobs.demo.archive import Exchange, write_archive
+from jobs.pretrain import PretrainJob
+from jobs.queries import QueriesJob
+from pipeline.data.fetch import FetchConfig
+from pipeline.data.image import ImageConfig
+from pipeline.data.queries import QueriesConfig
+from pipeline.data.snapshot import Snapshot
+from pipeline.train.config import TrainConfig
+from tests.web import Web, web
+
+pytestmark = [pytest.mark.realdata, pytest.mark.cluster]
+
+NUM_PHOTOS = 1500
+NUM_HELD_OUT = 300
+PHOTOS_PER_PAGE = 5
+NUM_HOSTS = 10
+
+
+@pytest.fixture(scope="module")
+def photos(clip_data: Path) -> pa.Table:
+    return pq.read_table(clip_data / "photos.parquet", columns=["key", "captions", "image"])
+
+
+@pytest.fixture(scope="module")
+def site(photos: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Web, Path]]:
+    """The first photographs on pages of ten hosts, and the pages as an archive."""
+    folder = tmp_path_factory.mktemp("photos")
+    images, pages = {}, []
+    rows = photos.slice(0, NUM_PHOTOS).to_pylist()
+    for first in range(0, NUM_PHOTOS, PHOTOS_PER_PAGE):
+        figures = []
+        host = f"photos-{first // PHOTOS_PER_PAGE % NUM_HOSTS}.example"
+        for row in rows[first : first + PHOTOS_PER_PAGE]:
+            path = f"/photos/{row['key']}.jpg"
+            images[f"http://{host}{path}"] = row["image"]
+            alt, title, caption = (escape(text, quote=True) for text in row["captions"][:3])
+            image = f'<img src="{path}" alt="{alt}" title="{title}">'
+            figures.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+        body = f"<!doctype html><title>Photographs</title>{''.join(figures)}".encode()
+        headers = {"Content-Type": "text/html; charset=utf-8"}
+        pages.append(Exchange(url=f"http://{host}/{first}.html", headers=headers, body=body))
+    write_archive(folder / "pages.warc.gz", pages)
+    with web(folder / "site", images) as served:
+        yield served, folder
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("ray_local")
+def test_photographs_become_a_snapshot_and_a_model(site: tuple[Web, Path], photos: pa.Table, clip_data: Path) -> None:
+    served, folder = site
+    captions = pq.read_table(clip_data / "captions.parquet", columns=["text"])["text"].slice(0, 20_000)
+    (folder / "captions.txt").write_text("\n".join(captions.to_pylist()))
+    thresholds = QueriesConfig(min_word_count=20, min_bigram_count=20)
+    queries.main(QueriesJob(text=str(folder / "captions.txt"), output=str(folder / "queries"), queries=thresholds))
+    crawl.main(
+        CrawlJob(
+            input=str(folder / "pages.warc.gz"),
+            queries=str(folder / "queries" / "queries.parquet"),
+            output=str(folder / "crawl"),
+            num_buckets=4,
+            fetch=FetchConfig(connect_to=served.connect_to, min_interval_seconds=0.005),
+            image=ImageConfig(image_size=64),
+        )
+    )
+    curate.main(CurateJob(crawl=str(folder / "crawl"), output=str(folder / "curate"), num_buckets=4))
+    snapshot = Snapshot.open(str(folder / "curate" / "dataset"))
+    assert snapshot.verify() == []
+    assert 0.98 * NUM_PHOTOS < snapshot.num_rows <= NUM_PHOTOS
+    table = pq.read_table(snapshot.shards[0].path, columns=["caption", "spare_captions", "query_ids"])
+    assert sum(len(row["spare_captions"]) == 2 for row in table.to_pylist()) > 0.9 * table.num_rows
+
+    recipe = TrainConfig(
+        global_batch_size=128, epochs=12, learning_rate=2e-3, warmup_steps=20, num_workers=2, log_every_steps=4
+    )
+    pretrain.main(PretrainJob(snapshot=snapshot.uri, output=str(folder / "pretrain"), train=recipe))
+    losses = [json.loads(line)["loss"] for line in (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-5:]) / 5 < 0.8 * sum(losses[:3]) / 3
+
+    held_out = folder / "sets" / "photos"
+    held_out.mkdir(parents=True)
+    (held_out / "dataset.json").write_text(json.dumps({"name": "photos", "kind": "retrieval"}))
+    pq.write_table(photos.slice(NUM_PHOTOS, NUM_HELD_OUT).select(["image", "captions"]), held_out / "test.parquet")
+    model = str(folder / "pretrain" / "model")
+    job = BenchmarkJob(model=model, datasets=str(folder / "sets"), output=str(folder / "benchmark"), digits=False)
+    benchmark.main(job)
+    scores = json.loads((folder / "benchmark" / "results.json").read_text())["scores"]
+    for name in ("photos/image_to_text_r@10", "photos/text_to_image_r@10"):
+        assert scores[name]["low"] > scores[name]["chance"], scores[name]
