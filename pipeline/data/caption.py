@@ -12,7 +12,7 @@ from pipeline.schemas import Reason, with_reasons
 _FILE_NAME = re.compile(
     r"(?i)^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic)$|^(img|dsc|dscn|dscf|dcim|pict|image|photo|screenshot)[\s_-]*\d\S*(\s+([^\w\s]?\d\S*|at|am|pm|copy))*$"
 )
-_MARKUP = re.compile(r"(?i)https?://|www\.|</?\w+[^>]*>|\{\{|\}\}|&\w+;|\w+@\w+\.\w")
+_MARKUP = re.compile(r"(?i)https?://|www\.|</?\w+[^<>]*>|\{\{|\}\}|&\w+;|\w+@\w+\.\w")
 _WORD = re.compile(r"\w+")
 BOILERPLATE = frozenset(
     (

@@ -85,7 +85,7 @@ def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images:
     """
     tree = LexborHTMLParser(html)
     base_node = tree.css_first("base[href]")
-    base = _join(page_url, (base_node.attributes.get("href") or "") if base_node else "")
+    base = _join(page_url, (base_node.attributes.get("href") or "") if base_node else "") or page_url
     for node in tree.css("img")[:max_images]:
         url = _image_address(node, srcset_max_width)
         if not url:

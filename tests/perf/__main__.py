@@ -1,0 +1,53 @@
+"""The performance table: `python -m tests.perf` (or `make bench`) prints it and writes it into docs/results.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.perf.rows import ROWS, Row
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results.md"
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+COMMAND = "`make bench`"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown."""
+    lines = ["| work | unit | ours | peer | peer's name | ratio | command |", "|---|---|---:|---:|---|---:|---|"]
+    lines += [
+        f"| {row.work} | {row.unit} | {row.ours:,.0f} | {row.peer:,.0f} | {row.peer_name} | {row.ratio:.2f} | {COMMAND} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def insert(document: str, text: str) -> str:
+    """The document with what is between the markers replaced.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    if BEGIN not in document or END not in document:
+        raise ValueError(f"docs/results.md: the markers {BEGIN} and {END} are needed around the table")
+    head, rest = document.split(BEGIN, 1)
+    return f"{head}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    measured = []
+    for measure in ROWS:
+        print(f"{measure.__name__} ...", file=sys.stderr, flush=True)
+        measured.append(measure())
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, one run, the peers in the same process or beside it."
+    text = f"{machine}\n\n{table(measured)}"
+    print(text)
+    RESULTS.write_text(insert(RESULTS.read_text(), text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Web archives made with warcio, the other reader and writer of them, and by hand where it refuses to."""
+
+import gzip
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+from warcio.archiveiterator import ArchiveIterator
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from pipeline.data.extract import ExtractConfig, read_archive
+
+HTML = (("Content-Type", "text/html; charset=utf-8"),)
+
+
+class Archive:
+    """Writes an archive record by record."""
+
+    def __init__(self, compressed: bool = True) -> None:
+        self._sink = io.BytesIO()
+        self._writer = WARCWriter(self._sink, gzip=compressed)
+
+    @property
+    def data(self) -> bytes:
+        return self._sink.getvalue()
+
+    def add(
+        self,
+        body: bytes,
+        url: str = "http://a.example/",
+        kind: str = "response",
+        status: str | None = "200 OK",
+        headers: Iterable[tuple[str, str]] = HTML,
+    ) -> int:
+        """Write one record, with a HTTP message where `status` is given, and return its first byte in the file."""
+        start = self._sink.tell()
+        http = StatusAndHeaders(status, list(headers), protocol="HTTP/1.1") if status else None
+        record = self._writer.create_warc_record(url, kind, payload=io.BytesIO(body), http_headers=http)
+        self._writer.write_record(record)
+        return start
+
+
+def response(message: bytes, url: str = "http://a.example/") -> bytes:
+    """A record around a HTTP response that warcio would not write."""
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nContent-Type: application/http\r\n"
+    return b"%sContent-Length: %d\r\n\r\n%s\r\n\r\n" % (head.encode(), len(message), message)
+
+
+def members(*records: bytes) -> bytes:
+    """Records, each in a gzip member of its own."""
+    return b"".join(gzip.compress(record) for record in records)
+
+
+def image_page(name: str) -> bytes:
+    """A page with one image of one caption."""
+    return f'<p>{"lorem ipsum " * 20}</p><img src="/{name}.jpg" alt="the picture {name}">'.encode()
+
+
+def read(data: bytes, config: ExtractConfig | None = None) -> pa.Table:
+    """The rows of an archive's bytes."""
+    return read_archive("x.warc.gz", lambda _: io.BytesIO(data), config or ExtractConfig())
+
+
+def offsets_by_warcio(file: Path) -> list[int]:
+    """Where the records of a file begin, as warcio sees it."""
+    with file.open("rb") as stream:
+        records = ArchiveIterator(stream)
+        return [records.get_record_offset() for _ in records]

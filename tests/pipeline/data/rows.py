@@ -1,0 +1,46 @@
+"""Rows of the stages' schemas, of which a test says only what matters to it."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.hashing import hash128
+from pipeline.schemas import CANDIDATES, FETCHED, conform
+
+
+def candidates(**columns: Sequence[Any]) -> pa.Table:
+    """CANDIDATES with these columns; ids are made of the row numbers where none are given."""
+    return conform(pa.table(_with_ids(columns)), CANDIDATES)
+
+
+def fetched(**columns: Sequence[Any]) -> pa.Table:
+    """FETCHED with these columns; ids are made of the row numbers where none are given."""
+    return conform(pa.table(_with_ids(columns)), FETCHED)
+
+
+def ids(count: int, salt: str = "") -> list[str]:
+    """Some pair ids."""
+    return [hash128(salt, str(number)) for number in range(count)]
+
+
+def _with_ids(columns: dict[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    count = len(next(iter(columns.values())))
+    return {"pair_id": ids(count), **columns}
+
+
+def encode(image: Image.Image, image_type: str = "PNG", **options: Any) -> bytes:
+    """The bytes of a picture's file."""
+    sink = io.BytesIO()
+    image.save(sink, image_type, **options)
+    return sink.getvalue()
+
+
+def photo_like(seed: int, width: int = 120, height: int = 90, mode: str = "RGB") -> Image.Image:
+    """Smooth random colours, which survive resizing and JPEG as photographs do."""
+    coarse: npt.NDArray[np.uint8] = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)

@@ -1,0 +1,373 @@
+import gzip
+import io
+import zlib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.fs
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.extract import ExtractConfig, check_archive, check_table, read_archive, read_table
+from pipeline.data.page import MAX_DEPTH
+from pipeline.schemas import CANDIDATES, Reason
+from tests.pipeline.data.archives import HTML, Archive, image_page, members, offsets_by_warcio, read, response
+
+DAMAGE = {Reason.BROKEN_ARCHIVE, Reason.TRUNCATED_RECORD, Reason.BROKEN_RECORD}
+LOCAL = pyarrow.fs.LocalFileSystem()
+LAST = response(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + image_page("last"))
+
+
+def outcomes(table: pa.Table) -> list[str]:
+    """The caption of each row that is in, the reason of the others."""
+    rows = zip(table["caption"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    return [reason or caption for caption, reason in rows]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_every_record_is_a_row(compressed: bool) -> None:
+    archive = Archive(compressed)
+    page = b'<img src=1 alt="picture one"><img src=2 alt="picture two" title="a title">'
+    offsets = [
+        archive.add(b"software: x\r\n", kind="warcinfo", status=None),
+        archive.add(b"", kind="request", status="GET / HTTP/1.1"),
+        *[archive.add(page, url="http://a.example/page")] * 3,
+        archive.add(page, status="404 Not Found"),
+        archive.add(page, status="301 Moved", headers=[("Location", "/x")]),
+        archive.add(b"\xff\xd8\xff", headers=[("Content-Type", "image/jpeg")]),
+        archive.add(b"", kind="revisit"),
+        archive.add(b"<p>no image</p>", url="http://a.example/empty"),
+        archive.add(b"x", kind="resource", status=None),
+        archive.add(image_page("xhtml"), headers=[("Content-Type", "Application/XHTML+xml; charset=utf-8")]),
+        archive.add(image_page("no type"), headers=[]),
+    ]
+    table = read(archive.data)
+    assert table.schema == CANDIDATES
+    assert outcomes(table) == [
+        *[Reason.NOT_A_RESPONSE] * 2,
+        *["picture one", "picture two", "a title"],
+        *[Reason.HTTP_ERROR_PAGE] * 2,
+        Reason.NOT_HTML,
+        Reason.REVISIT,
+        Reason.NO_IMAGE,
+        Reason.NOT_A_RESPONSE,
+        *["the picture xhtml", "the picture no type"],
+    ]
+    assert table["record_offset"].to_pylist() == offsets
+    assert set(table["archive"].to_pylist()) == {"x.warc.gz"}
+    assert table["page_url"].to_pylist()[2] == "http://a.example/page"
+    assert table["url"].to_pylist()[2:4] == ["http://a.example/1", "http://a.example/2"]
+
+
+@pytest.mark.parametrize("suffix", [".warc.gz", ".warc", ".warc.zst"])
+def test_compressions(tmp_path: Path, suffix: str) -> None:
+    plain = [response(b"HTTP/1.1 200 OK\r\n\r\n" + image_page(str(i))) for i in range(3)]
+    codec = {".warc.gz": gzip.compress, ".warc": bytes, ".warc.zst": lambda r: pa.compress(r, "zstd", asbytes=True)}
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes(b"".join(codec[suffix](record) for record in plain))
+    check_archive(str(file), lambda uri: open(uri, "rb"))
+    table = read_archive(str(file), lambda uri: open(uri, "rb"), ExtractConfig())
+    assert outcomes(table) == ["the picture 0", "the picture 1", "the picture 2"]
+
+
+def test_an_archive_that_is_one_gzip_member() -> None:
+    records = [response(b"HTTP/1.1 200 OK\r\n\r\n" + image_page(str(i))) for i in range(3)]
+    assert outcomes(read(gzip.compress(b"".join(records)))) == [f"the picture {i}" for i in range(3)]
+    assert Reason.BROKEN_ARCHIVE in outcomes(read(gzip.compress(b"".join(records))[:-20]))
+
+
+def test_an_empty_archive_has_no_rows() -> None:
+    assert read(b"") == CANDIDATES.empty_table()
+
+
+GZIPPED, BROTLI = ("Content-Encoding", "gzip"), ("Content-Encoding", "br")
+CHUNKED = ("Transfer-Encoding", "chunked")
+
+
+def chunked(body: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (body[:50], body[50:])) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ([GZIPPED], gzip.compress(image_page("x"))),
+        ([("Content-Encoding", "deflate")], zlib.compress(image_page("x"))),
+        ([CHUNKED], chunked(image_page("x"))),
+        ([GZIPPED, CHUNKED], chunked(gzip.compress(image_page("x")))),
+        # Crawlers that undo an encoding and leave its header
+        ([GZIPPED], image_page("x")),
+        ([BROTLI], image_page("x")),
+        ([CHUNKED], image_page("x")),
+        ([GZIPPED, CHUNKED], gzip.compress(image_page("x"))),
+        ([GZIPPED, CHUNKED], image_page("x")),
+        ([("Content-Encoding", "from-the-future")], image_page("x")),
+    ],
+)
+def test_encodings_are_undone(headers: list[tuple[str, str]], body: bytes) -> None:
+    archive = Archive()
+    archive.add(body, headers=[*HTML, *headers])
+    assert outcomes(read(archive.data)) == ["the picture x"]
+
+
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [
+        (b"HTTP/1.1 200 OK\nContent-Type: text/html\n\n" + image_page("x"), "the picture x"),  # lines end in LF alone
+        (b"HTTP/2 200\r\n\r\n" + image_page("x"), "the picture x"),
+        (b"HTTP/1.1 200 OK\r\nContent-Type text/html\r\n\r\n" + image_page("x"), "the picture x"),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=nonsense\r\n\r\n" + image_page("x"), "the picture x"),
+        (b"HTTP/1.1 999999999999 OK\r\n\r\n" + image_page("x"), "the picture x"),
+        (b"", Reason.NO_IMAGE),
+        (b"\0\1\2" * 100, Reason.NO_IMAGE),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000 + b"\r\n\r\n", Reason.BROKEN_RECORD),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + b"\0" * 99, Reason.BROKEN_RECORD),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n" + b"\xff\0" * 99, Reason.BROKEN_RECORD),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"<div>" * (MAX_DEPTH + 1) + image_page("x"), Reason.TOO_DEEP),
+        (b"HTTP/1.1 200 OK\r\n\r\n<img srcset='a 1.2.3x' alt='the picture x'>", "the picture x"),
+        (b"HTTP/1.1 200 OK\r\n\r\n<base href='http://[x'>" + image_page("x"), "the picture x"),
+    ],
+)
+def test_an_odd_record_is_one_row_and_does_not_harm_the_next(message: bytes, outcome: str) -> None:
+    assert outcomes(read(members(response(message), LAST))) == [outcome, "the picture last"]
+
+
+def test_records_of_other_protocols() -> None:
+    dns = LAST.replace(b"application/http", b"text/dns").replace(b"http://a.example/", b"dns:a.example")
+    assert outcomes(read(members(dns, LAST))) == [Reason.NOT_HTML, "the picture last"]
+
+
+def test_a_long_page_is_read_up_to_its_limit() -> None:
+    page = image_page("first") + b"<p>lorem ipsum</p>" * 1_000 + image_page("second")
+    archive = Archive()
+    archive.add(page)
+    archive.add(gzip.compress(page), headers=[*HTML, GZIPPED])
+    archive.add(chunked(page), headers=[*HTML, CHUNKED])
+    archive.add(image_page("last"))
+    assert outcomes(read(archive.data, ExtractConfig(max_page_bytes=len(page) // 2))) == [
+        *["the picture first"] * 3,
+        "the picture last",
+    ]
+    assert len(read(archive.data)) == 7
+
+
+def test_a_page_that_explodes_is_cut() -> None:
+    """100 MB of blanks in 100 KB: read whole, it would take a gigabyte and ten seconds."""
+    archive = Archive()
+    archive.add(image_page("first") + gzip.compress(b""), headers=HTML)
+    archive.add(gzip.compress(image_page("x") + b" " * 100_000_000), headers=[*HTML, GZIPPED])
+    assert outcomes(read(archive.data))[1] == "the picture x"
+
+
+class TestDamage:
+    """Half downloads and flipped bits: no record may be missing without a row that says so."""
+
+    @pytest.fixture(scope="class", params=[True, False], ids=["gzip", "plain"])
+    def archive(self, request: pytest.FixtureRequest) -> tuple[bytes, list[int]]:
+        archive = Archive(request.param)
+        offsets = [archive.add(image_page(str(i)), url=f"http://a.example/{i}") for i in range(4)]
+        return archive.data, offsets
+
+    def test_a_file_that_ends_early(self, archive: tuple[bytes, list[int]]) -> None:
+        data, offsets = archive
+        for length in range(len(data)):
+            rest = len(data) - length
+            found = read(data[:length])
+            reported = set(outcomes(found)) & DAMAGE
+            ends = [start + at for start in [*offsets, len(data)] for at in range(-4, 1)]  # 4: "\r\n\r\n" of plain ones
+            between = length in ends and data.startswith(b"WARC") or length in offsets
+            assert reported or between, f"{rest} bytes short: {outcomes(found)}"
+            whole = [i for i, end in enumerate([*offsets[1:], len(data)]) if end <= length]
+            assert outcomes(found)[: len(whole)] == [f"the picture {i}" for i in whole]
+
+    @pytest.mark.parametrize("kind", ["flip", "zero", "drop", "double"])
+    def test_a_file_that_is_damaged_inside(self, archive: tuple[bytes, list[int]], kind: str) -> None:
+        data, offsets = archive
+        for at in range(1, len(data), 3):
+            piece = {
+                "flip": bytes([data[at] ^ 1 << at % 8]),
+                "zero": b"\0",
+                "drop": b"",
+                "double": data[at : at + 1] * 2,
+            }
+            found = read(data[:at] + piece[kind] + data[at + 1 :])
+            if not set(outcomes(found)) & DAMAGE:
+                assert found["record_offset"].value_counts().__len__() == len(offsets), f"byte {at}"
+
+    def test_the_row_says_where(self) -> None:
+        archive = Archive()
+        start = [archive.add(image_page(str(i))) for i in range(3)][1]
+        data = bytearray(archive.data)
+        data[start + 3] ^= 4  # of the gzip header's flags: what follows is now a field of that many bytes
+        rows = read(bytes(data)).to_pylist()
+        assert [row["reason"] for row in rows] == [None, Reason.BROKEN_ARCHIVE]
+        assert rows[1]["record_offset"] <= start
+        assert rows[1]["caption"]
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.binary(max_size=80), st.sampled_from([b"", b"WARC/1.0\r\n", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", LAST]))
+    def test_bytes_of_any_kind(self, junk: bytes, head: bytes) -> None:
+        found = outcomes(read(head + junk))
+        assert set(found) & DAMAGE or not (head + junk).strip() or head == LAST
+
+
+def opener(data: bytes) -> io.BytesIO:
+    return io.BytesIO(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the archive is empty"),
+        (b"just some text\n" * 100, "not a web archive; expected WARC"),
+        (gzip.compress(b"just some text\n" * 100), "not a web archive"),
+        (b"\x1f\x8b" + b"junk" * 100, "not a web archive"),
+        (b"\x28\xb5\x2f\xfd" + b"junk" * 100, "not a web archive"),
+        (gzip.compress(b""), "the archive has no WARC record"),
+        (b"PK\x03\x04 a zip file", "not a web archive"),
+    ],
+)
+def test_files_that_are_no_archives(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"runs/x\.warc\.gz: .*{message}"):
+        check_archive("runs/x.warc.gz", lambda _: opener(data))
+
+
+class TestTables:
+    """Tables of addresses, or of images, with captions."""
+
+    @pytest.mark.parametrize(("url", "caption"), [("url", "caption"), ("URL", "TEXT"), ("url", "text")])
+    @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+    def test_addresses(self, tmp_path: Path, url: str, caption: str, suffix: str) -> None:
+        file = str(tmp_path / f"x{suffix}")
+        table = pa.table(
+            {"similarity": [0.3, 0.4], url: ["HTTP://A.example/1.jpg", "x"], caption: ["a  dog\nruns", "2021"]}
+        )
+        if suffix == ".csv":
+            pyarrow.csv.write_csv(table, file)
+        else:
+            pq.write_table(table, file)
+        check_table(file, LOCAL, file)
+        found = read_table(file, LOCAL, file)
+        assert found.schema == CANDIDATES
+        assert found["url"].to_pylist() == ["http://a.example/1.jpg", "x"]
+        assert found["caption"].to_pylist() == ["a dog runs", "2021"]
+        assert found["reason"].to_pylist() == [None, Reason.BAD_URL]
+        assert found["record_offset"].to_pylist() == [0, 1]
+        assert set(found["archive"].to_pylist()) == {file}
+        assert set(found["caption_source"].to_pylist()) == {"table"}
+
+    def test_images_with_several_captions(self, tmp_path: Path) -> None:
+        file = str(tmp_path / "x.parquet")
+        captions = [["a dog", "one dog"], ["a cat"], [], None, ["an owl", None]]
+        pq.write_table(pa.table({"image": [b"1", b"2", b"3", b"4", b"1"], "captions": captions}), file)
+        check_table(file, LOCAL, file)
+        found = read_table(file, LOCAL, file)
+        assert found["caption"].to_pylist() == ["a dog", "one dog", "a cat", "", "", "an owl", ""]
+        assert found["record_offset"].to_pylist() == [0, 0, 1, 2, 3, 4, 4], "no row is lost"
+        assert found["image"].to_pylist() == [b"1", b"1", b"2", b"3", b"4", b"1", b"1"]
+        urls = found["url"].to_pylist()
+        assert urls[0] == urls[1] == urls[5] != urls[2], "an image is known by its content"
+        assert set(found["reason"].to_pylist()) == {None}
+
+    def test_images_with_addresses(self, tmp_path: Path) -> None:
+        file = str(tmp_path / "x.parquet")
+        urls = ["http://a.example/1.jpg", None, "http://a.example/3.jpg", None]
+        pq.write_table(
+            pa.table({"jpg": [b"1", b"2", None, None], "url": urls, "caption": ["one a", "b", "c", "d"]}), file
+        )
+        found = read_table(file, LOCAL, file)
+        assert found["image"].to_pylist() == [b"1", b"2", None, None]
+        assert found["reason"].to_pylist() == [None, None, None, Reason.BAD_URL]
+        assert found["url"].to_pylist()[0::2] == urls[0::2]
+
+    def test_a_data_address_in_a_table(self, tmp_path: Path) -> None:
+        file = str(tmp_path / "x.parquet")
+        pq.write_table(pa.table({"url": ["data:image/png;base64,AAAA"], "caption": ["a dog"]}), file)
+        assert read_table(file, LOCAL, file)["image"].to_pylist() == [b"\0\0\0"]
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            (
+                {"url": ["x"]},
+                r"no caption column; expected one of \['caption', 'text', 'TEXT', 'captions'\], found \['url'\]",
+            ),
+            ({"caption": ["x"], "width": [1]}, r"neither addresses nor images; .* found \['caption', 'width'\]"),
+            ({"url": ["x"], "caption": [1]}, "column 'caption' holds int64, expected strings"),
+            ({"url": [1], "caption": ["x"]}, "column 'url' holds int64, expected strings"),
+            ({"image": [{"bytes": b"x"}], "caption": ["x"]}, "column 'image' holds struct<.*>, expected bytes"),
+            ({"url": ["x"], "captions": [[1]]}, "column 'captions' holds list<.*>, expected strings, or lists of them"),
+        ],
+    )
+    def test_tables_that_are_refused(self, tmp_path: Path, columns: dict[str, list[object]], message: str) -> None:
+        file = str(tmp_path / "x.parquet")
+        pq.write_table(pa.table(columns), file)
+        with pytest.raises(ValueError, match=rf"x\.parquet: {message}"):
+            check_table(file, LOCAL, file)
+
+    @pytest.mark.parametrize(("name", "kind"), [("x.parquet", "Parquet"), ("x.csv", "CSV")])
+    @pytest.mark.parametrize("data", [b"", b"\0\xff\xfe\0" * 9])
+    def test_files_that_are_not_what_their_names_say(self, tmp_path: Path, name: str, kind: str, data: bytes) -> None:
+        file = tmp_path / name
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{name}: (cannot be read as {kind}|no caption column)"):
+            check_table(str(file), LOCAL, str(file))
+
+    def test_quoted_lines_in_a_csv(self, tmp_path: Path) -> None:
+        file = tmp_path / "x.csv"
+        file.write_text('url,caption\nhttp://a.example/1,"a dog,\n""Rex"", runs"\nhttp://a.example/2,\n')
+        assert read_table(str(file), LOCAL, str(file))["caption"].to_pylist() == ['a dog, "Rex", runs', ""]
+
+
+def real_archives() -> list[str]:
+    return [
+        *("BL-20140325121225068-00000-32090~opera~8443", "BL-20140325122341434-00000-32090~opera~8443"),
+        *("IAH-20080430204825-00000-blackbook-truncated", "IAH-urls-wget", "bad-redirections"),
+        *("chatnoir-resiliparse-clueweb-quirk", "chatnoir-resiliparse-warcfile", "content-resource-types"),
+        *("dolma-sample-0000", "example-revisit", "http-return-codes", "ip-host-testcase", "main-entry-403"),
+        *("transfer_compression_brotli", "transfer_compression_gzip", "transfer_compression_none"),
+        "whirlwind-python-whirlwind",
+    ]
+
+
+@pytest.mark.realdata
+def test_every_record_of_every_real_archive_is_accounted_for(clip_data: Path) -> None:
+    files = sorted((clip_data / "web").glob("*.gz"))
+    assert files, "the folder of archives is empty"
+    candidates = 0
+    for file in files:
+        table = read_archive(str(file), lambda uri: open(uri, "rb"), ExtractConfig())
+        assert list(dict.fromkeys(table["record_offset"].to_pylist())) == offsets_by_warcio(file), file.name
+        assert not set(outcomes(table)) & DAMAGE, file.name
+        candidates += pc.sum(table["reason"].is_null()).as_py()
+    assert candidates > 900
+
+
+@pytest.mark.realdata
+def test_pages_of_one_site_do_not_depend_on_their_encoding_in_transfer(clip_data: Path) -> None:
+    found = []
+    for encoding in ("none", "gzip", "brotli"):
+        file = clip_data / "web" / f"transfer_compression_{encoding}.warc.gz"
+        found.append(outcomes(read_archive(str(file), lambda uri: open(uri, "rb"), ExtractConfig())))
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.realdata
+def test_captions_in_the_charsets_of_real_pages(clip_data: Path) -> None:
+    file = clip_data / "web" / "chatnoir-resiliparse-clueweb-quirk.warc.gz"  # Japanese pages, header lines end in LF
+    table = read_archive(str(file), lambda uri: open(uri, "rb"), ExtractConfig())
+    captions = "".join(table["caption"].drop_null().to_pylist())
+    assert captions.count("\ufffd") < len(captions) / 1000
+    assert sum("\u3040" <= character <= "\u30ff" for character in captions) > 1000, "kana"
+
+
+@pytest.mark.realdata
+def test_real_pages_give_candidates(clip_data: Path) -> None:
+    archive = Archive()
+    pages = pq.read_table(clip_data / "web" / "pages.parquet")
+    print(pages.schema)
+    assert archive

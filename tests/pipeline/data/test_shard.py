@@ -1,0 +1,64 @@
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.shard import ShardConfig, arrange, num_shards, places, shard_of
+from pipeline.schemas import PAIRS
+from tests.pipeline.data.rows import fetched, ids
+
+
+def table_of(count: int) -> pa.Table:
+    return fetched(
+        pair_id=ids(count),
+        url=[f"http://a.example/{i}.jpg" for i in range(count)],
+        image=[b"%d" % i for i in range(count)],
+        query_ids=pa.array([[i, i + 1] for i in range(count)], pa.list_(pa.int32())),
+        width=list(range(count)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 7), st.integers(-5, 5), st.randoms(use_true_random=False))
+def test_the_shuffle_depends_on_nothing_but_the_pairs(count: int, shards: int, seed: int, order: random.Random) -> None:
+    table = table_of(count)
+    rows = order.sample(range(count), count)
+    shuffled = table.take(pa.array(rows, pa.int64()))
+    made = []
+    for given_rows in (table, shuffled):
+        where = shard_of(given_rows, shards, seed)
+        made.append([arrange(given_rows.filter(pa.array(where == shard)), seed) for shard in range(shards)])
+    assert made[0] == made[1]
+    whole = pa.concat_tables(made[0])
+    assert whole.schema == PAIRS
+    assert sorted(whole["pair_id"].to_pylist()) == sorted(table["pair_id"].to_pylist())
+    assert whole == arrange(table, seed), "shards one after the other are the global order, however many there are"
+    assert (np.diff(places(whole["pair_id"].to_pylist(), seed).astype(object)) >= 0).all()
+
+
+def test_rows_stay_whole() -> None:
+    table = table_of(20)
+    rows = {row["pair_id"]: row for row in table.select(PAIRS.names).to_pylist()}
+    assert {row["pair_id"]: row for row in arrange(table, 3).to_pylist()} == rows
+
+
+def test_other_seeds_shuffle_otherwise_and_into_shards_alike() -> None:
+    pair_ids = ids(2_000)
+    orders = {tuple(np.argsort(places(pair_ids, seed))) for seed in range(5)}
+    assert len(orders) == 5
+    counts = np.bincount(shard_of(table_of(2_000), 8, 0), minlength=8)
+    assert abs(counts - 250).max() < 5 * 250**0.5
+
+
+@pytest.mark.parametrize(("total", "shards"), [(0, 1), (1, 1), (100, 1), (101, 2), (1000, 10)])
+def test_shards_are_as_many_as_the_bytes_need(total: int, shards: int) -> None:
+    assert num_shards(total, ShardConfig(target_bytes=100)) == shards
+
+
+@pytest.mark.parametrize("option", ["target_bytes", "row_group_size"])
+def test_sizes_of_nothing_are_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"shard\.{option} = 0: must be positive"):
+        ShardConfig(**{option: 0})

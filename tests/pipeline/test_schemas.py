@@ -1,0 +1,54 @@
+import pyarrow as pa
+import pytest
+
+from pipeline import schemas
+from pipeline.schemas import CANDIDATES, FETCHED, PAIRS, POLICY, TRANSIENT, Reason, conform, with_reasons
+
+SMALL = pa.schema([("a", pa.int32()), ("b", pa.string()), ("c", pa.list_(pa.int32()))])
+
+
+def test_conform_orders_casts_and_fills() -> None:
+    table = conform(pa.table({"b": pa.array(["x", None], pa.large_string()), "a": pa.array([1, 2], pa.int64())}), SMALL)
+    assert table.schema == SMALL
+    assert table.to_pydict() == {"a": [1, 2], "b": ["x", None], "c": [None, None]}
+
+
+def test_conform_of_no_rows() -> None:
+    assert conform(pa.table({}), SMALL) == SMALL.empty_table()
+
+
+def test_conform_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match=r"columns \['d', 'e'\] are not in the schema \['a', 'b', 'c'\]"):
+        conform(pa.table({"e": [1], "a": [1], "d": [1]}), SMALL)
+
+
+@pytest.mark.parametrize("values", [[2**40], ["x"]])
+def test_conform_refuses_what_does_not_fit(values: list[object]) -> None:
+    with pytest.raises(ValueError, match=r"not in range|Failed to parse"):
+        conform(pa.table({"a": values}), SMALL)
+
+
+def test_with_reasons_replaces_them() -> None:
+    table = pa.table({"a": [1, 2], "reason": pa.array(["old", None], pa.string()), "b": [3, 4]})
+    changed = with_reasons(table, [None, Reason.NOT_FOUND])
+    assert changed.to_pydict() == {"a": [1, 2], "reason": [None, "not found (404, 410)"], "b": [3, 4]}
+    assert changed.schema == table.schema
+
+
+def test_reasons_are_told_apart_by_what_people_read() -> None:
+    values = [reason.value for reason in Reason]
+    assert len(set(values)) == len(values)
+    assert not TRANSIENT & POLICY
+
+
+def test_a_stage_adds_columns_to_those_before_it() -> None:
+    """So that rows pass through the chain without a mapping."""
+    types = {field.name: field.type for field in FETCHED}
+    assert list(FETCHED.names[: len(CANDIDATES)]) == CANDIDATES.names
+    assert all(types[field.name] == field.type for field in PAIRS)
+
+
+def test_column_names_are_unique() -> None:
+    for name, schema in vars(schemas).items():
+        if isinstance(schema, pa.Schema):
+            assert len(set(schema.names)) == len(schema.names), name
