@@ -176,7 +176,7 @@ def _shapes(scene: Scene, side: int, rng: np.random.Generator) -> Image.Image:
     pen = ImageDraw.Draw(mask)
     quarter = {"": 0.0, "up": 0.0, "right": 0.5, "down": 1.0, "left": 1.5}[scene.direction]
     for x, y in centres:
-        turn = quarter * math.pi + rng.uniform(-0.2, 0.2)
+        turn = quarter * math.pi + rng.uniform(-0.15, 0.15)
         cos, sin = radius * math.cos(turn), radius * math.sin(turn)
         corners = [(x + u * cos - v * sin, y + u * sin + v * cos) for u, v in _outline(scene.shape)]
         pen.polygon([(side * u, side * v) for u, v in corners], fill=255)

@@ -111,9 +111,9 @@ def sample_scene(
     kind = kind or pick(rng, ("shape", "digit", "word", "pattern"), (0.7, 0.2, 0.05, 0.05))
     colour = colour or pick(rng, tuple(COLOURS))
     background = pick(rng, [name for name in BACKGROUNDS if contrast(colour, name) >= _MIN_CONTRAST])
-    texture = pick(rng, DIGIT_TEXTURES, (0.76, 0.08, 0.08, 0.08)) if kind == "digit" else "solid"
+    texture = pick(rng, DIGIT_TEXTURES, (0.82, 0.06, 0.06, 0.06)) if kind == "digit" else "solid"
     # Fine lines and grain do not survive being pixelated or blurred, and would be named all the same.
-    backdrop = pick(rng, BACKDROPS, (0.6, 0.16, 0.06, 0.06, 0.06, 0.06))
+    backdrop = pick(rng, BACKDROPS, (0.72, 0.12, 0.04, 0.04, 0.04, 0.04))
     if texture in ("pixelated", "blurry") and backdrop in BACKDROPS[3:]:
         backdrop = "plain"
     font = pick(rng, FONTS)
@@ -138,8 +138,8 @@ def sample_scene(
             aspect=aspect,
         )  # fmt: skip
     shape = shape or pick(rng, SHAPES)
-    count = count or pick(rng, COUNTS, (0.64, 0.09, 0.09, 0.09, 0.09))
-    size = pick(rng, SIZES, (0.06, 0.24, 0.7)) if count == 1 else "medium"
+    count = count or pick(rng, COUNTS, (0.72, 0.07, 0.07, 0.07, 0.07))
+    size = pick(rng, SIZES, (0.04, 0.16, 0.8)) if count == 1 else "medium"
     if count > 1:
         position = pick(rng, ARRANGEMENTS, (0.3, 0.15, 0.55))
     else:
@@ -147,7 +147,7 @@ def sample_scene(
         # The corner of the central square is a corner of the picture only where that is square.
         aspect = 1.0 if position != "centre" else aspect
     if size != "small" and count <= 3:  # a texture on less than that cannot be made out
-        texture = pick(rng, TEXTURES, (0.79, 0.07, 0.07, 0.07))
+        texture = pick(rng, TEXTURES, (0.88, 0.04, 0.04, 0.04))
     return Scene(
         kind="shape", shape=shape, colour=colour, texture=texture, background=background, backdrop=backdrop, font=font,
         seed=seed, count=count, position=position, size=size, aspect=aspect,
@@ -211,11 +211,11 @@ _BACKDROP_WORDS: Final = {
 }
 
 
-def describe(scene: Scene, rng: np.random.Generator, detail: float = 0.25) -> str:
+def describe(scene: Scene, rng: np.random.Generator, detail: float = 0.12) -> str:
     """Write an English caption that is true of the scene's picture.
 
     `detail` is the probability that each optional property (size, texture, place, background) is mentioned; the subject
-    and, save for a few words and digits, the colour always are.
+    always is, the colour mostly.
     """
 
     def maybe(text: str) -> str:
@@ -259,32 +259,36 @@ def _say_shape(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     if rng.random() < 0.1:
         noun = _SHAPE_SYNONYMS.get(noun, noun)
     plural = {"cross": "crosses"}.get(noun, noun + "s")
-    adjectives = " ".join([*_adjectives(scene, rng, detail), scene.colour])
+    front = _front(scene, rng, detail)
     pointing = f" pointing {scene.direction}" if scene.direction and rng.random() < detail else ""
     if scene.count == 1:
-        forms = [f"{adjectives} {noun}{pointing}"] * 6
-        forms += [f"{noun} in {scene.colour}{pointing}", f"single {adjectives} {noun}{pointing}"]
-        return pick(rng, [*map(_article, forms), f"one {adjectives} {noun}{pointing}"])
+        forms = [f"{front}{noun}{pointing}"] * 6
+        forms += [f"{noun} in {scene.colour}{pointing}", f"single {front}{noun}{pointing}"]
+        return pick(rng, [*map(_article, forms), f"one {front}{noun}{pointing}"])
     number = NUMBER_WORDS[scene.count]
-    forms = [f"{number} {adjectives} {plural}{pointing}"] * 6
-    forms.append(f"a group of {number} {adjectives} {plural}{pointing}")
-    forms.append(f"{number} shapes, all of them {adjectives} {plural}{pointing}")
+    forms = [f"{number} {front}{plural}{pointing}"] * 6
+    forms.append(f"a group of {number} {front}{plural}{pointing}")
+    forms.append(f"{number} shapes, all of them {front}{plural}{pointing}")
     if scene.count == 2:
-        forms.append(f"a pair of {adjectives} {plural}{pointing}")
+        forms.append(f"a pair of {front}{plural}{pointing}")
     return pick(rng, forms)
+
+
+def _front(scene: Scene, rng: np.random.Generator, detail: float) -> str:
+    """What stands before the noun, with a blank behind it. A third of the captions says nothing of the colour: there
+    the noun alone tells one picture from another, and it is learned."""
+    colour = [scene.colour] if rng.random() < 2 / 3 else []
+    return "".join(f"{word} " for word in [*_adjectives(scene, rng, detail), *colour])
 
 
 def _say_digit(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     word = NUMBER_WORDS[int(scene.text)]
-    adjectives = [*_adjectives(scene, rng, detail), scene.colour]
-    front = " ".join(adjectives)
-    bare = " ".join(adjectives[:-1])
+    front = _front(scene, rng, detail)
     typeface = f" in {pick(rng, _FONT_WORDS[scene.font])} type" if rng.random() < detail / 2 else ""
-    forms = [f"the {front} digit {scene.text}{typeface}"] * 3 + [f"the {front} number {scene.text}{typeface}"] * 3
-    forms += [f"the {front} digit {word}{typeface}", f"the {front} number {word}{typeface}"] * 2
-    forms += [f"{_article(front)} numeral {scene.text}{typeface}", f"{_article(f'{front} {word}')} set in type"]
-    forms.append(f"the {bare} number {scene.text} in {scene.colour}".replace("  ", " "))
-    forms.append(f"the {bare} digit {scene.text}{typeface}".replace("  ", " "))
+    forms = [f"the {front}digit {scene.text}{typeface}"] * 3 + [f"the {front}number {scene.text}{typeface}"] * 3
+    forms += [f"the {front}digit {word}{typeface}", f"the {front}number {word}{typeface}"] * 2
+    forms += [f"{_article(f'{front}numeral {scene.text}')}{typeface}", f"{_article(f'{front}{word}')} set in type"]
+    forms.append(f"the number {scene.text} in {scene.colour}")
     return pick(rng, forms)
 
 

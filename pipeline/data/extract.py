@@ -183,7 +183,7 @@ def _count_records(stream: Any) -> int:
         if not line.startswith(b"WARC/"):
             raise OSError(f"{line[:20]!r} stands in the place of a record")
         length = 0
-        while (header := stream.readline(_LINE_BYTES)).strip():
+        while (header := stream.readline(_LINE_BYTES)).strip(b"\r\n"):
             name, _, value = header.partition(b":")
             if name.strip().lower() == b"content-length":
                 length = _length(value)

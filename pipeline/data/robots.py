@@ -21,7 +21,7 @@ class Robots:
         self._agent = agent
         self._allow_all = 400 <= status < 500
         self._deny_all = status >= 500
-        text = body[:MAX_ROBOTS_BYTES].decode("utf-8", "replace") if status < 400 else ""
+        text = body[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "replace") if status < 400 else ""
         self._rules = Protego.parse(text)
 
     def allows(self, url: str) -> bool:

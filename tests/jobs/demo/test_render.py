@@ -84,7 +84,7 @@ def test_every_part_of_a_scene_is_sampled_and_drawn() -> None:
     assert {scene.count for scene in scenes} == set(COUNTS)
     kinds = Counter(scene.kind for scene in scenes)
     assert set(kinds) == {"shape", "digit", "word", "pattern"}
-    assert 0.5 < kinds["shape"] / len(scenes) < 0.66
+    assert 0.6 < kinds["shape"] / len(scenes) < 0.8
 
 
 def test_what_is_drawn_stands_out() -> None:

@@ -4,6 +4,7 @@ import gzip
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 from warcio.archiveiterator import ArchiveIterator
@@ -37,8 +38,11 @@ class Archive:
         """Write one record, with a HTTP message where `status` is given, and return its first byte in the file."""
         start = self._sink.tell()
         http = StatusAndHeaders(status, list(headers), protocol="HTTP/1.1") if status else None
-        record = self._writer.create_warc_record(url, kind, payload=io.BytesIO(body), http_headers=http)
-        self._writer.write_record(record)
+        # Without the length, warcio buffers the body in a file that it does not close
+        payload = io.BytesIO(body)
+        self._writer.write_record(
+            self._writer.create_warc_record(url, kind, payload=payload, length=len(body), http_headers=http)
+        )
         return start
 
 
@@ -61,6 +65,11 @@ def image_page(name: str) -> bytes:
 def read(data: bytes, config: ExtractConfig | None = None) -> pa.Table:
     """The rows of an archive's bytes."""
     return read_archive("x.warc.gz", lambda _: io.BytesIO(data), config or ExtractConfig())
+
+
+def open_file(uri: str) -> BinaryIO:
+    """A local file, as read_archive wants it opened."""
+    return Path(uri).open("rb")
 
 
 def offsets_by_warcio(file: Path) -> list[int]:
