@@ -90,9 +90,14 @@ class _Host:
     async def __aenter__(self) -> None:
         await self._in_flight.acquire()
         async with self._turn:  # kept until the request starts, so that waiting for a slot shortens no pause
-            await asyncio.sleep(max(0.0, self._next_start - time.monotonic()))
+            while (pause := self._next_start - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
             await self._slots.acquire()
-            self._next_start = time.monotonic() + self.interval_seconds
+            self.begin_pause()
+
+    def begin_pause(self) -> None:
+        """When a request starts, and again when it has been sent: connecting may take as long as the pause."""
+        self._next_start = time.monotonic() + self.interval_seconds
 
     async def __aexit__(self, *_: object) -> None:
         self._slots.release()
@@ -139,7 +144,13 @@ class Fetcher:
         )
         headers = {"User-Agent": self._agent, "Accept-Encoding": "identity", "Accept": "image/*"}
         return aiohttp.ClientSession(
-            connector=connector, timeout=timeout, headers=headers, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+            connector=connector,
+            timeout=timeout,
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            middlewares=(_once,),
+            trace_configs=[_trace()],
         )
 
     async def _fetch_all(self, table: pa.Table) -> pa.Table:
@@ -226,7 +237,8 @@ class Fetcher:
         try:
             rules = await self._with_attempts(lambda: self._get_rules(origin / "robots.txt"))
         except _Refused as refusal:
-            return refusal
+            forbids = refusal.reason is Reason.SERVER_ERROR  # section 2.3.1.4
+            return _Refused(Reason.ROBOTS_TXT, refusal.detail) if forbids else refusal
         delay = rules.crawl_delay_seconds or 0.0
         if delay > self._config.max_interval_seconds:
             return _Refused(Reason.ROBOTS_TXT, f"asks for {delay:g} s between requests")
@@ -236,6 +248,8 @@ class Fetcher:
     async def _get_rules(self, url: URL) -> Robots:
         for _ in range(self._config.max_redirects + 1):
             status, headers, body = await self._get(url, MAX_ROBOTS_BYTES, cut=True)
+            if status >= 500:
+                raise _Refused(Reason.SERVER_ERROR, f"HTTP {status}", _retry_after(headers))
             if status not in REDIRECTS or "Location" not in headers:
                 return Robots(status, body, self._config.user_agent)
             url = self._check(headers["Location"], str(url))
@@ -246,11 +260,12 @@ class Fetcher:
 
         A body of more than `max_bytes` is cut there, or refused.
         """
+        host = self._host(url)
         try:
             async with (
-                self._host(url),
+                host,
                 asyncio.timeout(self._config.total_timeout_seconds),
-                self._session.get(url, allow_redirects=False) as response,
+                self._session.get(url, allow_redirects=False, trace_request_ctx=host) as response,
             ):
                 body = b"" if response.status != 200 else await _read(response, max_bytes, cut)
                 return response.status, response.headers, body
@@ -258,14 +273,38 @@ class Fetcher:
             raise _Refused(Reason.TIMEOUT) from error
         except aiohttp.ClientPayloadError as error:
             raise _Refused(Reason.INCOMPLETE, str(error)) from error
-        except aiohttp.ClientConnectorError as error:
-            if isinstance(error.os_error, NotPublicError):
-                raise _Refused(Reason.NOT_PUBLIC, str(error.os_error)) from error
-            if isinstance(error.os_error, socket.gaierror) and error.os_error.errno != socket.EAI_AGAIN:
-                raise _Refused(Reason.NO_SUCH_HOST, url.raw_host or "") from error
-            raise _Refused(Reason.CONNECTION, str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _Refused(Reason.CONNECTION, str(error)) from error
+            raise _refusal_of(error) from error
+
+
+def _trace() -> aiohttp.TraceConfig:
+    """Tells a host when a request to it has been sent."""
+
+    async def sent(
+        _session: aiohttp.ClientSession, context: Any, _params: aiohttp.TraceRequestHeadersSentParams
+    ) -> None:
+        context.trace_request_ctx.begin_pause()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(sent)
+    return trace
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from asking again by itself, at once, where a connection breaks: attempts are counted and paced."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _refusal_of(error) from error
+
+
+def _refusal_of(error: aiohttp.ClientError | OSError) -> _Refused:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, NotPublicError):
+            return _Refused(Reason.NOT_PUBLIC, str(error.os_error))
+        if isinstance(error.os_error, socket.gaierror) and error.os_error.errno != socket.EAI_AGAIN:
+            return _Refused(Reason.NO_SUCH_HOST, str(error.os_error))
+    return _Refused(Reason.CONNECTION, str(error))
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int, cut: bool) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import struct
 import warnings
 import zlib
@@ -72,7 +73,8 @@ class ImageProcessor:
     """Checks and resizes the images of a table. Holds img2dataset's Resizer."""
 
     def __init__(self, config: ImageConfig) -> None:
-        # Imported here because img2dataset brings albumentations, which takes seconds.
+        # Imported here because img2dataset brings albumentations, which takes seconds, and asks the network for news
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         from img2dataset.resizer import Resizer
 
         self._config = config
@@ -152,6 +154,8 @@ def inspect(data: bytes, config: ImageConfig) -> tuple[Reason | None, str, str]:
                 return Reason.TOO_SMALL, f"{width}x{height}", "{}"
             if max(width, height) > config.max_aspect_ratio * min(width, height):
                 return Reason.TOO_ELONGATED, f"{width}x{height}", "{}"
+            if image.mode[0] in "IF" or (kind == "PNG" and data[24] > 8):
+                return Reason.RESIZE_FAILED, "more than 8 bits a channel", "{}"  # img2dataset makes such an image white
             assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow was told to accept truncated images"
             image.load()
             return None, "", _exif(image)

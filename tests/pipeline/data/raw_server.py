@@ -60,9 +60,9 @@ class RawServer:
         head = b""
         while b"\r\n\r\n" not in head:
             received = connection.recv(1 << 16)
-            if not received:
-                return
             head += received
+            if not received or not head[:1].isalpha():  # TLS, for one
+                return
         self.requests.append(head.decode("latin-1"))
         path = self.paths[-1]
         answer = self._answer(path, self.paths.count(path) - 1)
