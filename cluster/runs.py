@@ -105,12 +105,12 @@ class Stage:
         """
         assert 0 <= index < self.num_parts, (index, self.num_parts)
         place = np.zeros(table.num_rows, np.int32) if buckets is None else np.array(buckets, np.int32)
+        assert ((place >= 0) & (place < num_buckets)).all(), f"there are {num_buckets} buckets"
         dropped: Counter[str] = Counter()
         if "reason" in table.column_names:
             place[table["reason"].is_valid().to_numpy()] = num_buckets
             dropped.update(table["reason"].drop_null().to_pylist())
         rows = np.bincount(place, minlength=num_buckets + 1)
-        assert len(rows) == num_buckets + 1, f"a row is in bucket {len(rows) - 1} of {num_buckets}"
         data = _encode(table.take(np.argsort(place, kind="stable")), [int(n) for n in rows], row_group_size)
         digest = hashlib.sha256(data).hexdigest()
         footer = data[-8 - int.from_bytes(data[-8:-4], "little") :]

@@ -1,0 +1,182 @@
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster import storage
+from cluster.resources import Pool
+from cluster.runs import Run, Stage
+from cluster.stages import Factory, Stages
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]
+
+SCHEMA = pa.schema([("value", pa.int64()), ("text", pa.string()), ("reason", pa.string())])
+
+
+def rows_of(part: int) -> pa.Table | None:
+    """Part 0 is nothing at all, part 1 has no rows, part n has n rows."""
+    if part == 0:
+        return None
+    values = range(part * 100, part * 100 + part) if part > 1 else range(0)
+    return pa.table([list(values), [f"row {v}" for v in values], [None] * len(values)], schema=SCHEMA)
+
+
+def note(folder: Path, name: str) -> None:
+    """Tell the test, from whatever process, that something ran."""
+    (folder / f"{name}-{random.SystemRandom().getrandbits(64)}").touch()
+
+
+def noted(folder: Path) -> dict[str, int]:
+    names = [file.name.rsplit("-", 1)[0] for file in folder.iterdir()]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def pool_of(function: Callable[[pa.Table], pa.Table]) -> tuple[Factory, Pool]:
+    return (lambda: function), Pool(cpus=0.5)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.open(str(tmp_path / "run"), {"seed": 0})
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    (tmp_path / "notes").mkdir()
+    return tmp_path / "notes"
+
+
+def test_rows_go_through_the_pools_into_buckets(run: Run, notes: Path) -> None:
+    def make(name: str, change: Callable[[pa.Table], pa.Table]) -> Factory:
+        def factory() -> Callable[[pa.Table], pa.Table]:
+            note(notes, f"{name} made")
+            return change
+
+        return factory
+
+    def double(table: pa.Table) -> pa.Table:
+        return table.set_column(0, "value", pa.array(table["value"].to_numpy() * 2))
+
+    def refuse_some(table: pa.Table) -> pa.Table:
+        reasons = ["too large" if value >= 1000 else None for value in table["value"].to_pylist()]
+        return table.set_column(2, "reason", pa.array(reasons, pa.string()))
+
+    def finish(table: pa.Table) -> pa.Table:
+        return table.append_column("part_size", pa.array([table.num_rows] * table.num_rows, pa.int32()))
+
+    stages = Stages(run)
+    output = stages(
+        "made",
+        7,
+        rows_of,
+        pools=[(make("first", double), Pool(cpus=0.5)), (make("second", refuse_some), Pool(cpus=0.5))],
+        finish=finish,
+        place=lambda table: (table["value"].to_numpy() // 2 % 3).astype(np.int32),
+        num_buckets=3,
+        row_group_size=2,
+    )
+    sizes = [part.num_rows for part in output.parts]
+    assert sizes == [0, 0, 2, 3, 4, 5, 6], "whole parts, whatever Ray Data does with blocks"
+    assert output.reasons() == {"too large": 5 + 6}
+    found = [row for bucket in range(3) for row in (output.bucket(bucket) or pa.table({})).to_pylist()]
+    expected = [(v, n) for n in (2, 3, 4) for v in range(n * 100, n * 100 + n)]
+    expected.sort(key=lambda pair: (pair[0] % 3, pair[0]))
+    assert [(row["value"] // 2, row["part_size"]) for row in found] == expected
+    assert [row["text"] for row in found] == [f"row {value}" for value, _ in expected]
+    assert noted(notes) == {"first made": 1, "second made": 1}, "an actor's function is made once"
+    (line,) = stages.funnel()
+    assert line.pop("seconds") > 0
+    assert line == {"stage": "made", "kept": 9, "dropped": {"too large": 11}}
+
+
+def test_a_rerun_does_only_what_is_missing(run: Run, notes: Path) -> None:
+    def read(part: int) -> pa.Table | None:
+        note(notes, f"part {part}")
+        return rows_of(part)
+
+    first = Stages(run)("made", 5, read)
+    assert noted(notes) == {f"part {part}": 1 for part in range(5)}
+    stage = run.stage("made", 5)
+    files = {uri: storage.read_bytes(uri) for uri in storage.list_files(stage.uri)}
+    for part in (1, 3):
+        storage.delete(storage.join(stage.uri, f"part-{part:05d}.json"))
+    again = Stages(run)
+    assert again("made", 5, read) == first
+    assert noted(notes) == {"part 0": 1, "part 1": 2, "part 2": 1, "part 3": 2, "part 4": 1}
+    assert {uri: storage.read_bytes(uri) for uri in storage.list_files(stage.uri)} == files
+    seconds = again.funnel()[0]["seconds"]
+    assert seconds >= sum(event["seconds"] for event in again.events.read()) > 0, "over both runs"
+    assert Stages(run)("made", 5, read) == first
+    assert sum(noted(notes).values()) == 7, "what is complete is not touched"
+    assert len(again.events.read()) == 2
+
+
+def test_stages_read_the_buckets_of_those_before_them(run: Run, tmp_path: Path) -> None:
+    stages = Stages(run)
+    first = stages(
+        "first", 6, rows_of, place=lambda table: (table["value"].to_numpy() % 4).astype(np.int32), num_buckets=4
+    )
+    second = stages("second", 4, first.bucket, uri=str(tmp_path / "elsewhere"))
+    assert second.stage.uri == str(tmp_path / "elsewhere")
+    assert [part.num_kept for part in second.parts] == first.rows_by_bucket()
+    for bucket in range(4):
+        assert second.part(bucket) == first.bucket(bucket)
+    rows = pa.concat_tables([table for part in range(2, 6) if (table := rows_of(part)) is not None])
+    assert sorted(second.table(SCHEMA)["value"].to_pylist()) == rows["value"].to_pylist()
+    assert [line["stage"] for line in stages.funnel()] == ["first", "second"]
+
+
+def test_nothing_but_empty_parts(run: Run) -> None:
+    output = Stages(run)("empty", 2, rows_of, pools=[pool_of(lambda table: table)], num_buckets=2)
+    assert [part.file for part in output.parts] == [None, None]
+    assert output.table(SCHEMA) == SCHEMA.empty_table()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.slice(1), "3 rows in, 2 out"),
+        (lambda table: pa.concat_tables([table, table]), "3 rows in, 6 out"),
+    ],
+)
+def test_a_pool_that_loses_or_invents_rows_is_caught(
+    run: Run, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        Stages(run)("made", 4, lambda part: rows_of(3) if part == 3 else None, pools=[pool_of(change)])
+    assert 3 not in run.stage("made", 4).complete()
+
+
+def test_an_error_is_the_users_own_and_what_was_done_stays_done(run: Run) -> None:
+    def read(part: int) -> pa.Table | None:
+        if part == 4:
+            raise ValueError("input=x.warc.gz: broken")
+        return rows_of(part)
+
+    with pytest.raises(ValueError, match=r"input=x\.warc\.gz: broken"):
+        Stages(run)("made", 5, read)
+    assert 4 not in run.stage("made", 5).complete()
+    assert Stages(run)("made", 5, rows_of).num_kept == 2 + 3 + 4
+
+
+def test_large_parts_stay_whole(run: Run) -> None:
+    """Ray Data would like to cut blocks of 128 MiB and to merge small ones."""
+    size = 40 * 2**20
+
+    def read(part: int) -> pa.Table:
+        image = pa.array([bytes([part]) * size] * (4 if part == 0 else 1), pa.large_binary())
+        return pa.table([image, pa.nulls(len(image), pa.string())], names=["image", "reason"])
+
+    output = Stages(run)("large", 3, read, pools=[pool_of(lambda table: table)])
+    assert [part.num_rows for part in output.parts] == [4, 1, 1]
+    image = output.part(2, ["image"])
+    assert image is not None
+    assert image["image"][0].as_py() == bytes([2]) * size
+
+
+def test_the_stage_is_plain_data_for_workers(run: Run) -> None:
+    stage = run.stage("made", 2)
+    assert stage == Stage(storage.join(run.uri, "made"), 2)
