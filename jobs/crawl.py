@@ -14,24 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
-from cluster.resources import Pool
 from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.launch import launch
-from pipeline.data.balance import BalanceConfig
-from pipeline.data.caption import CaptionConfig
-from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, ExtractConfig
-from pipeline.data.fetch import FetchConfig
-from pipeline.data.flow import check_inputs, crawl
-from pipeline.data.image import ImageConfig
+from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
+from pipeline.data.flow import CrawlConfig, check_inputs, crawl
 from pipeline.schemas import QUERIES
 
 logger = logging.getLogger("clip")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrawlJob:
+class CrawlJob(CrawlConfig):
     """Extract, match, balance early, fetch, check and resize."""
 
     input: str
@@ -41,16 +36,6 @@ class CrawlJob:
     """The query list: a queries.parquet of jobs.queries."""
     output: str
     """Folder of the run."""
-    num_buckets: int = 64
-    """Parts of every stage after extraction; a domain is in one of them."""
-    extract: ExtractConfig = field(default_factory=ExtractConfig)
-    caption: CaptionConfig = field(default_factory=CaptionConfig)
-    balance: BalanceConfig = field(default_factory=BalanceConfig)
-    fetch: FetchConfig = field(default_factory=FetchConfig)
-    image: ImageConfig = field(default_factory=ImageConfig)
-    match_pool: Pool = field(default_factory=Pool)
-    fetch_pool: Pool = field(default_factory=lambda: Pool(cpus=0.5))
-    image_pool: Pool = field(default_factory=Pool)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 

@@ -12,16 +12,13 @@ from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.launch import launch
 from pipeline import __version__
-from pipeline.data.balance import BalanceConfig
-from pipeline.data.dedupe import DedupeConfig
-from pipeline.data.flow import curate
-from pipeline.data.shard import ShardConfig
+from pipeline.data.flow import CurateConfig, curate
 
 logger = logging.getLogger("clip")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurateJob:
+class CurateJob(CurateConfig):
     """Duplicates, final balance, shuffle, shards, snapshot."""
 
     crawl: str
@@ -30,11 +27,6 @@ class CurateJob:
     """Folder of the run."""
     dataset: str | None = None
     """The data set that gets the new version; `output`/dataset unless given."""
-    num_buckets: int = 64
-    """Parts of the stages that are partitioned by hash or by query."""
-    dedupe: DedupeConfig = field(default_factory=DedupeConfig)
-    balance: BalanceConfig = field(default_factory=BalanceConfig)
-    shard: ShardConfig = field(default_factory=ShardConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 

@@ -23,9 +23,9 @@ from jobs.demo.server import SiteServer
 from jobs.demo.site import build_site
 from jobs.queries import QueriesJob
 from pipeline.data.balance import BalanceConfig
-from pipeline.data.page import normalize_url
 from pipeline.data.fetch import FetchConfig
 from pipeline.data.image import ImageConfig
+from pipeline.data.page import normalize_url
 from pipeline.data.queries import QueriesConfig
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot

@@ -1,4 +1,4 @@
-"""What the report of a demo shows, gathered from the folders that the jobs wrote. A few hundred rows, never a corpus."""
+"""What the report of a demo shows, from the folders that the jobs wrote: a few hundred rows, never a corpus."""
 
 from __future__ import annotations
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,40 +41,31 @@ IMAGES_PER_ROW_GROUP = 1024
 READ_AHEAD_BYTES = 8 * 2**20
 
 
-class CrawlConfig(Protocol):
-    """What the crawl is configured with; jobs/crawl.py has it."""
+@dataclass(frozen=True, kw_only=True)
+class CrawlConfig:
+    """How a crawl is done; jobs/crawl.py adds where from and where to."""
 
-    @property
-    def num_buckets(self) -> int: ...  # noqa: D102
-    @property
-    def extract(self) -> extract.ExtractConfig: ...  # noqa: D102
-    @property
-    def caption(self) -> caption.CaptionConfig: ...  # noqa: D102
-    @property
-    def balance(self) -> balance.BalanceConfig: ...  # noqa: D102
-    @property
-    def fetch(self) -> FetchConfig: ...  # noqa: D102
-    @property
-    def image(self) -> ImageConfig: ...  # noqa: D102
-    @property
-    def match_pool(self) -> Pool: ...  # noqa: D102
-    @property
-    def fetch_pool(self) -> Pool: ...  # noqa: D102
-    @property
-    def image_pool(self) -> Pool: ...  # noqa: D102
+    num_buckets: int = 64
+    """Parts of every stage after extraction; a domain is in one of them."""
+    extract: extract.ExtractConfig = field(default_factory=extract.ExtractConfig)
+    caption: caption.CaptionConfig = field(default_factory=caption.CaptionConfig)
+    balance: balance.BalanceConfig = field(default_factory=balance.BalanceConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    match_pool: Pool = field(default_factory=Pool)
+    fetch_pool: Pool = field(default_factory=lambda: Pool(cpus=0.5))
+    image_pool: Pool = field(default_factory=Pool)
 
 
-class CurateConfig(Protocol):
-    """What the curation is configured with; jobs/curate.py has it."""
+@dataclass(frozen=True, kw_only=True)
+class CurateConfig:
+    """How a curation is done; jobs/curate.py adds where from and where to."""
 
-    @property
-    def num_buckets(self) -> int: ...  # noqa: D102
-    @property
-    def dedupe(self) -> dedupe.DedupeConfig: ...  # noqa: D102
-    @property
-    def balance(self) -> balance.BalanceConfig: ...  # noqa: D102
-    @property
-    def shard(self) -> shard.ShardConfig: ...  # noqa: D102
+    num_buckets: int = 64
+    """Parts of the stages that are partitioned by hash or by query."""
+    dedupe: dedupe.DedupeConfig = field(default_factory=dedupe.DedupeConfig)
+    balance: balance.BalanceConfig = field(default_factory=balance.BalanceConfig)
+    shard: shard.ShardConfig = field(default_factory=shard.ShardConfig)
 
 
 def build_queries(

@@ -60,8 +60,8 @@ class ModelConfig:
 
 
 MODELS: Mapping[str, ModelConfig] = {
-    # Group norms, so that no sample depends on another one of its chunk; residual branches that are open from the start,
-    # which the few steps of a small run need
+    # Group norms, so that no sample depends on another one of its chunk; residual branches open from the start, which
+    # the few steps of a small run need
     "tiny": ModelConfig(
         embed_dim=128,
         image=ImageTowerConfig(

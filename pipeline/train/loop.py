@@ -46,6 +46,7 @@ from pipeline.train.plan import Plan, Purpose, ShardInfo, draw
 
 logger = logging.getLogger("clip")
 
+_USER_ERRORS = (ValueError, FileNotFoundError)
 READS_AHEAD = 4
 """Reading tasks whose rows a worker may have waiting for it."""
 READS_PER_PIPELINE = 4096
@@ -140,7 +141,8 @@ def _user_error(error: BaseException | None) -> ValueError | FileNotFoundError |
         return _user_error(error._base_exc)
     if isinstance(error, RayTaskError):
         return _user_error(error.cause)
-    return error if type(error) in (ValueError, FileNotFoundError) else None
+    # Those two and not their children: a library's own ValueError does not speak to the user
+    return error if isinstance(error, ValueError | FileNotFoundError) and type(error) in _USER_ERRORS else None
 
 
 class _Trainer(TorchTrainer):

@@ -8,7 +8,7 @@ import pytest
 
 from cluster import storage
 from cluster.resources import Pool
-from cluster.runs import Run, Stage
+from cluster.runs import Run
 from cluster.stages import Factory, Stages
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]
@@ -135,18 +135,9 @@ def test_nothing_but_empty_parts(run: Run) -> None:
     assert output.table(SCHEMA) == SCHEMA.empty_table()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda table: table.slice(1), "3 rows in, 2 out"),
-        (lambda table: pa.concat_tables([table, table]), "3 rows in, 6 out"),
-    ],
-)
-def test_a_pool_that_loses_or_invents_rows_is_caught(
-    run: Run, change: Callable[[pa.Table], pa.Table], message: str
-) -> None:
-    with pytest.raises(AssertionError, match=message):
-        Stages(run)("made", 4, lambda part: rows_of(3) if part == 3 else None, pools=[pool_of(change)])
+def test_a_pool_that_loses_rows_is_caught(run: Run) -> None:
+    with pytest.raises(AssertionError, match="3 rows in, 2 out"):
+        Stages(run)("made", 4, lambda part: rows_of(3) if part == 3 else None, pools=[pool_of(lambda t: t.slice(1))])
     assert 3 not in run.stage("made", 4).complete()
 
 
@@ -162,21 +153,13 @@ def test_an_error_is_the_users_own_and_what_was_done_stays_done(run: Run) -> Non
     assert Stages(run)("made", 5, rows_of).num_kept == 2 + 3 + 4
 
 
-def test_large_parts_stay_whole(run: Run) -> None:
+def test_large_parts_stay_whole_and_small_ones_apart(run: Run) -> None:
     """Ray Data would like to cut blocks of 128 MiB and to merge small ones."""
-    size = 40 * 2**20
 
     def read(part: int) -> pa.Table:
-        image = pa.array([bytes([part]) * size] * (4 if part == 0 else 1), pa.large_binary())
-        return pa.table([image, pa.nulls(len(image), pa.string())], names=["image", "reason"])
+        images = [bytes([part]) * (40 * 2**20)] * 4 if part == 0 else [b"small"]
+        return pa.table([pa.array(images, pa.large_binary()), pa.nulls(len(images), pa.string())], ["image", "reason"])
 
     output = Stages(run)("large", 3, read, pools=[pool_of(lambda table: table)])
     assert [part.num_rows for part in output.parts] == [4, 1, 1]
-    image = output.part(2, ["image"])
-    assert image is not None
-    assert image["image"][0].as_py() == bytes([2]) * size
-
-
-def test_the_stage_is_plain_data_for_workers(run: Run) -> None:
-    stage = run.stage("made", 2)
-    assert stage == Stage(storage.join(run.uri, "made"), 2)
+    assert [part.num_bytes > 160 * 2**20 for part in output.parts] == [True, False, False]

@@ -51,9 +51,7 @@ def test_input_that_is_not_what_its_name_says(
     name: str, content: bytes, message: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    line = refuse_crawl(
-        capsys, f"--input={tmp_path / name}", f"--queries={query_list}", f"--output={tmp_path / 'run'}"
-    )
+    line = refuse_crawl(capsys, f"--input={tmp_path / name}", f"--queries={query_list}", f"--output={tmp_path / 'run'}")
     assert name in line
     assert message in line
 

@@ -18,10 +18,9 @@ COMMAND = "`make bench`"
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
     lines = ["| work | unit | ours | peer | peer's name | ratio | command |", "|---|---|---:|---:|---|---:|---|"]
-    lines += [
-        f"| {row.work} | {row.unit} | {row.ours:,.0f} | {row.peer:,.0f} | {row.peer_name} | {row.ratio:.2f} | {COMMAND} |"
-        for row in rows
-    ]
+    for row in rows:
+        figures = f"{row.ours:,.0f} | {row.peer:,.0f} | {row.peer_name} | {row.ratio:.2f}"
+        lines.append(f"| {row.work} | {row.unit} | {figures} | {COMMAND} |")
     return "\n".join(lines)
 
 
@@ -43,7 +42,7 @@ def main() -> None:
     for measure in ROWS:
         print(f"{measure.__name__} ...", file=sys.stderr, flush=True)
         measured.append(measure())
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, one run, the peers in the same process or beside it."
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}; ours and the peer in turns, in one run."
     text = f"{machine}\n\n{table(measured)}"
     print(text)
     RESULTS.write_text(insert(RESULTS.read_text(), text))

@@ -72,9 +72,10 @@ def fetching(num_images: int = 1000) -> Row:
     rng = np.random.default_rng(0)
     images = [encode_jpeg(render(sample_scene(rng), 512).resize((512, 384))) for _ in range(40)]
     urls = [f"http://host-{i % 20}.example/{i}.jpg" for i in range(num_images)]
-    with tempfile.TemporaryDirectory() as name, web(
-        Path(name) / "site", {url: images[i % len(images)] for i, url in enumerate(urls)}
-    ) as site:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        web(Path(name) / "site", {url: images[i % len(images)] for i, url in enumerate(urls)}) as site,
+    ):
         (Path(name) / "urls.txt").write_text("\n".join(urls))
         table = pa.table({"url": urls, "caption": urls, "pair_id": [hash128(url) for url in urls]})
         candidates = conform(table, CANDIDATES)
@@ -180,14 +181,14 @@ def tokenizing(num_captions: int = 5000) -> Row:
 
     rng = np.random.default_rng(0)
     captions = [describe(sample_scene(rng), rng) for _ in range(num_captions)]
-    tokenizer, theirs = Tokenizer.train(captions, 1024, 77), SimpleTokenizer()  # type: ignore[no-untyped-call]
+    tokenizer, theirs = Tokenizer.train(captions, 1024, 77), SimpleTokenizer()
     return row(
         "tokenize captions",
         "captions/s",
         num_captions,
         "open_clip SimpleTokenizer",
         lambda: tokenizer.encode(captions),
-        lambda: theirs(captions),  # type: ignore[no-untyped-call]
+        lambda: theirs(captions),
     )
 
 
@@ -200,7 +201,7 @@ def contrasting(batch: int = 4096, width: int = 512) -> Row:
         torch.nn.functional.normalize(torch.randn(batch, width, generator=generator), dim=-1) for _ in range(2)
     )
     scale = torch.tensor(2.6593)
-    theirs = ClipLoss()  # type: ignore[no-untyped-call]
+    theirs = ClipLoss()
 
     def peer() -> None:
         leaves = [images.clone().requires_grad_(), texts.clone().requires_grad_(), scale.clone().requires_grad_()]

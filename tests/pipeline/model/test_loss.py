@@ -32,9 +32,7 @@ def test_gradients_are_autograds() -> None:
     expected = torch.autograd.grad(loss, leaves)
     result = contrastive_gradients(images, texts, log_scale, [9], 0)
     torch.testing.assert_close(torch.tensor(result.loss), loss.detach())
-    for found, wanted in zip(
-        (result.image_features, result.text_features, result.logit_scale), expected, strict=True
-    ):
+    for found, wanted in zip((result.image_features, result.text_features, result.logit_scale), expected, strict=True):
         torch.testing.assert_close(found, wanted)
 
 

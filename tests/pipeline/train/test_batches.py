@@ -64,9 +64,7 @@ def test_image_and_caption_are_those_of_the_plans_rows(reader: StepReader) -> No
 def test_workers_together_read_what_one_reads(reader: StepReader, sizes: tuple[int, ...]) -> None:
     """Crops too: they depend on the row, not on who reads it."""
     alone = next(iter(reader.read([7])))
-    shares = [
-        next(iter(replace(reader, local_batch_sizes=sizes, rank=rank).read([7]))) for rank in range(len(sizes))
-    ]
+    shares = [next(iter(replace(reader, local_batch_sizes=sizes, rank=rank).read([7]))) for rank in range(len(sizes))]
     for name, array in alone.items():
         assert np.array_equal(np.concatenate([share[name] for share in shares]), array), name
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_the_newest_two_are_kept(folder: CheckpointFolder, model: Model) -> None
     assert sorted(path.name for path in Path(folder.uri).iterdir()) == ["step-00000010", "step-00000015"]
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda place: (place / "manifest.json").unlink(),
     "half a manifest": lambda place: (place / "manifest.json").write_text('{"model.safe'),
     "missing file": lambda place: (place / "optimizer.pt").unlink(),

@@ -36,9 +36,7 @@ def plain(model: CLIP) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 def cached(model: CLIP, chunk_size: int, bf16: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
     batch = Batch(*small_batch(SIZE))
-    result = accumulate_gradients(
-        model, batch, chunk_size=chunk_size, local_batch_sizes=[SIZE], rank=0, bf16=bf16
-    )
+    result = accumulate_gradients(model, batch, chunk_size=chunk_size, local_batch_sizes=[SIZE], rank=0, bf16=bf16)
     return result.loss, gradients(model)
 
 

@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
 
 
 @pytest.fixture(scope="module")
-def finished(run: Pretraining, ray_local: None) -> Pretraining:
+def finished(run: Pretraining, ray_local: None) -> Pretraining:  # noqa: ARG001
     pretrain(run)
     return run
 
@@ -127,7 +127,8 @@ def test_a_batch_larger_than_the_snapshot_is_refused(run: Pretraining, tmp_path:
 
 
 @pytest.mark.cluster
-def test_a_damaged_shard_stops_the_run_by_name(run: Pretraining, ray_local: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_local")
+def test_a_damaged_shard_stops_the_run_by_name(run: Pretraining, tmp_path: Path) -> None:
     short = tmp_path / "short.parquet"
     short.write_bytes(Path(run.shards[1].path).read_bytes()[:-40])
     damaged = replace(

@@ -24,9 +24,7 @@ def result(loss: float) -> LossGradients:
 
 def record(output: Path, steps: range, done: Progress) -> Progress:
     """Steps of a run of 10, whose loss at step n is 1 / n."""
-    recorder = Recorder(
-        str(output), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
-    )
+    recorder = Recorder(str(output), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu"))
     for step in steps:
         recorder.step(result(1 / step), logit_scale=14.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0)
     progress = recorder.flush()

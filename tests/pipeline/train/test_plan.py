@@ -87,8 +87,6 @@ def test_workers_share_out_each_step(sizes: list[int]) -> None:
         assert {share_epoch for share_epoch, _ in shares} == {epoch}
         places = [share for _, share in shares]
         assert [sum(len(rows.rows) for rows in share) for share in places] == sizes
-        numbers = [
-            starts[groups.index((rows.shard, rows.row_group))] + rows.rows for share in places for rows in share
-        ]
+        numbers = [starts[groups.index((rows.shard, rows.row_group))] + rows.rows for share in places for rows in share]
         assert np.concatenate(numbers).tolist() == expected.tolist()
         assert np.concatenate([rows.numbers for share in places for rows in share]).tolist() == expected.tolist()
