@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import pipeline
@@ -129,10 +130,12 @@ def test_a_batch_larger_than_the_snapshot_is_refused(run: Pretraining, tmp_path:
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
 def test_a_damaged_shard_stops_the_run_by_name(run: Pretraining, tmp_path: Path) -> None:
-    short = tmp_path / "short.parquet"
-    short.write_bytes(Path(run.shards[1].path).read_bytes()[:-40])
-    damaged = replace(
-        run, output=str(tmp_path / "run"), shards=(run.shards[0], replace(run.shards[1], path=str(short)))
-    )
-    with pytest.raises(ValueError, match=r"short\.parquet"):
-        pretrain(damaged)
+    """Found by a reading task of a worker: the captions, which the vocabulary is learned from, are sound."""
+    source, damaged = Path(run.shards[1].path), tmp_path / "damaged.parquet"
+    data, column = bytearray(source.read_bytes()), pq.read_metadata(source).row_group(0).column(4)
+    assert column.path_in_schema == "image"
+    data[column.file_offset + column.total_compressed_size // 2] ^= 1
+    damaged.write_bytes(data)
+    shards = (run.shards[0], replace(run.shards[1], path=str(damaged)))
+    with pytest.raises(ValueError, match=r"damaged\.parquet: this shard of the snapshot is damaged"):
+        pretrain(replace(run, output=str(tmp_path / "run"), shards=shards))
