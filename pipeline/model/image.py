@@ -4,7 +4,6 @@ Shapes: B batch, S side of the square input, D width, E joint embedding.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +24,8 @@ class ImageTower(nn.Module):
         import timm  # takes seconds, which only those who build a tower should pay
 
         options = dict(config.options)
-        if config.norm_groups is not None:
-            options["norm_layer"] = group_norm(config.norm_groups)
+        if config.weight_standardisation:
+            options["conv_layer"] = timm.layers.std_conv.StdConv2d
         self.trunk = timm.create_model(config.architecture, pretrained=False, num_classes=0, **options)
         width = int(self.trunk.num_features)  # type: ignore[arg-type]
         self.projection = nn.Linear(width, embed_dim, bias=False)
@@ -36,16 +35,6 @@ class ImageTower(nn.Module):
         """Features float B x E, not normalised."""
         features: Tensor = self.projection(self.trunk(images))
         return features
-
-
-def group_norm(num_groups: int) -> type[nn.GroupNorm]:
-    """A layer that timm can build from a number of channels, as it builds its batch norms."""
-
-    class GroupNorm(nn.GroupNorm):
-        def __init__(self, num_channels: int, **options: Any) -> None:
-            super().__init__(num_groups, num_channels, **options)
-
-    return GroupNorm
 
 
 def normalise(images: Tensor) -> Tensor:
