@@ -9,6 +9,7 @@ otherwise (see `Route`). A client reaches it as curl's `--connect-to` does, or a
 import argparse
 import json
 import mimetypes
+import signal
 import socket
 import struct
 import sys
@@ -237,6 +238,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a folder that build_site wrote")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
     with SiteServer(arguments.folder, arguments.port) as server:
         print(f"serving {arguments.folder} on http://127.0.0.1:{server.port} (Ctrl-C ends)", flush=True)
         with suppress(KeyboardInterrupt):
