@@ -10,7 +10,6 @@ resolved is kept beside its output, as config.<job>.toml.
 
 import argparse
 import dataclasses
-import importlib.util
 import logging
 import os
 import re
@@ -89,8 +88,7 @@ def launch(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str
 
 def _parser(job_class: type[Job]) -> jsonargparse.ArgumentParser:
     jsonargparse.set_dumper("toml", _dump)
-    if importlib.util.find_spec("docstring_parser"):  # else --help goes without the texts
-        jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=f"python -m jobs.{_name(job_class)}",
         parser_mode="toml",

@@ -49,7 +49,7 @@ def draws(seed: int, *words: UInt64) -> UInt64:
     """One uniform 64-bit draw per row from a seed and any number of equally long words."""
     state = mix(np.full(words[0].shape, seed % 2**64, dtype=np.uint64))
     for word in words:
-        state = mix(state ^ mix(word))
+        state = mix(state ^ word)  # the word as it is: mixed too, seed and first word could change places
     return state
 
 

@@ -22,16 +22,13 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Purpose(IntEnum):
-    """What a draw is for: draws of different purposes are independent.
+    """What a draw is for: draws of different purposes are independent."""
 
-    Larger than any seed, because `draws` takes seed and first word alike: swapped, they would give the same draws.
-    """
-
-    ROW_GROUPS = 0xC11D_0000_0000_0001
-    ROWS = 0xC11D_0000_0000_0002
-    CROP_TOP = 0xC11D_0000_0000_0003
-    CROP_LEFT = 0xC11D_0000_0000_0004
-    DROPOUT = 0xC11D_0000_0000_0005
+    ROW_GROUPS = 1
+    ROWS = 2
+    CROP_TOP = 3
+    CROP_LEFT = 4
+    DROPOUT = 5
 
 
 @dataclass(frozen=True)
