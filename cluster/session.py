@@ -84,10 +84,13 @@ def configure_data() -> None:
     from ray._private.log import PlainRayHandler
     from ray.data import DataContext
 
+    from cluster.pacing import Rest
+
     context = DataContext.get_current()
     context.target_max_block_size = None  # no splitting: a block is a part
     context.max_errored_blocks = 0  # no skipping: bad rows are data, a failed block is a failure
     context.raise_original_map_exception = True
+    context.custom_execution_callback_classes = [Rest]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that there is no progress bar
