@@ -16,6 +16,6 @@ PAUSE_SECONDS = 0.02
 class Rest(ExecutionCallback):
     """Sleeps after each round of the scheduling loop, which runs in a thread of its own."""
 
-    def on_execution_step(self, executor: object) -> None:
+    def on_execution_step(self, executor: object) -> None:  # noqa: ARG002
         """Between two rounds."""
         time.sleep(PAUSE_SECONDS)

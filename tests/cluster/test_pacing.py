@@ -8,10 +8,11 @@ from ray.data import DataContext, ExecutionResources
 
 from cluster.pacing import Rest
 
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]
 
-@pytest.mark.cluster
+
 @pytest.mark.parametrize("resting", [True, False])
-def test_a_pipeline_that_waits_for_its_reader_leaves_the_processor_alone(ray_local: None, resting: bool) -> None:
+def test_a_pipeline_that_waits_for_its_reader_leaves_the_processor_alone(resting: bool) -> None:
     """Also that Ray Data still needs the rest: a version that does not spin makes cluster/pacing.py superfluous."""
     context = DataContext.get_current()
     assert context.custom_execution_callback_classes == [Rest]
