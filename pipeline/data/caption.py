@@ -14,17 +14,15 @@ _FILE_NAME = re.compile(
 )
 _MARKUP = re.compile(r"(?i)https?://|www\.|</?\w+[^<>]*>|\{\{|\}\}|&\w+;|\w+@\w+\.\w")
 _WORD = re.compile(r"\w+")
-BOILERPLATE = frozenset(
-    phrase.strip()
-    for phrase in """
-    image, photo, picture, img, logo, icon, banner, thumbnail, avatar, untitled,
-    placeholder, advertisement, spacer, pixel, blank, loading,
-    click here, click to enlarge, click to view, read more, learn more, see more,
-    view image, view larger image, no image, image not available, featured image, post image,
-    share on facebook, share on twitter, follow us, company logo, site logo, profile picture,
-    home page, add to cart, buy now, previous slide, next slide
-    """.split(",")
-)
+_PHRASES = """
+image, photo, picture, img, logo, icon, banner, thumbnail, avatar, untitled,
+placeholder, advertisement, spacer, pixel, blank, loading,
+click here, click to enlarge, click to view, read more, learn more, see more,
+view image, view larger image, no image, image not available, featured image, post image,
+share on facebook, share on twitter, follow us, company logo, site logo, profile picture,
+home page, add to cart, buy now, previous slide, next slide
+"""
+BOILERPLATE = frozenset(phrase.strip() for phrase in _PHRASES.split(","))
 """Whole captions, in lower case and without punctuation, that say nothing of the image."""
 
 
