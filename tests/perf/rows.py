@@ -20,8 +20,9 @@ from jobs.demo.render import encode_jpeg, render
 from jobs.demo.scenes import describe, sample_scene
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig, ImageProcessor, perceptual_hash
-from pipeline.data.match import Matcher, normalize
+from pipeline.data.match import Matcher
 from pipeline.data.queries import wordnet_synsets
+from pipeline.data.words import normalize
 from pipeline.hashing import hash128
 from pipeline.model.loss import contrastive_gradients
 from pipeline.model.tokenizer import Tokenizer
