@@ -20,6 +20,7 @@ from cluster.stages import Stages
 from jobs.launch import launch
 from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from pipeline.data.flow import CrawlConfig, check_inputs, crawl
+from pipeline.data.match import check_queries
 from pipeline.schemas import QUERIES
 
 logger = logging.getLogger("clip")
@@ -43,13 +44,18 @@ def read_queries(uri: str) -> pa.Table:
     """The query list.
 
     Raises:
-        ValueError: the file is no query list; the message names the columns that are missing.
+        ValueError: the file is no query list, or an empty one; the message says what is wrong.
     """
     table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
     missing = sorted(set(QUERIES.names) - set(table.column_names))
     if missing:
         raise ValueError(f"queries={uri}: not a query list, it has no columns {missing}; jobs.queries makes one")
-    return table.sort_by("query_id")
+    if table.num_rows == 0:
+        raise ValueError(f"queries={uri}: the list is empty")
+    table = table.sort_by("query_id")
+    if table["query_id"].to_pylist() != list(range(table.num_rows)):
+        raise ValueError(f"queries={uri}: query_id must count from 0 to {table.num_rows - 1}; jobs.queries makes it so")
+    return table
 
 
 def main(job: CrawlJob) -> None:
@@ -57,7 +63,8 @@ def main(job: CrawlJob) -> None:
     inputs = storage.list_files(job.input, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES))
     check_inputs(inputs)
     queries = read_queries(job.queries)
-    parts = ("num_buckets", "extract", "caption", "balance", "fetch", "image")
+    check_queries(queries["text"].to_pylist(), job.match_mode)
+    parts = ("num_buckets", "extract", "caption", "match_mode", "balance", "fetch", "image")
     configuration = {name: identity(getattr(job, name)) for name in parts}
     digest = hashlib.sha256(storage.read_bytes(job.queries)).hexdigest()
     configuration |= {"inputs": describe_files(inputs), "queries": digest}
