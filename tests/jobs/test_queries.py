@@ -4,20 +4,24 @@ import bz2
 import gzip
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.runs import Run
 from jobs import queries
 from jobs.queries import QueriesJob
+from pipeline.data.extents import cut
 from pipeline.data.match import Matcher
 from pipeline.data.queries import WORDNET_FILES, QueriesConfig
-from pipeline.schemas import QUERIES
+from pipeline.schemas import ARTICLES, QUERIES
+from tests.pipeline.data.test_counting import reference
 from tests.pipeline.data.test_wikipedia import multistream, page
 
-ARTICLES = [
+PAGES = [
     page(f"Town {i} (Texas)", f"The red barn of [[Saint Paul|St. Paul]] number {i}. A red barn.") for i in range(40)
 ]
 VIEWS = "".join(f"en Town_{i}_(Texas) {100 * i} 0\nen No_article_{i} 9999 0\n" for i in range(40))
@@ -31,8 +35,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]
 def job(tmp_path: Path) -> QueriesJob:
     for name in ("dumps", "text", "views", "wordnet"):
         (tmp_path / name).mkdir()
-    (tmp_path / "dumps" / "pages-articles-multistream1.xml.bz2").write_bytes(multistream(ARTICLES[:25], 3))
-    (tmp_path / "dumps" / "pages-articles-multistream2.xml.bz2").write_bytes(multistream(ARTICLES[25:], 3))
+    (tmp_path / "dumps" / "pages-articles-multistream1.xml.bz2").write_bytes(multistream(PAGES[:25], 3))
+    (tmp_path / "dumps" / "pages-articles-multistream2.xml.bz2").write_bytes(multistream(PAGES[25:], 3))
     (tmp_path / "text" / "words.txt").write_text("a blue barn\n" * 50)
     (tmp_path / "views" / "pageviews-20240101-000000.gz").write_bytes(gzip.compress(VIEWS.encode()))
     for name in WORDNET_FILES:
@@ -106,3 +110,27 @@ def test_a_dump_that_is_none(job: QueriesJob) -> None:
     Path(str(job.wikipedia), "fake.xml.bz2").write_text("<mediawiki>")
     with pytest.raises(ValueError, match=r"fake\.xml\.bz2: not a bz2 file"):
         queries.main(job)
+
+
+@pytest.mark.realdata
+def test_real_articles_are_counted_as_an_independent_count_does(clip_data: Path, tmp_path: Path) -> None:
+    dump, text = clip_data / "enwiki-sample.xml.bz2", clip_data / "wikitext-valid.txt"
+    job = QueriesJob(wikipedia=str(dump), text=str(text), output=str(tmp_path / "run"), num_buckets=4, part_mib=1)
+    queries.main(job)
+    rows = pq.read_table(f"{job.output}/queries.parquet").to_pylist()
+    articles = Run.read(job.output, option="output").output("articles", len(cut([("", dump.stat().st_size)], 2**20)))
+    texts = articles.table(ARTICLES)["text"].to_pylist()
+    counts = reference([*texts, text.read_text(encoding="utf-8")])
+    words = {term: n for term, n in counts.items() if " " not in term}
+    frequent = {term: n for term, n in words.items() if n >= 100}
+    assert {row["text"]: row["statistic"] for row in rows if row["source"] == "unigram"} == frequent
+    bigrams = {row["text"]: row["statistic"] for row in rows if row["source"] == "bigram"}
+    total = sum(words.values())
+    expected = {
+        term: math.log2(n * total / math.prod(words[word] for word in term.split()))
+        for term, n in counts.items()
+        if " " in term and n >= job.queries.min_bigram_count
+    }
+    bound = {term: pytest.approx(pmi) for term, pmi in expected.items() if pmi >= job.queries.min_pmi_bits}
+    assert bigrams == bound
+    assert len(bigrams) > 100
