@@ -153,9 +153,9 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
 
     def popular(part: int) -> pa.Table | None:
         viewed, known = views.bucket(part), articles.bucket(part, ["title"])
-        if dumps and known is None:
+        if viewed is None or (dumps and known is None):
             return None
-        return viewed and queries.popular_titles(viewed, known, config)
+        return queries.popular_titles(viewed, known, config)
 
     titles = stages("titles", num_buckets, popular)
     return queries.select_queries(terms.table(SCORED_TERMS), titles.table(PAGE_VIEWS), corpus.synsets, config)
