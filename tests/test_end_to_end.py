@@ -41,7 +41,7 @@ DUPLICATES = {Reason.DUPLICATE_URL, Reason.DUPLICATE_SHA256, Reason.DUPLICATE_PE
 CAPTION_RULES = {reason for reason in Reason if reason.name.startswith("CAPTION_")}
 REASONS = {
     Fate.JUNK_CAPTION: CAPTION_RULES | {Reason.NO_QUERY},
-    Fate.FOREIGN_CAPTION: {Reason.NO_QUERY, Reason.CAPTION_SHORT},
+    Fate.FOREIGN_CAPTION: {Reason.CAPTION_LANGUAGE, Reason.NO_QUERY},  # one in a hundred could be English
     Fate.NOT_FOUND: {Reason.NOT_FOUND},
     Fate.GONE: {Reason.NOT_FOUND},
     Fate.SERVER_ERROR: {Reason.SERVER_ERROR},
