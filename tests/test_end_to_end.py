@@ -166,6 +166,21 @@ def test_funnel_accounts_for_every_row(corpus: Corpus) -> None:
     assert corpus.snapshot.num_rows == stages["shards"]["kept"] > 200
 
 
+def test_captions_in_other_languages_go_by_name_and_the_others_keep_theirs(corpus: Corpus) -> None:
+    found = corpus.reasons()
+    expected = json.loads((corpus.folder / "site" / "expected.json").read_text())
+    foreign = [found[normalize_url(row["url"])] for row in expected if row["fate"] == Fate.FOREIGN_CAPTION]
+    assert sum(Reason.CAPTION_LANGUAGE in reasons for reasons in foreign) >= 0.9 * len(foreign) > 5
+    assert not any(
+        Reason.CAPTION_LANGUAGE in found.get(normalize_url(row["url"]), set())
+        for row in expected
+        if row["fate"] in GOOD
+    )
+    tables = [pq.read_table(shard.path, columns=["language"]) for shard in corpus.snapshot.shards]
+    languages = Counter(language for table in tables for language in table["language"].to_pylist())
+    assert languages["en"] > 0.9 * languages.total()
+
+
 def test_nothing_was_asked_for_that_robots_txt_forbids(corpus: Corpus) -> None:
     expected = json.loads((corpus.folder / "site" / "expected.json").read_text())
     forbidden = [row["url"].removeprefix("http://") for row in expected if row["fate"] == Fate.ROBOTS]
