@@ -9,7 +9,7 @@ import time
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 """Short beside a task, long beside a look."""
 
 
