@@ -5,13 +5,15 @@ shuffle ever moves an image but the last one.
 
     candidates                          archive -> extract -> caption rules -> match   | by address
     unique                              an address -> its best caption                 | by registered domain
-    sketches, limits                    every query's pairs, sketched and merged       | by query
+    counts, totals, sketches, limits    every query's pairs: counted, sketched, merged | by query
     fetched                             early balance -> fetch -> check and resize     |
+    outcomes, survival                  every query's tried and kept pairs             | by query
+    addresses                           one pair for each address, over several crawls | by crawl
     fingerprints, edges, duplicates     the duplicate graph                            | by band
-    final_sketches, final_limits        every query's pairs that are left              | by query
+    final_counts ... final_limits       every query's pairs that are left              | by query
     placed                              duplicates out -> final balance                | by shard
     shards                              in the order of the shuffle                    |
-    kept_sketches, kept_limits          every query's pairs in the snapshot -> commit  | by query
+    kept_counts, kept_totals            every query's pairs in the snapshot -> commit  | by query
 """
 
 from __future__ import annotations
@@ -24,18 +26,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from cluster import storage
 from cluster.resources import Pool
 from cluster.runs import Output
 from cluster.stages import Place, Read, Stages, Transform
-from pipeline.data import balance, caption, dedupe, extract, match, queries, shard, snapshot
+from pipeline.data import balance, caption, dedupe, extract, match, queries, shard, snapshot, survival
 from pipeline.data.addresses import registered_domain
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig, ImageProcessor
 from pipeline.hashing import bucket_of, hash64, mix
-from pipeline.schemas import DUPLICATES, EDGES, TERM_COUNTS, THRESHOLDS
+from pipeline.schemas import ADDRESSES, DUPLICATES, EDGES, OUTCOMES, SKETCHES, TERM_COUNTS, THRESHOLDS
 
 IMAGES_PER_ROW_GROUP = 1024
 READ_AHEAD_BYTES = 8 * 2**20
@@ -84,9 +87,19 @@ def build_queries(
     return queries.select_queries(totals.table(TERM_COUNTS), synsets, config)
 
 
-def crawl(stages: Stages, inputs: Sequence[str], query_texts: Sequence[str], config: CrawlConfig) -> Output:
-    """From archives and tables to checked, resized images: FETCHED, one part for each bucket of registered domains."""
+def crawl(
+    stages: Stages,
+    inputs: Sequence[str],
+    query_texts: Sequence[str],
+    config: CrawlConfig,
+    early: balance.MaxPairs | None = None,
+) -> Output:
+    """From archives and tables to checked, resized images: FETCHED, one part for each bucket of registered domains.
+
+    `early` is how many pairs a query may have before fetching, `early_margin` times the limit where it is left out.
+    """
     buckets = config.num_buckets
+    early = config.balance.max_pairs_before_fetch if early is None else early
     texts = ray.put(list(query_texts))
     candidates = stages(
         "candidates",
@@ -99,7 +112,7 @@ def crawl(stages: Stages, inputs: Sequence[str], query_texts: Sequence[str], con
     unique = stages(
         "unique", buckets, candidates.bucket, finish=dedupe.same_url, place=by_domain(buckets), num_buckets=buckets
     )
-    limits = _limits(stages, "", buckets, unique.part, config.balance, config.balance.max_pairs_before_fetch, buckets)
+    limits = _limits(stages, "", buckets, unique.part, config.balance, early, buckets)
     return stages(
         "fetched",
         buckets,
@@ -112,11 +125,31 @@ def crawl(stages: Stages, inputs: Sequence[str], query_texts: Sequence[str], con
     )
 
 
+def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
+    """OUTCOMES of a crawl: what was tried and what was kept of each query."""
+    columns = ["query_ids", "reason"]
+
+    def read(part: int) -> pa.Table | None:
+        found = [table for table in (fetched.part(part, columns), fetched.dropped(part, columns)) if table is not None]
+        return pa.concat_tables(found) if found else None
+
+    parts = len(fetched.parts)
+    counts = stages(
+        "outcomes", parts, read, finish=survival.outcomes, place=by("query_id", buckets), num_buckets=buckets
+    )
+    return stages("survival", buckets, counts.bucket, finish=survival.add).table(OUTCOMES)
+
+
 def curate(
-    stages: Stages, fetched: Output, dataset: str, metadata: Mapping[str, Any], config: CurateConfig
+    stages: Stages, crawls: Sequence[Output], dataset: str, metadata: Mapping[str, Any], config: CurateConfig
 ) -> snapshot.Snapshot:
-    """From resized images to a committed snapshot: one copy of each picture, balanced, shuffled, in shards."""
-    buckets, parts = config.num_buckets, len(fetched.parts)
+    """From resized images to a committed snapshot: one copy of each picture, balanced, shuffled, in shards.
+
+    `crawls` are FETCHED of one query list with one number of parts each, so that all rows of an address are in parts
+    of one number.
+    """
+    fetched = _join(stages, crawls)
+    buckets, parts = config.num_buckets, fetched.num_parts
     fingerprints = stages(
         "fingerprints",
         parts,
@@ -130,10 +163,14 @@ def curate(
     )
     duplicates = stages("duplicates", 1, lambda _: edges.table(EDGES), finish=dedupe.resolve)
     drop = dedupe.DuplicateFilter(duplicates.table(DUPLICATES))
-    left = _then(fetched.part, lambda table: (marked := drop(table)).filter(marked["reason"].is_null()))
+
+    def left(part: int, columns: Sequence[str]) -> pa.Table | None:
+        table = fetched.part(part, sorted({*columns, "pair_id", "reason"}))
+        return None if table is None else (marked := drop(table)).filter(marked["reason"].is_null())
+
     limits = _limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
     draw = balance.Selection(limits, config.balance.seed)
-    count = shard.num_shards(sum(part.num_bytes for part in fetched.parts), config.shard)
+    count = shard.num_shards(fetched.num_bytes, config.shard)
     placed = stages(
         "placed",
         parts,
@@ -152,7 +189,7 @@ def curate(
         row_group_size=config.shard.row_group_size,
         uri=storage.join(dataset, folder),
     )
-    kept = _limits(stages, "kept_", count, shards.part, config.balance, 0, buckets).select(["query_id", "num_pairs"])
+    kept = _totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
     return snapshot.commit(dataset, list(_records(shards, folder)), kept, metadata, storage.put_if_absent)
 
 
@@ -197,15 +234,98 @@ def by_domain(num_buckets: int) -> Place:
     return place
 
 
+@dataclass(frozen=True)
+class _Images:
+    """The images of several crawls: part i is bucket i mod P of crawl i div P, less what `addresses` left out of it."""
+
+    crawls: Sequence[Output]
+    addresses: Output
+
+    @property
+    def num_parts(self) -> int:
+        return len(self.crawls) * len(self.addresses.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.num_bytes for crawl in self.crawls for part in crawl.parts)
+
+    def part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+        crawl, bucket = divmod(index, len(self.addresses.parts))
+        table = self.crawls[crawl].part(bucket, columns)
+        stays = self.addresses.stage.read(self.addresses.parts[bucket], crawl)
+        if table is None or stays is None:
+            return None
+        table = table.filter(pc.is_in(table["pair_id"], stays["pair_id"].combine_chunks()))
+        assert table["pair_id"] == stays["pair_id"]
+        if "spare_captions" not in table.column_names:
+            return table
+        where = table.schema.get_field_index("spare_captions")
+        return table.set_column(where, "spare_captions", stays["spare_captions"])
+
+
+def _join(stages: Stages, crawls: Sequence[Output]) -> _Images:
+    """Several crawls as one: of the rows with one address, the one with the best caption stays."""
+    columns = ["pair_id", "url", "caption", "caption_source", "spare_captions", "page_url", "reason"]
+
+    def read(bucket: int) -> pa.Table | None:
+        parts = [crawl.part(bucket, columns) for crawl in crawls]
+        found = [
+            table.append_column("crawl", pa.array(np.full(table.num_rows, number, np.int32)))
+            for number, table in enumerate(parts)
+            if table is not None
+        ]
+        return pa.concat_tables(found) if found else None
+
+    addresses = stages(
+        "addresses",
+        len(crawls[0].parts),
+        read,
+        finish=lambda table: dedupe.same_url(table).select(ADDRESSES.names),
+        place=lambda table: table["crawl"].to_numpy(),
+        num_buckets=len(crawls),
+    )
+    return _Images(crawls, addresses)
+
+
+ReadColumns = Callable[[int, Sequence[str]], pa.Table | None]
+
+
+def _totals(stages: Stages, prefix: str, parts: int, read: ReadColumns, buckets: int) -> pa.Table:
+    """SKETCHES without draws over the pairs that `read` gives: counted by part, added by query."""
+    counts = stages(
+        f"{prefix}counts",
+        parts,
+        lambda part: read(part, ["query_ids"]),
+        finish=balance.count,
+        place=by("query_id", buckets),
+        num_buckets=buckets,
+    )
+    totals = stages(f"{prefix}totals", buckets, counts.bucket, finish=lambda table: balance.merge([table], max_pairs=0))
+    return totals.table(SKETCHES)
+
+
 def _limits(
-    stages: Stages, prefix: str, parts: int, read: Read, config: balance.BalanceConfig, max_pairs: int, buckets: int
+    stages: Stages,
+    prefix: str,
+    parts: int,
+    read: ReadColumns,
+    config: balance.BalanceConfig,
+    max_pairs: balance.MaxPairs,
+    buckets: int,
 ) -> pa.Table:
-    """THRESHOLDS of every query over the pairs that `read` gives: sketched by part, merged by query."""
+    """THRESHOLDS of every query over the pairs that `read` gives: counted, then sketched by part and merged by query.
+
+    Mode metaclip needs the counts only.
+    """
+    totals = _totals(stages, prefix, parts, read, buckets)
+    if config.mode == "metaclip":
+        return balance.thresholds(totals, max_pairs, config.mode)
+    bound = balance.bounds(totals, max_pairs)
     sketches = stages(
         f"{prefix}sketches",
         parts,
-        read,
-        finish=lambda table: balance.sketch(table, max_pairs, config.seed),
+        lambda part: read(part, ["pair_id", "query_ids"]),
+        finish=lambda table: balance.sketch(table, max_pairs, config.seed, bound),
         place=by("query_id", buckets),
         num_buckets=buckets,
     )
