@@ -76,4 +76,5 @@ def early_limits(texts: Sequence[str], table: pa.Table, config: BalanceConfig) -
     rate = (kept + PRIOR_PAIRS * (all_kept / all_tried)) / (tried + PRIOR_PAIRS)
     with np.errstate(divide="ignore"):  # nothing survived at all
         margin = np.minimum(config.duplicate_margin / rate, config.max_early_margin)
-    return np.ceil(config.max_pairs_per_query * margin).astype(np.int64)
+    limits: npt.NDArray[np.int64] = np.ceil(config.max_pairs_per_query * margin).astype(np.int64)
+    return limits
