@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -110,8 +113,13 @@ def crawl_job(folder: Path, output: Path, port: int) -> CrawlJob:
     )
 
 
-def curate_job(crawled: Path, output: Path) -> CurateJob:
-    return CurateJob(crawl=str(crawled), output=str(output), num_buckets=NUM_BUCKETS, balance=BALANCE, shard=SHARD)
+def curate_job(crawled: Path | list[str], output: Path, balance: BalanceConfig = BALANCE) -> CurateJob:
+    crawls = crawled if isinstance(crawled, list) else str(crawled)
+    return CurateJob(crawl=crawls, output=str(output), num_buckets=NUM_BUCKETS, balance=balance, shard=SHARD)
+
+
+def rows_of(snapshot: Snapshot) -> pa.Table:
+    return pa.concat_tables([pq.read_table(shard.path) for shard in snapshot.shards]).sort_by("pair_id")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +167,8 @@ def test_funnel_accounts_for_every_row(corpus: Corpus) -> None:
         for job in ("crawl", "curate")
         for record in json.loads((corpus.folder / job / "funnel.json").read_text())
     }
-    for before, after in (("candidates", "unique"), ("unique", "fetched"), ("fetched", "placed"), ("placed", "shards")):
+    chain = ("candidates", "unique", "fetched", "addresses", "placed", "shards")
+    for before, after in pairwise(chain):
         assert stages[after]["kept"] + sum(stages[after]["dropped"].values()) == stages[before]["kept"]
     records = json.loads((corpus.folder / "site" / "site.json").read_text())["num_records"]
     assert stages["candidates"]["kept"] + sum(stages["candidates"]["dropped"].values()) >= records
@@ -180,6 +189,57 @@ def test_snapshot_is_sound_and_a_rerun_makes_no_other(corpus: Corpus) -> None:
     assert len(snapshot.shards) > 1
     curate.main(curate_job(corpus.folder / "crawl", corpus.folder / "curate"))
     assert Snapshot.open(snapshot.uri).name == snapshot.name == "v00000001"
+
+
+def test_survival_tells_what_became_of_each_query(corpus: Corpus) -> None:
+    texts = pq.read_table(corpus.folder / "queries" / "queries.parquet")["text"].to_pylist()
+    fetched = corpus.output("fetched")
+    dropped = [fetched.dropped(part, ["query_ids", "reason"]) for part in range(NUM_BUCKETS)]
+    out = [row for table in dropped if table is not None for row in table.to_pylist()]
+    kept = Counter(texts[q] for ids in fetched.table(FETCHED)["query_ids"].to_pylist() for q in ids)
+    lost = Counter(texts[q] for row in out if row["reason"] != Reason.BALANCED_OUT for q in row["query_ids"])
+    survival = pq.read_table(corpus.folder / "crawl" / "survival.parquet")
+    found = {row["text"]: (row["tried"], row["kept"]) for row in survival.to_pylist()}
+    assert found == {text: (kept[text] + lost[text], kept[text]) for text in kept | lost}
+    assert sum(lost.values()) > 0
+
+
+@pytest.mark.timeout(240)
+def test_two_crawls_are_curated_as_one_over_all_their_inputs(corpus: Corpus, tmp_path: Path) -> None:
+    archives = sorted((corpus.folder / "site" / "warc").glob("*.warc.gz"))
+    assert len(archives) > 1
+    crawls: list[str] = []
+    with SiteServer(corpus.folder / "site") as server:
+        for half in range(2):
+            (tmp_path / f"warc-{half}").mkdir()
+            for archive in archives[half::2]:
+                shutil.copy(archive, tmp_path / f"warc-{half}")
+            job = replace(
+                crawl_job(corpus.folder, tmp_path / f"crawl-{half}", server.port),
+                input=str(tmp_path / f"warc-{half}"),
+                survival=f"{crawls[0]}/survival.parquet" if crawls else None,
+            )
+            crawl.main(job)
+            crawls.append(job.output)
+    curate.main(curate_job(crawls, tmp_path / "curate"))
+    together = Snapshot.open(str(tmp_path / "curate" / "dataset"))
+    assert rows_of(together) == rows_of(corpus.snapshot)
+    assert together.query_counts() == corpus.snapshot.query_counts()
+    stages = {record["stage"]: record for record in json.loads((tmp_path / "curate" / "funnel.json").read_text())}
+    assert stages["addresses"]["dropped"] == {
+        Reason.DUPLICATE_URL: stages["addresses"]["dropped"][Reason.DUPLICATE_URL]
+    }
+    curate.main(curate_job(crawls[::-1], tmp_path / "curate"))  # in any order they are the same run
+    assert Snapshot.open(together.uri).name == "v00000001"
+
+
+def test_metaclip_needs_no_sketches(corpus: Corpus, tmp_path: Path) -> None:
+    balance = replace(BALANCE, mode="metaclip", max_pairs_per_query=20)
+    curate.main(curate_job(corpus.folder / "crawl", tmp_path / "curate", balance))
+    stages = {record["stage"] for record in json.loads((tmp_path / "curate" / "funnel.json").read_text())}
+    assert "final_totals" in stages
+    assert not stages & {"final_sketches", "final_limits"}
+    assert 20 < Snapshot.open(str(tmp_path / "curate" / "dataset")).num_rows < corpus.snapshot.num_rows
 
 
 @pytest.mark.timeout(240)

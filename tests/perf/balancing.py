@@ -163,7 +163,8 @@ class Balancing:
                 low = draws(SEED, query.astype(np.uint64), words) <= limit[query]
                 drawn += np.bincount(query[low], minlength=len(drawn))
                 matched += np.bincount(query, minlength=len(matched))
-        assert (matched[queries] == num_pairs).all() and matched.sum() == num_pairs.sum(), "counts are wrong"
+        assert np.array_equal(np.flatnonzero(matched), queries), "queries are missing"
+        assert (matched[queries] == num_pairs).all(), "counts are wrong"
         assert (drawn == np.minimum(matched, self.max_pairs)).all(), "a query drew too many pairs, or too few"
         done.found = {
             "queries": len(queries),
@@ -237,17 +238,11 @@ def describe(num_pairs: int, num_parts: int, passes: dict[str, Pass]) -> str:
     found = passes["check"].found | {"pairs kept": passes["select"].found["kept"]}
     total = sum(passes[name].seconds for name in PASSES)
     scale = PAPER_INCIDENCES / (MATCHES * num_pairs)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            *(f"{name}: {value:,}" for name, value in found.items()),
-            "",
-            f"all passes: {total:.1f} s, {num_pairs / total:,.0f} pairs/s/core",
-            f"projection: {PAPER_INCIDENCES:,.0f} matches of {PAPER_PAIRS:,.0f} pairs are {scale:.0f} times as many: "
-            + f"{total:.1f} s x {scale:.0f} = {total * scale / 3600:.1f} core hours",
-        ]
-    )
+    pace = f"{total:.1f} s, {num_pairs / total:,.0f} pairs/s/core"
+    times = f"{PAPER_PAIRS:,.0f} pairs have {PAPER_INCIDENCES:,.0f} matches, {scale:.0f} times as many"
+    hours = f"{total:.1f} s x {scale:.0f} = {total * scale / 3600:.1f} core hours"
+    counts = [f"{name}: {value:,}" for name, value in found.items()]
+    return "\n".join([*lines, "", *counts, "", f"all passes: {pace}", f"projection: {times}: {hours}"])
 
 
 def main() -> None:
