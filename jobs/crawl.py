@@ -22,7 +22,8 @@ from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.launch import launch
 from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
-from pipeline.data.flow import CrawlConfig, check_inputs, crawl, outcomes
+from pipeline.data.flow import CrawlConfig, check_inputs, crawl
+from pipeline.data.passes import outcomes
 from pipeline.data.survival import early_limits, survival
 from pipeline.schemas import QUERIES, SURVIVAL
 

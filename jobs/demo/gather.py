@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from cluster.runs import Output, Run
 from pipeline.data.snapshot import Snapshot
-from pipeline.eval.report import Example, KeptPair, QueryCount, RejectedPair, Stage
+from pipeline.eval.queries import QueryCount
+from pipeline.eval.report import Example, KeptPair, RejectedPair, Stage
 from pipeline.schemas import SKETCHES, Reason
 
 STAGES = {

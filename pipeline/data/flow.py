@@ -1,4 +1,4 @@
-"""The flow from archives to a snapshot, on Ray Data (cluster/stages.py): the only file here that knows Ray or storage.
+"""The flow from archives to a snapshot, on Ray Data (cluster/stages.py): with passes.py all that knows of stages here.
 
 A stage writes its rows in buckets, and the next one reads one bucket of all parts: what must meet, meets there. No
 shuffle ever moves an image but the last one.
@@ -26,19 +26,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from cluster import storage
 from cluster.resources import Pool
 from cluster.runs import Output
 from cluster.stages import Place, Read, Stages, Transform
-from pipeline.data import balance, caption, dedupe, extract, match, queries, shard, snapshot, survival
+from pipeline.data import balance, caption, dedupe, extract, match, passes, queries, shard, snapshot
 from pipeline.data.addresses import registered_domain
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig, ImageProcessor
-from pipeline.hashing import bucket_of, hash64, mix
-from pipeline.schemas import ADDRESSES, DUPLICATES, EDGES, OUTCOMES, SKETCHES, TERM_COUNTS, THRESHOLDS
+from pipeline.hashing import bucket_of, hash64
+from pipeline.schemas import DUPLICATES, EDGES, TERM_COUNTS
 
 IMAGES_PER_ROW_GROUP = 1024
 READ_AHEAD_BYTES = 8 * 2**20
@@ -112,7 +111,7 @@ def crawl(
     unique = stages(
         "unique", buckets, candidates.bucket, finish=dedupe.same_url, place=by_domain(buckets), num_buckets=buckets
     )
-    limits = _limits(stages, "", buckets, unique.part, config.balance, early, buckets)
+    limits = passes.limits(stages, "", buckets, unique.part, config.balance, early, buckets)
     return stages(
         "fetched",
         buckets,
@@ -125,21 +124,6 @@ def crawl(
     )
 
 
-def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
-    """OUTCOMES of a crawl: what was tried and what was kept of each query."""
-    columns = ["query_ids", "reason"]
-
-    def read(part: int) -> pa.Table | None:
-        found = [table for table in (fetched.part(part, columns), fetched.dropped(part, columns)) if table is not None]
-        return pa.concat_tables(found) if found else None
-
-    parts = len(fetched.parts)
-    counts = stages(
-        "outcomes", parts, read, finish=survival.outcomes, place=by("query_id", buckets), num_buckets=buckets
-    )
-    return stages("survival", buckets, counts.bucket, finish=survival.add).table(OUTCOMES)
-
-
 def curate(
     stages: Stages, crawls: Sequence[Output], dataset: str, metadata: Mapping[str, Any], config: CurateConfig
 ) -> snapshot.Snapshot:
@@ -148,7 +132,7 @@ def curate(
     `crawls` are FETCHED of one query list with one number of parts each, so that all rows of an address are in parts
     of one number.
     """
-    fetched = _join(stages, crawls)
+    fetched = passes.join(stages, crawls)
     buckets, parts = config.num_buckets, fetched.num_parts
     fingerprints = stages(
         "fingerprints",
@@ -168,7 +152,7 @@ def curate(
         table = fetched.part(part, sorted({*columns, "pair_id", "reason"}))
         return None if table is None else (marked := drop(table)).filter(marked["reason"].is_null())
 
-    limits = _limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
+    limits = passes.limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
     draw = balance.Selection(limits, config.balance.seed)
     count = shard.num_shards(fetched.num_bytes, config.shard)
     placed = stages(
@@ -189,7 +173,7 @@ def curate(
         row_group_size=config.shard.row_group_size,
         uri=storage.join(dataset, folder),
     )
-    kept = _totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
+    kept = passes.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
     return snapshot.commit(dataset, list(_records(shards, folder)), kept, metadata, storage.put_if_absent)
 
 
@@ -214,13 +198,10 @@ def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
 
 
 def by(column: str, num_buckets: int) -> Place:
-    """Buckets by the hash of a column, of strings or of integers."""
+    """Buckets by the hash of a column of strings."""
 
     def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
-        values = table[column]
-        if pa.types.is_string(values.type):
-            return bucket_of(hash64(value or "" for value in values.to_pylist()), num_buckets)
-        return bucket_of(mix(values.to_numpy().astype(np.uint64)), num_buckets)
+        return bucket_of(hash64(value or "" for value in table[column].to_pylist()), num_buckets)
 
     return place
 
@@ -232,110 +213,6 @@ def by_domain(num_buckets: int) -> Place:
         return bucket_of(hash64(registered_domain(url) or url for url in table["url"].to_pylist()), num_buckets)
 
     return place
-
-
-@dataclass(frozen=True)
-class _Images:
-    """The images of several crawls: part i is bucket i mod P of crawl i div P, less what `addresses` left out of it."""
-
-    crawls: Sequence[Output]
-    addresses: Output
-
-    @property
-    def num_parts(self) -> int:
-        return len(self.crawls) * len(self.addresses.parts)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(part.num_bytes for crawl in self.crawls for part in crawl.parts)
-
-    def part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        crawl, bucket = divmod(index, len(self.addresses.parts))
-        table = self.crawls[crawl].part(bucket, columns)
-        stays = self.addresses.stage.read(self.addresses.parts[bucket], crawl)
-        if table is None or stays is None:
-            return None
-        table = table.filter(pc.is_in(table["pair_id"], stays["pair_id"].combine_chunks()))
-        assert table["pair_id"] == stays["pair_id"]
-        if "spare_captions" not in table.column_names:
-            return table
-        where = table.schema.get_field_index("spare_captions")
-        return table.set_column(where, "spare_captions", stays["spare_captions"])
-
-
-def _join(stages: Stages, crawls: Sequence[Output]) -> _Images:
-    """Several crawls as one: of the rows with one address, the one with the best caption stays."""
-    columns = ["pair_id", "url", "caption", "caption_source", "spare_captions", "page_url", "reason"]
-
-    def read(bucket: int) -> pa.Table | None:
-        parts = [crawl.part(bucket, columns) for crawl in crawls]
-        found = [
-            table.append_column("crawl", pa.array(np.full(table.num_rows, number, np.int32)))
-            for number, table in enumerate(parts)
-            if table is not None
-        ]
-        return pa.concat_tables(found) if found else None
-
-    addresses = stages(
-        "addresses",
-        len(crawls[0].parts),
-        read,
-        finish=lambda table: dedupe.same_url(table).select(ADDRESSES.names),
-        place=lambda table: table["crawl"].to_numpy(),
-        num_buckets=len(crawls),
-    )
-    return _Images(crawls, addresses)
-
-
-ReadColumns = Callable[[int, Sequence[str]], pa.Table | None]
-
-
-def _totals(stages: Stages, prefix: str, parts: int, read: ReadColumns, buckets: int) -> pa.Table:
-    """SKETCHES without draws over the pairs that `read` gives: counted by part, added by query."""
-    counts = stages(
-        f"{prefix}counts",
-        parts,
-        lambda part: read(part, ["query_ids"]),
-        finish=balance.count,
-        place=by("query_id", buckets),
-        num_buckets=buckets,
-    )
-    totals = stages(f"{prefix}totals", buckets, counts.bucket, finish=lambda table: balance.merge([table], max_pairs=0))
-    return totals.table(SKETCHES)
-
-
-def _limits(
-    stages: Stages,
-    prefix: str,
-    parts: int,
-    read: ReadColumns,
-    config: balance.BalanceConfig,
-    max_pairs: balance.MaxPairs,
-    buckets: int,
-) -> pa.Table:
-    """THRESHOLDS of every query over the pairs that `read` gives: counted, then sketched by part and merged by query.
-
-    Mode metaclip needs the counts only.
-    """
-    totals = _totals(stages, prefix, parts, read, buckets)
-    if config.mode == "metaclip":
-        return balance.thresholds(totals, max_pairs, config.mode)
-    bound = balance.bounds(totals, max_pairs)
-    sketches = stages(
-        f"{prefix}sketches",
-        parts,
-        lambda part: read(part, ["pair_id", "query_ids"]),
-        finish=lambda table: balance.sketch(table, max_pairs, config.seed, bound),
-        place=by("query_id", buckets),
-        num_buckets=buckets,
-    )
-    limits = stages(
-        f"{prefix}limits",
-        buckets,
-        sketches.bucket,
-        finish=lambda table: balance.thresholds(balance.merge([table], max_pairs), max_pairs, config.mode),
-    )
-    return limits.table(THRESHOLDS)
 
 
 def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:

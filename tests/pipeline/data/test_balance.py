@@ -242,10 +242,10 @@ def test_no_pairs_at_all() -> None:
     assert thresholds(empty, 5, "paper").num_rows == thresholds(empty, 5, "metaclip").num_rows == 0
 
 
-def test_margins_that_make_no_sense_are_refused() -> None:
-    for margins in ({"duplicate_margin": 0.5}, {"duplicate_margin": 3.0, "max_early_margin": 2.0}):
-        with pytest.raises(ValueError, match=r"balance\.duplicate_margin"):
-            BalanceConfig(**margins)
+@pytest.mark.parametrize(("duplicate_margin", "max_early_margin"), [(0.5, 10.0), (3.0, 2.0)])
+def test_margins_that_make_no_sense_are_refused(duplicate_margin: float, max_early_margin: float) -> None:
+    with pytest.raises(ValueError, match=r"balance\.duplicate_margin"):
+        BalanceConfig(duplicate_margin=duplicate_margin, max_early_margin=max_early_margin)
 
 
 @pytest.mark.parametrize(("margin", "before"), [(1.0, 7), (3.0, 21), (1.5, 11)])
