@@ -71,8 +71,8 @@ def view_queries(queries: Sequence[QueryCount]) -> QueryView:
     before, after = [query.before for query in matched], [query.after for query in matched]
     share_before, share_after = _cumulative(before), _cumulative(after)
     half_before, half_after = (1 + sum(share < 0.5 for share in shares) for shares in (share_before, share_after))
-    title = f"Share of all matches that the most frequent queries hold; half of them {half_before} queries before "
-    title += f"balancing and {half_after} after"
+    title = "Share of all matches in the most frequent queries, half of them "
+    title += f"in {half_before:,} before balancing and in {half_after:,} after"
     return QueryView(
         num_queries=len(ranked),
         num_unmatched=len(ranked) - len(matched),
@@ -83,7 +83,7 @@ def view_queries(queries: Sequence[QueryCount]) -> QueryView:
         head=head,
         tail=matched[len(head) :][-NUM_QUERIES_LISTED:],
         most=max(before, default=0),
-        shares=_chart(title, share_before, share_after, "most frequent queries", Axis(percent=True, from_zero=True)),
+        shares=_chart(title, share_before, share_after, "number of most frequent queries", Axis(percent=True, from_zero=True)),
         counts=_chart("Pairs of each query", before, sorted(after, reverse=True), "rank of the query", Axis(log=True)),
         sources=_by_source(queries),
     )
