@@ -21,6 +21,7 @@ from cluster.runs import Output, Run
 from jobs import crawl, curate, queries
 from jobs.crawl import CrawlJob
 from jobs.curate import CurateJob
+from jobs.demo import gather
 from jobs.demo.dirt import GOOD, Fate
 from jobs.demo.server import SiteServer
 from jobs.demo.site import build_site
@@ -32,7 +33,7 @@ from pipeline.data.page import normalize_url
 from pipeline.data.queries import QueriesConfig
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot
-from pipeline.schemas import FETCHED, Reason
+from pipeline.schemas import CANDIDATES, FETCHED, Reason
 
 pytestmark = pytest.mark.cluster
 
@@ -204,6 +205,18 @@ def test_survival_tells_what_became_of_each_query(corpus: Corpus) -> None:
     found = {row["text"]: (row["tried"], row["kept"]) for row in survival.to_pylist()}
     assert found == {text: (kept[text] + lost[text], kept[text]) for text in kept | lost}
     assert sum(lost.values()) > 0
+
+
+def test_the_report_counts_the_queries_of_the_run(corpus: Corpus) -> None:
+    counts = gather.query_counts(corpus.folder, corpus.snapshot)
+    texts = pq.read_table(corpus.folder / "queries" / "queries.parquet")["text"].to_pylist()
+    assert [count.text for count in counts] == texts
+    after = Counter(texts[q] for ids in rows_of(corpus.snapshot)["query_ids"].to_pylist() for q in ids)
+    assert {count.text: count.after for count in counts if count.after} == after
+    before = Counter(
+        texts[q] for ids in corpus.output("unique").table(CANDIDATES)["query_ids"].to_pylist() for q in ids
+    )
+    assert {count.text: count.before for count in counts if count.before} == before
 
 
 @pytest.mark.timeout(240)

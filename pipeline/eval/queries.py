@@ -83,7 +83,9 @@ def view_queries(queries: Sequence[QueryCount]) -> QueryView:
         head=head,
         tail=matched[len(head) :][-NUM_QUERIES_LISTED:],
         most=max(before, default=0),
-        shares=_chart(title, share_before, share_after, "number of most frequent queries", Axis(percent=True, from_zero=True)),
+        shares=_chart(
+            title, share_before, share_after, "number of most frequent queries", Axis(percent=True, from_zero=True)
+        ),
         counts=_chart("Pairs of each query", before, sorted(after, reverse=True), "rank of the query", Axis(log=True)),
         sources=_by_source(queries),
     )

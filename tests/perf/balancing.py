@@ -236,13 +236,25 @@ def describe(num_pairs: int, num_parts: int, passes: dict[str, Pass]) -> str:
         memory = f"{done.peak_bytes / 2**20:,.0f} | {done.file_bytes / 1e6:,.1f}"
         lines.append(f"| {name} | {done.seconds:.2f} | {rates} | {memory} |")
     found = passes["check"].found | {"pairs kept": passes["select"].found["kept"]}
-    total = sum(passes[name].seconds for name in PASSES)
-    scale = PAPER_INCIDENCES / (MATCHES * num_pairs)
-    pace = f"{total:.1f} s, {num_pairs / total:,.0f} pairs/s/core"
-    times = f"{PAPER_PAIRS:,.0f} pairs have {PAPER_INCIDENCES:,.0f} matches, {scale:.0f} times as many"
-    hours = f"{total:.1f} s x {scale:.0f} = {total * scale / 3600:.1f} core hours"
     counts = [f"{name}: {value:,}" for name, value in found.items()]
-    return "\n".join([*lines, "", *counts, "", f"all passes: {pace}", f"projection: {times}: {hours}"])
+    total = sum(passes[name].seconds for name in PASSES)
+    pace = f"all passes: {total:.1f} s, {num_pairs / total:,.0f} pairs/s/core"
+    return "\n".join([*lines, "", *counts, "", pace, *project(num_pairs, total)])
+
+
+def project(num_pairs: int, seconds: float, max_pairs: int = paper.MAX_PAIRS_PER_QUERY.value) -> list[str]:
+    """Hours and bytes at the paper's scale: time by matches, draws by the queries above the limit (same Zipf law)."""
+    scale = PAPER_INCIDENCES / (MATCHES * num_pairs)
+    queries = PAPER_INCIDENCES / (max_pairs * np.log(NUM_QUERIES + 1))
+    many = pa.table([[0], [10**9], [[]]], schema=SKETCHES)
+    num_draws = float(bounds(many, max_pairs)[0]) / 2.0**64 * 10**9
+    size = queries * num_draws * 8
+    matches = f"{PAPER_PAIRS:,.0f} pairs have {PAPER_INCIDENCES:,.0f} matches, {scale:.0f} times as many"
+    hours = f"{seconds:.1f} s x {scale:.0f} = {seconds * scale / 3600:.2f} core hours, reading not counted"
+    heads = f"{PAPER_INCIDENCES:,.0f} / ({max_pairs:,} ln {NUM_QUERIES + 1:,}) = {queries:,.0f} queries above the limit"
+    bound = f"{num_draws:,.0f} draws x 8 B = {size / 1e9:.1f} GB, {size / 64e6:.0f} MB in each of 64 buckets"
+    whole = f"whole sketches: {PAPER_INCIDENCES:,.0f} x 8 B = {PAPER_INCIDENCES * 8e-9:.0f} GB"
+    return [f"projection: {matches}: {hours}", f"draws: {heads} x {bound}; {whole}"]
 
 
 def main() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.perf.balancing import MATCHES, PASSES, Balancing, Corpus, balance_all, describe, same_in_any_parts
+from tests.perf.balancing import MATCHES, PASSES, Balancing, Corpus, balance_all, describe, project, same_in_any_parts
 
 
 def test_pairs_are_the_same_however_they_are_cut() -> None:
@@ -36,6 +36,12 @@ def test_a_changed_result_would_be_seen(tmp_path: Path) -> None:
     assert len(set(results)) == 3
     assert f"largest number of draws: {max_pairs}" in describe(num_pairs, 2, passes)
     assert all(passes[name].seconds > 0 for name in PASSES)
+
+
+def test_the_projection_shows_its_arithmetic() -> None:
+    hours, size = project(20_000_000, 10.0)
+    assert "70 times as many: 10.0 s x 70 = 0.19 core hours" in hours
+    assert "21,338 queries above the limit x 21,306 draws x 8 B = 3.6 GB, 57 MB in each of 64 buckets" in size
 
 
 def test_draws_that_are_wrong_are_found(tmp_path: Path) -> None:
