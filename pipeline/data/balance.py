@@ -8,7 +8,7 @@ with probability min(1, t/c), c being its pairs. Both end as a threshold per que
 A sketch may be cut short where the counts c of all pairs are known. A query with c <= k needs no draw at all: its
 threshold is "everything". Of the others, the k-th lowest of c uniform draws is below  m/c * 2^64  for
 m = k + s + sqrt(s^2 + 2ks)  but with probability e^-s (Chernoff's bound on the lower tail of a binomial of mean m), so
-draws above that `bound` are left out. s = 40: one run of 500,000 queries in 2e11 finds a query short of draws, and
+draws above that `bound` are left out. s = 40: one run of 500,000 queries in 4e11 finds a query short of draws, and
 `thresholds` stops there, because a result that is not exact is none.
 
 Why that is worth a pass of its own, at 1.6 billion pairs with 3.5 matches each, k = 20,000, in 64 parts (paper.md:

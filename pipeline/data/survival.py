@@ -70,7 +70,7 @@ def early_limits(texts: Sequence[str], table: pa.Table, config: BalanceConfig) -
     """
     all_tried, all_kept = (pc.sum(table[name]).as_py() or 0 for name in ("tried", "kept"))
     if all_tried == 0:
-        raise ValueError("survival: the earlier crawl tried no address, so there is no rate to go by")
+        raise ValueError("survival: the earlier crawl tried no address, so there is no rate to go by; leave it out")
     row = pc.index_in(pa.array(texts, pa.string()), value_set=table["text"].combine_chunks())
     tried, kept = (pc.fill_null(table[name].take(row), 0).to_numpy() for name in ("tried", "kept"))
     rate = (kept + PRIOR_PAIRS * (all_kept / all_tried)) / (tried + PRIOR_PAIRS)

@@ -1,8 +1,8 @@
 """Balancing at scale: `python -m tests.perf.balancing --pairs 20000000`.
 
-Synthetic pairs, each matching four queries of a Zipf distribution, are made part by part from their numbers and never
-held; the passes are those of pipeline/data/flow.py, its functions and its files, one part or bucket at a time. Every
-pass is a process of its own, so that its peak of memory is its own. Only the balancing is timed, not the making.
+Synthetic pairs, each matching four queries of a Zipf distribution, are made part by part from their numbers. The passes
+are those of pipeline/data/passes.py, its functions and its files, one part or bucket at a time, reading and writing
+Parquet included. Every pass is a process of its own, so that its peak of memory is its own.
 """
 
 from __future__ import annotations
@@ -45,13 +45,9 @@ class Corpus:
 
     def part(self, index: int) -> pa.Table:
         """Columns pair_id, query_ids (sorted, unique) and reason (null) of a part."""
-        return pa.concat_tables(list(self.blocks(index)))
-
-    def blocks(self, index: int) -> Iterator[pa.Table]:
-        """A part in pieces."""
         numbers = np.arange(index, self.num_pairs, self.num_parts, dtype=np.uint64)
-        for start in range(0, max(len(numbers), 1), BLOCK_PAIRS):
-            yield self._pairs(numbers[start : start + BLOCK_PAIRS])
+        starts = range(0, max(len(numbers), 1), BLOCK_PAIRS)
+        return pa.concat_tables([self._pairs(numbers[start : start + BLOCK_PAIRS]) for start in starts])
 
     def _pairs(self, numbers: UInt64) -> pa.Table:
         digits = np.stack([draws(1, numbers), draws(2, numbers)], axis=1).astype(">u8").tobytes().hex()
@@ -78,7 +74,7 @@ def _distinct(rank: npt.NDArray[np.int32], num_queries: int) -> npt.NDArray[np.i
 
 @dataclass
 class Pass:
-    """What a pass took."""
+    """What a pass took, reading and writing included."""
 
     name: str
     seconds: float = 0.0
@@ -105,12 +101,17 @@ class Balancing:
     max_pairs: int = paper.MAX_PAIRS_PER_QUERY.value
     num_buckets: int = 8
 
+    def make(self, done: Pass) -> None:
+        """The parts themselves, which a crawl leaves behind."""
+        stage = self._stage("pairs")
+        for part in self.order:
+            done.file_bytes += stage.write(part, self.corpus.part(part)).num_bytes
+
     def count(self, done: Pass) -> None:
         """Every part's counts."""
-        for part in self.order:
-            table = self.corpus.part(part).select(["query_ids"])
-            with done.timed():
-                self._write("counts", part, count(table), done)
+        with done.timed():
+            for part in self.order:
+                self._write("counts", part, count(self._pairs(part, ["query_ids"])), done)
 
     def total(self, done: Pass) -> None:
         """The counts of all parts, by bucket."""
@@ -123,10 +124,9 @@ class Balancing:
         """Every part's bounded sketches."""
         with done.timed():
             bound = bounds(self._output("totals").table(SKETCHES), self.max_pairs)
-        for part in self.order:
-            table = self.corpus.part(part).select(["pair_id", "query_ids"])
-            with done.timed():
-                self._write("sketches", part, sketch(table, self.max_pairs, SEED, bound), done)
+            for part in self.order:
+                pairs = self._pairs(part, ["pair_id", "query_ids"])
+                self._write("sketches", part, sketch(pairs, self.max_pairs, SEED, bound), done)
 
     def merge(self, done: Pass) -> None:
         """The thresholds, by bucket."""
@@ -141,12 +141,10 @@ class Balancing:
         kept, checksum = 0, 0
         with done.timed():
             selection = Selection(self.limits(), SEED)
-        for part in self.order:
-            table = self.corpus.part(part)
-            with done.timed():
-                chosen = selection(table)
-            words = words_of_ids(chosen["pair_id"])[chosen["reason"].is_null().to_numpy()]
-            kept, checksum = kept + len(words), (checksum + int(mix(words).sum())) % 2**64
+            for part in self.order:
+                chosen = selection(self._pairs(part, ["pair_id", "query_ids", "reason"]))
+                words = words_of_ids(chosen["pair_id"])[chosen["reason"].is_null().to_numpy()]
+                kept, checksum = kept + len(words), (checksum + int(mix(words).sum())) % 2**64
         done.found = {"kept": kept, "checksum": checksum}
 
     def check(self, done: Pass) -> None:
@@ -157,7 +155,9 @@ class Balancing:
         limit[queries] = limits["threshold"].to_numpy()
         drawn, matched = np.zeros((2, self.corpus.num_queries), np.int64)
         for part in self.order:
-            for block in self.corpus.blocks(part):
+            pairs = self._pairs(part, ["pair_id", "query_ids"])
+            for start in range(0, pairs.num_rows, BLOCK_PAIRS):
+                block = pairs.slice(start, BLOCK_PAIRS)
                 query = block["query_ids"].combine_chunks().flatten().to_numpy()
                 words = np.repeat(words_of_ids(block["pair_id"]), MATCHES)
                 low = draws(SEED, query.astype(np.uint64), words) <= limit[query]
@@ -177,8 +177,13 @@ class Balancing:
         """THRESHOLDS, by query."""
         return self._output("limits").table(THRESHOLDS).sort_by("query_id")
 
+    def _pairs(self, part: int, columns: Sequence[str]) -> pa.Table:
+        table = self._output("pairs").part(part, columns)
+        assert table is not None, f"part {part} is empty"
+        return table
+
     def _stage(self, name: str) -> Stage:
-        parts = self.corpus.num_parts if name in ("counts", "sketches") else self.num_buckets
+        parts = self.num_buckets if name in ("totals", "limits") else self.corpus.num_parts
         return Stage(str(self.folder / name), parts)
 
     def _output(self, name: str) -> Output:
@@ -207,7 +212,7 @@ PASSES = ("count", "total", "sketch", "merge", "select")
 
 def balance_all(balancing: Balancing, run: Callable[[Balancing, str], Pass] = _run) -> dict[str, Pass]:
     """Every pass, in their order."""
-    return {name: run(balancing, name) for name in (*PASSES, "check")}
+    return {name: run(balancing, name) for name in ("make", *PASSES, "check")}
 
 
 def same_in_any_parts(num_pairs: int, folder: Path, parts: Sequence[int] = (1, 7, 64), **options: int) -> bool:
@@ -250,7 +255,7 @@ def project(num_pairs: int, seconds: float, max_pairs: int = paper.MAX_PAIRS_PER
     num_draws = float(bounds(many, max_pairs)[0]) / 2.0**64 * 10**9
     size = queries * num_draws * 8
     matches = f"{PAPER_PAIRS:,.0f} pairs have {PAPER_INCIDENCES:,.0f} matches, {scale:.0f} times as many"
-    hours = f"{seconds:.1f} s x {scale:.0f} = {seconds * scale / 3600:.2f} core hours, reading not counted"
+    hours = f"{seconds:.1f} s x {scale:.0f} = {seconds * scale / 3600:.2f} core hours"
     heads = f"{PAPER_INCIDENCES:,.0f} / ({max_pairs:,} ln {NUM_QUERIES + 1:,}) = {queries:,.0f} queries above the limit"
     bound = f"{num_draws:,.0f} draws x 8 B = {size / 1e9:.1f} GB, {size / 64e6:.0f} MB in each of 64 buckets"
     whole = f"whole sketches: {PAPER_INCIDENCES:,.0f} x 8 B = {PAPER_INCIDENCES * 8e-9:.0f} GB"
@@ -268,8 +273,10 @@ def main() -> None:
         corpus = Corpus(num_pairs=options.pairs, num_parts=options.parts)
         balancing = Balancing(corpus=corpus, order=range(options.parts), folder=Path(folder, "all"))
         print(describe(options.pairs, options.parts, balance_all(balancing, run_alone)))
-        same = same_in_any_parts(options.compared_pairs, Path(folder, "compared"), max_pairs=1000)
-    print(f"the same result of {options.compared_pairs:,} pairs in 1, 7 and 64 parts in shuffled order: {same}")
+        max_pairs = max(1, options.compared_pairs // 1000)
+        same = same_in_any_parts(options.compared_pairs, Path(folder, "compared"), max_pairs=max_pairs)
+    work = f"{options.compared_pairs:,} pairs, at most {max_pairs:,} a query, in 1, 7 and 64 parts in shuffled order"
+    print(f"{work}: {'the same result' if same else 'DIFFERENT RESULTS'}")
 
 
 if __name__ == "__main__":
