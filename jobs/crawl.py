@@ -23,6 +23,7 @@ from cluster.stages import Stages
 from jobs.launch import launch
 from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from pipeline.data.flow import CrawlConfig, check_inputs, crawl
+from pipeline.data.match import check_queries
 from pipeline.data.passes import outcomes
 from pipeline.data.survival import early_limits, survival
 from pipeline.schemas import QUERIES, SURVIVAL
@@ -48,8 +49,17 @@ class CrawlJob(CrawlConfig):
 
 
 def read_queries(uri: str) -> pa.Table:
-    """The query list. Raises as `read_table`."""
-    return read_table(uri, QUERIES, "queries", "not a query list", "jobs.queries makes one").sort_by("query_id")
+    """The query list.
+
+    Raises:
+        ValueError: the file is no query list, or an empty one; the message says what is wrong.
+    """
+    table = read_table(uri, QUERIES, "queries", "not a query list", "jobs.queries makes one").sort_by("query_id")
+    if table.num_rows == 0:
+        raise ValueError(f"queries={uri}: the list is empty")
+    if table["query_id"].to_pylist() != list(range(table.num_rows)):
+        raise ValueError(f"queries={uri}: query_id must count from 0 to {table.num_rows - 1}; jobs.queries makes it so")
+    return table
 
 
 def read_survival(uri: str) -> pa.Table:
@@ -76,8 +86,9 @@ def main(job: CrawlJob) -> None:
     check_inputs(inputs)
     queries = read_queries(job.queries)
     texts = queries["text"].to_pylist()
+    check_queries(texts, job.match_mode)
     early = early_limits(texts, read_survival(job.survival), job.balance) if job.survival else None
-    parts = ("num_buckets", "extract", "caption", "balance", "fetch", "image")
+    parts = ("num_buckets", "extract", "caption", "match_mode", "balance", "fetch", "image")
     configuration = {name: identity(getattr(job, name)) for name in parts}
     digest = hashlib.sha256(storage.read_bytes(job.queries)).hexdigest()
     configuration |= {"inputs": describe_files(inputs), "queries": digest}

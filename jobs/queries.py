@@ -1,4 +1,7 @@
-"""Build the query list: `python -m jobs.queries --text corpus/ --wordnet /usr/share/wordnet --output runs/queries`."""
+"""Build the query list, from one or more of Wikipedia, plain text, page views and WordNet.
+
+`python -m jobs.queries --wikipedia dumps/ --page_views views/ --wordnet /usr/share/wordnet --output runs/queries`
+"""
 
 from __future__ import annotations
 
@@ -12,56 +15,83 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
-from cluster.runs import Run, identity
+from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.launch import launch
-from pipeline.data.flow import build_queries
+from pipeline.data.extents import cut
+from pipeline.data.flow import Corpus, build_queries, check_dumps, digests
+from pipeline.data.page_views import SUFFIXES
 from pipeline.data.queries import QueriesConfig, wordnet_synsets
 
 logger = logging.getLogger("clip")
 
+MIN_BUCKETS = 16
+BYTES_PER_BUCKET = 64 * 2**20
+"""So that what one process adds up does not grow with the input."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesJob:
-    """The query list from plain text and WordNet."""
+    """The query list of section 2.2."""
 
-    text: str
-    """File or folder of plain text (.txt), one document a line; local or s3://."""
     output: str
     """Folder of the run; the list is its queries.parquet."""
+    wikipedia: str | None = None
+    """File or folder of Wikipedia's articles (...pages-articles....xml.bz2; the multistream ones are read in parallel);
+    local or s3://."""
+    text: str | None = None
+    """File or folder of plain text (.txt), one document a line; local or s3://."""
+    page_views: str | None = None
+    """File or folder of page views (.gz hourly, .bz2 daily), for titles; local or s3://."""
     wordnet: str | None = None
     """Folder of WordNet's data files, as Debian's wordnet-base installs them."""
-    num_buckets: int = 16
-    """Parts into which terms are partitioned."""
+    language: str = "en"
+    """Of the wiki whose page views count."""
+    num_buckets: int | None = None
+    """Parts into which terms are partitioned; unset: one for each 64 MiB of input, 16 at least."""
+    part_mib: int = 32
+    """Bytes of a file that make a part, in MiB."""
     queries: QueriesConfig = field(default_factory=QueriesConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def main(job: QueriesJob) -> None:
     """Count, select, and write queries.parquet with its manifest."""
-    inputs = storage.list_files(job.text, suffixes=(".txt",))
+    dumps, texts, views = (
+        storage.list_files(folder, suffixes=suffixes) if folder else []
+        for folder, suffixes in ((job.wikipedia, (".xml.bz2",)), (job.text, (".txt",)), (job.page_views, SUFFIXES))
+    )
+    if not (dumps or texts or job.wordnet or views):
+        raise ValueError("no input: give --wikipedia, --text, --page_views or --wordnet")
+    check_dumps(dumps)
     synsets = sorted(set(wordnet_synsets(job.wordnet))) if job.wordnet else []
-    digests = {uri: hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri in inputs}
     synsets_digest = hashlib.sha256("\n".join(synsets).encode()).hexdigest()
-    configuration = {
-        "inputs": sorted(digests.values()),
-        "wordnet": synsets_digest,
-        "num_buckets": job.num_buckets,
-        "queries": identity(job.queries),
-    }
+    names = ("language", "num_buckets", "part_mib", "queries")
+    configuration = {name: identity(getattr(job, name)) for name in names}
+    described = describe_files(dumps), describe_files(texts), describe_files(views)
+    configuration |= {"inputs": described, "wordnet": synsets_digest}
     run = Run.open(job.output, configuration)
+    stages = Stages(run)
+    extents = [
+        cut(zip(uris, (size for _, size in files), strict=True), job.part_mib * 2**20)
+        for uris, files in zip((dumps, texts), described[:2], strict=True)
+    ]
+    num_bytes = sum(size for files in described for _, size in files)
+    num_buckets = job.num_buckets or max(MIN_BUCKETS, -(-num_bytes // BYTES_PER_BUCKET))
+    corpus = Corpus(dumps=extents[0], texts=extents[1], page_views=views, synsets=synsets, language=job.language)
     with session(job.session):
-        table = build_queries(Stages(run), inputs, synsets, job.num_buckets, job.queries)
+        table = build_queries(stages, corpus, num_buckets, job.queries)
+        inputs = digests(stages, [*dumps, *texts, *views])
     if table.num_rows == 0:
         raise ValueError(
-            f"text={job.text}: no term reaches queries.min_word_count={job.queries.min_word_count}; lower it"
+            f"no query: no term reaches queries.min_word_count={job.queries.min_word_count}; lower it or add text"
         )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     storage.write_bytes(storage.join(run.uri, "queries.parquet"), sink.getvalue().to_pybytes())
     counts = dict(Counter(table["source"].to_pylist()))
-    manifest = {"inputs": digests, "wordnet": synsets_digest, "queries_by_source": counts}
+    manifest = {"inputs": inputs, "wordnet": synsets_digest, "queries_by_source": counts, "stages": stages.funnel()}
     storage.write_bytes(storage.join(run.uri, "queries.json"), json.dumps(manifest, indent=1).encode())
     logger.info("%d queries (%s) in %s/queries.parquet", table.num_rows, counts, run.uri)
 

@@ -58,3 +58,9 @@ IMAGE_STD = Fact((0.26862954, 0.26130258, 0.27577711), "released code", Mark.VER
 NUM_QUERIES = Fact(500_000, "section 2.2", Mark.SECOND_HAND)
 MAX_PAIRS_PER_QUERY = Fact(20_000, "section 2.2", Mark.SECOND_HAND)
 MIN_WORD_COUNT = Fact(100, "section 2.2", Mark.SECOND_HAND)
+
+# The published reconstruction of the query list: MetaCLIP (Xu et al. 2024, arXiv 2309.16671), section 3 and its code
+METACLIP_MIN_WORD_COUNT = Fact(100, "MetaCLIP, section 3.1", Mark.SECOND_HAND)
+METACLIP_MIN_PMI_BITS = Fact(30.0, "MetaCLIP, section 3.1", Mark.SECOND_HAND)
+METACLIP_MIN_TITLE_VIEWS = Fact(70, "MetaCLIP, section 3.1", Mark.SECOND_HAND)
+METACLIP_MIN_HOURLY_VIEWS = Fact(50, "MetaCLIP, section 3.1", Mark.SECOND_HAND)

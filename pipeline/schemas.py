@@ -14,6 +14,11 @@ import pyarrow as pa
 class Reason(StrEnum):
     """Why a row is out. The value is what people read in ledgers, manifests and the report."""
 
+    # Wikipedia
+    NOT_AN_ARTICLE = "page is of another namespace"
+    REDIRECT = "page is a redirect"
+    BROKEN_PAGE = "page cannot be read"
+    BROKEN_LINE = "line cannot be read"
     # Extraction: records that give no candidate
     NOT_A_RESPONSE = "record is not a response"
     NOT_HTML = "record is not HTML"
@@ -84,8 +89,17 @@ QUERIES = pa.schema(
 )
 """The query list: ids are ranks (0 is first), `statistic` is the source's own (count, PMI bits; 0 for WordNet)."""
 
+ARTICLES = pa.schema([("title", pa.string()), ("text", pa.string()), ("reason", pa.string())])
+"""A page of Wikipedia; plain text, a line for each paragraph."""
+
+PAGE_VIEWS = pa.schema([("title", pa.string()), ("views", pa.int64()), ("reason", pa.string())])
+"""How often a title was looked at; blanks for underscores."""
+
 TERM_COUNTS = pa.schema([("term", pa.string()), ("length", pa.int8()), ("count", pa.int64())])
 """Occurrences of unigrams (length 1) and bi-grams (length 2; words parted by one blank)."""
+
+SCORED_TERMS = pa.schema([*TERM_COUNTS, ("first_count", pa.int64()), ("pmi_bits", pa.float64())])
+"""Terms, how often the first word of each occurs, and the PMI of bi-grams."""
 
 CANDIDATES = pa.schema(
     [

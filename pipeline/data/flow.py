@@ -3,6 +3,9 @@
 A stage writes its rows in buckets, and the next one reads one bucket of all parts: what must meet, meets there. No
 shuffle ever moves an image but the last one.
 
+    articles, counts, totals, terms     text -> words and pairs -> added up -> scored  | by first, by last word
+    views, titles                       page views -> added up                         | by title
+
     candidates                          archive -> extract -> caption rules -> match   | by address
     unique                              an address -> its best caption                 | by registered domain
     counts, totals, sketches, limits    every query's pairs: counted, sketched, merged | by query
@@ -32,12 +35,26 @@ from cluster import storage
 from cluster.resources import Pool
 from cluster.runs import Output
 from cluster.stages import Place, Read, Stages, Transform
-from pipeline.data import balance, caption, dedupe, extract, match, passes, queries, shard, snapshot
+from pipeline.data import (
+    balance,
+    caption,
+    counting,
+    dedupe,
+    extract,
+    match,
+    page_views,
+    passes,
+    queries,
+    shard,
+    snapshot,
+    wikipedia,
+)
 from pipeline.data.addresses import registered_domain
+from pipeline.data.extents import Extent, read_lines, sha256
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig, ImageProcessor
 from pipeline.hashing import bucket_of, hash64
-from pipeline.schemas import DUPLICATES, EDGES, TERM_COUNTS
+from pipeline.schemas import DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TERMS
 
 IMAGES_PER_ROW_GROUP = 1024
 READ_AHEAD_BYTES = 8 * 2**20
@@ -51,6 +68,8 @@ class CrawlConfig:
     """Parts of every stage after extraction; a domain is in one of them."""
     extract: extract.ExtractConfig = field(default_factory=extract.ExtractConfig)
     caption: caption.CaptionConfig = field(default_factory=caption.CaptionConfig)
+    match_mode: match.MatchMode = "paper"
+    """Whole words, or metaclip's rule for its own list."""
     balance: balance.BalanceConfig = field(default_factory=balance.BalanceConfig)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -70,20 +89,79 @@ class CurateConfig:
     shard: shard.ShardConfig = field(default_factory=shard.ShardConfig)
 
 
-def build_queries(
-    stages: Stages, inputs: Sequence[str], synsets: Sequence[str], num_buckets: int, config: queries.QueriesConfig
-) -> pa.Table:
-    """QUERIES from plain text, one document a line, and WordNet's synsets."""
-    counts = stages(
-        "counts",
-        len(inputs),
-        lambda part: pa.table({"document": storage.read_bytes(inputs[part]).decode("utf-8", "replace").splitlines()}),
-        finish=lambda table: queries.count_terms(table["document"].to_pylist()),
-        place=by("term", num_buckets),
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What a query list is made of."""
+
+    dumps: Sequence[Extent] = ()
+    """Wikipedia's XML."""
+    texts: Sequence[Extent] = ()
+    """Plain text, one document a line."""
+    page_views: Sequence[str] = ()
+    synsets: Sequence[str] = ()
+    language: str = "en"
+    """Whose wiki's page views count."""
+
+
+def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: queries.QueriesConfig) -> pa.Table:
+    """QUERIES: terms counted by part, added up by their first word and scored by their last; titles by name."""
+    dumps, texts, files = corpus.dumps, corpus.texts, corpus.page_views
+    articles = stages(
+        "articles",
+        len(dumps),
+        lambda part: wikipedia.read_articles(_open(dumps[part].uri), dumps[part]),
+        place=by("title", num_buckets),
         num_buckets=num_buckets,
     )
-    totals = stages("totals", num_buckets, counts.bucket, finish=queries.sum_counts)
-    return queries.select_queries(totals.table(TERM_COUNTS), synsets, config)
+
+    def documents(part: int) -> pa.Table | None:
+        if part < len(dumps):
+            return articles.part(part, ["text"])
+        extent = texts[part - len(dumps)]
+        return pa.table({"text": list(read_lines(_open(extent.uri), extent))})
+
+    counts = stages(
+        "counts",
+        len(dumps) + len(texts),
+        documents,
+        finish=lambda table: counting.count_terms(table["text"].to_pylist(), config.fold),
+        place=by_word(0, num_buckets),
+        num_buckets=num_buckets,
+    )
+    totals = stages(
+        "totals",
+        num_buckets,
+        counts.bucket,
+        finish=lambda table: queries.add_up(table, config),
+        place=by_word(-1, num_buckets),
+        num_buckets=num_buckets,
+    )
+    words = stages(
+        "words",
+        num_buckets,
+        lambda part: totals.part(part, ["length", "count"]),
+        finish=lambda table: pa.table({"words": [queries.num_words(table)]}),
+    )
+    num_words = sum(words.table(pa.schema([("words", pa.int64())]))["words"].to_pylist())
+    terms = stages("terms", num_buckets, totals.bucket, finish=lambda table: queries.score(table, num_words, config))
+    views = stages(
+        "views",
+        len(files),
+        lambda part: page_views.read_views(
+            _open(files[part]), files[part], corpus.language, config.rules.min_file_views
+        ),
+        place=by("title", num_buckets),
+        num_buckets=num_buckets,
+    )
+
+    def popular(part: int) -> pa.Table | None:
+        viewed, known = views.bucket(part), articles.bucket(part, ["title"])
+        if viewed is None or (dumps and known is None):
+            return None
+        return queries.popular_titles(viewed, known, config)
+
+    titles = stages("titles", num_buckets, popular)
+    return queries.select_queries(terms.table(SCORED_TERMS), titles.table(PAGE_VIEWS), corpus.synsets, config)
 
 
 def crawl(
@@ -100,11 +178,15 @@ def crawl(
     buckets = config.num_buckets
     early = config.balance.max_pairs_before_fetch if early is None else early
     texts = ray.put(list(query_texts))
+
+    def matcher() -> Transform:
+        return partial(match.match_captions, matcher=match.Matcher(ray.get(texts), config.match_mode))
+
     candidates = stages(
         "candidates",
         len(inputs),
         lambda part: caption.apply_rules(read_input(inputs[part], config.extract), config.caption),
-        pools=[(lambda: partial(match.match_captions, matcher=match.Matcher(ray.get(texts))), config.match_pool)],
+        pools=[(matcher, config.match_pool)],
         place=by("url", buckets),
         num_buckets=buckets,
     )
@@ -177,6 +259,19 @@ def curate(
     return snapshot.commit(dataset, list(_records(shards, folder)), kept, metadata, storage.put_if_absent)
 
 
+def digests(stages: Stages, uris: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of each file."""
+    found = stages("digests", len(uris), lambda part: pa.table({"sha256": [sha256(_open(uris[part]))]}))
+    table = found.table(pa.schema([("sha256", pa.string())]))
+    return dict(zip(uris, table["sha256"].to_pylist(), strict=True))
+
+
+def check_dumps(uris: Sequence[str]) -> None:
+    """Raises ValueError where a file is no dump."""
+    for uri in uris:
+        wikipedia.check_dump(_open(uri), uri)
+
+
 def check_inputs(inputs: Sequence[str]) -> None:
     """Look into every input before work begins.
 
@@ -204,6 +299,11 @@ def by(column: str, num_buckets: int) -> Place:
         return bucket_of(hash64(value or "" for value in table[column].to_pylist()), num_buckets)
 
     return place
+
+
+def by_word(place: int, num_buckets: int) -> Place:
+    """Buckets by the first (0) or the last (-1) word of a term."""
+    return lambda table: bucket_of(hash64(queries.word_of(table["term"], place).to_pylist()), num_buckets)
 
 
 def by_domain(num_buckets: int) -> Place:

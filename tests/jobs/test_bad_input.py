@@ -98,6 +98,27 @@ def test_file_that_is_no_query_list(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
 
 
+@pytest.mark.parametrize(
+    ("texts", "ids", "message"),
+    [
+        ([], [], "the list is empty"),
+        (["circle", "Circle"], [0, 1], "query 'circle' stands twice in the list, as [0, 1]"),
+        (["circle", " \u3000"], [0, 1], "query 1 is empty once normalised"),
+        (["circle", "square"], [0, 2], "query_id must count from 0 to 1"),
+    ],
+)
+def test_query_lists_that_cannot_be_matched(
+    texts: list[str], ids: list[int], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "caption": ["a circle"]}), tmp_path / "list.parquet")
+    columns = [ids, texts, ["unigram"] * len(ids), [1.0] * len(ids), ids]
+    pq.write_table(pa.table(columns, schema=QUERIES), tmp_path / "queries.parquet")
+    arguments = ("--input=list.parquet", "--queries=queries.parquet", "--output=run")
+    line = refuse_crawl(capsys, *(argument.replace("=", f"={tmp_path}/") for argument in arguments))
+    assert message in line
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 @pytest.mark.parametrize("place", ["/proc/no", "file"])
 def test_output_that_cannot_be_written(
     place: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]

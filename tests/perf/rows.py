@@ -20,8 +20,6 @@ from jobs.demo.render import encode_jpeg, render
 from jobs.demo.scenes import describe, sample_scene
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig, ImageProcessor, perceptual_hash
-from pipeline.data.match import Matcher, normalize
-from pipeline.data.queries import wordnet_synsets
 from pipeline.hashing import hash128
 from pipeline.model.loss import contrastive_gradients
 from pipeline.model.tokenizer import Tokenizer
@@ -29,7 +27,6 @@ from pipeline.schemas import CANDIDATES, conform
 from tests.web import web
 
 REPEATS = 3
-WORDNET = "/usr/share/wordnet"
 Work = Callable[[], object]
 
 
@@ -152,29 +149,6 @@ def hashing(num_images: int = 1000) -> Row:
     return row("perceptual hashes", "images/s", num_images, "imagehash", lambda: perceptual_hash(images), peer)
 
 
-def matching(num_captions: int = 40) -> Row:
-    """Captions against all synsets of WordNet; the peer is a loop over the queries with `in`, as MetaCLIP's first."""
-    queries = sorted({normalize(synset) for synset in wordnet_synsets(WORDNET)})
-    rng = np.random.default_rng(0)
-    captions = [describe(sample_scene(rng), rng) for _ in range(num_captions)]
-    matcher = Matcher(queries)
-    padded = [f" {query} " for query in queries]
-
-    def peer() -> list[list[int]]:
-        texts = [f" {normalize(caption)} " for caption in captions]
-        return [[i for i, query in enumerate(padded) if query in text] for text in texts]
-
-    many = pa.array(captions * 100)
-    our_seconds, peer_seconds = seconds_of_both(lambda: matcher(many), peer)
-    return Row(
-        work=f"match captions against {len(queries):,} queries",
-        unit="captions/s",
-        ours=len(many) / our_seconds,
-        peer_name="substring loop",
-        peer=num_captions / peer_seconds,
-    )
-
-
 def tokenizing(num_captions: int = 5000) -> Row:
     """Clean and tokenize captions to padded tensors."""
     from open_clip.tokenizer import SimpleTokenizer
@@ -217,4 +191,4 @@ def contrasting(batch: int = 4096, width: int = 512) -> Row:
     )
 
 
-ROWS: tuple[Callable[[], Row], ...] = (fetching, hashing, matching, tokenizing, contrasting)
+ROWS: tuple[Callable[[], Row], ...] = (fetching, hashing, tokenizing, contrasting)

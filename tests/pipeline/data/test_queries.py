@@ -1,5 +1,4 @@
 import math
-import random
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -10,66 +9,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import paper
+from pipeline.data.counting import count_terms
 from pipeline.data.match import Matcher
-from pipeline.data.queries import QueriesConfig, count_terms, select_queries, sum_counts, wordnet_synsets, words
-from pipeline.schemas import QUERIES, TERM_COUNTS
-
-EVERYTHING = QueriesConfig(min_word_count=1, min_bigram_count=1, min_pmi_bits=-100.0)
-documents = st.lists(st.text("ab cd.é'-1A\n", max_size=20), max_size=8)
-
-
-def counted(text: str) -> dict[str, int]:
-    return {row["term"]: row["count"] for row in count_terms([text]).to_pylist()}
-
-
-def test_words_and_pairs_of_neighbours_are_counted() -> None:
-    table = count_terms(["A red star. A red, red star", "the star"])
-    assert table.schema == TERM_COUNTS
-    assert table.to_pylist() == [
-        {"term": term, "length": 1 + (" " in term), "count": count}
-        for term, count in [
-            *[("a", 2), ("red", 3), ("star", 3), ("the", 1)],
-            *[("a red", 2), ("red red", 1), ("red star", 2), ("the star", 1)],
-        ]
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("Mother-in-law's 3rd café", [["mother-in-law's", "rd", "café"]]),
-        (
-            "one. Two! three? four; five: six\nseven",
-            [["one"], ["two"], ["three"], ["four"], ["five"], ["six"], ["seven"]],
-        ),
-        ("e.g. 5.5 a_b -x- 'quoted'", [["e", "g"], ["a", "b", "x", "quoted"]]),
-        ("STRASSE Straße", [["strasse", "strasse"]]),
-        ("", [[]]),
-    ],
+from pipeline.data.queries import (
+    QueriesConfig,
+    add_up,
+    num_words,
+    popular_titles,
+    score,
+    select_queries,
+    wordnet_synsets,
 )
-def test_words_of_each_sentence(text: str, found: list[list[str]]) -> None:
-    assert list(words(text)) == found
+from pipeline.schemas import PAGE_VIEWS, QUERIES, TERM_COUNTS
+
+EVERYTHING = QueriesConfig(min_word_count=1, min_bigram_count=1, min_pmi_bits=-100.0, min_title_views=1)
+NO_TITLES = PAGE_VIEWS.empty_table()
 
 
-def test_no_pair_spans_two_sentences_or_documents() -> None:
-    assert set(counted("red. star")) == {"red", "star"}
-    assert count_terms(["red", "star"]).filter(pa.compute.field("length") == 2).num_rows == 0
+def scored(text: str, config: QueriesConfig) -> pa.Table:
+    """The terms of a text, as flow.py scores them, in one partition."""
+    terms = add_up(count_terms([text]), config)
+    return score(terms, num_words(terms), config)
 
 
-@settings(max_examples=100, deadline=None)
-@given(documents, st.randoms(use_true_random=False))
-def test_counts_of_parts_add_up_to_the_counts_of_all(texts: list[str], order: random.Random) -> None:
-    shuffled = order.sample(texts, len(texts))
-    cut = order.randint(0, len(texts))
-    parts = pa.concat_tables([count_terms(shuffled[:cut]), count_terms(shuffled[cut:])])
-    assert sum_counts(parts).cast(TERM_COUNTS) == count_terms(texts)
+def chosen(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table["text"].to_pylist(), table["source"].to_pylist(), strict=True))
 
 
-def reference(text: str, synsets: list[str], config: QueriesConfig) -> list[tuple[str, str]]:
+def views(**titles: int) -> pa.Table:
+    columns = [list(titles), list(titles.values()), [None] * len(titles)]
+    return pa.table(columns, schema=PAGE_VIEWS)
+
+
+def reference(text: str, titles: list[str], synsets: list[str], config: QueriesConfig) -> list[tuple[str, str]]:
     """Section 2.2, one step after the other, on counts made anew."""
-    sentences = list(words(text))
-    unigrams = Counter(word for sentence in sentences for word in sentence)
-    bigrams = Counter(f"{a} {b}" for sentence in sentences for a, b in pairwise(sentence))
+    lines = [line.split() for line in text.splitlines()]
+    unigrams = Counter(word for line in lines for word in line)
+    bigrams = Counter(f"{a} {b}" for line in lines for a, b in pairwise(line))
     total = sum(unigrams.values())
 
     def pmi(bigram: str) -> float:
@@ -79,17 +55,20 @@ def reference(text: str, synsets: list[str], config: QueriesConfig) -> list[tupl
     frequent = sorted((w for w in unigrams if unigrams[w] >= config.min_word_count), key=lambda w: (-unigrams[w], w))
     bound = [b for b in bigrams if bigrams[b] >= config.min_bigram_count and pmi(b) >= config.min_pmi_bits]
     bound = sorted(bound, key=lambda b: (-pmi(b), b))[: config.max_bigrams]
-    found = [(w, "unigram") for w in frequent] + [(b, "bigram") for b in bound]
-    for synset in synsets:
-        if synset.casefold() not in {text for text, _ in found}:
-            found.append((synset.casefold(), "wordnet"))
+    found = [(w, "unigram") for w in frequent[: config.size]]
+    for text, source in [*((b, "bigram") for b in bound), *((t, "title") for t in titles)]:
+        known = {t for t, _ in found}
+        if text not in known and (text in synsets or len(known | set(synsets) | {text}) <= config.size):
+            found.append((text, source))
+    found += [(s, "wordnet") for s in sorted(set(synsets) - {t for t, _ in found})]
     return found[: config.size]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
-    st.text("ab cd.", max_size=60),
-    st.lists(st.sampled_from(["a", "Ab cd", "zebra", "ab"]), max_size=4),
+    st.text("ab cd\n", max_size=60),
+    st.lists(st.sampled_from(["a", "ab cd", "zebra", "gnu"]), max_size=3, unique=True),
+    st.lists(st.sampled_from(["a", "ab cd", "zebra", "ab"]), max_size=4),
     st.builds(
         QueriesConfig,
         size=st.integers(0, 12),
@@ -99,29 +78,82 @@ def reference(text: str, synsets: list[str], config: QueriesConfig) -> list[tupl
         max_bigrams=st.integers(0, 4),
     ),
 )
-def test_the_list_is_words_then_pairs_then_synsets(text: str, synsets: list[str], config: QueriesConfig) -> None:
-    table = select_queries(sum_counts(count_terms([text])), synsets, config)
+def test_the_list_is_words_pairs_titles_and_synsets(
+    text: str, titles: list[str], synsets: list[str], config: QueriesConfig
+) -> None:
+    table = select_queries(scored(text, config), views(**dict.fromkeys(titles, 5)), synsets, config)
     assert table.schema == QUERIES
-    assert list(zip(table["text"].to_pylist(), table["source"].to_pylist(), strict=True)) == reference(
-        text, synsets, config
-    )
+    assert chosen(table) == reference(text, titles, synsets, config)
     assert table["query_id"].to_pylist() == table["rank"].to_pylist() == list(range(table.num_rows))
 
 
-def test_statistics_are_counts_and_bits() -> None:
-    table = select_queries(count_terms(["new york new york big apple"]), ["pear"], EVERYTHING)
+def test_statistics_are_counts_bits_and_views() -> None:
+    terms = scored("new york new york big apple", EVERYTHING)
+    table = select_queries(terms, views(Yale=7), ["pear"], EVERYTHING)
     statistic = dict(zip(table["text"].to_pylist(), table["statistic"].to_pylist(), strict=True))
     assert statistic["new"] == 2
     assert statistic["new york"] == pytest.approx(math.log2(2 * 6 / (2 * 2)))
     assert statistic["big apple"] == pytest.approx(math.log2(1 * 6 / (1 * 1)))
+    assert statistic["yale"] == 7
     assert statistic["pear"] == 0
+
+
+def test_the_list_is_the_same_however_the_terms_are_partitioned() -> None:
+    text = "new york new york big apple york big\nbig york apple"
+
+    def split(terms: pa.Table, place: int, group: str) -> pa.Table:
+        return terms.filter(pa.array([term.split()[place] in group for term in terms["term"].to_pylist()]))
+
+    counts = count_terms([text])
+    parts = [add_up(split(counts, 0, group), EVERYTHING) for group in ("new big", "york apple")]
+    total, terms = sum(map(num_words, parts)), pa.concat_tables(parts)
+    parts = [score(split(terms, -1, group), total, EVERYTHING) for group in ("apple new", "york big")]
+    found = select_queries(pa.concat_tables(parts), NO_TITLES, [], EVERYTHING)
+    assert found == select_queries(scored(text, EVERYTHING), NO_TITLES, [], EVERYTHING)
+
+
+def test_titles_are_those_of_articles_with_views_enough() -> None:
+    config = QueriesConfig(min_title_views=10)
+    viewed = pa.concat_tables([views(Dog=6, Cat=9), views(Dog=4, Zebra=30, Special=99)])
+    titles = popular_titles(viewed, pa.table({"title": ["Dog", "Zebra", "Cat", None]}), config)
+    assert titles.select(["title", "views"]).to_pylist() == [
+        {"title": "Zebra", "views": 30},
+        {"title": "Dog", "views": 10},
+    ]
+    some = pa.table([["Special:Search", "Dog"], [50, 50], [None, None]], schema=PAGE_VIEWS)
+    assert popular_titles(some, None, config)["title"].to_pylist() == ["Dog"]
+
+
+def test_a_title_loses_its_qualifier_and_its_capitals() -> None:
+    titles = pa.table(
+        [["Mercury (planet)", "Mercury (element)", "(G)I-dle", "??"], [9, 8, 7, 6], [None] * 4], schema=PAGE_VIEWS
+    )
+    table = select_queries(scored("", EVERYTHING), titles, ["Milky Way"], EVERYTHING)
+    assert chosen(table) == [("mercury", "title"), ("(g)i-dle", "title"), ("??", "title"), ("milky way", "wordnet")]
+
+
+def test_metaclip_follows_its_own_figures() -> None:
+    """PMI of 30 bits in 2^31 words: a pair of words seen once; names keep their capitals and qualifiers."""
+    config = QueriesConfig(mode="metaclip", size=1, min_word_count=1)
+    counts = [("common", 1, 2**31), ("rare", 1, 1), ("pair", 1, 1), ("rare pair", 2, 1), ("common rare", 2, 1)]
+    terms = add_up(pa.table([list(column) for column in zip(*counts, strict=True)], schema=TERM_COUNTS), config)
+    titles = popular_titles(views(**{"Mercury (planet)": 70, "Talk:Dog": 99, "Cat": 69}), None, config)
+    table = select_queries(score(terms, num_words(terms), config), titles, ["Milky Way", "common"], config)
+    assert chosen(table) == [
+        ("common", "unigram"),
+        ("rare pair", "bigram"),
+        ("Mercury (planet)", "title"),
+        ("Milky Way", "wordnet"),
+    ]
+    assert config.rules.min_file_views == 50
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=60))
 def test_the_matcher_takes_every_list(text: str) -> None:
     """Queries are normalised once more there; none may become empty or the same as another."""
-    queries = select_queries(count_terms([text]), [text] if text.strip() else [], EVERYTHING)["text"].to_pylist()
+    table = select_queries(scored(text, EVERYTHING), NO_TITLES, [text] if text.strip() else [], EVERYTHING)
+    queries = table["text"].to_pylist()
     assert set(Matcher(queries).match(" ".join(queries))) == set(range(len(queries)))
 
 
@@ -151,7 +183,7 @@ def test_synsets_are_the_first_words_of_the_data_files(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_wordnet(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"wordnet={tmp_path}: none of .*data.noun"):
+    with pytest.raises(FileNotFoundError, match=f"wordnet={tmp_path}: .*data.noun.* are not there"):
         list(wordnet_synsets(str(tmp_path)))
 
 
