@@ -38,6 +38,7 @@ class Reason(StrEnum):
     CAPTION_BOILERPLATE = "caption is boilerplate"
     CAPTION_MARKUP = "caption is markup or an address"
     CAPTION_REPETITION = "caption repeats itself"
+    CAPTION_LANGUAGE = "caption is in another language"
     # Matching and balancing
     NO_QUERY = "no query occurs in the caption"
     BALANCED_OUT = "none of its queries draws it"
@@ -107,6 +108,7 @@ CANDIDATES = pa.schema(
         ("url", pa.string()),
         ("caption", pa.string()),
         ("caption_source", pa.string()),
+        ("language", pa.string()),  # of the caption (pipeline.data.language), null where it cannot be told
         ("spare_captions", pa.list_(pa.string())),
         ("page_url", pa.string()),
         ("archive", pa.string()),
@@ -189,6 +191,7 @@ PAIRS = pa.schema(
         ("pair_id", pa.string()),
         ("url", pa.string()),
         ("caption", pa.string()),
+        ("language", pa.string()),
         ("spare_captions", pa.list_(pa.string())),
         ("image", pa.large_binary()),  # JPEG
         ("width", pa.int32()),

@@ -47,7 +47,7 @@ DUPLICATES = {Reason.DUPLICATE_URL, Reason.DUPLICATE_SHA256, Reason.DUPLICATE_PE
 CAPTION_RULES = {reason for reason in Reason if reason.name.startswith("CAPTION_")}
 REASONS = {
     Fate.JUNK_CAPTION: CAPTION_RULES | {Reason.NO_QUERY},
-    Fate.FOREIGN_CAPTION: {Reason.NO_QUERY, Reason.CAPTION_SHORT},
+    Fate.FOREIGN_CAPTION: {Reason.CAPTION_LANGUAGE, Reason.NO_QUERY},  # one in a hundred could be English
     Fate.NOT_FOUND: {Reason.NOT_FOUND},
     Fate.GONE: {Reason.NOT_FOUND},
     Fate.SERVER_ERROR: {Reason.SERVER_ERROR},
@@ -176,6 +176,21 @@ def test_funnel_accounts_for_every_row(corpus: Corpus) -> None:
     records = json.loads((corpus.folder / "site" / "site.json").read_text())["num_records"]
     assert stages["candidates"]["kept"] + sum(stages["candidates"]["dropped"].values()) >= records
     assert corpus.snapshot.num_rows == stages["shards"]["kept"] > 200
+
+
+def test_captions_in_other_languages_go_by_name_and_the_others_keep_theirs(corpus: Corpus) -> None:
+    found = corpus.reasons()
+    expected = json.loads((corpus.folder / "site" / "expected.json").read_text())
+    foreign = [found[normalize_url(row["url"])] for row in expected if row["fate"] == Fate.FOREIGN_CAPTION]
+    assert sum(Reason.CAPTION_LANGUAGE in reasons for reasons in foreign) >= 0.9 * len(foreign) > 5
+    assert not any(
+        Reason.CAPTION_LANGUAGE in found.get(normalize_url(row["url"]), set())
+        for row in expected
+        if row["fate"] in GOOD
+    )
+    tables = [pq.read_table(shard.path, columns=["language"]) for shard in corpus.snapshot.shards]
+    languages = Counter(language for table in tables for language in table["language"].to_pylist())
+    assert languages["en"] > 0.9 * languages.total()
 
 
 def test_nothing_was_asked_for_that_robots_txt_forbids(corpus: Corpus) -> None:

@@ -28,7 +28,7 @@ class Fate(StrEnum):
     DUPLICATE_REENCODED = "duplicate_reencoded"
     JUNK_CAPTION = "junk_caption"
     FOREIGN_CAPTION = "foreign_caption"
-    """A true caption in another language, without a word of the English query list."""
+    """A true caption in another language; no word of it is in the English query list."""
     NOT_FOUND = "not_found"
     GONE = "gone"
     SERVER_ERROR = "server_error"

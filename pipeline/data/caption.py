@@ -1,4 +1,4 @@
-"""Caption rules: which texts beside an image may be captions. Cheap, and with a reason for each that may not."""
+"""Caption rules: which texts beside an image may be captions, and why not the others. The cheap rules come first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.data.language import LANGUAGES, MIN_PROBABILITY, identifier
 from pipeline.schemas import Reason, with_reasons
 
 _FILE_NAME = re.compile(
@@ -36,6 +37,26 @@ class CaptionConfig:
     """Characters a caption has, at most."""
     max_repetition: float = 0.6
     """Share of a caption's words that may be one and the same word, for captions of five words or more."""
+    language: str | None = "en"
+    """The language of captions, as a code such as en, de or zh; nothing or an empty text: any language."""
+    min_language_confidence: float = 0.3
+    """Probability a language has, at least, for a caption to be in it; else the language of the caption is unknown."""
+    min_language_odds: float = 16.0
+    """How many times as likely as `language` another one is, at least, for a caption to be refused; a caption whose
+    language is unknown never is. The defaults lose few English captions and let some others pass: docs/results.md."""
+
+    def __post_init__(self) -> None:
+        if self.language and self.language not in LANGUAGES:
+            raise ValueError(
+                f"caption.language = {self.language!r}: no language known here; '' takes captions of any language, "
+                f"a code those of one: {' '.join(sorted(LANGUAGES))}"
+            )
+        if not 0 <= self.min_language_confidence <= 1:
+            raise ValueError(
+                f"caption.min_language_confidence = {self.min_language_confidence}: must be a probability, 0 to 1"
+            )
+        if not 1 <= self.min_language_odds <= 1 / MIN_PROBABILITY:
+            raise ValueError(f"caption.min_language_odds = {self.min_language_odds}: must be from 1 to 1,000")
 
 
 def why_not(caption: str, config: CaptionConfig) -> Reason | None:
@@ -60,6 +81,23 @@ def why_not(caption: str, config: CaptionConfig) -> Reason | None:
 
 
 def apply_rules(table: pa.Table, config: CaptionConfig) -> pa.Table:
-    """CANDIDATES with a reason for each row whose caption breaks a rule; rows that are out already stay as they are."""
-    rows = zip(table["caption"].to_pylist(), table["reason"].to_pylist(), strict=True)
-    return with_reasons(table, [reason or why_not(caption or "", config) for caption, reason in rows])
+    """CANDIDATES with a reason for each row whose caption breaks a rule, and the language of each other caption.
+
+    Rows that are out already stay as they are.
+    """
+    captions = [caption or "" for caption in table["caption"].to_pylist()]
+    reasons = [
+        reason or why_not(caption, config)
+        for caption, reason in zip(captions, table["reason"].to_pylist(), strict=True)
+    ]
+    languages: list[str | None] = [None] * len(captions)
+    left = [row for row, reason in enumerate(reasons) if reason is None]
+    guesses = identifier()([captions[row] for row in left], config.language or None)
+    for row, guess in zip(left, guesses, strict=True):
+        if guess.confidence >= config.min_language_confidence:
+            languages[row] = guess.language
+            # Odds of 1 where it is the language itself, or none is required
+            if guess.odds > 1 and guess.odds >= config.min_language_odds:
+                reasons[row] = Reason.CAPTION_LANGUAGE
+    index = table.schema.get_field_index("language")
+    return with_reasons(table.set_column(index, "language", pa.array(languages, pa.string())), reasons)

@@ -77,6 +77,9 @@ def test_unknown_key_and_wrong_type(tmp_path: Path, query_list: str, capsys: pyt
     good = (f"--input={tmp_path}", f"--queries={query_list}", f"--output={tmp_path / 'run'}")
     assert "fetch.atempts" in refuse_crawl(capsys, *good, "--fetch.atempts=3")
     assert "image.image_size" in refuse_crawl(capsys, *good, "--image.image_size=large")
+    line = refuse_crawl(capsys, *good, "--caption.language=english")
+    assert "caption.language = 'english'" in line
+    assert "'' takes captions of any language" in line
     assert not (tmp_path / "run").exists()
 
 

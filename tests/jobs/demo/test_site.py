@@ -23,11 +23,12 @@ from protego import Protego
 from jobs.demo.dirt import GOOD, Fate, bomb_png, foreign_caption, junk_caption, plan_fates
 from jobs.demo.pictures import CDN_HOST, CLOSED_HOST, PAGE_HOSTS, robots_txt
 from jobs.demo.prose import corpus
-from jobs.demo.scenes import COLOURS, SHAPES, WORDS, sample_scene
+from jobs.demo.scenes import COLOURS, SHAPES, WORDS, describe, sample_scene
 from jobs.demo.site import build_site
-from pipeline.data.caption import CaptionConfig, why_not
+from pipeline.data.caption import CaptionConfig, apply_rules, why_not
 from pipeline.data.extract import ExtractConfig, read_archive
 from pipeline.schemas import Reason
+from tests.pipeline.data.rows import candidates
 from tests.web import Reply, Web, serve
 
 NUM_IMAGES, NUM_PAGES = 240, 48
@@ -288,6 +289,15 @@ def test_junk_is_junk_and_other_languages_share_no_word() -> None:
         caption = foreign_caption(sample_scene(rng, "shape"), rng)
         assert why_not(caption, config) is None or not caption.isascii()
         assert not english & set(re.findall(r"\w+", caption.casefold()))
+
+
+def test_captions_are_english_but_the_foreign_ones() -> None:
+    rng = np.random.default_rng(0)
+    foreign = [foreign_caption(sample_scene(rng, "shape"), rng) for _ in range(500)]
+    english = [describe(sample_scene(rng), rng) for _ in range(2000)]
+    for captions, lost in ((foreign, len(foreign)), (english, 0)):
+        reasons = apply_rules(candidates(caption=captions), CaptionConfig())["reason"].to_pylist()
+        assert abs(reasons.count(Reason.CAPTION_LANGUAGE) - lost) <= 0.02 * len(captions)
 
 
 def test_the_corpus_names_everything_dozens_of_times(site: Path) -> None:

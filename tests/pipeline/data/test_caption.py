@@ -1,4 +1,8 @@
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.data.caption import BOILERPLATE, CaptionConfig, apply_rules, why_not
 from pipeline.schemas import Reason
@@ -79,4 +83,75 @@ def test_rows_that_are_out_stay_out_with_their_first_reason() -> None:
     table = candidates(caption=["a red star", "", None, None], reason=[None, None, None, Reason.NO_IMAGE])
     done = apply_rules(table, CaptionConfig())
     assert done["reason"].to_pylist() == [None, Reason.CAPTION_EMPTY, Reason.CAPTION_EMPTY, Reason.NO_IMAGE]
-    assert done.drop_columns("reason") == table.drop_columns("reason")
+    assert done["language"].to_pylist() == ["en", None, None, None]
+    assert done.schema == table.schema
+    assert done.drop_columns(["reason", "language"]) == table.drop_columns(["reason", "language"])
+
+
+IN_LANGUAGES = {
+    "A brown dog runs through the high grass": "en",
+    "Ein brauner Hund läuft durch das hohe Gras": "de",
+    "Коричневая собака бежит по высокой траве": "ru",
+    "一只棕色的狗 在高高的草丛中奔跑": "zh",
+    "2024 - 2025": None,
+    "Mxyzptlk Qwrt": None,
+}
+
+
+@pytest.mark.parametrize("language", ["en", "de", "ru", "zh", "", None])
+def test_captions_of_another_language_are_refused(language: str | None) -> None:
+    table = candidates(caption=list(IN_LANGUAGES))
+    done = apply_rules(table, CaptionConfig(language=language))
+    assert done["language"].to_pylist() == list(IN_LANGUAGES.values())
+    assert done["reason"].to_pylist() == [
+        Reason.CAPTION_LANGUAGE if language and own not in (language, None) else None for own in IN_LANGUAGES.values()
+    ]
+
+
+def test_language_limits_are_those_of_the_configuration() -> None:
+    captions = [text for text, language in IN_LANGUAGES.items() if language not in ("en", None)]
+    table = candidates(caption=[*captions, "chambre double"])
+    strict, mild, sure = (
+        apply_rules(table, config)
+        for config in (
+            CaptionConfig(min_language_odds=1.0, min_language_confidence=0.0),
+            CaptionConfig(min_language_odds=1000.0),
+            CaptionConfig(min_language_confidence=1.0),
+        )
+    )
+    assert strict["reason"].null_count == 0
+    assert mild["reason"].null_count > 0
+    assert sure["reason"].null_count == table.num_rows
+
+
+def test_a_cheap_rule_comes_before_the_language() -> None:
+    done = apply_rules(candidates(caption=["Hund", "kaufen kaufen kaufen kaufen jetzt"]), CaptionConfig())
+    assert done["reason"].to_pylist() == [Reason.CAPTION_SHORT, Reason.CAPTION_REPETITION]
+    assert done["language"].to_pylist() == [None, None]
+
+
+def test_no_rows() -> None:
+    table = candidates(caption=[])
+    assert apply_rules(table, CaptionConfig()) == table
+
+
+@given(st.lists(st.text(), max_size=6))
+def test_any_text_keeps_its_row(captions: list[str]) -> None:
+    done = apply_rules(candidates(caption=captions), CaptionConfig())
+    assert done["caption"].to_pylist() == captions
+    assert set(done["reason"].to_pylist()) <= {None, *Reason}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"language": "english"}, r"caption.language = 'english': .* '' takes captions of any language, .* de .* en "),
+        ({"language": "EN"}, "caption.language = 'EN'"),
+        ({"min_language_confidence": 1.5}, "caption.min_language_confidence = 1.5: must be a probability"),
+        ({"min_language_odds": 0.5}, "caption.min_language_odds = 0.5: must be from 1 to 1,000"),
+        ({"min_language_odds": 1e6}, "caption.min_language_odds"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CaptionConfig(**options)
