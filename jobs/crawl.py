@@ -1,6 +1,9 @@
 """From web archives, or tables of addresses, to checked and resized images.
 
 `python -m jobs.crawl --input crawl/warc --queries runs/queries/queries.parquet --output runs/crawl`
+
+It leaves survival.parquet behind: how many addresses of each query were tried and how many gave an image. With
+`--survival runs/earlier_crawl/survival.parquet` the next crawl keeps as many spare addresses as each query needs.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from jobs.launch import launch
 from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from pipeline.data.flow import CrawlConfig, check_inputs, crawl
 from pipeline.data.match import check_queries
-from pipeline.schemas import QUERIES
+from pipeline.data.passes import outcomes
+from pipeline.data.survival import early_limits, survival
+from pipeline.schemas import QUERIES, SURVIVAL
 
 logger = logging.getLogger("clip")
 
@@ -37,6 +42,9 @@ class CrawlJob(CrawlConfig):
     """The query list: a queries.parquet of jobs.queries."""
     output: str
     """Folder of the run."""
+    survival: str | None = None
+    """The survival.parquet of an earlier crawl: what of a query survived then decides how many spare addresses it gets
+    now. Without it, balance.early_margin is for all."""
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -46,15 +54,29 @@ def read_queries(uri: str) -> pa.Table:
     Raises:
         ValueError: the file is no query list, or an empty one; the message says what is wrong.
     """
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
-    missing = sorted(set(QUERIES.names) - set(table.column_names))
-    if missing:
-        raise ValueError(f"queries={uri}: not a query list, it has no columns {missing}; jobs.queries makes one")
+    table = read_table(uri, QUERIES, "queries", "not a query list", "jobs.queries makes one").sort_by("query_id")
     if table.num_rows == 0:
         raise ValueError(f"queries={uri}: the list is empty")
-    table = table.sort_by("query_id")
     if table["query_id"].to_pylist() != list(range(table.num_rows)):
         raise ValueError(f"queries={uri}: query_id must count from 0 to {table.num_rows - 1}; jobs.queries makes it so")
+    return table
+
+
+def read_survival(uri: str) -> pa.Table:
+    """What of each query survived an earlier crawl. Raises as `read_table`."""
+    return read_table(uri, SURVIVAL, "survival", "not the survival of queries", "jobs.crawl leaves one in its folder")
+
+
+def read_table(uri: str, schema: pa.Schema, option: str, not_one: str, advice: str) -> pa.Table:
+    """A table that an option names.
+
+    Raises:
+        ValueError: the file has not its columns; the message names those that are missing.
+    """
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    missing = sorted(set(schema.names) - set(table.column_names))
+    if missing:
+        raise ValueError(f"{option}={uri}: {not_one}, it has no columns {missing}; {advice}")
     return table
 
 
@@ -63,15 +85,22 @@ def main(job: CrawlJob) -> None:
     inputs = storage.list_files(job.input, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES))
     check_inputs(inputs)
     queries = read_queries(job.queries)
-    check_queries(queries["text"].to_pylist(), job.match_mode)
+    texts = queries["text"].to_pylist()
+    check_queries(texts, job.match_mode)
+    early = early_limits(texts, read_survival(job.survival), job.balance) if job.survival else None
     parts = ("num_buckets", "extract", "caption", "match_mode", "balance", "fetch", "image")
     configuration = {name: identity(getattr(job, name)) for name in parts}
     digest = hashlib.sha256(storage.read_bytes(job.queries)).hexdigest()
     configuration |= {"inputs": describe_files(inputs), "queries": digest}
+    configuration["survival"] = hashlib.sha256(storage.read_bytes(job.survival)).hexdigest() if job.survival else None
     run = Run.open(job.output, configuration)
     stages = Stages(run)
     with session(job.session, needs=[job.match_pool, job.fetch_pool, job.image_pool]):
-        fetched = crawl(stages, inputs, queries["text"].to_pylist(), job)
+        fetched = crawl(stages, inputs, texts, job, early)
+        survived = survival(outcomes(stages, fetched, job.num_buckets), texts)
+    sink = pa.BufferOutputStream()
+    pq.write_table(survived, sink, compression="zstd", write_page_checksum=True)
+    storage.write_bytes(storage.join(run.uri, "survival.parquet"), sink.getvalue().to_pybytes())
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     if fetched.num_kept == 0:
         raise ValueError(f"input={job.input}: no image was left; {run.uri}/funnel.json says where they went")

@@ -1,10 +1,15 @@
-"""From fetched images to a snapshot: `python -m jobs.curate --crawl runs/crawl --output runs/curate`."""
+"""From fetched images to a snapshot: `python -m jobs.curate --crawl runs/crawl --output runs/curate`.
+
+Several crawls of one query list are curated as one, in whatever order they are named. What one crawl over all their
+inputs would keep of a query, this keeps too, as long as the early balance left it enough to choose from.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 from cluster import storage
 from cluster.runs import Run, identity
@@ -21,8 +26,8 @@ logger = logging.getLogger("clip")
 class CurateJob(CurateConfig):
     """Duplicates, final balance, shuffle, shards, snapshot."""
 
-    crawl: str
-    """Folder of a finished run of jobs.crawl."""
+    crawl: list[str] | str
+    """Folder of a finished run of jobs.crawl, or several of them: --crawl '["runs/crawl-1", "runs/crawl-2"]'."""
     output: str
     """Folder of the run."""
     dataset: str | None = None
@@ -30,26 +35,47 @@ class CurateJob(CurateConfig):
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
+def read_crawls(uris: list[str] | str) -> list[Run]:
+    """The runs of jobs.crawl in these folders, by id, so that their order in the command does not matter.
+
+    Raises:
+        ValueError: there are none, one is named twice, or they cannot be curated together.
+    """
+    runs = [Run.read(uri, option="crawl") for uri in ([uris] if isinstance(uris, str) else uris)]
+    if len({run.run_id for run in runs}) != len(runs) or not runs:
+        raise ValueError(f"crawl={uris}: name one crawl or several different ones")
+    for name, meaning in (("queries", "of another query list"), ("num_buckets", "cut into another number of parts")):
+        for run in runs[1:]:
+            if run.configuration[name] != runs[0].configuration[name]:
+                raise ValueError(f"crawl={run.uri} is {meaning} than {runs[0].uri} ({name}); curate them apart")
+    return sorted(runs, key=lambda run: run.run_id)
+
+
 def main(job: CurateJob) -> None:
     """Run the stages that are missing, and commit."""
-    crawled = Run.read(job.crawl, option="crawl")
-    fetched = crawled.output("fetched", crawled.configuration["num_buckets"])
+    crawls = read_crawls(job.crawl)
+    fetched = [run.output("fetched", run.configuration["num_buckets"]) for run in crawls]
     parts = ("num_buckets", "dedupe", "balance", "shard")
-    configuration = {name: identity(getattr(job, name)) for name in parts} | {"crawl": crawled.run_id}
+    configuration = {name: identity(getattr(job, name)) for name in parts} | {"crawl": [run.run_id for run in crawls]}
     run = Run.open(job.output, configuration)
     dataset = storage.absolute(job.dataset) if job.dataset else storage.join(run.uri, "dataset")
     storage.ensure_writable(dataset, "dataset")
     stages = Stages(run)
     metadata = {
-        "configuration": configuration | {"crawl": crawled.configuration},
+        "configuration": configuration | {"crawl": {crawl.run_id: crawl.configuration for crawl in crawls}},
         "run": run.run_id,
         "code_version": __version__,
-        "crawl_funnel": json.loads(storage.read_bytes(storage.join(crawled.uri, "funnel.json"))),
+        "crawl_funnel": {crawl.run_id: read_funnel(crawl) for crawl in crawls},
     }
     with session(job.session):
         snapshot = curate(stages, fetched, dataset, metadata, job)
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     logger.info("%s of %s: %d pairs, id %s", snapshot.name, dataset, snapshot.num_rows, snapshot.snapshot_id)
+
+
+def read_funnel(run: Run) -> Any:
+    """The funnel of a finished run, plain data."""
+    return json.loads(storage.read_bytes(storage.join(run.uri, "funnel.json")))
 
 
 if __name__ == "__main__":

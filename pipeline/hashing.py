@@ -6,11 +6,13 @@ a bijection with full avalanche and vectorises in numpy.
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 UInt64 = npt.NDArray[np.uint64]
 
@@ -31,23 +33,38 @@ def hash64(values: Iterable[str]) -> UInt64:
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64, copy=False)
 
 
-def words_of_ids(ids: Sequence[str]) -> UInt64:
-    """The first 64 bits of 128-bit hexadecimal ids; uniform, because the ids are hashes already."""
-    raw = np.frombuffer(bytes.fromhex("".join(ids)), dtype=">u8").reshape(-1, 2)
-    return np.ascontiguousarray(raw[:, 0]).astype(np.uint64)
+def words_of_ids(ids: Sequence[str] | pa.ChunkedArray) -> UInt64:
+    """The first 64 bits of 128-bit hexadecimal ids; uniform, because the ids are hashes already.
+
+    A column of a table makes no Python strings: its characters lie one after the other.
+    """
+    chunks = ids.chunks if isinstance(ids, pa.ChunkedArray) else [pa.array(ids, pa.string())]
+    raw = b"".join(unhexlify(_characters(chunk)) for chunk in chunks)
+    return np.frombuffer(raw, dtype=">u8").reshape(-1, 2)[:, 0].astype(np.uint64)
+
+
+def _characters(ids: pa.StringArray) -> memoryview:
+    offsets, characters = ids.buffers()[1:]
+    if not len(ids) or not characters:
+        return memoryview(b"")
+    ends = np.frombuffer(offsets, np.int32, len(ids) + 1, offset=4 * ids.offset)
+    return memoryview(characters)[int(ends[0]) : int(ends[-1])]
 
 
 def mix(words: UInt64) -> UInt64:
     """SplitMix64's finaliser of each word: shape and dtype as given, wraps around silently."""
     z = words + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def draws(seed: int, *words: UInt64) -> UInt64:
     """One uniform 64-bit draw per row from a seed and any number of equally long words."""
-    state = mix(np.full(words[0].shape, seed % 2**64, dtype=np.uint64))
+    state = mix(np.array([seed % 2**64], np.uint64))
     for word in words:
         state = mix(state ^ word)  # the word as it is: mixed too, seed and first word could change places
     return state

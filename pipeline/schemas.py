@@ -138,8 +138,24 @@ FETCHED = pa.schema(
 )
 """A candidate after fetching and resizing; `image` is the resized JPEG where `reason` is null."""
 
+ADDRESSES = pa.schema(
+    [
+        ("crawl", pa.int32()),  # its number among those that are curated together
+        ("pair_id", pa.string()),
+        ("spare_captions", pa.list_(pa.string())),
+        ("reason", pa.string()),
+    ]
+)
+"""The fetched pairs of several crawls, of which one stays for each address."""
+
 SKETCHES = pa.schema([("query_id", pa.int32()), ("num_pairs", pa.int64()), ("draws", pa.list_(pa.uint64()))])
 """Bottom-k sketch of each query's pairs: how many there are, and their k lowest draws, ascending."""
+
+OUTCOMES = pa.schema([("query_id", pa.int32()), ("tried", pa.int64()), ("kept", pa.int64())])
+"""Of each query, the candidates that went into fetching and those that came out as an image."""
+
+SURVIVAL = pa.schema([("text", pa.string()), ("tried", pa.int64()), ("kept", pa.int64())])
+"""OUTCOMES by the query's text, which stays what it is where ids change from list to list."""
 
 THRESHOLDS = pa.schema([("query_id", pa.int32()), ("num_pairs", pa.int64()), ("threshold", pa.uint64())])
 """A query draws the pairs whose draw is at most its threshold."""

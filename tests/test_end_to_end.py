@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +21,7 @@ from cluster.runs import Output, Run
 from jobs import crawl, curate, queries
 from jobs.crawl import CrawlJob
 from jobs.curate import CurateJob
+from jobs.demo import gather
 from jobs.demo.dirt import GOOD, Fate
 from jobs.demo.server import SiteServer
 from jobs.demo.site import build_site
@@ -29,12 +33,14 @@ from pipeline.data.page import normalize_url
 from pipeline.data.queries import QueriesConfig
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot
-from pipeline.schemas import FETCHED, Reason
+from pipeline.schemas import CANDIDATES, FETCHED, Reason
 
 pytestmark = pytest.mark.cluster
 
 NUM_BUCKETS = 3
 BALANCE = BalanceConfig(max_pairs_per_query=100)
+FEW = BalanceConfig(max_pairs_per_query=2)
+"""So few that queries must draw."""
 IMAGE = ImageConfig(image_size=64)
 SHARD = ShardConfig(target_bytes=200_000)
 DUPLICATES = {Reason.DUPLICATE_URL, Reason.DUPLICATE_SHA256, Reason.DUPLICATE_PERCEPTUAL}
@@ -110,8 +116,13 @@ def crawl_job(folder: Path, output: Path, port: int) -> CrawlJob:
     )
 
 
-def curate_job(crawled: Path, output: Path) -> CurateJob:
-    return CurateJob(crawl=str(crawled), output=str(output), num_buckets=NUM_BUCKETS, balance=BALANCE, shard=SHARD)
+def curate_job(crawled: Path | list[str], output: Path, balance: BalanceConfig = BALANCE) -> CurateJob:
+    crawls = crawled if isinstance(crawled, list) else str(crawled)
+    return CurateJob(crawl=crawls, output=str(output), num_buckets=NUM_BUCKETS, balance=balance, shard=SHARD)
+
+
+def rows_of(snapshot: Snapshot) -> pa.Table:
+    return pa.concat_tables([pq.read_table(shard.path) for shard in snapshot.shards]).sort_by("pair_id")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +170,8 @@ def test_funnel_accounts_for_every_row(corpus: Corpus) -> None:
         for job in ("crawl", "curate")
         for record in json.loads((corpus.folder / job / "funnel.json").read_text())
     }
-    for before, after in (("candidates", "unique"), ("unique", "fetched"), ("fetched", "placed"), ("placed", "shards")):
+    chain = ("candidates", "unique", "fetched", "addresses", "placed", "shards")
+    for before, after in pairwise(chain):
         assert stages[after]["kept"] + sum(stages[after]["dropped"].values()) == stages[before]["kept"]
     records = json.loads((corpus.folder / "site" / "site.json").read_text())["num_records"]
     assert stages["candidates"]["kept"] + sum(stages["candidates"]["dropped"].values()) >= records
@@ -195,6 +207,68 @@ def test_snapshot_is_sound_and_a_rerun_makes_no_other(corpus: Corpus) -> None:
     assert len(snapshot.shards) > 1
     curate.main(curate_job(corpus.folder / "crawl", corpus.folder / "curate"))
     assert Snapshot.open(snapshot.uri).name == snapshot.name == "v00000001"
+
+
+def test_survival_tells_what_became_of_each_query(corpus: Corpus) -> None:
+    texts = pq.read_table(corpus.folder / "queries" / "queries.parquet")["text"].to_pylist()
+    fetched = corpus.output("fetched")
+    dropped = [fetched.dropped(part, ["query_ids", "reason"]) for part in range(NUM_BUCKETS)]
+    out = [row for table in dropped if table is not None for row in table.to_pylist()]
+    kept = Counter(texts[q] for ids in fetched.table(FETCHED)["query_ids"].to_pylist() for q in ids)
+    lost = Counter(texts[q] for row in out if row["reason"] != Reason.BALANCED_OUT for q in row["query_ids"])
+    survival = pq.read_table(corpus.folder / "crawl" / "survival.parquet")
+    found = {row["text"]: (row["tried"], row["kept"]) for row in survival.to_pylist()}
+    assert found == {text: (kept[text] + lost[text], kept[text]) for text in kept | lost}
+    assert sum(lost.values()) > 0
+
+
+def test_the_report_counts_the_queries_of_the_run(corpus: Corpus) -> None:
+    counts = gather.query_counts(corpus.folder, corpus.snapshot)
+    texts = pq.read_table(corpus.folder / "queries" / "queries.parquet")["text"].to_pylist()
+    assert [count.text for count in counts] == texts
+    after = Counter(texts[q] for ids in rows_of(corpus.snapshot)["query_ids"].to_pylist() for q in ids)
+    assert {count.text: count.after for count in counts if count.after} == after
+    before = Counter(
+        texts[q] for ids in corpus.output("unique").table(CANDIDATES)["query_ids"].to_pylist() for q in ids
+    )
+    assert {count.text: count.before for count in counts if count.before} == before
+
+
+@pytest.mark.timeout(240)
+def test_two_crawls_are_curated_as_one_over_all_their_inputs(corpus: Corpus, tmp_path: Path) -> None:
+    archives = sorted((corpus.folder / "site" / "warc").glob("*.warc.gz"))
+    assert len(archives) > 1
+    crawls: list[str] = []
+    with SiteServer(corpus.folder / "site") as server:
+        for half in range(2):
+            (tmp_path / f"warc-{half}").mkdir()
+            for archive in archives[half::2]:
+                shutil.copy(archive, tmp_path / f"warc-{half}")
+            job = replace(
+                crawl_job(corpus.folder, tmp_path / f"crawl-{half}", server.port),
+                input=str(tmp_path / f"warc-{half}"),
+                survival=f"{crawls[0]}/survival.parquet" if crawls else None,
+            )
+            crawl.main(job)
+            crawls.append(job.output)
+    curate.main(curate_job(crawls, tmp_path / "together", FEW))
+    curate.main(curate_job(corpus.folder / "crawl", tmp_path / "at-once", FEW))
+    together, at_once = (Snapshot.open(str(tmp_path / name / "dataset")) for name in ("together", "at-once"))
+    assert rows_of(together) == rows_of(at_once)
+    assert together.query_counts() == at_once.query_counts()
+    stages = {record["stage"]: record for record in json.loads((tmp_path / "together" / "funnel.json").read_text())}
+    assert stages["addresses"]["dropped"].keys() == {Reason.DUPLICATE_URL}
+    assert stages["placed"]["dropped"][Reason.BALANCED_OUT] > 0
+    curate.main(curate_job(crawls[::-1], tmp_path / "together", FEW))  # in any order they are the same run
+    assert Snapshot.open(together.uri).name == "v00000001"
+
+
+def test_metaclip_needs_no_sketches(corpus: Corpus, tmp_path: Path) -> None:
+    curate.main(curate_job(corpus.folder / "crawl", tmp_path / "curate", replace(FEW, mode="metaclip")))
+    stages = {record["stage"]: record for record in json.loads((tmp_path / "curate" / "funnel.json").read_text())}
+    assert "final_totals" in stages
+    assert not stages.keys() & {"final_sketches", "final_limits"}
+    assert stages["placed"]["dropped"][Reason.BALANCED_OUT] > 0
 
 
 @pytest.mark.timeout(240)

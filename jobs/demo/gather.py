@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from cluster.runs import Output, Run
 from pipeline.data.snapshot import Snapshot
-from pipeline.eval.report import Example, KeptPair, QueryCount, RejectedPair, Stage
-from pipeline.schemas import THRESHOLDS, Reason
+from pipeline.eval.queries import QueryCount
+from pipeline.eval.report import Example, KeptPair, RejectedPair, Stage
+from pipeline.schemas import SKETCHES, Reason
 
 STAGES = {
     "candidates": "extracted, captions checked, matched",
@@ -47,7 +48,7 @@ def funnel(folder: Path) -> list[Stage]:
 def query_counts(folder: Path, snapshot: Snapshot) -> list[QueryCount]:
     """Each query's pairs before and after balancing."""
     queries = pq.read_table(folder / "queries" / "queries.parquet")
-    before = _counts(_output(folder / "crawl", "limits").table(THRESHOLDS))
+    before = _counts(_output(folder / "crawl", "totals").table(SKETCHES))
     after = _counts(snapshot.query_counts())
     columns = (queries[name].to_pylist() for name in ("query_id", "text", "source"))
     return [

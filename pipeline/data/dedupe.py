@@ -53,21 +53,25 @@ def caption_order(table: pa.Table) -> npt.NDArray[np.int64]:
 def same_url(table: pa.Table) -> pa.Table:
     """CANDIDATES with a reason for all but the best-captioned row of each address, which gets the others' captions.
 
-    All rows of an address must be in the table (flow.py gives whole buckets of addresses).
+    All rows of an address must be in the table (flow.py gives whole buckets of addresses). Spare captions that the rows
+    have already go on, longest first, so that the rows kept of two tables give what their rows at once would.
     """
     order = caption_order(table)
     urls, captions = table["url"].to_pylist(), table["caption"].to_pylist()
+    spare = [set(texts or ()) for texts in table["spare_captions"].to_pylist()]
     kept: dict[str, int] = {}
-    spare: list[list[str]] = [[] for _ in urls]
     reasons: list[str | None] = [None] * len(urls)
     for row in order.tolist():
         best = kept.setdefault(urls[row], row)
         if best != row:
             reasons[row] = Reason.DUPLICATE_URL
-            if captions[row] != captions[best] and captions[row] not in spare[best]:
-                spare[best].append(captions[row])
+            spare[best] |= spare[row] | {captions[row]}
+            spare[row] = set()
+    for row in kept.values():
+        spare[row].discard(captions[row])
+    spares = [sorted(texts, key=lambda text: (-len(text), text)) for texts in spare]
     index = table.schema.get_field_index("spare_captions")
-    table = table.set_column(index, "spare_captions", pa.array(spare, pa.list_(pa.string())))
+    table = table.set_column(index, "spare_captions", pa.array(spares, pa.list_(pa.string())))
     return with_reasons(table, reasons)
 
 
@@ -83,7 +87,7 @@ def fingerprints(table: pa.Table, radius: int) -> pa.Table:
     """
     width, height = (table[name].to_numpy().astype(np.uint64) for name in ("original_width", "original_height"))
     pixels = width * height
-    tie = words_of_ids(table["pair_id"].to_pylist()) >> np.uint64(32)
+    tie = words_of_ids(table["pair_id"]) >> np.uint64(32)
     rank = ((np.uint64(2**32 - 1) - np.minimum(pixels, np.uint64(2**32 - 1))) << np.uint64(32)) | tie
     hashes = table["phash"].to_numpy()
     ranked = pa.Table.from_arrays(

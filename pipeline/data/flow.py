@@ -1,4 +1,4 @@
-"""The flow from archives to a snapshot, on Ray Data (cluster/stages.py): the only file here that knows Ray or storage.
+"""The flow from archives to a snapshot, on Ray Data (cluster/stages.py): with passes.py all that knows of stages here.
 
 A stage writes its rows in buckets, and the next one reads one bucket of all parts: what must meet, meets there. No
 shuffle ever moves an image but the last one.
@@ -8,13 +8,15 @@ shuffle ever moves an image but the last one.
 
     candidates                          archive -> extract -> caption rules -> match   | by address
     unique                              an address -> its best caption                 | by registered domain
-    sketches, limits                    every query's pairs, sketched and merged       | by query
+    counts, totals, sketches, limits    every query's pairs: counted, sketched, merged | by query
     fetched                             early balance -> fetch -> check and resize     |
+    outcomes, survival                  every query's tried and kept pairs             | by query
+    addresses                           one pair for each address, over several crawls | by crawl
     fingerprints, edges, duplicates     the duplicate graph                            | by band
-    final_sketches, final_limits        every query's pairs that are left              | by query
+    final_counts ... final_limits       every query's pairs that are left              | by query
     placed                              duplicates out -> final balance                | by shard
     shards                              in the order of the shuffle                    |
-    kept_sketches, kept_limits          every query's pairs in the snapshot -> commit  | by query
+    kept_counts, kept_totals            every query's pairs in the snapshot -> commit  | by query
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from pipeline.data import (
     extract,
     match,
     page_views,
+    passes,
     queries,
     shard,
     snapshot,
@@ -50,8 +53,8 @@ from pipeline.data.addresses import registered_domain
 from pipeline.data.extents import Extent, read_lines, sha256
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig, ImageProcessor
-from pipeline.hashing import bucket_of, hash64, mix
-from pipeline.schemas import DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TERMS, THRESHOLDS
+from pipeline.hashing import bucket_of, hash64
+from pipeline.schemas import DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TERMS
 
 IMAGES_PER_ROW_GROUP = 1024
 READ_AHEAD_BYTES = 8 * 2**20
@@ -161,9 +164,19 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
     return queries.select_queries(terms.table(SCORED_TERMS), titles.table(PAGE_VIEWS), corpus.synsets, config)
 
 
-def crawl(stages: Stages, inputs: Sequence[str], query_texts: Sequence[str], config: CrawlConfig) -> Output:
-    """From archives and tables to checked, resized images: FETCHED, one part for each bucket of registered domains."""
+def crawl(
+    stages: Stages,
+    inputs: Sequence[str],
+    query_texts: Sequence[str],
+    config: CrawlConfig,
+    early: balance.MaxPairs | None = None,
+) -> Output:
+    """From archives and tables to checked, resized images: FETCHED, one part for each bucket of registered domains.
+
+    `early` is how many pairs a query may have before fetching, `early_margin` times the limit where it is left out.
+    """
     buckets = config.num_buckets
+    early = config.balance.max_pairs_before_fetch if early is None else early
     texts = ray.put(list(query_texts))
 
     def matcher() -> Transform:
@@ -180,7 +193,7 @@ def crawl(stages: Stages, inputs: Sequence[str], query_texts: Sequence[str], con
     unique = stages(
         "unique", buckets, candidates.bucket, finish=dedupe.same_url, place=by_domain(buckets), num_buckets=buckets
     )
-    limits = _limits(stages, "", buckets, unique.part, config.balance, config.balance.max_pairs_before_fetch, buckets)
+    limits = passes.limits(stages, "", buckets, unique.part, config.balance, early, buckets)
     return stages(
         "fetched",
         buckets,
@@ -194,10 +207,15 @@ def crawl(stages: Stages, inputs: Sequence[str], query_texts: Sequence[str], con
 
 
 def curate(
-    stages: Stages, fetched: Output, dataset: str, metadata: Mapping[str, Any], config: CurateConfig
+    stages: Stages, crawls: Sequence[Output], dataset: str, metadata: Mapping[str, Any], config: CurateConfig
 ) -> snapshot.Snapshot:
-    """From resized images to a committed snapshot: one copy of each picture, balanced, shuffled, in shards."""
-    buckets, parts = config.num_buckets, len(fetched.parts)
+    """From resized images to a committed snapshot: one copy of each picture, balanced, shuffled, in shards.
+
+    `crawls` are FETCHED of one query list with one number of parts each, so that all rows of an address are in parts
+    of one number.
+    """
+    fetched = passes.join(stages, crawls)
+    buckets, parts = config.num_buckets, fetched.num_parts
     fingerprints = stages(
         "fingerprints",
         parts,
@@ -211,10 +229,14 @@ def curate(
     )
     duplicates = stages("duplicates", 1, lambda _: edges.table(EDGES), finish=dedupe.resolve)
     drop = dedupe.DuplicateFilter(duplicates.table(DUPLICATES))
-    left = _then(fetched.part, lambda table: (marked := drop(table)).filter(marked["reason"].is_null()))
-    limits = _limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
+
+    def left(part: int, columns: Sequence[str]) -> pa.Table | None:
+        table = fetched.part(part, sorted({*columns, "pair_id", "reason"}))
+        return None if table is None else (marked := drop(table)).filter(marked["reason"].is_null())
+
+    limits = passes.limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
     draw = balance.Selection(limits, config.balance.seed)
-    count = shard.num_shards(sum(part.num_bytes for part in fetched.parts), config.shard)
+    count = shard.num_shards(fetched.num_bytes, config.shard)
     placed = stages(
         "placed",
         parts,
@@ -233,7 +255,7 @@ def curate(
         row_group_size=config.shard.row_group_size,
         uri=storage.join(dataset, folder),
     )
-    kept = _limits(stages, "kept_", count, shards.part, config.balance, 0, buckets).select(["query_id", "num_pairs"])
+    kept = passes.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
     return snapshot.commit(dataset, list(_records(shards, folder)), kept, metadata, storage.put_if_absent)
 
 
@@ -271,13 +293,10 @@ def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
 
 
 def by(column: str, num_buckets: int) -> Place:
-    """Buckets by the hash of a column, of strings or of integers."""
+    """Buckets by the hash of a column of strings."""
 
     def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
-        values = table[column]
-        if pa.types.is_string(values.type):
-            return bucket_of(hash64(value or "" for value in values.to_pylist()), num_buckets)
-        return bucket_of(mix(values.to_numpy().astype(np.uint64)), num_buckets)
+        return bucket_of(hash64(value or "" for value in table[column].to_pylist()), num_buckets)
 
     return place
 
@@ -294,27 +313,6 @@ def by_domain(num_buckets: int) -> Place:
         return bucket_of(hash64(registered_domain(url) or url for url in table["url"].to_pylist()), num_buckets)
 
     return place
-
-
-def _limits(
-    stages: Stages, prefix: str, parts: int, read: Read, config: balance.BalanceConfig, max_pairs: int, buckets: int
-) -> pa.Table:
-    """THRESHOLDS of every query over the pairs that `read` gives: sketched by part, merged by query."""
-    sketches = stages(
-        f"{prefix}sketches",
-        parts,
-        read,
-        finish=lambda table: balance.sketch(table, max_pairs, config.seed),
-        place=by("query_id", buckets),
-        num_buckets=buckets,
-    )
-    limits = stages(
-        f"{prefix}limits",
-        buckets,
-        sketches.bucket,
-        finish=lambda table: balance.thresholds(balance.merge([table], max_pairs), max_pairs, config.mode),
-    )
-    return limits.table(THRESHOLDS)
 
 
 def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:

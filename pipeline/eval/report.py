@@ -16,13 +16,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.eval import display
-from pipeline.eval.charts import NORMAL, SMALL, WIDE, Axis, Points, Series, line_chart, smooth, thin
+from pipeline.eval.charts import NORMAL, SMALL, Axis, Points, Series, line_chart, smooth, thin
+from pipeline.eval.queries import QueryCount, view_queries
 from pipeline.eval.statistics import Score
 from pipeline.eval.suite import DIRECTIONS, SUITE, Benchmark, benchmark_of
 
-NUM_QUERIES_LISTED = 10
 NUM_LARGE_CURVES = 2
-HEAD_SHARE = 0.1
 _WINDOWS_OF_SMOOTHING = 30
 
 
@@ -34,16 +33,6 @@ class Stage:
     rows_in: int
     kept: int
     dropped: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class QueryCount:
-    """Pairs that a query matches, before and after balancing."""
-
-    text: str
-    source: str
-    before: int
-    after: int
 
 
 @dataclass(frozen=True)
@@ -110,22 +99,6 @@ class ReportInputs:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
     snapshot: SnapshotFacts | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueryView:
-    """The queries as the page shows them."""
-
-    num_queries: int
-    num_unmatched: int
-    head_before: float
-    """Share of all matches that the most frequent tenth of the queries holds, before balancing."""
-    head_after: float
-    head: Sequence[QueryCount]
-    tail: Sequence[QueryCount]
-    most: int
-    """The largest count."""
-    chart: Markup
 
 
 @dataclass(frozen=True)
@@ -213,32 +186,6 @@ def key_figures(inputs: ReportInputs) -> list[tuple[str, str]]:
     return figures
 
 
-def view_queries(queries: Sequence[QueryCount]) -> QueryView:
-    """Head, tail and rank chart of the queries, before and after balancing."""
-    ranked = sorted(queries, key=lambda query: (-query.before, query.text))
-    matched = [query for query in ranked if query.before]
-    head = matched[:NUM_QUERIES_LISTED]
-    tail = matched[len(head) :][-NUM_QUERIES_LISTED:]
-    before = [query.before for query in matched]
-    after = sorted((query.after for query in matched), reverse=True)
-    series = [
-        Series(label=label, points=thin([(rank, count) for rank, count in enumerate(counts, 1)], log=True))
-        for label, counts in (("before balancing", before), ("after balancing", after))
-    ]
-    return QueryView(
-        num_queries=len(ranked),
-        num_unmatched=len(ranked) - len(matched),
-        head_before=_share_of_head(before),
-        head_after=_share_of_head(after),
-        head=head,
-        tail=tail,
-        most=max(before, default=0),
-        chart=line_chart(
-            "Pairs of each query", series, Axis(label="rank of the query", log=True), Axis(log=True), WIDE
-        ),
-    )
-
-
 def learning_curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, Markup]]:
     """(heading, chart) for each quantity of the trainer's log that is there, the two that matter most first."""
     accuracies = {"accuracy_image_to_text": "image to text", "accuracy_text_to_image": "text to image"}
@@ -282,9 +229,3 @@ def _curve(metrics: Sequence[Mapping[str, float]], name: str, label: str) -> Ser
     if window < 2:
         return Series(label=label, points=thin(points))
     return Series(label=label, points=thin(smooth(points, window)), faint=thin(points))
-
-
-def _share_of_head(counts: Sequence[int]) -> float:
-    """The share of the sum that the largest tenth of a falling list holds."""
-    total = sum(counts)
-    return sum(counts[: max(1, round(HEAD_SHARE * len(counts)))]) / total if total else 0.0

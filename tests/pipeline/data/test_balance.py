@@ -1,5 +1,6 @@
 import random
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import paper
-from pipeline.data.balance import ALL, BalanceConfig, Selection, merge, sketch, thresholds
+from pipeline.data import balance
+from pipeline.data.balance import ALL, BalanceConfig, MaxPairs, Selection, bounds, count, merge, sketch, thresholds
 from pipeline.hashing import draws, words_of_ids
 from pipeline.schemas import SKETCHES, THRESHOLDS, Reason
 from tests.pipeline.data.rows import candidates, ids
@@ -34,10 +36,17 @@ def pairs_of(corpus: Corpus) -> dict[int, list[str]]:
     return {query: [pair for pair in corpus if query in corpus[pair]] for query in queries}
 
 
-def lowest(corpus: Corpus, k: int, seed: int) -> set[str]:
+def of(k: MaxPairs, query: int) -> int:
+    return k if isinstance(k, int) else int(k[query])
+
+
+def lowest_of(corpus: Corpus, k: MaxPairs, seed: int) -> dict[int, list[str]]:
     """Mode paper as its definition says: for each query, the k pairs of lowest draw."""
-    chosen = [sorted(pairs, key=lambda p: draw(seed, q, p))[:k] for q, pairs in pairs_of(corpus).items()]
-    return {pair for pairs in chosen for pair in pairs}
+    return {q: sorted(pairs, key=lambda p: draw(seed, q, p))[: of(k, q)] for q, pairs in pairs_of(corpus).items()}
+
+
+def lowest(corpus: Corpus, k: MaxPairs, seed: int) -> set[str]:
+    return {pair for pairs in lowest_of(corpus, k, seed).values() for pair in pairs}
 
 
 def by_chance(corpus: Corpus, t: int, seed: int) -> set[str]:
@@ -67,22 +76,98 @@ def kept(parts: list[Corpus], limits: pa.Table, seed: int) -> set[str]:
     return {row["pair_id"] for row in rows if row["reason"] is None}
 
 
+limits_of_queries = st.integers(0, 5) | st.lists(st.integers(0, 6), min_size=7, max_size=7).map(np.array)
+"""One k for all queries, or one for each."""
+
+
+def in_any_tree(sketches: list[pa.Table], k: MaxPairs, order: random.Random) -> pa.Table:
+    """All sketches merged, in any order and grouping."""
+    while len(sketches) > 1:
+        order.shuffle(sketches)
+        taken = order.randint(2, len(sketches))
+        sketches = [merge(sketches[:taken], k), *sketches[taken:]]
+    return merge(sketches, k)
+
+
 @settings(max_examples=150, deadline=None)
-@given(corpora, st.integers(0, 5), st.integers(0, 2**32), st.randoms(use_true_random=False))
+@given(corpora, limits_of_queries, st.integers(0, 2**32), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_paper_is_exact_however_the_pairs_are_partitioned(
-    corpus: Corpus, k: int, seed: int, order: random.Random
+    corpus: Corpus, k: MaxPairs, seed: int, chunk: int, order: random.Random
 ) -> None:
+    with patch.object(balance, "CHUNK_PAIRS", chunk):
+        parts = in_parts(corpus, order)
+        merged = in_any_tree([sketch(table_of(part), k, seed) for part in parts], k, order)
+        assert merged == sketch(table_of(corpus), k, seed)
+        limits = thresholds(merged, k, "paper")
+        assert dict(zip(limits["query_id"].to_pylist(), limits["num_pairs"].to_pylist(), strict=True)) == {
+            query: len(pairs) for query, pairs in pairs_of(corpus).items()
+        }
+        assert kept(parts, limits, seed) == lowest(corpus, k, seed)
+
+
+@settings(max_examples=100, deadline=None)
+@given(corpora, limits_of_queries, st.randoms(use_true_random=False))
+def test_a_new_crawl_joins_the_sketches_kept_from_before(corpus: Corpus, k: MaxPairs, order: random.Random) -> None:
+    """Sketched once, merged and put away; later parts join it, in several rounds."""
+    before = merge([], k)
+    for part in in_parts(corpus, order):
+        new = [sketch(table_of(piece), k, 0) for piece in in_parts(part, order)]
+        before = in_any_tree([before, *new], k, order)
+    assert before == sketch(table_of(corpus), k, 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(corpora, limits_of_queries, st.randoms(use_true_random=False))
+def test_counted_first_the_result_is_the_same(corpus: Corpus, k: MaxPairs, order: random.Random) -> None:
     parts = in_parts(corpus, order)
-    sketches = [sketch(table_of(part), k, seed) for part in parts]
-    order.shuffle(sketches)
-    middle = order.randint(0, len(sketches))
-    merged = merge([merge(sketches[:middle], k), merge(sketches[middle:], k)], k)  # any tree gives the same
-    assert merged == merge(sketches, k) == sketch(table_of(corpus), k, seed)
-    limits = thresholds(merged, k, "paper")
-    assert dict(zip(limits["query_id"].to_pylist(), limits["num_pairs"].to_pylist(), strict=True)) == {
-        query: len(pairs) for query, pairs in pairs_of(corpus).items()
-    }
-    assert kept(parts, limits, seed) == lowest(corpus, k, seed)
+    counts = in_any_tree([count(table_of(part)) for part in parts], 0, order)
+    assert counts == merge([sketch(table_of(part), k, 0) for part in parts], 0)
+    bound = bounds(counts, k)
+    bounded = in_any_tree([sketch(table_of(part), k, 0, bound) for part in parts], k, order)
+    whole = sketch(table_of(corpus), k, 0)
+    assert thresholds(bounded, k, "paper") == thresholds(whole, k, "paper")
+    assert thresholds(counts, k, "metaclip") == thresholds(whole, k, "metaclip")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bounded_sketches_are_small_and_hold_what_decides(seed: int) -> None:
+    corpus = {pair: [0, 1, 2] if i < 30 else [0, 1] if i % 2 else [0] for i, pair in enumerate(ids(6_000))}
+    k = np.array([100, 10, 40])
+    bound = bounds(count(table_of(corpus)), k)
+    assert bound[2] == 0  # it is below its limit and needs no draws
+    assert abs(bound[0] / 2**64 - (140 + (40**2 + 2 * 100 * 40) ** 0.5) / 6_000) < 1e-12
+    parts = [sketch(table_of(part), k, seed, bound) for part in in_parts(corpus, random.Random(seed))]
+    num_draws = sum(len(draws) for part in parts for draws in part["draws"].to_pylist())
+    assert 110 <= num_draws < 450 < sum(map(len, corpus.values())) / 20
+    limits = thresholds(merge(parts, k), k, "paper")
+    assert limits == thresholds(sketch(table_of(corpus), k, seed), k, "paper")
+    assert kept([corpus], limits, seed) == lowest(corpus, k, seed)
+
+
+def test_a_bound_that_is_too_low_is_no_result() -> None:
+    corpus = {pair: [0] for pair in ids(2_000)}
+    bound = bounds(count(table_of(corpus)), 50) // np.uint64(10)
+    with pytest.raises(AssertionError, match="short of draws"):
+        thresholds(sketch(table_of(corpus), 50, 0, bound), 50, "paper")
+
+
+@settings(max_examples=60, deadline=None)
+@given(corpora, limits_of_queries, st.integers(0, 2**32))
+def test_no_query_draws_more_than_its_limit(corpus: Corpus, k: MaxPairs, seed: int) -> None:
+    limits = thresholds(sketch(table_of(corpus), k, seed), k, "paper").to_pylist()
+    pairs = pairs_of(corpus)
+    for row in limits:
+        drawn = [pair for pair in pairs[row["query_id"]] if draw(seed, row["query_id"], pair) <= row["threshold"]]
+        assert len(drawn) == min(of(k, row["query_id"]), row["num_pairs"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=30), st.integers(1, 8))
+def test_draws_that_differ_in_their_last_bits_only_are_ordered(rows: list[tuple[int, int]], k: int) -> None:
+    sketches = [pa.table([[query], [1], [[2**40 + last]]], schema=SKETCHES) for query, last in rows]
+    merged = merge(sketches, k).to_pylist()
+    for row in merged:
+        assert row["draws"] == sorted(2**40 + last for query, last in rows if query == row["query_id"])[:k]
+    assert [row["query_id"] for row in merged] == sorted({query for query, _ in rows})
 
 
 @settings(max_examples=100, deadline=None)
@@ -155,6 +240,12 @@ def test_no_pairs_at_all() -> None:
     empty = sketch(table_of({}), 5, 0)
     assert merge([], 5) == empty == SKETCHES.empty_table()
     assert thresholds(empty, 5, "paper").num_rows == thresholds(empty, 5, "metaclip").num_rows == 0
+
+
+@pytest.mark.parametrize(("duplicate_margin", "max_early_margin"), [(0.5, 10.0), (3.0, 2.0)])
+def test_margins_that_make_no_sense_are_refused(duplicate_margin: float, max_early_margin: float) -> None:
+    with pytest.raises(ValueError, match=r"balance\.duplicate_margin"):
+        BalanceConfig(duplicate_margin=duplicate_margin, max_early_margin=max_early_margin)
 
 
 @pytest.mark.parametrize(("margin", "before"), [(1.0, 7), (3.0, 21), (1.5, 11)])

@@ -227,6 +227,26 @@ def test_one_row_of_each_address_stays_whatever_the_order(
     assert outcome(shuffled) == outcome(rows)
 
 
+@settings(max_examples=100, deadline=None)
+@given(url_rows, st.integers(0, 12))
+def test_rows_kept_of_two_tables_give_what_all_rows_at_once_would(
+    rows: list[tuple[str, str, str, str | None]], cut: int
+) -> None:
+    def kept(table: pa.Table) -> pa.Table:
+        done = same_url(table)
+        return done.filter(done["reason"].is_null())
+
+    table = candidates(
+        pair_id=[hash128(url, caption) for url, caption, *_ in rows],
+        url=[url for url, *_ in rows],
+        caption=[caption for _, caption, *_ in rows],
+        caption_source=[source for _, _, source, _ in rows],
+        page_url=pa.array([page for *_, page in rows], pa.string()),
+    )
+    twice = kept(pa.concat_tables([kept(table.slice(0, cut)), kept(table.slice(cut))]))
+    assert twice.sort_by("url") == kept(table).sort_by("url")
+
+
 def test_caption_order_is_by_source_then_length_then_id() -> None:
     table = candidates(
         caption=["abc", "abcd", "abc", "a", "ab"], caption_source=["alt", "alt", "alt", "figcaption", "from afar"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.eval.report import Example, KeptPair, QueryCount, RejectedPair, ReportInputs, SnapshotFacts, Stage
+from pipeline.eval.queries import QueryCount
+from pipeline.eval.report import Example, KeptPair, RejectedPair, ReportInputs, SnapshotFacts, Stage
 from pipeline.eval.statistics import Score, proportion_interval
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw
@@ -43,12 +44,13 @@ def make_metrics() -> list[dict[str, float]]:
 
 def make_queries() -> list[QueryCount]:
     words = ["circle", "square", "red", "blue", "two", "small", "triangle", "photo", "picture", "left", "word", "seven"]
+    sources = ["unigram", "unigram", "wordnet", "unigram", "bigram", "wordnet", "title"]
     queries = []
     for rank in range(1, 401):
         text = words[rank - 1] if rank <= len(words) else f"query {rank}"
         before = round(2_400 / rank**0.9)
         queries.append(
-            QueryCount(text, "unigram" if rank % 3 else "wordnet", before, round(min(before, 240 + before / 9)))
+            QueryCount(text, sources[rank % 7 if rank > 12 else 0], before, round(min(before, 240 + before / 9)))
         )
     queries += [QueryCount(f"unmatched {index}", "wordnet", 0, 0) for index in range(37)]
     return [*queries, QueryCount(HOSTILE, "unigram", 1, 1)]

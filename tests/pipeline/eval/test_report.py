@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.eval.queries import QueryCount
 from pipeline.eval.report import (
     Example,
-    QueryCount,
     RejectedPair,
     ReportInputs,
     group_results,
     key_figures,
     learning_curves,
     render_report,
-    view_queries,
     write_report,
 )
 from pipeline.eval.statistics import Score
@@ -61,7 +60,7 @@ def test_chromium_renders_every_section_without_a_console_error(report_inputs: R
         assert len(shown.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 100
     assert sections_of(browsed.stdout) == list(SECTIONS)
     # Every <svg> was parsed, and no hostile text became an element.
-    assert browsed.stdout.count("</svg>") == 7
+    assert browsed.stdout.count("</svg>") == 8
     assert "<script" not in browsed.stdout
     assert "onerror=" not in re.sub(r"&lt;.*?&gt;", "", browsed.stdout)
 
@@ -151,21 +150,6 @@ def test_results_come_in_the_order_of_the_suite_and_unknown_ones_last() -> None:
 def test_a_score_below_chance_is_said_to_be() -> None:
     score = Score(value=0.02, low=0.01, high=0.05, chance=0.1, metric="accuracy", num_samples=300)
     assert group_results({"x": score})[0][1][0].verdict == "below chance"
-
-
-def test_queries_are_seen_from_head_and_tail(report_inputs: ReportInputs) -> None:
-    view = view_queries(report_inputs.queries)
-    assert (view.num_queries, view.num_unmatched, view.most) == (438, 37, 2_400)
-    assert [query.text for query in view.head[:3]] == ["circle", "square", "red"]
-    assert len(view.tail) == 10
-    assert view.tail[-1].text == HOSTILE
-    assert view.head_after < view.head_before < 1
-
-
-def test_few_queries_are_not_listed_twice() -> None:
-    view = view_queries([QueryCount(f"q{index}", "unigram", 10 - index, 1) for index in range(5)])
-    assert [query.text for query in view.head] == ["q0", "q1", "q2", "q3", "q4"]
-    assert view.tail == []
 
 
 def test_no_match_at_all_is_shown_too() -> None:

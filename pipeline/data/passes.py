@@ -1,0 +1,149 @@
+"""What the flow must know of all parts before it can go on with any: limits of queries, addresses of several crawls.
+
+Each is a chain of stages (cluster/stages.py) over the functions of balance.py, survival.py and dedupe.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.runs import Output
+from cluster.stages import Place, Stages
+from pipeline.data import balance, dedupe, survival
+from pipeline.hashing import bucket_of, mix
+from pipeline.schemas import ADDRESSES, OUTCOMES, SKETCHES, THRESHOLDS
+
+Read = Callable[[int, Sequence[str]], pa.Table | None]
+"""Some columns of a part."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of several crawls: part i is bucket i mod P of crawl i div P, less what `addresses` left out of it."""
+
+    crawls: Sequence[Output]
+    addresses: Output
+
+    @property
+    def num_parts(self) -> int:
+        """Parts of all crawls together."""
+        return len(self.crawls) * len(self.addresses.parts)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of their files."""
+        return sum(part.num_bytes for crawl in self.crawls for part in crawl.parts)
+
+    def part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """FETCHED, or the columns asked for (pair_id among them), of a part; None where it is empty."""
+        crawl, bucket = divmod(index, len(self.addresses.parts))
+        table = self.crawls[crawl].part(bucket, columns)
+        stays = self.addresses.stage.read(self.addresses.parts[bucket], crawl)
+        if table is None or stays is None:
+            return None
+        table = table.filter(pc.is_in(table["pair_id"], stays["pair_id"].combine_chunks()))
+        assert table["pair_id"] == stays["pair_id"]
+        if "spare_captions" not in table.column_names:
+            return table
+        where = table.schema.get_field_index("spare_captions")
+        return table.set_column(where, "spare_captions", stays["spare_captions"])
+
+
+def join(stages: Stages, crawls: Sequence[Output]) -> Images:
+    """Several crawls as one: of the rows with one address, the one with the best caption stays."""
+    columns = ["pair_id", "url", "caption", "caption_source", "spare_captions", "page_url", "reason"]
+
+    def read(bucket: int) -> pa.Table | None:
+        parts = [crawl.part(bucket, columns) for crawl in crawls]
+        found = [
+            table.append_column("crawl", pa.array(np.full(table.num_rows, number, np.int32)))
+            for number, table in enumerate(parts)
+            if table is not None
+        ]
+        return pa.concat_tables(found) if found else None
+
+    addresses = stages(
+        "addresses",
+        len(crawls[0].parts),
+        read,
+        finish=lambda table: dedupe.same_url(table).select(ADDRESSES.names),
+        place=lambda table: table["crawl"].to_numpy(),
+        num_buckets=len(crawls),
+    )
+    return Images(crawls, addresses)
+
+
+def totals(stages: Stages, prefix: str, parts: int, read: Read, buckets: int) -> pa.Table:
+    """SKETCHES without draws over the pairs that `read` gives: counted by part, added by query."""
+    counts = stages(
+        f"{prefix}counts",
+        parts,
+        lambda part: read(part, ["query_ids"]),
+        finish=balance.count,
+        place=by_query(buckets),
+        num_buckets=buckets,
+    )
+    added = stages(f"{prefix}totals", buckets, counts.bucket, finish=lambda table: balance.merge([table], max_pairs=0))
+    return added.table(SKETCHES)
+
+
+def limits(
+    stages: Stages,
+    prefix: str,
+    parts: int,
+    read: Read,
+    config: balance.BalanceConfig,
+    max_pairs: balance.MaxPairs,
+    buckets: int,
+) -> pa.Table:
+    """THRESHOLDS of every query over the pairs that `read` gives: counted, then sketched by part and merged by query.
+
+    Mode metaclip needs the counts only.
+    """
+    counted = totals(stages, prefix, parts, read, buckets)
+    if config.mode == "metaclip":
+        return balance.thresholds(counted, max_pairs, config.mode)
+    bound = balance.bounds(counted, max_pairs)
+    sketches = stages(
+        f"{prefix}sketches",
+        parts,
+        lambda part: read(part, ["pair_id", "query_ids"]),
+        finish=lambda table: balance.sketch(table, max_pairs, config.seed, bound),
+        place=by_query(buckets),
+        num_buckets=buckets,
+    )
+    merged = stages(
+        f"{prefix}limits",
+        buckets,
+        sketches.bucket,
+        finish=lambda table: balance.thresholds(balance.merge([table], max_pairs), max_pairs, config.mode),
+    )
+    return merged.table(THRESHOLDS)
+
+
+def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
+    """OUTCOMES of a crawl: what was tried and what was kept of each query."""
+    columns = ["query_ids", "reason"]
+
+    def read(part: int) -> pa.Table | None:
+        found = [table for table in (fetched.part(part, columns), fetched.dropped(part, columns)) if table is not None]
+        return pa.concat_tables(found) if found else None
+
+    parts = len(fetched.parts)
+    counts = stages("outcomes", parts, read, finish=survival.outcomes, place=by_query(buckets), num_buckets=buckets)
+    return stages("survival", buckets, counts.bucket, finish=survival.add).table(OUTCOMES)
+
+
+def by_query(num_buckets: int) -> Place:
+    """Buckets by the hash of the query's id."""
+
+    def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
+        return bucket_of(mix(table["query_id"].to_numpy().astype(np.uint64)), num_buckets)
+
+    return place

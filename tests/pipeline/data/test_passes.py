@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster.runs import Run
+from cluster.stages import Stages
+from pipeline.data import passes
+from pipeline.data.balance import BalanceConfig, MaxPairs, sketch, thresholds
+from pipeline.schemas import SKETCHES, THRESHOLDS
+from tests.perf.balancing import Corpus
+
+pytestmark = pytest.mark.cluster
+
+NUM_QUERIES, NUM_PARTS, NUM_BUCKETS = 300, 5, 3
+
+
+def read(corpus: Corpus) -> passes.Read:
+    return lambda part, columns: corpus.part(part).select(list(columns))
+
+
+@pytest.mark.parametrize("k", [40, np.arange(NUM_QUERIES) % 50 + 5], ids=["one limit", "limits by query"])
+def test_limits_over_parts_are_those_of_all_pairs_and_resume(
+    k: MaxPairs,
+    ray_local: None,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    corpus = Corpus(num_pairs=9_001, num_parts=NUM_PARTS, num_queries=NUM_QUERIES)
+    pairs = pa.concat_tables([corpus.part(part) for part in range(NUM_PARTS)])
+    whole = thresholds(sketch(pairs, k, 0), k, "paper")
+    assert (whole["threshold"].to_numpy() < 2**64 - 1).sum() > 10
+    for num_parts_done in (NUM_PARTS, 1):
+        stages = Stages(Run.open(str(tmp_path), {}))
+        limits = passes.limits(stages, "", NUM_PARTS, read(corpus), BalanceConfig(), k, NUM_BUCKETS)
+        assert limits.sort_by("query_id") == whole
+        done = {event["stage"]: event["parts"] for event in stages.events.read()}  # the last of each stage
+        assert done["sketches"] == num_parts_done
+        (tmp_path / "sketches" / "part-00002.json").unlink()  # as if that worker had died
+        for manifest in (tmp_path / "limits").glob("*.json"):
+            manifest.unlink()
+
+
+def test_totals_of_no_pairs_are_none(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+    stages = Stages(Run.open(str(tmp_path), {}))
+    assert passes.totals(stages, "kept_", 2, lambda *_: None, 2) == SKETCHES.empty_table()
+    assert passes.limits(stages, "", 2, lambda *_: None, BalanceConfig(), 5, 2) == THRESHOLDS.empty_table()
