@@ -6,16 +6,24 @@ and again, which takes a CPU from whoever shares the machine, and Python's globa
 """
 
 import time
+from typing import Any
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-PAUSE_SECONDS = 0.05
-"""Short beside a task, long beside a look."""
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.002, 0.1
 
 
 class Rest(ExecutionCallback):
-    """Sleeps after each round of the scheduling loop, which runs in a thread of its own."""
+    """Sleeps after each round of a scheduling loop, twice as long after each one in which nothing has happened."""
 
-    def on_execution_step(self, executor: object) -> None:  # noqa: ARG002
+    def __init__(self) -> None:
+        self._seconds = SHORTEST_SECONDS
+        self._seen: object = None
+
+    def on_execution_step(self, executor: Any) -> None:
         """Between two rounds."""
-        time.sleep(PAUSE_SECONDS)
+        metrics = [operator.metrics for operator in executor._topology]
+        seen = [(m.num_tasks_submitted, m.num_task_outputs_generated, m.num_outputs_taken) for m in metrics]
+        self._seconds = min(2 * self._seconds, LONGEST_SECONDS) if seen == self._seen else SHORTEST_SECONDS
+        self._seen = seen
+        time.sleep(self._seconds)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.model.tokenizer import Tokenizer
+from pipeline.schemas import PAIRS
 from pipeline.train.batches import Shards, StepReader
 from pipeline.train.plan import Plan, ShardInfo
 from tests.pipeline.train.pairs import make_pairs
@@ -92,7 +93,7 @@ def test_a_shard_with_other_row_groups_is_refused(reader: StepReader) -> None:
 def test_a_flipped_bit_is_noticed(reader: StepReader, tmp_path: Path) -> None:
     source = Path(reader.shards.paths[0])
     data = bytearray(source.read_bytes())
-    column = pq.read_metadata(source).row_group(0).column(4)
+    column = pq.read_metadata(source).row_group(0).column(PAIRS.names.index("image"))
     assert column.path_in_schema == "image"
     data[column.file_offset + column.total_compressed_size // 2] ^= 1
     damaged = tmp_path / "0.parquet"

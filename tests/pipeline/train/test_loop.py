@@ -11,6 +11,7 @@ import pytest
 import pipeline
 from cluster import storage
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from pipeline.schemas import PAIRS
 from pipeline.train.config import TrainConfig
 from pipeline.train.loop import Pretraining, pretrain
 from pipeline.train.metrics import Metrics, read_metrics
@@ -132,7 +133,8 @@ def test_a_batch_larger_than_the_snapshot_is_refused(run: Pretraining, tmp_path:
 def test_a_damaged_shard_stops_the_run_by_name(run: Pretraining, tmp_path: Path) -> None:
     """Found by a reading task of a worker: the captions, which the vocabulary is learned from, are sound."""
     source, damaged = Path(run.shards[1].path), tmp_path / "damaged.parquet"
-    data, column = bytearray(source.read_bytes()), pq.read_metadata(source).row_group(0).column(4)
+    data = bytearray(source.read_bytes())
+    column = pq.read_metadata(source).row_group(0).column(PAIRS.names.index("image"))
     assert column.path_in_schema == "image"
     data[column.file_offset + column.total_compressed_size // 2] ^= 1
     damaged.write_bytes(data)
