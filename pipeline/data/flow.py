@@ -54,7 +54,7 @@ from pipeline.data.extents import Extent, read_lines, sha256
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig, ImageProcessor
 from pipeline.hashing import bucket_of, hash64
-from pipeline.schemas import DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TERMS
+from pipeline.schemas import ARTICLES, DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TERMS
 
 IMAGES_PER_ROW_GROUP = 1024
 READ_AHEAD_BYTES = 8 * 2**20
@@ -156,9 +156,9 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
 
     def popular(part: int) -> pa.Table | None:
         viewed, known = views.bucket(part), articles.bucket(part, ["title"])
-        if viewed is None or (dumps and known is None):
-            return None
-        return queries.popular_titles(viewed, known, config)
+        if dumps and known is None:
+            known = ARTICLES.empty_table()
+        return None if viewed is None else queries.popular_titles(viewed, known, config)
 
     titles = stages("titles", num_buckets, popular)
     return queries.select_queries(terms.table(SCORED_TERMS), titles.table(PAGE_VIEWS), corpus.synsets, config)

@@ -88,6 +88,13 @@ def test_the_same_bytes_whatever_the_parts(job: QueriesJob, tmp_path: Path) -> N
     assert first == second
 
 
+def test_metaclip_takes_titles_whatever_articles_share_their_partition(job: QueriesJob) -> None:
+    queries.main(replace(job, num_buckets=64, queries=QueriesConfig(mode="metaclip")))
+    rows = pq.read_table(f"{job.output}/queries.parquet").to_pylist()
+    titles = {row["text"] for row in rows if row["source"] == "title"}
+    assert titles == {f"Town {i} (Texas)" for i in range(1, 40)} | {f"No article {i}" for i in range(40)}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
