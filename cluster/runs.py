@@ -174,7 +174,7 @@ class Stage:
             raise ValueError(f"{uri}: {error}; where it is damaged, remove its manifest and rerun") from error
 
     def _manifest(self, index: int) -> str:
-        return storage.join(self.uri, f"part-{index:05d}.json")
+        return storage.join(self.uri, f"_part-{index:05d}.json")
 
 
 @dataclass(frozen=True)
@@ -316,10 +316,10 @@ def _concat(tables: Iterable[pa.Table | None]) -> pa.Table | None:
 
 
 def _encode(table: pa.Table, rows_by_bucket: Sequence[int], row_group_size: int) -> bytes:
-    """Parquet bytes whose row groups never span two buckets; zstd, but for images, which are compressed already."""
+    """Parquet bytes whose row groups never span two buckets; zstd, but not for large_binary, which holds JPEG."""
     sink = pa.BufferOutputStream()
-    leaves = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in table.schema]
-    texts = [leaf for leaf in leaves if leaf != "image"]
+    leaves = {f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: f.type for f in table.schema}
+    texts = [leaf for leaf, kind in leaves.items() if not pa.types.is_large_binary(kind)]
     with pq.ParquetWriter(
         sink,
         table.schema,

@@ -104,13 +104,15 @@ SCORED_TERMS = pa.schema([*TERM_COUNTS, ("first_count", pa.int64()), ("pmi_bits"
 
 CANDIDATES = pa.schema(
     [
-        ("pair_id", pa.string()),  # 128-bit hash of (url, caption), 32 hexadecimal digits
-        ("url", pa.string()),
+        ("pair_id", pa.string()),  # 128-bit hash of (image_url, caption), 32 hexadecimal digits
+        ("image_url", pa.string()),
         ("caption", pa.string()),
         ("caption_source", pa.string()),
         ("language", pa.string()),  # of the caption (pipeline.data.language), null where it cannot be told
         ("spare_captions", pa.list_(pa.string())),
         ("page_url", pa.string()),
+        ("page_date", pa.timestamp("s", "UTC")),  # when the page was captured
+        ("crawl_id", pa.string()),  # the archive's own crawl, such as CC-MAIN-2026-05
         ("archive", pa.string()),
         ("record_offset", pa.int64()),
         ("query_ids", pa.list_(pa.int32())),  # sorted, unique
@@ -122,8 +124,11 @@ CANDIDATES = pa.schema(
 
 FETCHED = pa.schema(
     [
-        *CANDIDATES,
+        *(field for field in CANDIDATES if field.name not in {"image_url", "image"}),
         # img2dataset's columns, with its names and values
+        ("url", pa.string()),
+        ("key", pa.string()),  # the pair's id
+        ("jpg", pa.large_binary()),  # the resized image
         ("status", pa.string()),  # success, failed_to_download, failed_to_resize
         ("error_message", pa.string()),
         ("width", pa.int32()),
@@ -136,7 +141,7 @@ FETCHED = pa.schema(
         ("phash", pa.uint64()),  # 64-bit perceptual hash of the resized image
     ]
 )
-"""A candidate after fetching and resizing; `image` is the resized JPEG where `reason` is null."""
+"""A candidate after fetching and resizing; `jpg` is there where `reason` is null."""
 
 ADDRESSES = pa.schema(
     [

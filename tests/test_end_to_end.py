@@ -81,16 +81,17 @@ class Corpus:
         crawled, curated = (Run.read(str(self.folder / job), option=job) for job in ("crawl", "curate"))
         num_archives = len(list((self.folder / "site" / "warc").glob("*.warc.gz")))
         outputs = [
-            crawled.output("candidates", num_archives),
-            *(self.output(name) for name in ("unique", "fetched")),
-            curated.output("placed", NUM_BUCKETS),
+            (crawled.output("candidates", num_archives), "image_url"),
+            (self.output("unique"), "image_url"),
+            (self.output("fetched"), "url"),
+            (curated.output("placed", NUM_BUCKETS), "url"),
         ]
         found: dict[str, set[str | None]] = {}
-        for output in outputs:
+        for output, url in outputs:
             for part in range(len(output.parts)):
-                table = output.dropped(part, ["url", "reason"])
+                table = output.dropped(part, [url, "reason"])
                 for row in table.to_pylist() if table is not None else []:
-                    found.setdefault(row["url"], set()).add(row["reason"])
+                    found.setdefault(row[url], set()).add(row["reason"])
         for shard in self.snapshot.shards:
             for url in pq.read_table(shard.path, columns=["url"])["url"].to_pylist():
                 found.setdefault(url, set()).add(None)
@@ -289,7 +290,7 @@ def test_killed_crawl_ends_with_the_same_snapshot(corpus: Corpus, tmp_path: Path
         command += ["--fetch.min_interval_seconds=0.005", f"--fetch.connect_to={json.dumps(job.fetch.connect_to)}"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("crawl/unique/part-*.json")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("crawl/unique/_part-*.json")) and time.monotonic() < deadline:
             assert process.poll() is None, "the crawl ended before it could be killed"
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
@@ -304,7 +305,7 @@ def test_killed_crawl_ends_with_the_same_snapshot(corpus: Corpus, tmp_path: Path
 
 def test_img2dataset_makes_the_same_images_of_the_same_list(corpus: Corpus, tmp_path: Path) -> None:
     fetched = corpus.output("fetched").table(FETCHED)
-    ours = dict(zip(fetched["url"].to_pylist(), fetched["image"].to_pylist(), strict=True))
+    ours = dict(zip(fetched["url"].to_pylist(), fetched["jpg"].to_pylist(), strict=True))
     refused = {
         row["url"]: row["reason"]
         for part in range(NUM_BUCKETS)

@@ -74,7 +74,7 @@ def rejected_pairs(folder: Path) -> list[RejectedPair]:
             stage=STAGES[name],
         )
         for job, name in (("crawl", "candidates"), ("crawl", "unique"), ("crawl", "fetched"), ("curate", "placed"))
-        for reason, row in _rejected(_output(folder / job, name))
+        for reason, row in _rejected(_output(folder / job, name), fetched=name in {"fetched", "placed"})
     ]
 
 
@@ -82,15 +82,16 @@ _BY_IMAGE = frozenset({Reason.NOT_AN_IMAGE, Reason.CORRUPT_IMAGE, Reason.TOO_MAN
 """Reasons for which there is nothing to show."""
 
 
-def _rejected(output: Output) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rejected(output: Output, fetched: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    names = ("url", "jpg") if fetched else ("image_url", "image")
     shown: dict[str, int] = {}
     for part in range(len(output.parts)):
-        table = output.dropped(part, ["image", "caption", "url", "page_url", "reason"])
+        table = output.dropped(part, [*names, "caption", "page_url", "reason"])
         for row in table.to_pylist() if table is not None else []:
             reason = row["reason"]
             if row["caption"] is not None and shown.get(reason, 0) < NUM_REJECTED_PER_REASON:
                 shown[reason] = shown.get(reason, 0) + 1
-                yield reason, row
+                yield reason, row | {"url": row[names[0]], "image": row[names[1]]}
 
 
 def examples(folder: Path, names: Sequence[str]) -> list[Example]:
@@ -119,4 +120,4 @@ def _counts(table: pa.Table) -> Mapping[int, int]:
 def _output(folder: Path, name: str) -> Output:
     """A stage of a run whose number of parts its files tell."""
     run = Run.read(str(folder), option="output")
-    return run.output(name, len(list((folder / name).glob("part-*.json"))))
+    return run.output(name, len(list((folder / name).glob("_part-*.json"))))

@@ -50,14 +50,14 @@ def caption_order(table: pa.Table) -> npt.NDArray[np.int64]:
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
 
 
-def same_url(table: pa.Table) -> pa.Table:
-    """CANDIDATES with a reason for all but the best-captioned row of each address, which gets the others' captions.
+def same_url(table: pa.Table, url: str = "image_url") -> pa.Table:
+    """The table with a reason for all but the best-captioned row of each address, which gets the others' captions.
 
     All rows of an address must be in the table (flow.py gives whole buckets of addresses). Spare captions that the rows
     have already go on, longest first, so that the rows kept of two tables give what their rows at once would.
     """
     order = caption_order(table)
-    urls, captions = table["url"].to_pylist(), table["caption"].to_pylist()
+    urls, captions = table[url].to_pylist(), table["caption"].to_pylist()
     spare = [set(texts or ()) for texts in table["spare_captions"].to_pylist()]
     kept: dict[str, int] = {}
     reasons: list[str | None] = [None] * len(urls)

@@ -154,9 +154,9 @@ class Fetcher:
         )
 
     async def _fetch_all(self, table: pa.Table) -> pa.Table:
-        rows = table.select(["url", "reason", "image"]).to_pylist()
+        rows = table.select(["image_url", "reason", "image"]).to_pylist()
         outcomes = await asyncio.gather(
-            *(self._fetch_row(row["url"]) for row in rows if row["reason"] is None and row["image"] is None)
+            *(self._fetch_row(row["image_url"]) for row in rows if row["reason"] is None and row["image"] is None)
         )
         images, reasons, messages = [], [], []
         done = iter(outcomes)

@@ -187,7 +187,7 @@ def crawl(
         len(inputs),
         lambda part: caption.apply_rules(read_input(inputs[part], config.extract), config.caption),
         pools=[(matcher, config.match_pool)],
-        place=by("url", buckets),
+        place=by("image_url", buckets),
         num_buckets=buckets,
     )
     unique = stages(
@@ -310,7 +310,7 @@ def by_domain(num_buckets: int) -> Place:
     """Buckets by registered domain, so that one actor has all of a domain; by address where there is none."""
 
     def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
-        return bucket_of(hash64(registered_domain(url) or url for url in table["url"].to_pylist()), num_buckets)
+        return bucket_of(hash64(registered_domain(url) or url for url in table["image_url"].to_pylist()), num_buckets)
 
     return place
 

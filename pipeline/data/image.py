@@ -47,7 +47,7 @@ _RESIZE_REASONS = frozenset(
     }
 )
 _FILLED = (
-    *("image", "reason", "status", "error_message", "exif", "sha256"),
+    *("jpg", "reason", "status", "error_message", "exif", "sha256"),
     *("width", "height", "original_width", "original_height"),
 )
 """The columns of FETCHED that ImageProcessor fills row by row."""
@@ -97,12 +97,15 @@ class ImageProcessor:
             row.setdefault("status", status_of(row.get("reason")))
             for name, column in rows.items():
                 column.append(row.get(name))
-        kept = table.drop_columns([name for name in rows if name in table.column_names])
+        names = {"image_url": "url"}
+        kept = table.drop_columns([name for name in ("image", *rows) if name in table.column_names])
+        kept = kept.rename_columns([names.get(name, name) for name in kept.column_names])
+        kept = kept.append_column("key", kept["pair_id"])
         for name, column in rows.items():
             kept = kept.append_column(name, pa.array(column, FETCHED.field(name).type))
         hashes = np.zeros(table.num_rows, np.uint64)
         good = [i for i, reason in enumerate(rows["reason"]) if reason is None]
-        hashes[good] = perceptual_hash([rows["image"][i] for i in good])
+        hashes[good] = perceptual_hash([rows["jpg"][i] for i in good])
         missing = np.isin(np.arange(table.num_rows), good, invert=True)
         return conform(kept.append_column("phash", pa.array(hashes, pa.uint64(), mask=missing)), FETCHED)
 
@@ -115,7 +118,7 @@ class ImageProcessor:
         if error is not None:
             return {"reason": Reason.RESIZE_FAILED, "error_message": str(error), "sha256": sha256}
         sizes = {"width": width, "height": height, "original_width": original_width, "original_height": original_height}
-        return {"image": bytes(image), "sha256": sha256, "exif": exif, **sizes}
+        return {"jpg": bytes(image), "sha256": sha256, "exif": exif, **sizes}
 
 
 def status_of(reason: str | None) -> str:

@@ -166,7 +166,7 @@ def normalize_url(url: str) -> str:
 
 
 def candidate(url: str, caption: str, source: str, page_url: str | None, image: bytes | None = None) -> dict[str, Any]:
-    """A row of CANDIDATES: url, caption, caption_source, page_url, pair_id, reason, and the image where there is one.
+    """A row of CANDIDATES: pair_id, image_url, caption, caption_source, page_url, reason, and the image where held.
 
     An image in a data: address is taken out of it; one without an address is known by the hash of its bytes.
     """
@@ -184,7 +184,7 @@ def candidate(url: str, caption: str, source: str, page_url: str | None, image: 
             reason = None if urlsplit(url).netloc else Reason.BAD_URL  # a relative one, or javascript:
         except ValueError:
             reason = Reason.BAD_URL
-    row = {"url": url, "caption": caption, "caption_source": source, "page_url": page_url, "reason": reason}
+    row = {"image_url": url, "caption": caption, "caption_source": source, "page_url": page_url, "reason": reason}
     return {"pair_id": hash128(url, caption), "image": image, **row}
 
 

@@ -72,7 +72,7 @@ def join(stages: Stages, crawls: Sequence[Output]) -> Images:
         "addresses",
         len(crawls[0].parts),
         read,
-        finish=lambda table: dedupe.same_url(table).select(ADDRESSES.names),
+        finish=lambda table: dedupe.same_url(table, "url").select(ADDRESSES.names),
         place=lambda table: table["crawl"].to_numpy(),
         num_buckets=len(crawls),
     )

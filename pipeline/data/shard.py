@@ -50,4 +50,5 @@ def shard_of(table: pa.Table, count: int, seed: int) -> npt.NDArray[np.int32]:
 def arrange(table: pa.Table, seed: int) -> pa.Table:
     """PAIRS of one shard in the order of the shuffle, from rows of FETCHED."""
     order = np.lexsort((np.array(table["pair_id"].to_pylist()), places(table["pair_id"].to_pylist(), seed)))
-    return table.select(PAIRS.names).cast(PAIRS).take(order)
+    names = ["jpg" if name == "image" else name for name in PAIRS.names]
+    return table.select(names).rename_columns(PAIRS.names).cast(PAIRS).take(order)

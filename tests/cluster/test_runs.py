@@ -122,7 +122,7 @@ def test_an_output_is_its_parts_in_order(stage: Stage) -> None:
 def test_an_empty_part_is_a_manifest_alone(stage: Stage, table: pa.Table) -> None:
     part = stage.write(0, table, num_buckets=3)
     assert (part.file, part.num_bytes, part.buckets, part.num_rows) == (None, 0, (0, 0, 0), 0)
-    assert storage.list_files(stage.uri) == [storage.join(stage.uri, "part-00000.json")]
+    assert storage.list_files(stage.uri) == [storage.join(stage.uri, "_part-00000.json")]
     assert [stage.read(part, bucket) for bucket in range(4)] == [None] * 4
     stage.write(1, table, num_buckets=3)
     stage.write(2, table, num_buckets=3)
@@ -141,7 +141,7 @@ def test_parts_that_are_missing_are_named(stage: Stage) -> None:
 
 def test_a_file_without_a_manifest_is_no_part(stage: Stage) -> None:
     part = stage.write(0, table_of([None]))
-    storage.delete(storage.join(stage.uri, "part-00000.json"))
+    storage.delete(storage.join(stage.uri, "_part-00000.json"))
     assert stage.complete() == {}
     assert stage.write(0, table_of([None])) == part, "the same rows are the same file"
     assert len(storage.list_files(stage.uri)) == 2

@@ -102,7 +102,7 @@ def test_a_rerun_does_only_what_is_missing(run: Run, notes: Path) -> None:
     stage = run.stage("made", 5)
     files = {uri: storage.read_bytes(uri) for uri in storage.list_files(stage.uri)}
     for part in (1, 3):
-        storage.delete(storage.join(stage.uri, f"part-{part:05d}.json"))
+        storage.delete(storage.join(stage.uri, f"_part-{part:05d}.json"))
     again = Stages(run)
     assert again("made", 5, read) == first
     assert noted(notes) == {"part 0": 1, "part 1": 2, "part 2": 1, "part 3": 2, "part 4": 1}

@@ -74,7 +74,7 @@ def fetching(num_images: int = 1000) -> Row:
         web(Path(name) / "site", {url: images[i % len(images)] for i, url in enumerate(urls)}) as site,
     ):
         (Path(name) / "urls.txt").write_text("\n".join(urls))
-        table = pa.table({"url": urls, "caption": urls, "pair_id": [hash128(url) for url in urls]})
+        table = pa.table({"image_url": urls, "caption": urls, "pair_id": [hash128(url) for url in urls]})
         candidates = conform(table, CANDIDATES)
         fetcher = Fetcher(FetchConfig(connect_to=site.connect_to, min_interval_seconds=0.0, max_in_flight_per_host=8))
         processor = ImageProcessor(ImageConfig())

@@ -33,7 +33,7 @@ def config(address: str, **options: Any) -> FetchConfig:
 def fetched(settings: FetchConfig, *urls: str) -> list[dict[str, Any]]:
     fetcher = Fetcher(settings)
     try:
-        return list(fetcher(candidates(url=list(urls))).to_pylist())
+        return list(fetcher(candidates(image_url=list(urls))).to_pylist())
     finally:
         fetcher.close()
 
@@ -58,7 +58,7 @@ def test_rows_that_need_nothing_are_not_asked_for(tmp_path: Path) -> None:
     with web(tmp_path, {f"{A}/1.jpg": picture(1)}) as site:
         fetcher = Fetcher(config(site.address))
         table = candidates(
-            url=["data:1", f"{A}/1.jpg", f"{A}/2.jpg"],
+            image_url=["data:1", f"{A}/1.jpg", f"{A}/2.jpg"],
             image=[b"held", None, None],
             reason=[None, None, Reason.BALANCED_OUT],
             caption=["a", "b", "c"],
@@ -438,7 +438,7 @@ class TestForgery:
         urls += [f"http://127.0.0.1:{canary.port}\\@a.test/", f"http://a.test@127.0.0.1:{canary.port}/"]
         rows = fetched(FetchConfig(attempts=1, min_interval_seconds=0.0), *urls)
         refused = POLICY | {Reason.NO_SUCH_HOST, Reason.CONNECTION}
-        assert {row["url"]: row["reason"] for row in rows if row["reason"] not in refused} == {}
+        assert {row["image_url"]: row["reason"] for row in rows if row["reason"] not in refused} == {}
         assert canary.num_connections == 0
 
     def test_the_canary_can_be_reached(self, canary: RawServer) -> None:

@@ -135,12 +135,12 @@ class TestResizing:
     ) -> None:
         data = encode(photo_like(0, width, height), "PNG")
         (row,) = process(processor, data)
-        image = opened(row["image"])
+        image = opened(row["jpg"])
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", resized)
         assert (row["width"], row["height"]) == resized
         assert (row["original_width"], row["original_height"]) == (width, height)
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
-        assert row["phash"] == by_imagehash(row["image"])
+        assert row["phash"] == by_imagehash(row["jpg"])
         assert (row["reason"], row["status"], row["error_message"]) == (None, "success", None)
         expected = np.asarray(opened(data).resize(resized, Image.Resampling.BOX), float)
         assert np.abs(np.asarray(image, float) - expected).mean() < 4
@@ -155,7 +155,7 @@ class TestResizing:
             data = encode(photo_like(seed, 300 + 100 * seed, 400), "JPEG", quality=90)
             (row,) = process(processor, data)
             image, width, height, *_ = theirs(io.BytesIO(data))
-            assert (row["image"], row["width"], row["height"]) == (image, width, height)
+            assert (row["jpg"], row["width"], row["height"]) == (image, width, height)
 
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
     def test_every_type_becomes_a_jpeg(self, processor: ImageProcessor, kind: str) -> None:
@@ -163,7 +163,7 @@ class TestResizing:
         assert image_type(data) == kind
         (row,) = process(processor, data)
         assert row["reason"] is None, row["error_message"]
-        assert opened(row["image"]).format == "JPEG"
+        assert opened(row["jpg"]).format == "JPEG"
         assert np.bitwise_count(np.uint64(by_imagehash(data)) ^ np.uint64(row["phash"])) <= 3
 
     @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
@@ -171,13 +171,13 @@ class TestResizing:
         picture = photo_like(4, mode=mode)
         (row,) = process(processor, encode(picture, "JPEG" if mode == "CMYK" else "PNG"))
         assert row["reason"] is None, row["error_message"]
-        made = opened(row["image"])
+        made = opened(row["jpg"])
         assert made.mode == ("L" if mode in {"L", "1"} else "RGB")
         assert np.abs(np.asarray(made.convert("L"), float) - np.asarray(picture.convert("L"), float)).mean() < 12
 
     def test_transparent_is_white(self, processor: ImageProcessor) -> None:
         (row,) = process(processor, encode(Image.new("RGBA", (64, 64), (200, 0, 0, 0))))
-        assert np.asarray(opened(row["image"])).min() > 250
+        assert np.asarray(opened(row["jpg"])).min() > 250
 
     @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
     def test_more_than_8_bits_a_channel_are_refused(self, processor: ImageProcessor, kind: str) -> None:
@@ -231,7 +231,7 @@ def test_refused_images_have_their_reason(processor: ImageProcessor, name: str) 
     assert (row["reason"], row["status"]) == (reason, "failed_to_resize")
     assert row["error_message"]
     assert row["sha256"] == hashlib.sha256(data).hexdigest(), "a block list can name it"
-    assert [row[name] for name in ("image", "phash", "width", "height", "original_width", "original_height")] == [
+    assert [row[name] for name in ("jpg", "phash", "width", "height", "original_width", "original_height")] == [
         None
     ] * 6
 
@@ -325,7 +325,7 @@ def test_damaged_files_are_pictures_or_reasons(
         data = data[:at] + piece + data[at + 1 :]
     (row,) = process(processor, data)
     if row["reason"] is None:
-        picture: npt.NDArray[np.uint8] = np.asarray(opened(row["image"]))
+        picture: npt.NDArray[np.uint8] = np.asarray(opened(row["jpg"]))
         assert picture.shape[:2] == (row["height"], row["width"])
     else:
         assert row["status"] == "failed_to_resize"

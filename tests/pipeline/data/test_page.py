@@ -29,12 +29,12 @@ def rows_of(
 
 
 def found(html: str, page_url: str = PAGE) -> list[tuple[str, str, str]]:
-    return [(row["url"], row["caption_source"], row["caption"]) for row in rows_of(html, page_url)]
+    return [(row["image_url"], row["caption_source"], row["caption"]) for row in rows_of(html, page_url)]
 
 
 def address(html: str) -> str:
     (row,) = rows_of(html)
-    return str(row["url"])
+    return str(row["image_url"])
 
 
 def test_each_text_of_an_image_is_a_candidate() -> None:
@@ -177,7 +177,7 @@ PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRA
 def test_a_data_address_holds_its_image(src: str) -> None:
     (row,) = rows_of(f'<img src="{src}" alt="a tiny star">')
     assert (row["image"], row["reason"]) == (PIXEL, None)
-    assert row["url"] == f"data:{hash128(src)}", "the image stands in no other column"
+    assert row["image_url"] == f"data:{hash128(src)}", "the image stands in no other column"
 
 
 @pytest.mark.parametrize("src", ["data:", "data:image/gif;base64,", "data:image/gif;base64,A", "data:;base64,####"])
@@ -295,7 +295,7 @@ html_pieces = st.sampled_from(
 def test_any_page_is_read(html: str, page_url: str) -> None:
     for row in rows_of(html, page_url):
         assert row["reason"] in {None, Reason.BAD_URL}
-        assert row["url"].encode() is not None
+        assert row["image_url"].encode() is not None
         assert row["caption"] == " ".join(row["caption"].split())
         assert len(row["pair_id"]) == 32
 

@@ -36,7 +36,7 @@ def test_limits_over_parts_are_those_of_all_pairs_and_resume(
         assert limits.sort_by("query_id") == whole
         done = {event["stage"]: event["parts"] for event in stages.events.read()}  # the last of each stage
         assert done["sketches"] == num_parts_done
-        (tmp_path / "sketches" / "part-00002.json").unlink()  # as if that worker had died
+        (tmp_path / "sketches" / "_part-00002.json").unlink()  # as if that worker had died
         for manifest in (tmp_path / "limits").glob("*.json"):
             manifest.unlink()
 

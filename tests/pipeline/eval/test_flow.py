@@ -135,7 +135,7 @@ def test_only_what_is_missing_is_encoded(tmp_path: Path) -> None:
     ]
     fill_by_hand(store, source, [0, 1, 2])
     assert list(store.missing(source)) == []
-    (Path(store.images(source).uri) / "part-00001.json").unlink()
+    (Path(store.images(source).uri) / "_part-00001.json").unlink()
     (unit,) = store.missing(source)
     assert (unit.stage, unit.index) == (store.images(source), 1)
     assert len(list(store_of(tmp_path, "cd" * 32).missing(source))) == 4
