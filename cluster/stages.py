@@ -19,8 +19,9 @@ import pyarrow as pa
 import ray.data
 
 from cluster import storage
+from cluster.parts import ROW_GROUP_SIZE, Output, Stage
 from cluster.resources import Pool
-from cluster.runs import ROW_GROUP_SIZE, Output, Run, Stage
+from cluster.runs import Run
 from cluster.telemetry import Events, Progress
 
 logger = logging.getLogger("clip")
@@ -54,6 +55,7 @@ class Stages:
         num_buckets: int = 1,
         row_group_size: int = ROW_GROUP_SIZE,
         uri: str | None = None,
+        generation: int = 0,
     ) -> Output:
         """Run the parts of a stage that are not complete yet.
 
@@ -67,12 +69,13 @@ class Stages:
             num_buckets: how many buckets there are.
             row_group_size: rows in a row group, at most.
             uri: the stage's folder, where it is not one of the run.
+            generation: how often the stage has been done over.
 
         Raises:
             FileNotFoundError: a part was not written.
         """
         started = time.monotonic()
-        stage = Stage(uri, num_parts) if uri else self.run.stage(name, num_parts)
+        stage = Stage(uri, num_parts) if uri else self.run.stage(name, num_parts, generation)
         pending = sorted(set(range(num_parts)) - stage.complete().keys())
         if pending:
             writer = _Writer(stage, finish, place, num_buckets, row_group_size)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from pipeline.data.flow import CrawlConfig, check_inputs, crawl
 from pipeline.data.match import check_queries
 from pipeline.data.passes import outcomes
+from pipeline.data.rounds import later_attempts
 from pipeline.data.survival import early_limits, survival
 from pipeline.schemas import QUERIES, SURVIVAL
 
@@ -45,6 +47,8 @@ class CrawlJob(CrawlConfig):
     survival: str | None = None
     """The survival.parquet of an earlier crawl: what of a query survived then decides how many spare addresses it gets
     now. Without it, balance.early_margin is for all."""
+    retry: Literal["transient", "permanent", "policy"] | None = None
+    """Attempt again, in a crawl that has ended, what failed for a reason of this class, and merge what comes of it."""
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -88,15 +92,15 @@ def main(job: CrawlJob) -> None:
     texts = queries["text"].to_pylist()
     check_queries(texts, job.match_mode)
     early = early_limits(texts, read_survival(job.survival), job.balance) if job.survival else None
-    parts = ("num_buckets", "extract", "caption", "match_mode", "balance", "fetch", "image")
+    parts = ("num_buckets", "fetch_parts", "extract", "caption", "match_mode", "balance", "fetch", "image")
     configuration = {name: identity(getattr(job, name)) for name in parts}
     digest = hashlib.sha256(storage.read_bytes(job.queries)).hexdigest()
     configuration |= {"inputs": describe_files(inputs), "queries": digest}
     configuration["survival"] = hashlib.sha256(storage.read_bytes(job.survival)).hexdigest() if job.survival else None
     run = Run.open(job.output, configuration)
     stages = Stages(run)
-    with session(job.session, needs=[job.match_pool, job.fetch_pool, job.image_pool]):
-        fetched = crawl(stages, inputs, texts, job, early)
+    with session(job.session, needs=[job.match_pool, job.fetch_pool]):
+        fetched = later_attempts(stages, crawl(stages, inputs, texts, job, early), job.retry, job)
         survived = survival(outcomes(stages, fetched, job.num_buckets), texts)
     sink = pa.BufferOutputStream()
     pq.write_table(survived, sink, compression="zstd", write_page_checksum=True)

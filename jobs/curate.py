@@ -44,7 +44,7 @@ def read_crawls(uris: list[str] | str) -> list[Run]:
     runs = [Run.read(uri, option="crawl") for uri in ([uris] if isinstance(uris, str) else uris)]
     if len({run.run_id for run in runs}) != len(runs) or not runs:
         raise ValueError(f"crawl={uris}: name one crawl or several different ones")
-    for name, meaning in (("queries", "of another query list"), ("num_buckets", "cut into another number of parts")):
+    for name, meaning in (("queries", "of another query list"), ("fetch_parts", "cut into another number of parts")):
         for run in runs[1:]:
             if run.configuration[name] != runs[0].configuration[name]:
                 raise ValueError(f"crawl={run.uri} is {meaning} than {runs[0].uri} ({name}); curate them apart")
@@ -54,9 +54,11 @@ def read_crawls(uris: list[str] | str) -> list[Run]:
 def main(job: CurateJob) -> None:
     """Run the stages that are missing, and commit."""
     crawls = read_crawls(job.crawl)
-    fetched = [run.output("fetched", run.configuration["num_buckets"]) for run in crawls]
+    fetched = [run.output("fetched", run.configuration["fetch_parts"]) for run in crawls]
     parts = ("num_buckets", "dedupe", "balance", "shard")
-    configuration = {name: identity(getattr(job, name)) for name in parts} | {"crawl": [run.run_id for run in crawls]}
+    configuration = {name: identity(getattr(job, name)) for name in parts} | {
+        "crawl": [f"{run.run_id}.{output.stage.generation}" for run, output in zip(crawls, fetched, strict=True)]
+    }
     run = Run.open(job.output, configuration)
     dataset = storage.absolute(job.dataset) if job.dataset else storage.join(run.uri, "dataset")
     storage.ensure_writable(dataset, "dataset")

@@ -58,6 +58,8 @@ class Reason(StrEnum):
     SERVER_ERROR = "server error (5xx)"
     TOO_MANY_REQUESTS = "server asks for fewer requests (429)"
     INCOMPLETE = "body ends early"
+    HOST_DOWN = "host is down or asks to be left alone for now"
+    MOVED = "moved to another domain"
     # Permanent
     NOT_FOUND = "not found (404, 410)"
     CLIENT_ERROR = "refused by the server (4xx)"
@@ -70,10 +72,15 @@ class Reason(StrEnum):
     TOO_ELONGATED = "image is too elongated"
     CORRUPT_IMAGE = "image is corrupt or truncated"
     RESIZE_FAILED = "image cannot be resized"
+    DECODER_TIMEOUT = "image takes too long to decode"
+    DECODER_DIED = "decoder died of the image"
 
 
 TRANSIENT = frozenset(
-    {Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR, Reason.TOO_MANY_REQUESTS, Reason.INCOMPLETE}
+    {
+        *(Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR, Reason.TOO_MANY_REQUESTS, Reason.INCOMPLETE),
+        *(Reason.HOST_DOWN, Reason.MOVED, Reason.DECODER_TIMEOUT, Reason.DECODER_DIED),
+    }
 )
 POLICY = frozenset(
     {Reason.ROBOTS_TXT, Reason.X_ROBOTS_TAG, Reason.NOT_PUBLIC, Reason.BAD_SCHEME, Reason.TOO_MANY_REDIRECTS}
@@ -111,7 +118,7 @@ CANDIDATES = pa.schema(
         ("language", pa.string()),  # of the caption (pipeline.data.language), null where it cannot be told
         ("spare_captions", pa.list_(pa.string())),
         ("page_url", pa.string()),
-        ("page_date", pa.timestamp("s", "UTC")),  # when the page was captured
+        ("page_date", pa.timestamp("ms", "UTC")),  # when the page was captured
         ("crawl_id", pa.string()),  # the archive's own crawl, such as CC-MAIN-2026-05
         ("archive", pa.string()),
         ("record_offset", pa.int64()),
@@ -138,10 +145,13 @@ FETCHED = pa.schema(
         ("exif", pa.string()),
         ("sha256", pa.string()),  # of the original bytes
         # ours
-        ("phash", pa.uint64()),  # 64-bit perceptual hash of the resized image
+        ("redirect_url", pa.string()),  # where an address on another domain is to be asked for
     ]
 )
 """A candidate after fetching and resizing; `jpg` is there where `reason` is null."""
+
+ANSWERS = pa.schema([field.with_name("outcome") if field.name == "reason" else field for field in FETCHED])
+"""FETCHED of a later attempt: rows that are out are no less of interest than the others."""
 
 ADDRESSES = pa.schema(
     [
@@ -164,6 +174,17 @@ SURVIVAL = pa.schema([("text", pa.string()), ("tried", pa.int64()), ("kept", pa.
 
 THRESHOLDS = pa.schema([("query_id", pa.int32()), ("num_pairs", pa.int64()), ("threshold", pa.uint64())])
 """A query draws the pairs whose draw is at most its threshold."""
+
+PICTURES = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("sha256", pa.string()),
+        ("phash", pa.uint64()),  # 64-bit perceptual hash of the resized image
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+    ]
+)
+"""What tells duplicates of an image of FETCHED."""
 
 FINGERPRINTS = pa.schema(
     [

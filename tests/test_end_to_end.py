@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.runs import Output, Run
+from cluster.parts import Output
+from cluster.runs import Run
 from jobs import crawl, curate, queries
 from jobs.crawl import CrawlJob
 from jobs.curate import CurateJob

@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cluster", "jobs", "pipeline", "tests")
-RAY_FILES = {"pipeline.data.flow", "pipeline.data.passes", "pipeline.train.loop", "pipeline.eval.flow"}
+RAY_FILES = {
+    "pipeline.data.flow",
+    "pipeline.data.passes",
+    "pipeline.data.rounds",
+    "pipeline.train.loop",
+    "pipeline.eval.flow",
+}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "cluster": {"cluster"},

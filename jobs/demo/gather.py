@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.runs import Output, Run
+from cluster.parts import Output
+from cluster.runs import Run
 from pipeline.data.snapshot import Snapshot
 from pipeline.eval.queries import QueryCount
 from pipeline.eval.report import Example, KeptPair, RejectedPair, Stage

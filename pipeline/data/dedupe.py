@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.data.image import perceptual_hash
 from pipeline.hashing import UInt64, mix, words_of_ids
-from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, Reason, with_reasons
+from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, PICTURES, Reason, conform, with_reasons
 
 CAPTION_SOURCES = ("figcaption", "alt", "table", "title", "og:image:alt")
 """Where a caption came from, best first."""
@@ -75,6 +76,22 @@ def same_url(table: pa.Table, url: str = "image_url") -> pa.Table:
     return with_reasons(table, reasons)
 
 
+def pictures(table: pa.Table) -> pa.Table:
+    """PICTURES of images.
+
+    Args:
+        table: columns pair_id, sha256, jpg, original_width, original_height.
+    """
+    hashes = perceptual_hash(table["jpg"].to_pylist())
+    return conform(table.drop_columns(["jpg"]).append_column("phash", pa.array(hashes, pa.uint64())), PICTURES)
+
+
+def with_phash(table: pa.Table, pictures: pa.Table) -> pa.Table:
+    """FETCHED and the column phash, from the PICTURES of the same rows in the same order."""
+    assert table["pair_id"] == pictures["pair_id"]
+    return table.append_column("phash", pictures["phash"])
+
+
 def fingerprints(table: pa.Table, radius: int) -> pa.Table:
     """FINGERPRINTS: radius + 1 rows for each picture, one per band of its perceptual hash.
 
@@ -82,7 +99,7 @@ def fingerprints(table: pa.Table, radius: int) -> pa.Table:
     then the id's hash, so that it does not depend on any order.
 
     Args:
-        table: columns pair_id, sha256, phash, original_width, original_height.
+        table: PICTURES.
         radius: bits that may differ.
     """
     width, height = (table[name].to_numpy().astype(np.uint64) for name in ("original_width", "original_height"))

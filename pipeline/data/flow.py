@@ -10,8 +10,10 @@ shuffle ever moves an image but the last one.
     unique                              an address -> its best caption                 | by registered domain
     counts, totals, sketches, limits    every query's pairs: counted, sketched, merged | by query
     fetched                             early balance -> fetch -> check and resize     |
+    attempts, answers, fetched          what had failed, once more                     | by registered domain
     outcomes, survival                  every query's tried and kept pairs             | by query
     addresses                           one pair for each address, over several crawls | by crawl
+    pictures                            perceptual hashes                              |
     fingerprints, edges, duplicates     the duplicate graph                            | by band
     final_counts ... final_limits       every query's pairs that are left              | by query
     placed                              duplicates out -> final balance                | by shard
@@ -29,12 +31,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from cluster import storage
+from cluster.parts import Output
 from cluster.resources import Pool
-from cluster.runs import Output
-from cluster.stages import Place, Read, Stages, Transform
+from cluster.stages import Factory, Place, Read, Stages, Transform
 from pipeline.data import (
     balance,
     caption,
@@ -50,9 +53,10 @@ from pipeline.data import (
     wikipedia,
 )
 from pipeline.data.addresses import registered_domain
+from pipeline.data.crawler import Crawler
 from pipeline.data.extents import Extent, read_lines, sha256
-from pipeline.data.fetch import FetchConfig, Fetcher
-from pipeline.data.image import ImageConfig, ImageProcessor
+from pipeline.data.fetch import FetchConfig
+from pipeline.data.image import ImageConfig
 from pipeline.hashing import bucket_of, hash64
 from pipeline.schemas import ARTICLES, DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TERMS
 
@@ -65,7 +69,10 @@ class CrawlConfig:
     """How a crawl is done; jobs/crawl.py adds where from and where to."""
 
     num_buckets: int = 64
-    """Parts of every stage after extraction; a domain is in one of them."""
+    """Parts of every stage after extraction."""
+    num_fetch_parts: int | None = None
+    """Parts of fetching, which a worker holds whole, 30 KB an image; a registered domain is in one of them. As many as
+    num_buckets unless given."""
     extract: extract.ExtractConfig = field(default_factory=extract.ExtractConfig)
     caption: caption.CaptionConfig = field(default_factory=caption.CaptionConfig)
     match_mode: match.MatchMode = "paper"
@@ -74,8 +81,13 @@ class CrawlConfig:
     fetch: FetchConfig = field(default_factory=FetchConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     match_pool: Pool = field(default_factory=Pool)
-    fetch_pool: Pool = field(default_factory=lambda: Pool(cpus=0.5))
-    image_pool: Pool = field(default_factory=Pool)
+    fetch_pool: Pool = field(default_factory=Pool)
+    """Crawlers; each has image.num_decoders processes beside it."""
+
+    @property
+    def fetch_parts(self) -> int:
+        """Parts of fetching."""
+        return self.num_fetch_parts or self.num_buckets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +187,7 @@ def crawl(
 
     `early` is how many pairs a query may have before fetching, `early_margin` times the limit where it is left out.
     """
-    buckets = config.num_buckets
+    buckets, parts = config.num_buckets, config.fetch_parts
     early = config.balance.max_pairs_before_fetch if early is None else early
     texts = ray.put(list(query_texts))
 
@@ -191,19 +203,27 @@ def crawl(
         num_buckets=buckets,
     )
     unique = stages(
-        "unique", buckets, candidates.bucket, finish=dedupe.same_url, place=by_domain(buckets), num_buckets=buckets
+        "unique",
+        buckets,
+        candidates.bucket,
+        finish=dedupe.same_url,
+        place=by_domain("image_url", parts),
+        num_buckets=parts,
     )
     limits = passes.limits(stages, "", buckets, unique.part, config.balance, early, buckets)
     return stages(
         "fetched",
-        buckets,
+        parts,
         _then(unique.bucket, balance.Selection(limits, config.balance.seed)),
-        pools=[
-            (partial(Fetcher, config.fetch), config.fetch_pool),
-            (partial(ImageProcessor, config.image), config.image_pool),
-        ],
+        pools=[crawlers(config)],
         row_group_size=IMAGES_PER_ROW_GROUP,
     )
+
+
+def crawlers(config: CrawlConfig) -> tuple[Factory, Pool]:
+    """What fetches, checks and resizes."""
+    alone = config.fetch_pool.max_size == 1  # then a redirect to another domain is nobody else's to follow
+    return partial(Crawler, config.fetch, config.image, owns_all=alone), config.fetch_pool
 
 
 def curate(
@@ -216,10 +236,16 @@ def curate(
     """
     fetched = passes.join(stages, crawls)
     buckets, parts = config.num_buckets, fetched.num_parts
+    pictures = stages(
+        "pictures",
+        parts,
+        lambda part: fetched.part(part, ["pair_id", "sha256", "jpg", "original_width", "original_height"]),
+        finish=dedupe.pictures,
+    )
     fingerprints = stages(
         "fingerprints",
         parts,
-        lambda part: fetched.part(part, ["pair_id", "sha256", "phash", "original_width", "original_height"]),
+        pictures.part,
         finish=lambda table: dedupe.fingerprints(table, config.dedupe.radius),
         place=lambda table: bucket_of(table["band"].to_numpy(), buckets),
         num_buckets=buckets,
@@ -235,12 +261,17 @@ def curate(
         return None if table is None else (marked := drop(table)).filter(marked["reason"].is_null())
 
     limits = passes.limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
+
+    def hashed(part: int) -> pa.Table | None:
+        table = fetched.part(part)
+        return None if table is None else dedupe.with_phash(table, pictures.part(part, ["pair_id", "phash"]))
+
     draw = balance.Selection(limits, config.balance.seed)
     count = shard.num_shards(fetched.num_bytes, config.shard)
     placed = stages(
         "placed",
         parts,
-        fetched.part,
+        hashed,
         finish=lambda table: draw(drop(table)),
         place=lambda table: shard.shard_of(table, count, config.shard.seed),
         num_buckets=count,
@@ -306,11 +337,15 @@ def by_word(place: int, num_buckets: int) -> Place:
     return lambda table: bucket_of(hash64(queries.word_of(table["term"], place).to_pylist()), num_buckets)
 
 
-def by_domain(num_buckets: int) -> Place:
-    """Buckets by registered domain, so that one actor has all of a domain; by address where there is none."""
+def by_domain(column: str, num_buckets: int, otherwise: str | None = None) -> Place:
+    """Buckets by the registered domain of a column's addresses, so that one actor has all of a domain.
+
+    By the address where that has none, and by the column `otherwise` in rows without an address.
+    """
 
     def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
-        return bucket_of(hash64(registered_domain(url) or url for url in table["image_url"].to_pylist()), num_buckets)
+        urls = pc.coalesce(table[column], table[otherwise]) if otherwise else table[column]
+        return bucket_of(hash64(registered_domain(url) or url for url in urls.to_pylist()), num_buckets)
 
     return place
 

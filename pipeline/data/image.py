@@ -1,26 +1,25 @@
-"""Image checks, resizing with img2dataset's Resizer, and the perceptual hash."""
+"""What an image says of itself before it is decoded, the checks that need no more, and the perceptual hash."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from PIL import Image, ImageFile, UnidentifiedImageError
 from scipy.fft import dct
 
-from pipeline.schemas import FETCHED, Reason, conform
+from pipeline.schemas import Reason
 
+OPERATIONAL = {"operational": True}
+"""Of a field that does not change what a run produces (cluster/runs.py leaves it out of the identity)."""
 SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -31,31 +30,17 @@ SIGNATURES = (
     (b"MM\x00*", "TIFF"),
 )
 DECODER_ERRORS = (
-    *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, ArithmeticError, LookupError, TypeError),
+    *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, MemoryError),
     struct.error,
     zlib.error,
 )
 """What Pillow's decoders raise over damaged and hostile bytes."""
-_RESIZE_REASONS = frozenset(
-    {
-        Reason.NOT_AN_IMAGE,
-        Reason.TOO_MANY_PIXELS,
-        Reason.TOO_SMALL,
-        Reason.TOO_ELONGATED,
-        Reason.CORRUPT_IMAGE,
-        Reason.RESIZE_FAILED,
-    }
-)
-_FILLED = (
-    *("jpg", "reason", "status", "error_message", "exif", "sha256"),
-    *("width", "height", "original_width", "original_height"),
-)
-"""The columns of FETCHED that ImageProcessor fills row by row."""
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """What an image must be, and what it becomes. The last five are img2dataset's options of the same names."""
+    """What an image must be, and what it becomes. From `image_size` to `skip_reencode` as img2dataset's options."""
 
     max_pixels: int = 89_000_000
     """By the header, before anything is decoded (Pillow's own limit for decompression bombs)."""
@@ -67,65 +52,36 @@ class ImageConfig:
     resize_only_if_bigger: bool = True
     encode_quality: int = 95
     skip_reencode: bool = False
+    upright: bool = True
+    """Turn pictures as their EXIF orientation says, as browsers show them; img2dataset leaves them lying."""
+    resizer: Literal["img2dataset", "scaled"] = "img2dataset"
+    """`scaled` lets libjpeg decode large JPEGs at 1/2, 1/4 or 1/8 before they are resized: faster, and not the same
+    bytes (docs/results.md)."""
+    num_decoders: int = field(default=2, metadata=OPERATIONAL)
+    """Processes that decode and resize, beside each fetcher."""
+    decoder_memory_gib: float = field(default=2.0, metadata=OPERATIONAL)
+    """Memory that a decoder may take beyond what it starts with."""
+    decoder_timeout_seconds: float = field(default=20.0, metadata=OPERATIONAL)
+    """A decoder that works longer on one image is ended, and the image refused."""
+
+    def __post_init__(self) -> None:
+        if self.num_decoders < 1:
+            raise ValueError(f"image.num_decoders = {self.num_decoders}: must be at least 1")
+        for name in ("decoder_memory_gib", "decoder_timeout_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"image.{name} = {getattr(self, name)}: must be more than 0")
 
 
-class ImageProcessor:
-    """Checks and resizes the images of a table. Holds img2dataset's Resizer."""
+@dataclass(frozen=True)
+class Header:
+    """What an image says of itself before it is decoded."""
 
-    def __init__(self, config: ImageConfig) -> None:
-        # Imported here because img2dataset brings albumentations, which takes seconds, and asks the network for news
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-        from img2dataset.resizer import Resizer
-
-        self._config = config
-        self._resizer: Any = Resizer(
-            image_size=config.image_size,
-            resize_mode=config.resize_mode,
-            resize_only_if_bigger=config.resize_only_if_bigger,
-            encode_quality=config.encode_quality,
-            encode_format="jpg",
-            skip_reencode=config.skip_reencode,
-        )
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """FETCHED from fetched CANDIDATES: resized JPEG, sizes, sha256 and perceptual hash, or a reason."""
-        rows: dict[str, list[Any]] = {name: [] for name in _FILLED}
-        messages = table["error_message"].to_pylist() if "error_message" in table.column_names else [None] * len(table)
-        for image, reason, message in zip(table["image"], table["reason"].to_pylist(), messages, strict=True):
-            data = image.as_py()
-            row = {"reason": reason, "error_message": message} if reason or data is None else self._process(data)
-            row.setdefault("status", status_of(row.get("reason")))
-            for name, column in rows.items():
-                column.append(row.get(name))
-        names = {"image_url": "url"}
-        kept = table.drop_columns([name for name in ("image", *rows) if name in table.column_names])
-        kept = kept.rename_columns([names.get(name, name) for name in kept.column_names])
-        kept = kept.append_column("key", kept["pair_id"])
-        for name, column in rows.items():
-            kept = kept.append_column(name, pa.array(column, FETCHED.field(name).type))
-        hashes = np.zeros(table.num_rows, np.uint64)
-        good = [i for i, reason in enumerate(rows["reason"]) if reason is None]
-        hashes[good] = perceptual_hash([rows["jpg"][i] for i in good])
-        missing = np.isin(np.arange(table.num_rows), good, invert=True)
-        return conform(kept.append_column("phash", pa.array(hashes, pa.uint64(), mask=missing)), FETCHED)
-
-    def _process(self, data: bytes) -> dict[str, Any]:
-        sha256 = hashlib.sha256(data).hexdigest()
-        reason, detail, exif = inspect(data, self._config)
-        if reason is not None:
-            return {"reason": reason, "error_message": detail or reason.value, "sha256": sha256}
-        image, width, height, original_width, original_height, error = self._resizer(io.BytesIO(data))
-        if error is not None:
-            return {"reason": Reason.RESIZE_FAILED, "error_message": str(error), "sha256": sha256}
-        sizes = {"width": width, "height": height, "original_width": original_width, "original_height": original_height}
-        return {"jpg": bytes(image), "sha256": sha256, "exif": exif, **sizes}
-
-
-def status_of(reason: str | None) -> str:
-    """img2dataset's status for a row."""
-    if reason is None:
-        return "success"
-    return "failed_to_resize" if reason in _RESIZE_REASONS else "failed_to_download"
+    kind: str
+    width: int
+    height: int
+    mode: str
+    exif: str
+    orientation: int
 
 
 def image_type(data: bytes) -> str | None:
@@ -137,44 +93,65 @@ def image_type(data: bytes) -> str | None:
     return next((name for signature, name in SIGNATURES if data.startswith(signature)), None)
 
 
-def inspect(data: bytes, config: ImageConfig) -> tuple[Reason | None, str, str]:
-    """Why an image is refused (None: it is not), a detail, and its EXIF data as JSON.
+def inspect(data: bytes, config: ImageConfig) -> Header | tuple[Reason, str]:
+    """What an image says of itself, or why it is refused and a detail.
 
-    The header is judged before a pixel is decoded; then all of it is decoded once, strictly, because decoders that
-    fill what is missing with grey would let a truncated file pass.
+    The header is judged before a pixel is decoded. A JPEG must have its end marker; what else may be wrong with it
+    shows when it is resized. All other types are decoded, strictly, because decoders that fill what is missing would
+    let a truncated file pass. Of an animation this is the first frame, and so is what becomes of it.
     """
     kind = image_type(data)
     if kind is None:
-        return Reason.NOT_AN_IMAGE, f"begins with {data[:12]!r}", "{}"
+        return Reason.NOT_AN_IMAGE, f"begins with {data[:12]!r}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the verdict says what there is to say
             image = Image.open(io.BytesIO(data), formats=[kind])
             width, height = image.size
             if width * height > config.max_pixels:
-                return Reason.TOO_MANY_PIXELS, f"{width}x{height}", "{}"
+                return Reason.TOO_MANY_PIXELS, f"{width}x{height}"
             if min(width, height) < config.min_side:
-                return Reason.TOO_SMALL, f"{width}x{height}", "{}"
+                return Reason.TOO_SMALL, f"{width}x{height}"
             if max(width, height) > config.max_aspect_ratio * min(width, height):
-                return Reason.TOO_ELONGATED, f"{width}x{height}", "{}"
+                return Reason.TOO_ELONGATED, f"{width}x{height}"
             if image.mode[0] in "IF" or (kind == "PNG" and data[24] > 8):
-                return Reason.RESIZE_FAILED, "more than 8 bits a channel", "{}"  # img2dataset makes such an image white
+                return Reason.RESIZE_FAILED, "more than 8 bits a channel"  # img2dataset makes such an image white
             assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow was told to accept truncated images"
-            image.load()
-            return None, "", _exif(image)
+            if kind != "JPEG":
+                image.load()
+            elif not _has_end(data):
+                return Reason.CORRUPT_IMAGE, "no end marker: the file is truncated"
+            exif, orientation = _exif(image)
+            return Header(kind, width, height, image.mode, exif, orientation)
     except UnidentifiedImageError as error:
-        return Reason.NOT_AN_IMAGE, str(error), "{}"
+        return Reason.NOT_AN_IMAGE, str(error)
     except Image.DecompressionBombError as error:
-        return Reason.TOO_MANY_PIXELS, str(error), "{}"
+        return Reason.TOO_MANY_PIXELS, str(error)
     except DECODER_ERRORS as error:
-        return Reason.CORRUPT_IMAGE, str(error), "{}"
+        return Reason.CORRUPT_IMAGE, str(error) or type(error).__name__
 
 
-def _exif(image: Image.Image) -> str:
+def _has_end(data: bytes) -> bool:
+    """Whether a JPEG's end marker follows its first scan (a thumbnail in front of it has a marker of its own)."""
+    place = 2
+    while place + 4 <= len(data):
+        marker = data[place + 1]
+        if marker == 0xDA:  # start of scan
+            return data.rfind(b"\xff\xd9", place) > 0
+        alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7  # filling, or a marker without a length
+        place += 1 if marker == 0xFF else 2 if alone else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return False
+
+
+def _exif(image: Image.Image) -> tuple[str, int]:
+    """EXIF data as JSON, and the orientation (1 is upright)."""
     try:
-        return json.dumps({str(key): str(value) for key, value in image.getexif().items()})
+        tags = image.getexif()
+        orientation = tags.get(_ORIENTATION, 1)
+        valid = isinstance(orientation, int) and 1 <= orientation <= 8
+        return json.dumps({str(key): str(value) for key, value in tags.items()}), orientation if valid else 1
     except DECODER_ERRORS:  # damage beside the picture does not harm the picture
-        return "{}"
+        return "{}", 1
 
 
 def perceptual_hash(images: Sequence[bytes]) -> npt.NDArray[np.uint64]:

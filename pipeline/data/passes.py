@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.runs import Output
+from cluster.parts import Output
 from cluster.stages import Place, Stages
 from pipeline.data import balance, dedupe, survival
 from pipeline.hashing import bucket_of, mix
@@ -129,15 +129,17 @@ def limits(
 
 def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
     """OUTCOMES of a crawl: what was tried and what was kept of each query."""
-    columns = ["query_ids", "reason"]
-
-    def read(part: int) -> pa.Table | None:
-        found = [table for table in (fetched.part(part, columns), fetched.dropped(part, columns)) if table is not None]
-        return pa.concat_tables(found) if found else None
-
-    parts = len(fetched.parts)
-    counts = stages("outcomes", parts, read, finish=survival.outcomes, place=by_query(buckets), num_buckets=buckets)
-    return stages("survival", buckets, counts.bucket, finish=survival.add).table(OUTCOMES)
+    parts, generation = len(fetched.parts), fetched.stage.generation
+    counts = stages(
+        "outcomes",
+        parts,
+        lambda part: fetched.everything(part, ["query_ids", "reason"]),
+        finish=survival.outcomes,
+        place=by_query(buckets),
+        num_buckets=buckets,
+        generation=generation,
+    )
+    return stages("survival", buckets, counts.bucket, finish=survival.add, generation=generation).table(OUTCOMES)
 
 
 def by_query(num_buckets: int) -> Place:

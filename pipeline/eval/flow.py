@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import ray.data
 
 from cluster import storage
+from cluster.parts import Output, Stage
 from cluster.resources import Pool
-from cluster.runs import Output, Stage
 from cluster.telemetry import Progress
 from pipeline.eval.datasets import (
     DESCRIPTION_FILE,

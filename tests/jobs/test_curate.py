@@ -8,7 +8,7 @@ from jobs.launch import launch
 
 
 def crawled(folder: Path, name: str, **configuration: object) -> str:
-    run = Run.open(str(folder / name), {"queries": "a", "num_buckets": 4, "inputs": name, **configuration})
+    run = Run.open(str(folder / name), {"queries": "a", "fetch_parts": 4, "inputs": name, **configuration})
     return run.uri
 
 
@@ -30,7 +30,7 @@ def test_crawls_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is of another query list than"):
         read_crawls([uri, crawled(tmp_path, "b", queries="other")])
     with pytest.raises(ValueError, match="another number of parts than"):
-        read_crawls([uri, crawled(tmp_path, "c", num_buckets=8)])
+        read_crawls([uri, crawled(tmp_path, "c", fetch_parts=8)])
     for uris in ([], [uri, uri]):
         with pytest.raises(ValueError, match="name one crawl or several different ones"):
             read_crawls(uris)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cluster.runs import Output, Stage
+from cluster.parts import Output, Stage
 from pipeline import paper
 from pipeline.data.balance import Selection, bounds, count, merge, sketch, thresholds
 from pipeline.hashing import UInt64, bucket_of, draws, mix, words_of_ids

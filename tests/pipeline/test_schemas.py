@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schemas
-from pipeline.schemas import CANDIDATES, FETCHED, PAIRS, POLICY, TRANSIENT, Reason, conform, with_reasons
+from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, PAIRS, POLICY, TRANSIENT, Reason, conform, with_reasons
 
 SMALL = pa.schema([("a", pa.int32()), ("b", pa.string()), ("c", pa.list_(pa.int32()))])
 
@@ -43,9 +43,10 @@ def test_reasons_are_told_apart_by_what_people_read() -> None:
 
 def test_a_stage_adds_columns_to_those_before_it() -> None:
     """So that rows pass through the chain without a mapping."""
-    types = {field.name: field.type for field in FETCHED}
-    assert list(FETCHED.names[: len(CANDIDATES)]) == CANDIDATES.names
-    assert all(types[field.name] == field.type for field in PAIRS)
+    types = {field.name: field.type for field in FETCHED} | {"phash": pa.uint64()}
+    renamed = {"image_url": "url", "image": "jpg"}
+    assert all(types[renamed.get(field.name, field.name)] == field.type for field in (*CANDIDATES, *PAIRS))
+    assert ANSWERS.types == FETCHED.types
 
 
 def test_column_names_are_unique() -> None:

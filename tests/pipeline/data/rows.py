@@ -1,6 +1,8 @@
 """Rows of the stages' schemas, of which a test says only what matters to it."""
 
 import io
+import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,3 +46,18 @@ def photo_like(seed: int, width: int = 120, height: int = 90, mode: str = "RGB")
     """Smooth random colours, which survive resizing and JPEG as photographs do."""
     coarse: npt.NDArray[np.uint8] = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def opened(data: bytes) -> Image.Image:
+    """The picture in a file."""
+    return Image.open(io.BytesIO(data))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says how large it is and then holds a few bytes of zeros."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")

@@ -2,7 +2,8 @@ import gzip
 import socket
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,11 @@ import pytest
 
 from jobs.demo.server import Route
 from pipeline.data import addresses, fetch
-from pipeline.data.fetch import FetchConfig, Fetcher
+from pipeline.data.fetch import FetchConfig
 from pipeline.schemas import POLICY, TRANSIENT, Reason
+from tests.pipeline.data.fetching import A, config, outcomes, refusals
 from tests.pipeline.data.raw_server import RawServer, ok
-from tests.pipeline.data.rows import candidates
 from tests.web import Answer, picture, web
-
-A = "http://a.example"
 
 
 @pytest.fixture(autouse=True)
@@ -25,51 +24,12 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("random.uniform", lambda *_: 0.02)
 
 
-def config(address: str, **options: Any) -> FetchConfig:
-    """Every host below .example is at an address, and may be asked without pauses."""
-    return FetchConfig(**{"connect_to": {"*.example": address}, "min_interval_seconds": 0.0, **options})
-
-
-def fetched(settings: FetchConfig, *urls: str) -> list[dict[str, Any]]:
-    fetcher = Fetcher(settings)
-    try:
-        return list(fetcher(candidates(image_url=list(urls))).to_pylist())
-    finally:
-        fetcher.close()
-
-
-def outcomes(settings: FetchConfig, *urls: str) -> list[bytes | str]:
-    """The bytes of each row that is in, the reason of the others."""
-    rows = fetched(settings, *urls)
-    for row in rows:
-        assert (row["image"] is None) == (row["reason"] is not None) == (row["error_message"] is not None)
-    return [row["reason"] or row["image"] for row in rows]
-
-
 def test_images_come_as_they_are(tmp_path: Path) -> None:
     images = {f"{A}/{i}.jpg": picture(i) for i in range(5)} | {"http://b.example/é x.png": b"anything at all"}
     with web(tmp_path, images) as site:
         assert outcomes(config(site.address), *images) == list(images.values())
         assert outcomes(config(site.address)) == []
         assert site.paths("a.example").count("/robots.txt") == 1
-
-
-def test_rows_that_need_nothing_are_not_asked_for(tmp_path: Path) -> None:
-    with web(tmp_path, {f"{A}/1.jpg": picture(1)}) as site:
-        fetcher = Fetcher(config(site.address))
-        table = candidates(
-            image_url=["data:1", f"{A}/1.jpg", f"{A}/2.jpg"],
-            image=[b"held", None, None],
-            reason=[None, None, Reason.BALANCED_OUT],
-            caption=["a", "b", "c"],
-        )
-        done = fetcher(table)
-        fetcher.close()
-        fetcher.close()  # a second time does nothing
-        assert done["image"].to_pylist() == [b"held", picture(1), None]
-        assert done["reason"].to_pylist() == [None, None, Reason.BALANCED_OUT]
-        assert done.drop_columns(["image", "reason", "error_message"]) == table.drop_columns(["image", "reason"])
-        assert site.paths("a.example") == ["/robots.txt", "/1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +51,8 @@ def test_only_transient_failures_are_asked_for_again(
     tmp_path: Path, status: int, reason: Reason, requests: int
 ) -> None:
     with web(tmp_path, {f"{A}/x.jpg": Route(status=status)}) as site:
-        (row,) = fetched(config(site.address, attempts=3), f"{A}/x.jpg")
-        assert (row["reason"], row["error_message"]) == (reason, f"HTTP {status}")
+        (refusal,) = refusals(config(site.address, attempts=3), f"{A}/x.jpg")
+        assert (refusal.reason, refusal.detail) == (reason, f"HTTP {status}")
         assert site.paths("a.example").count("/x.jpg") == requests == (3 if reason in TRANSIENT else 1)
 
 
@@ -133,6 +93,18 @@ class TestRedirects:
             assert outcomes(config(site.address), f"{A}/1", f"{A}/forbidden") == [picture(), Reason.ROBOTS_TXT]
             assert site.paths("c.example") == ["/robots.txt", "/x", "/x.jpg"]
             assert site.paths("d.example") == ["/robots.txt"]
+
+    def test_to_another_domain_is_not_ours_to_follow_where_another_crawler_has_it(self, tmp_path: Path) -> None:
+        answers: dict[str, Answer] = {
+            f"{A}/1": Route(status=301, headers={"Location": "http://www.a.example/2"}),
+            "http://www.a.example/2": Route(status=302, headers={"Location": "//b.example/3?x"}),
+            "http://b.example/3?x": picture(),
+        }
+        with web(tmp_path, answers) as site:
+            (refusal,) = refusals(config(site.address), f"{A}/1", owns_all=False)
+            assert (refusal.reason, refusal.redirect_url) == (Reason.MOVED, "http://b.example/3?x")
+            assert site.paths("www.a.example") == ["/robots.txt", "/2"], "a host of the same domain is"
+            assert site.paths("b.example") == []
 
     @pytest.mark.parametrize("most", [0, 1, 5])
     def test_no_more_than_so_many(self, tmp_path: Path, most: int) -> None:
@@ -226,8 +198,8 @@ fetch_retry_after = fetch._retry_after
         (None, 0),
         ("", 0),
         ("7", 7),
-        ("86400", 60),
-        ("Fri, 31 Dec 1999 23:59:59 GMT", 10),
+        ("86400", 86_400),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
         ("²", 10),
         ("-1", 10),
         ("1e9", 10),
@@ -235,6 +207,11 @@ fetch_retry_after = fetch._retry_after
 )
 def test_retry_after(value: str | None, seconds: float) -> None:
     assert fetch._retry_after({} if value is None else {"Retry-After": value}) == seconds
+
+
+def test_retry_after_a_date() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert 28 < fetch._retry_after({"Retry-After": later}) <= 30
 
 
 def test_slow_servers(tmp_path: Path) -> None:
@@ -295,9 +272,9 @@ class TestRules:
     def test_a_host_that_cannot_be_reached_is_asked_once_for_all_of_its_images(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        rows = fetched(config(f"127.0.0.1:{port}"), *(f"{A}/{i}.jpg" for i in range(20)))
-        assert {row["reason"] for row in rows} == {Reason.CONNECTION}, "worth another run, and no policy"
-        assert {row["error_message"][:11] for row in rows} == {"robots.txt:"}
+        found = refusals(config(f"127.0.0.1:{port}"), *(f"{A}/{i}.jpg" for i in range(20)))
+        assert {refusal.reason for refusal in found} == {Reason.CONNECTION}, "worth another run, and no policy"
+        assert {refusal.detail[:11] for refusal in found} == {"robots.txt:"}
         with RawServer(lambda *_: None) as server:
             assert set(outcomes(config(server.address), *(f"{A}/{i}.jpg" for i in range(20)))) == {Reason.CONNECTION}
             assert server.paths == ["/robots.txt"] * 2
@@ -337,68 +314,6 @@ class TestRules:
             assert not [head for head in server.requests if "cookie" in head.lower()]
 
 
-class TestPoliteness:
-    """As the server's log has it, give or take the tens of milliseconds after which its threads see a request."""
-
-    @staticmethod
-    def gaps(times: list[float]) -> list[float]:
-        return [after - before for before, after in pairwise(times)]
-
-    @pytest.mark.parametrize("max_in_flight", [1, 256])
-    def test_requests_to_one_host_are_apart_and_hosts_go_side_by_side(self, tmp_path: Path, max_in_flight: int) -> None:
-        hosts = [f"{name}.example" for name in "abcde"]
-        urls = [f"http://{host}/{i}.jpg" for host in hosts for i in range(3)]
-        with web(tmp_path, dict.fromkeys(urls, b"image")) as site:
-            start = time.monotonic()
-            settings = config(site.address, min_interval_seconds=0.25, max_in_flight=max_in_flight)
-            assert set(outcomes(settings, *urls)) == {b"image"}
-            seconds = time.monotonic() - start
-            for host in hosts:
-                times = [entry.time for entry in site.log if entry.host == host]
-                assert len(times) == 4
-                assert min(self.gaps(times)) > 0.12
-                assert times[-1] - times[0] > 0.65
-        assert 0.75 <= seconds < 2.5
-
-    def test_a_host_sets_a_longer_pause(self, tmp_path: Path) -> None:
-        answers: dict[str, Answer] = {
-            f"{A}/robots.txt": b"User-agent: *\nCrawl-delay: 0.4",
-            f"{A}/1": b"image",
-            f"{A}/2": b"image",
-        }
-        with web(tmp_path, answers) as site:
-            assert outcomes(config(site.address), f"{A}/1", f"{A}/2") == [b"image", b"image"]
-            first, second = [entry.time for entry in site.log][1:]
-            assert second - first > 0.3
-
-    def test_a_host_that_wants_to_be_left_alone_is(self, tmp_path: Path) -> None:
-        answers: dict[str, Answer] = {
-            f"{A}/robots.txt": b"User-agent: *\nCrawl-delay: 86400",
-            f"{A}/1": b"image",
-            f"{A}/2": b"image",
-        }
-        with web(tmp_path, answers) as site:
-            rows = fetched(config(site.address), f"{A}/1", f"{A}/2")
-            assert {row["reason"] for row in rows} == {Reason.ROBOTS_TXT}
-            assert rows[0]["error_message"] == "robots.txt: asks for 86400 s between requests"
-            assert len(site.log) == 1
-
-    def test_so_many_in_flight_at_once(self, tmp_path: Path) -> None:
-        urls = [f"{A}/{i}" for i in range(6)]
-        with web(tmp_path, dict.fromkeys(urls, (b"image", Route(delay_seconds=0.3)))) as site:
-            outcomes(config(site.address, max_in_flight_per_host=2), *urls)
-            times = [entry.time for entry in site.log if entry.path != "/robots.txt"]
-            # Each answer takes 0.3 s, so of any three requests the last begins when the first is answered
-            assert min(after - before for before, after in zip(times, times[2:], strict=False)) > 0.2
-
-    def test_one_host_in_many_spellings_is_one_host(self, tmp_path: Path) -> None:
-        urls = [f"{A}/1", "http://A.EXAMPLE/2", "http://a.example:80/3", "http://a.example./4"]
-        with web(tmp_path, {f"{A}/{i}": b"image" for i in range(1, 5)}) as site:
-            settings = config(site.address, min_interval_seconds=0.2)
-            outcomes(settings, *urls)
-            assert min(self.gaps([entry.time for entry in site.log])) > 0.1
-
-
 @pytest.fixture
 def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[RawServer]:
     """A server on this machine that nobody may reach, on a port that is allowed."""
@@ -436,9 +351,9 @@ class TestForgery:
     def test_of_addresses(self, canary: RawServer) -> None:
         urls = [f"http://{form}:{canary.port}/x.jpg" for form in self.FORMS]
         urls += [f"http://127.0.0.1:{canary.port}\\@a.test/", f"http://a.test@127.0.0.1:{canary.port}/"]
-        rows = fetched(FetchConfig(attempts=1, min_interval_seconds=0.0), *urls)
+        found = outcomes(FetchConfig(attempts=1, min_interval_seconds=0.0), *urls)
         refused = POLICY | {Reason.NO_SUCH_HOST, Reason.CONNECTION}
-        assert {row["image_url"]: row["reason"] for row in rows if row["reason"] not in refused} == {}
+        assert {url: outcome for url, outcome in zip(urls, found, strict=True) if outcome not in refused} == {}
         assert canary.num_connections == 0
 
     def test_the_canary_can_be_reached(self, canary: RawServer) -> None:

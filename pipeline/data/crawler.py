@@ -1,0 +1,106 @@
+"""The crawler of one actor: candidates in, checked and resized images out, each row with its image or its reason.
+
+Fetching, decoding and waiting go on side by side. An original is in memory only from its first byte until it is
+resized; what waits for the decoders holds up the requests that would add to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.data.decoders import Decoders
+from pipeline.data.fetch import FetchConfig, Fetcher
+from pipeline.data.image import ImageConfig
+from pipeline.data.politeness import Refused
+from pipeline.data.resize import Picture
+from pipeline.schemas import FETCHED, Reason, conform
+
+_RESIZE_REASONS = frozenset(
+    {
+        *(Reason.NOT_AN_IMAGE, Reason.TOO_MANY_PIXELS, Reason.TOO_SMALL, Reason.TOO_ELONGATED, Reason.CORRUPT_IMAGE),
+        *(Reason.RESIZE_FAILED, Reason.DECODER_TIMEOUT, Reason.DECODER_DIED),
+    }
+)
+_FILLED = tuple(f.name for f in fields(Picture))
+"""The columns of FETCHED that are a Picture's."""
+
+
+class Crawler:
+    """Fetches, checks and resizes the images of a table. Keeps its connections, rules and decoders between calls."""
+
+    def __init__(self, fetch: FetchConfig, image: ImageConfig, *, owns_all: bool = True) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._fetcher = Fetcher(fetch, owns_all=owns_all)
+        self._decoders = Decoders(image)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """FETCHED from CANDIDATES, row by row.
+
+        A row that is out stays out, and one that holds its image is not asked for. Where the table has a column
+        `redirect_url`, a row that has one is asked for there.
+        """
+        return self._loop.run_until_complete(self._crawl(table))
+
+    def close(self) -> None:
+        """End all connections and decoders; a second time does nothing."""
+        if not self._loop.is_closed():
+            self._loop.run_until_complete(self._close())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    async def _close(self) -> None:
+        await self._fetcher.close()
+        await self._decoders.close()
+
+    async def _crawl(self, table: pa.Table) -> pa.Table:
+        columns = {name: table[name].to_pylist() for name in ("image_url", "reason")}
+        redirects = (
+            table["redirect_url"].to_pylist() if "redirect_url" in table.column_names else [None] * table.num_rows
+        )
+        rows = zip(columns["image_url"], redirects, columns["reason"], table["image"], strict=True)
+        done = await asyncio.gather(
+            *(self._row(redirect or url, reason, image) for url, redirect, reason, image in rows)
+        )
+        self._fetcher.hosts.forget()
+        return fetched(table, [picture for picture, _ in done], [redirect for _, redirect in done])
+
+    async def _row(self, url: str, reason: str | None, image: pa.Scalar) -> tuple[Picture, str | None]:
+        if reason is not None:
+            return Picture(reason=Reason(reason)), None
+        if image.is_valid:
+            return await self._decoders(image.as_py()), None
+        try:
+            data = await self._fetcher.fetch(url)
+        except Refused as refusal:
+            message = refusal.detail or refusal.reason.value
+            return Picture(reason=refusal.reason, error_message=message), refusal.redirect_url
+        self._fetcher.capacity.change_waiting(len(data))
+        try:
+            return await self._decoders(data), None
+        finally:
+            self._fetcher.capacity.change_waiting(-len(data))
+
+
+def fetched(table: pa.Table, pictures: Sequence[Picture], redirects: Sequence[str | None]) -> pa.Table:
+    """FETCHED of CANDIDATES and what became of each row."""
+    columns: dict[str, Any] = {name: table[name] for name in table.column_names if name in FETCHED.names}
+    columns |= {"url": table["image_url"], "key": table["pair_id"], "redirect_url": pa.array(redirects, pa.string())}
+    columns["status"] = [status_of(picture.reason) for picture in pictures]
+    for name in _FILLED:
+        columns[name] = pa.array([getattr(picture, name) for picture in pictures], FETCHED.field(name).type)
+    return conform(pa.table(columns), FETCHED)
+
+
+def status_of(reason: Reason | None) -> str:
+    """img2dataset's status for a row."""
+    if reason is None:
+        return "success"
+    return "failed_to_resize" if reason in _RESIZE_REASONS else "failed_to_download"

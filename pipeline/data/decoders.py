@@ -1,0 +1,188 @@
+"""Processes that decode, so that what native code does to one image costs one row: both ends of a pipe.
+
+`python -m pipeline.data.decoders` is the child: it reads images from standard input and writes what became of them to
+standard output. Its memory is limited, and it is given no secret and no connection. The parent keeps several of them
+busy, ends one that works too long, starts another where one has died, and blames the image that was being decoded.
+Answers are plain JSON and bytes, so that a child that an image has taken over cannot make its parent run anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import struct
+import sys
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.data.image import ImageConfig
+from pipeline.data.resize import ImageProcessor, Picture
+from pipeline.schemas import Reason
+
+_IN_HAND = 2
+"""Images that a child has at once: the next one is there when it has done with the first."""
+_LENGTH = struct.Struct("<I")
+_LENGTHS = struct.Struct("<II")
+"""Bytes of an answer's JSON, and of its JPEG."""
+_CHILD = ("-m", "pipeline.data.decoders")
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
+_PIPE_BYTES = 1 << 20
+
+
+class Decoders:
+    """Checks and resizes images in processes of its own; to be used from one event loop."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        self._children = [_Child(config) for _ in range(config.num_decoders)]
+        self._free: asyncio.Queue[_Child] = asyncio.Queue()
+        for child in self._children * _IN_HAND:
+            self._free.put_nowait(child)
+
+    async def __call__(self, data: bytes) -> Picture:
+        """What becomes of an image; waits where all children have enough to do, so that fetching cannot outrun them.
+
+        Raises:
+            RuntimeError: a child does not start.
+        """
+        while True:
+            child = await self._free.get()
+            try:
+                return await child.process(data)
+            except _DiedOfAnotherError:
+                continue
+            finally:
+                self._free.put_nowait(child)
+
+    async def close(self) -> None:
+        """End all children."""
+        for child in self._children:
+            await child.close()
+
+
+class _DiedOfAnotherError(Exception):
+    """The child died before it came to this image."""
+
+
+class _Child:
+    """One process, started when it is needed, and again after it has died."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        self._config = config
+        self._process: asyncio.subprocess.Process | None = None
+        self._starting = asyncio.Lock()
+        self._waiting: deque[asyncio.Future[Picture]] = deque()
+        self._reading: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._too_long = False
+
+    async def process(self, data: bytes) -> Picture:
+        async with self._starting:
+            process = self._process or await self._start()
+        answer: asyncio.Future[Picture] = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
+        if len(self._waiting) == 1:
+            self._watch(process)
+        assert process.stdin is not None
+        process.stdin.write(_LENGTH.pack(len(data)) + data)
+        with contextlib.suppress(ConnectionError):  # whoever reads its answers sees that it has died
+            await process.stdin.drain()
+        return await answer
+
+    async def close(self) -> None:
+        if self._process is not None and self._reading is not None:
+            self._process.kill()
+            await self._reading
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *_CHILD,
+            json.dumps(dataclasses.asdict(self._config)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_PIPE_BYTES,
+            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert process.stdout is not None
+        try:
+            await process.stdout.readexactly(1)
+        except asyncio.IncompleteReadError as error:
+            raise RuntimeError(f"a decoder does not start (exit status {await process.wait()})") from error
+        self._process, self._too_long = process, False
+        self._reading = asyncio.create_task(self._read(process))
+        return process
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        """Hand out the answers of a process until it ends."""
+        assert process.stdout is not None
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                json_bytes, jpg_bytes = _LENGTHS.unpack(await process.stdout.readexactly(_LENGTHS.size))
+                values = json.loads(await process.stdout.readexactly(json_bytes))
+                values["jpg"] = await process.stdout.readexactly(jpg_bytes) if jpg_bytes else None
+                values["reason"] = values["reason"] and Reason(values["reason"])
+                self._waiting.popleft().set_result(Picture(**values))
+                self._watch(process)
+        self._process = None
+        if self._timer is not None:
+            self._timer.cancel()
+        status = await process.wait()
+        waiting, self._waiting = self._waiting, deque()
+        for number, answer in enumerate(waiting):
+            if number:
+                answer.set_exception(_DiedOfAnotherError())
+            else:
+                reason = Reason.DECODER_TIMEOUT if self._too_long else Reason.DECODER_DIED
+                answer.set_result(Picture(reason=reason, error_message=f"{reason.value} (exit status {status})"))
+
+    def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Give the process its time for the image it has come to."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if self._waiting:
+            seconds = self._config.decoder_timeout_seconds
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._end, process)
+
+    def _end(self, process: asyncio.subprocess.Process) -> None:
+        self._too_long = True
+        process.kill()
+
+
+def serve(config: ImageConfig, images: BinaryIO, answers: BinaryIO) -> None:
+    """Answer each image that is read, until there are no more."""
+    processor = ImageProcessor(config)
+    _limit_memory(config.decoder_memory_gib)
+    answers.write(b"!")
+    answers.flush()
+    while length := images.read(_LENGTH.size):
+        picture = processor(images.read(_LENGTH.unpack(length)[0]))
+        values = {f.name: getattr(picture, f.name) for f in dataclasses.fields(picture) if f.name != "jpg"}
+        text, jpg = json.dumps(values).encode(), picture.jpg or b""
+        answers.write(b"".join((_LENGTHS.pack(len(text), len(jpg)), text, jpg)))
+        answers.flush()
+
+
+def _limit_memory(gib: float) -> None:
+    now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    most = now + int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """The child, with the configuration as its argument."""
+    # Whatever else writes to standard output, a library's print say, must not become part of an answer
+    with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
+        os.dup2(2, 1)
+        serve(ImageConfig(**json.loads(sys.argv[1])), sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main()

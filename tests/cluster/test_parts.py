@@ -1,0 +1,228 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster import storage
+from cluster.parts import Output, Part, Stage
+from tests.cluster.rows import SCHEMA, buckets, table_of
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(str(tmp_path / "stage"), 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([None, None, "broken", "dull"])), max_size=40),
+    st.integers(1, 9),
+    st.integers(4, 6),
+)
+def test_buckets_and_dropped_rows_are_read_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, str | None]], row_group_size: int, num_buckets: int
+) -> None:
+    stage = Stage(str(tmp_path_factory.mktemp("stage")), 1)
+    table = table_of([reason for _, reason in rows])
+    where = buckets([bucket for bucket, _ in rows])
+    part = stage.write(0, table, buckets=where, num_buckets=num_buckets, row_group_size=row_group_size)
+    assert part == stage.read_manifest(0)
+    out = table["reason"].is_valid().to_numpy()
+    for bucket in range(num_buckets):
+        expected = table.filter(pa.array((where == bucket) & ~out))
+        assert part.buckets[bucket] == expected.num_rows
+        found = stage.read(part, bucket)
+        assert (found is None) == (expected.num_rows == 0)
+        assert found is None or found == expected, "in the order they came in"
+    output = Output.of(stage)
+    dropped = output.dropped(0)
+    assert (dropped or SCHEMA.empty_table()) == table.filter(pa.array(out))
+    assert output.reasons() == {reason: n for reason in ("broken", "dull") if (n := [r for _, r in rows].count(reason))}
+    assert (output.num_kept, output.num_rows) == (int((~out).sum()), len(rows))
+
+
+def test_a_row_group_is_of_one_bucket_and_not_too_long(stage: Stage) -> None:
+    table = table_of([None] * 20 + ["broken"] * 5)
+    part = stage.write(1, table, buckets=buckets([0, 1] * 10 + [2] * 5), num_buckets=4, row_group_size=4)
+    assert part.file is not None
+    with pq.ParquetFile(storage.join(stage.uri, part.file)) as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    assert sizes == [4, 4, 2, 4, 4, 2, 4, 1]
+    assert [list(part.row_groups(bucket)) for bucket in range(5)] == [[0, 1, 2], [3, 4, 5], [], [], [6, 7]]
+
+
+def test_images_are_not_compressed_and_texts_are(stage: Stage) -> None:
+    part = stage.write(0, table_of([None] * 100))
+    assert part.file is not None
+    columns = pq.read_metadata(storage.join(stage.uri, part.file)).row_group(0).to_dict()["columns"]
+    compression = {column["path_in_schema"]: column["compression"] for column in columns}
+    assert compression.pop("image") == "UNCOMPRESSED"
+    assert set(compression.values()) == {"ZSTD"}
+    assert {column["path_in_schema"]: column["statistics"] is None for column in columns}["image"]
+
+
+def test_only_the_columns_that_are_asked_for(stage: Stage) -> None:
+    table = table_of([None, "broken", None])
+    stage.write(0, table)
+    for index in (1, 2):
+        stage.write(index, table.slice(0, 0))
+    output = Output.of(stage)
+    assert output.bucket(0, ["query_ids", "pair_id"]) == table.take([0, 2]).select(["query_ids", "pair_id"])
+    assert output.part(0, ["phash"]) == table.take([0, 2]).select(["phash"])
+    assert output.dropped(0, ["reason"]) == table.slice(1, 1).select(["reason"])
+
+
+def test_an_output_is_its_parts_in_order(stage: Stage) -> None:
+    tables = [table_of([None] * 4, salt) for salt in "abc"]
+    for index in (2, 0, 1):
+        stage.write(index, tables[index], buckets=buckets([1, 0, 1, 2]), num_buckets=3)
+    output = Output.of(stage)
+    assert output.bucket(1) == pa.concat_tables([table.take([0, 2]) for table in tables])
+    assert output.part(1) == tables[1].take([1, 0, 2, 3])
+    assert output.table(SCHEMA) == pa.concat_tables([table.take([1, 0, 2, 3]) for table in tables])
+    assert output.rows_by_bucket() == [3, 6, 3]
+    assert [part.index for part in output.parts] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("table", [pa.table({}), SCHEMA.empty_table()], ids=["no columns", "no rows"])
+def test_an_empty_part_is_a_manifest_alone(stage: Stage, table: pa.Table) -> None:
+    part = stage.write(0, table, num_buckets=3)
+    assert (part.file, part.num_bytes, part.buckets, part.num_rows) == (None, 0, (0, 0, 0), 0)
+    assert storage.list_files(stage.uri) == [storage.join(stage.uri, "_part-00000.json")]
+    assert [stage.read(part, bucket) for bucket in range(4)] == [None] * 4
+    stage.write(1, table, num_buckets=3)
+    stage.write(2, table, num_buckets=3)
+    output = Output.of(stage)
+    assert output.table(SCHEMA) == SCHEMA.empty_table()
+    assert (output.bucket(2), output.part(1), output.dropped(0), output.reasons()) == (None, None, None, {})
+
+
+def test_parts_that_are_missing_are_named(stage: Stage) -> None:
+    assert stage.complete() == {}
+    stage.write(1, table_of([None]))
+    assert list(stage.complete()) == [1]
+    with pytest.raises(FileNotFoundError, match=r"stage: parts \[0, 2\] are missing; run its job to the end"):
+        Output.of(stage)
+
+
+def test_a_file_without_a_manifest_is_no_part(stage: Stage) -> None:
+    part = stage.write(0, table_of([None]))
+    storage.delete(storage.join(stage.uri, "_part-00000.json"))
+    assert stage.complete() == {}
+    assert stage.write(0, table_of([None])) == part, "the same rows are the same file"
+    assert len(storage.list_files(stage.uri)) == 2
+
+
+def test_of_two_attempts_the_first_to_finish_counts(stage: Stage) -> None:
+    first = stage.write(0, table_of([None], "first"))
+    second = stage.write(0, table_of([None], "second"))
+    assert second == first
+    found = stage.read(first, 0)
+    assert found == table_of([None], "first")
+    assert len(storage.list_files(stage.uri)) == 2, "the file of the other attempt is gone"
+
+
+def test_of_racing_attempts_exactly_one_counts(stage: Stage) -> None:
+    attempts = 8
+    barrier = threading.Barrier(attempts)
+
+    def attempt(number: int) -> Part:
+        barrier.wait()
+        return stage.write(2, table_of([None] * (number + 1), str(number)))
+
+    with ThreadPoolExecutor(attempts) as threads:
+        parts = list(threads.map(attempt, range(attempts)))
+    assert all(part == parts[0] for part in parts)
+    winner = parts[0].num_rows - 1
+    assert stage.read(parts[0], 0) == table_of([None] * (winner + 1), str(winner))
+    assert len(storage.list_files(stage.uri)) == 2
+
+
+def test_racing_attempts_with_the_same_rows_keep_their_file(stage: Stage) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        parts = list(threads.map(lambda _: stage.write(0, table_of([None] * 9)), range(8)))
+    assert stage.read(parts[0], 0) == table_of([None] * 9)
+
+
+@pytest.mark.parametrize(("index", "where"), [(3, [0]), (-1, [0]), (0, [2]), (0, [9]), (0, [-1])])
+def test_parts_and_buckets_that_do_not_exist(stage: Stage, index: int, where: list[int]) -> None:
+    with pytest.raises(AssertionError):
+        stage.write(index, table_of([None]), buckets=buckets(where), num_buckets=2)
+
+
+def test_a_newer_generation_counts_when_it_is_complete(stage: Stage) -> None:
+    first, second = table_of([None, "timeout"]), table_of([None, None])
+    for index in range(3):
+        stage.write(index, first)
+    before = Output.of(stage)
+    again = replace(stage, generation=1)
+    for index in range(2):
+        again.write(index, second)
+        assert stage.newest() == stage
+    with pytest.raises(FileNotFoundError, match=r"parts \[2\] are missing"):
+        Output.of(again)
+    again.write(2, first)
+    assert stage.newest() == again
+    after = Output.of(again)
+    assert (before.num_kept, after.num_kept) == (3, 5)
+    assert before.everything(0) == first
+    after.delete_files_of(before)
+    assert [after.everything(index) for index in range(3)] == [second, second, first]
+    assert len(storage.list_files(stage.uri, suffixes=(".parquet",))) == 3, (
+        "the part that stays as it was keeps its file"
+    )
+    assert len(stage.complete()) == 3, "the earlier manifests are a record"
+
+
+class TestDamage:
+    """Nothing but the rows that were written is ever returned."""
+
+    @pytest.fixture
+    def part(self, stage: Stage) -> Part:
+        rows = table_of([None if i % 3 else "broken" for i in range(30)])
+        return stage.write(0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_group_size=8)
+
+    def test_any_flipped_bit_is_noticed_where_it_matters(self, stage: Stage, part: Part) -> None:
+        file = Path(stage.uri, part.file or "")
+        data = file.read_bytes()
+        whole = [stage.read(part, bucket) for bucket in range(3)]
+        noticed = 0
+        for at in range(0, len(data), 13):
+            file.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+            for bucket in range(3):
+                try:
+                    found = stage.read(part, bucket)
+                except ValueError as error:
+                    noticed += file.name in str(error)
+                else:
+                    assert found == whole[bucket], f"byte {at}"
+        assert noticed > len(data) / 13, "the footer's in every bucket, the pages' in their own"
+
+    @pytest.mark.parametrize("size", [0, 1, 100, -1, -4, -100])
+    def test_a_short_file(self, stage: Stage, part: Part, size: int) -> None:
+        file = Path(stage.uri, part.file or "")
+        data = file.read_bytes()[:size]
+        file.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{file}: {part.num_bytes} bytes expected, {len(data)} found; .*rerun"):
+            stage.read(part, 0)
+
+    def test_a_file_that_is_gone(self, stage: Stage, part: Part) -> None:
+        Path(stage.uri, part.file or "").unlink()
+        with pytest.raises(ValueError, match=rf"{part.file}: .*No such file.*remove its manifest and rerun"):
+            stage.read(part, 0)
+
+    def test_another_file_of_the_same_size(self, stage: Stage, part: Part) -> None:
+        rows = table_of([None if i % 3 else "broken" for i in range(30)], salt="x")
+        other = Stage(stage.uri + "-2", 1).write(
+            0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_group_size=8
+        )
+        data = Path(stage.uri + "-2", other.file or "").read_bytes()
+        Path(stage.uri, part.file or "").write_bytes(data)
+        with pytest.raises(ValueError, match=r"bytes expected|the footer is damaged"):
+            stage.read(part, 0)
