@@ -3,7 +3,8 @@
 `python -m jobs.crawl --input crawl/warc --queries runs/queries/queries.parquet --output runs/crawl`
 
 It leaves survival.parquet behind: how many addresses of each query were tried and how many gave an image. With
-`--survival runs/earlier_crawl/survival.parquet` the next crawl keeps as many spare addresses as each query needs.
+`--survival runs/earlier_crawl/survival.parquet` the next crawl keeps as many spare addresses as each query needs. And
+link_rot.parquet: what became of the addresses of each year, and of the busiest domains and hosts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from jobs.launch import launch
 from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from pipeline.data.flow import CrawlConfig, check_inputs, crawl
 from pipeline.data.match import check_queries
-from pipeline.data.passes import outcomes
+from pipeline.data.passes import link_rot, outcomes
 from pipeline.data.survival import early_limits, survival
 from pipeline.schemas import QUERIES, SURVIVAL
 
@@ -98,9 +99,11 @@ def main(job: CrawlJob) -> None:
     with session(job.session, needs=[job.match_pool, job.fetch_pool, job.image_pool]):
         fetched = crawl(stages, inputs, texts, job, early)
         survived = survival(outcomes(stages, fetched, job.num_buckets), texts)
-    sink = pa.BufferOutputStream()
-    pq.write_table(survived, sink, compression="zstd", write_page_checksum=True)
-    storage.write_bytes(storage.join(run.uri, "survival.parquet"), sink.getvalue().to_pybytes())
+        rot = link_rot(stages, fetched, job.num_buckets)
+    for name, table in (("survival", survived), ("link_rot", rot)):
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        storage.write_bytes(storage.join(run.uri, f"{name}.parquet"), sink.getvalue().to_pybytes())
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     if fetched.num_kept == 0:
         raise ValueError(f"input={job.input}: no image was left; {run.uri}/funnel.json says where they went")

@@ -1,6 +1,7 @@
 """What the flow must know of all parts before it can go on with any: limits of queries, addresses of several crawls.
 
-Each is a chain of stages (cluster/stages.py) over the functions of balance.py, survival.py and dedupe.py.
+Each is a chain of stages (cluster/stages.py) over the functions of balance.py, survival.py, link_rot.py and
+dedupe.py.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import pyarrow.compute as pc
 from cluster.runs import Output
 from cluster.stages import Place, Stages
 from pipeline.data import balance, dedupe, survival
-from pipeline.hashing import bucket_of, mix
-from pipeline.schemas import ADDRESSES, OUTCOMES, SKETCHES, THRESHOLDS
+from pipeline.data import link_rot as rot
+from pipeline.hashing import bucket_of, hash64, mix
+from pipeline.schemas import ADDRESSES, LINK_ROT, OUTCOMES, SKETCHES, THRESHOLDS
 
 Read = Callable[[int, Sequence[str]], pa.Table | None]
 """Some columns of a part."""
+NUM_NAMES = 1_000
+"""Domains, and hosts, whose link rot is told one by one: some 100 kB."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +133,22 @@ def limits(
 
 def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
     """OUTCOMES of a crawl: what was tried and what was kept of each query."""
-    columns = ["query_ids", "reason"]
-
-    def read(part: int) -> pa.Table | None:
-        found = [table for table in (fetched.part(part, columns), fetched.dropped(part, columns)) if table is not None]
-        return pa.concat_tables(found) if found else None
-
-    parts = len(fetched.parts)
+    parts, read = len(fetched.parts), _all_rows(fetched, ["query_ids", "reason"])
     counts = stages("outcomes", parts, read, finish=survival.outcomes, place=by_query(buckets), num_buckets=buckets)
     return stages("survival", buckets, counts.bucket, finish=survival.add).table(OUTCOMES)
+
+
+def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM_NAMES) -> pa.Table:
+    """LINK_ROT of a crawl: every year, and the `num_names` busiest domains and hosts."""
+    parts, read = len(fetched.parts), _all_rows(fetched, ["url", "page_date", "reason"])
+    counts = stages("rot_counts", parts, read, finish=rot.count, place=by_name(buckets), num_buckets=buckets)
+    added = stages("link_rot", buckets, counts.bucket, finish=lambda table: rot.busiest(rot.add(table), num_names))
+    return rot.busiest(added.table(LINK_ROT), num_names)
+
+
+def by_name(num_buckets: int) -> Place:
+    """Buckets by the hash of the name; what has none is in one of them."""
+    return lambda table: bucket_of(hash64(name or "" for name in table["name"].to_pylist()), num_buckets)
 
 
 def by_query(num_buckets: int) -> Place:
@@ -147,3 +158,13 @@ def by_query(num_buckets: int) -> Place:
         return bucket_of(mix(table["query_id"].to_numpy().astype(np.uint64)), num_buckets)
 
     return place
+
+
+def _all_rows(output: Output, columns: Sequence[str]) -> Callable[[int], pa.Table | None]:
+    """Reads the rows of a part that are still in, and behind them those that are out."""
+
+    def read(part: int) -> pa.Table | None:
+        found = [table for table in (output.part(part, columns), output.dropped(part, columns)) if table is not None]
+        return pa.concat_tables(found) if found else None
+
+    return read
