@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     truth = torch.arange(len(COLOURS)).repeat_interleave(len(SHAPES))
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-    for _ in range(40):
+    for _ in range(30):
         loss = F.cross_entropy(network(images, tokens)[0], truth)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
