@@ -11,15 +11,18 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.image import status_of
 from pipeline.schemas import FETCHED, Reason
 
+IMAGES_PER_CALL = 1_024
+"""So that a part's images are not in memory twice."""
 _AT_ANY_PLACE = {"operational": True}
 """A list is known by its content (`BlockLists.digests`), wherever it lies."""
 
@@ -65,10 +68,14 @@ class UnsafeClassifier(Protocol):
     """What a classifier is: made once in each actor of a pool from `safety.classifier_options`, then called."""
 
     def __call__(self, images: Sequence[bytes]) -> Sequence[float]:
-        """For each image (as resized and encoded by the crawler; at least one) the probability that it is unsafe."""
+        """For each image (as resized and encoded by the crawler) the probability that it is unsafe.
+
+        Args:
+            images: 1 to IMAGES_PER_CALL of them.
+        """
 
 
-def find_classifier(config: SafetyConfig) -> Callable[..., object] | None:
+def find_classifier(config: SafetyConfig) -> Callable[..., UnsafeClassifier] | None:
     """The configured class, imported but not made, so that a job can check it before work begins; None without one.
 
     Raises:
@@ -113,10 +120,7 @@ class Screen:
 def load_classifier(config: SafetyConfig) -> UnsafeClassifier | None:
     """The configured classifier, made; None without one. Raises as `find_classifier`, or what it raises."""
     found = find_classifier(config)
-    if found is None:
-        return None
-    classifier: UnsafeClassifier = found(**config.classifier_options)  # type: ignore[assignment]
-    return classifier
+    return None if found is None else found(**config.classifier_options)
 
 
 def screen(table: pa.Table, classifier: UnsafeClassifier, threshold: float) -> pa.Table:
@@ -129,31 +133,32 @@ def screen(table: pa.Table, classifier: UnsafeClassifier, threshold: float) -> p
         ValueError: the classifier did not give each image a probability. It, and whatever the classifier raises, stops
             the job, for an image that was not judged must not pass.
     """
-    in_rows = np.flatnonzero(table["reason"].is_null().to_numpy())
-    images = table["jpg"].take(pa.array(in_rows)).to_pylist()
-    assert None not in images, "a row that is still in has no image"
-    unsafe = np.zeros(table.num_rows, bool)
+    judged = np.flatnonzero(table["reason"].is_null().to_numpy())
     scores = np.zeros(table.num_rows)
-    if images:
-        scores[in_rows] = _checked(classifier(images), len(images), type(classifier).__name__)
-        unsafe[in_rows] = scores[in_rows] >= threshold
-    changed = {
+    for start in range(0, len(judged), IMAGES_PER_CALL):
+        rows = judged[start : start + IMAGES_PER_CALL]
+        images = table["jpg"].take(pa.array(rows)).to_pylist()
+        assert None not in images, "a row that is still in has no image"
+        scores[rows] = _checked(classifier(images), len(images), type(classifier).__name__)
+    unsafe = pa.array(scores >= threshold)
+    if not pc.any(unsafe).as_py():
+        return table
+    changed: dict[str, Any] = {
         "reason": Reason.UNSAFE.value,
         "status": status_of(Reason.UNSAFE),
-        "error_message": pa.array([f"probability {score:.3f}" for score in scores]),
+        "error_message": pa.array([f"probability {score:.3f}" for score in scores.tolist()]),
         "jpg": None,
         "exif": None,
     }
-    mask = pa.array(unsafe)
     for name, value in changed.items():
-        kind = FETCHED.field(name).type
-        new = value if isinstance(value, pa.Array) else pa.scalar(value, kind)
-        column = pc.if_else(mask, new, table[name])
-        table = table.set_column(table.schema.get_field_index(name), FETCHED.field(name), column)
+        kind = FETCHED.field(name)
+        new = value if isinstance(value, pa.Array) else pa.scalar(value, kind.type)
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, kind, pc.if_else(unsafe, new, table[name]))
     return table
 
 
-def _checked(scores: Sequence[float], num_images: int, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _checked(scores: Sequence[float], num_images: int, name: str) -> npt.NDArray[np.float64]:
     found = np.asarray(scores, np.float64)
     if found.shape != (num_images,):
         raise ValueError(f"safety.classifier: {name} gave scores of shape {found.shape} for {num_images} images")

@@ -78,6 +78,14 @@ def test_rows_without_an_image_are_not_judged() -> None:
         assert screen(table, Answers(AssertionError("was asked")), 0.5) == table
 
 
+def test_many_images_are_judged_a_call_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.data.safety.IMAGES_PER_CALL", 3)
+    classifier = ByFirstByte()
+    done = screen(rows(b"\x01", b"\xff", None, b"\x02", b"\x03", b"\xfe"), classifier, 0.5)
+    assert classifier.num_images == [3, 2]
+    assert done["jpg"].to_pylist() == [b"\x01", None, None, b"\x02", b"\x03", None]
+
+
 @pytest.mark.parametrize(
     "scores",
     [[0.1], [0.1, 0.2, 0.3], [], 0.1, [[0.1], [0.2]], [0.1, math.nan], [0.1, 1.5], [-0.1, 0.2], [0.1, math.inf]],

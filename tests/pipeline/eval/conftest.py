@@ -59,7 +59,12 @@ def make_queries() -> list[QueryCount]:
 
 def make_link_rot() -> list[LinkCount]:
     """Of 14 domains, the busiest first, and of pages of 14 years and of none."""
-    names = ["cdn.example", "shop.example", "<b>not-a-domain</b>", *(f"photos-{number}.example" for number in range(11))]
+    names = [
+        "cdn.example",
+        "shop.example",
+        "<b>not-a-domain</b>",
+        *(f"photos-{number}.example" for number in range(11)),
+    ]
     alive = [0.93, 0.12, 0.78, 0.97, 0.99, 0.83, 0.55, 0.71, 0.4, 0.9, 0.05, 0.6, 0.5, 0.5]
     rows = [("domain", name, round(420_000 / rank**1.1), alive[rank - 1]) for rank, name in enumerate(names, 1)]
     rows += [("year", str(year), 900 * (year - 2010), 0.28 + 0.05 * (year - 2013)) for year in range(2013, 2027)]

@@ -1,4 +1,6 @@
 import io
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from pipeline.data.safety import SafetyConfig, find_classifier
 from pipeline.eval.unsafe import ZeroShotClassifier
 from pipeline.model import weights
 from pipeline.model.clip import CLIP
@@ -81,6 +84,12 @@ def test_prompts_must_be_lists(prompts: list[str], model: Path) -> None:
 def test_an_image_that_cannot_be_read_stops_the_job(model: Path) -> None:
     with pytest.raises(ValueError, match=r"safety\.classifier: the image of sample 1 cannot be read"):
         ZeroShotClassifier(str(model), unsafe=["a"], safe=["b"])([draw("circle", "red"), b"<html>"])
+
+
+def test_the_manual_configures_it() -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "safety.md").read_text(encoding="utf-8")
+    lists, judged = (tomllib.loads(block)["safety"] for block in re.findall(r"```toml\n(.*?)```", manual, re.DOTALL))
+    assert find_classifier(SafetyConfig(**lists, **judged)) is ZeroShotClassifier
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
