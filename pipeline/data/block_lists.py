@@ -181,13 +181,15 @@ def apply_lists(table: pa.Table, lists: BlockLists) -> pa.Table:
     pages = {page: lists.why_not_url(page) for page in table["page_url"].unique().to_pylist()}
     reasons: list[str | None] = []
     blocked = []
-    columns = (table[name].to_pylist() for name in ("image_url", "page_url", "image", "reason"))
-    for url, page, image, reason in zip(*columns, strict=True):
+    columns = (table[name].to_pylist() for name in ("image_url", "page_url", "reason"))
+    for url, page, reason, image in zip(*columns, table["image"], strict=True):
         why_not = lists.why_not_url(url) or pages[page]
-        if why_not is None and image is not None:
-            why_not = lists.why_not_file(hashlib.sha256(image).hexdigest())
+        if why_not is None and image.is_valid and lists.files:
+            why_not = lists.why_not_file(hashlib.sha256(image.as_py()).hexdigest())
         blocked.append(why_not is not None)
         reasons.append(reason or why_not)
+    if not any(blocked):
+        return table
     place = table.schema.get_field_index("image")
     image = pc.if_else(pa.array(blocked, pa.bool_()), pa.scalar(None, pa.large_binary()), table["image"])
     return with_reasons(table.set_column(place, "image", image), reasons)
@@ -283,7 +285,7 @@ def _read_list(name: str, uri: str, kind: _Kind, open_file: Opener) -> bytearray
             for number, entry in entries:
                 try:
                     data += kind.parse(entry)
-                except ValueError:  # its message would show the entry
+                except (ValueError, OverflowError):  # whose messages would show the entry
                     raise ValueError(f"{name}, {unit} {number}: not {kind.what}") from None
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{name} cannot be read ({error})") from error

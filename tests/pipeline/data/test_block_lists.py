@@ -122,6 +122,13 @@ def test_a_table_that_is_no_list_is_refused(rows: pa.Table, message: str, tmp_pa
         read_block_lists(SafetyConfig(block_sha256=[str(file)]), open_file)
 
 
+@pytest.mark.parametrize("column", [pa.array([7, -1]), pa.array([7.0, 8.0])])
+def test_a_number_that_is_no_hash_is_refused(column: pa.Array, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"phash": column}), tmp_path / "list.parquet")
+    with pytest.raises(ValueError, match=r"list\.parquet, row [12]: not a perceptual hash"):
+        read_block_lists(SafetyConfig(block_phash=[str(tmp_path / "list.parquet")]), open_file)
+
+
 def test_a_list_without_entries_or_without_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"safety\.block_urls: .*url\.txt has no entry"):
         lists_of(tmp_path, url="# none\n\n")
