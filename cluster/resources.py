@@ -1,6 +1,7 @@
 """What a pool of actors asks of the cluster."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 GIB = 1024**3
@@ -21,6 +22,8 @@ class Pool:
     """GPUs of each actor; fractions share one."""
     memory_gib: float = 0
     """Memory that each actor reserves, in GiB; 0 reserves none."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """Custom resources of each actor, which keep it on the nodes that have them: {"crawl": 1}."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_size <= self.max_size:
@@ -42,8 +45,7 @@ class Pool:
     def map_batches_arguments(self, batch_size: int | None = None) -> dict[str, Any]:
         """The arguments of `Dataset.map_batches` for a class that runs in this pool.
 
-        Batches are Arrow tables that share the block's memory (so read-only): a whole block each, or `batch_size` rows,
-        which Ray Data demands of pools with GPUs.
+        Batches are Arrow tables that share the block's memory (so read-only): a whole block each, or `batch_size` rows.
         """
         from ray.data import ActorPoolStrategy  # ray is slow to import, and configurations nest pools
 
@@ -59,8 +61,13 @@ class Pool:
             "batch_format": "pyarrow",
             "zero_copy_batch": True,
         }
-        if self.gpus:
+        if self.gpus and batch_size:
             arguments["num_gpus"] = self.gpus
+        elif self.gpus:  # Ray Data 2.60 refuses whole blocks to pools that ask for GPUs by num_gpus
+            gpus = self.gpus
+            arguments["ray_remote_args_fn"] = lambda: {"num_gpus": gpus}
+        if self.resources:
+            arguments["resources"] = dict(self.resources)
         if self.memory_gib:
             arguments["memory"] = int(self.memory_gib * GIB)
         return arguments

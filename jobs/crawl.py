@@ -3,7 +3,8 @@
 `python -m jobs.crawl --input crawl/warc --queries runs/queries/queries.parquet --output runs/crawl`
 
 It leaves survival.parquet behind: how many addresses of each query were tried and how many gave an image. With
-`--survival runs/earlier_crawl/survival.parquet` the next crawl keeps as many spare addresses as each query needs.
+`--survival runs/earlier_crawl/survival.parquet` the next crawl keeps as many spare addresses as each query needs. And
+link_rot.parquet: what became of the addresses of each year, and of the busiest domains and hosts.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.launch import launch
+from pipeline.data.block_lists import read_block_lists
 from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
-from pipeline.data.flow import CrawlConfig, check_inputs, crawl
+from pipeline.data.flow import CrawlConfig, check_inputs, crawl, open_uri
 from pipeline.data.match import check_queries
-from pipeline.data.passes import outcomes
+from pipeline.data.passes import link_rot, outcomes
 from pipeline.data.rounds import later_attempts
+from pipeline.data.safety import find_classifier
 from pipeline.data.survival import early_limits, survival
 from pipeline.schemas import QUERIES, SURVIVAL
 
@@ -90,21 +93,26 @@ def main(job: CrawlJob) -> None:
     check_inputs(inputs)
     queries = read_queries(job.queries)
     texts = queries["text"].to_pylist()
+    find_classifier(job.safety)
+    lists = read_block_lists(job.safety, open_uri)
     check_queries(texts, job.match_mode)
     early = early_limits(texts, read_survival(job.survival), job.balance) if job.survival else None
-    parts = ("num_buckets", "fetch_parts", "extract", "caption", "match_mode", "balance", "fetch", "image")
+    parts = ("num_buckets", "fetch_parts", "extract", "caption", "match_mode", "balance", "fetch", "image", "safety")
     configuration = {name: identity(getattr(job, name)) for name in parts}
     digest = hashlib.sha256(storage.read_bytes(job.queries)).hexdigest()
     configuration |= {"inputs": describe_files(inputs), "queries": digest}
     configuration["survival"] = hashlib.sha256(storage.read_bytes(job.survival)).hexdigest() if job.survival else None
+    configuration["block_lists"] = dict(lists.digests)
     run = Run.open(job.output, configuration)
     stages = Stages(run)
-    with session(job.session, needs=[job.match_pool, job.fetch_pool]):
-        fetched = later_attempts(stages, crawl(stages, inputs, texts, job, early), job.retry, job)
+    with session(job.session, needs=job.pools):
+        fetched = later_attempts(stages, crawl(stages, inputs, texts, job, lists, early), job.retry, job, lists)
         survived = survival(outcomes(stages, fetched, job.num_buckets), texts)
-    sink = pa.BufferOutputStream()
-    pq.write_table(survived, sink, compression="zstd", write_page_checksum=True)
-    storage.write_bytes(storage.join(run.uri, "survival.parquet"), sink.getvalue().to_pybytes())
+        rot = link_rot(stages, fetched, job.num_buckets)
+    for name, table in (("survival", survived), ("link_rot", rot)):
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        storage.write_bytes(storage.join(run.uri, f"{name}.parquet"), sink.getvalue().to_pybytes())
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     if fetched.num_kept == 0:
         raise ValueError(f"input={job.input}: no image was left; {run.uri}/funnel.json says where they went")

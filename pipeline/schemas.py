@@ -7,6 +7,7 @@ only rows without a reason, so for every stage  rows in = rows kept + rows dropp
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 import pyarrow as pa
 
@@ -52,6 +53,11 @@ class Reason(StrEnum):
     NOT_PUBLIC = "address is not public"
     BAD_SCHEME = "scheme or port is not allowed"
     TOO_MANY_REDIRECTS = "too many redirects"
+    BLOCKED_URL = "address is on a block list"
+    BLOCKED_DOMAIN = "domain is on a block list"
+    BLOCKED_FILE = "file is on a block list"
+    BLOCKED_PICTURE = "picture is on a block list"
+    UNSAFE = "image is judged unsafe"
     # Transient: worth another attempt
     TIMEOUT = "timeout"
     CONNECTION = "connection failed"
@@ -76,15 +82,55 @@ class Reason(StrEnum):
     DECODER_DIED = "decoder died of the image"
 
 
-TRANSIENT = frozenset(
+DECODER_FAULTS = frozenset({Reason.DECODER_TIMEOUT, Reason.DECODER_DIED})
+"""Of the image, most likely; or of a machine that had no memory left."""
+TRANSIENT = DECODER_FAULTS | {
+    *(Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR, Reason.TOO_MANY_REQUESTS, Reason.INCOMPLETE),
+    *(Reason.HOST_DOWN, Reason.MOVED),
+}
+SAFETY = frozenset(
+    {Reason.BLOCKED_URL, Reason.BLOCKED_DOMAIN, Reason.BLOCKED_FILE, Reason.BLOCKED_PICTURE, Reason.UNSAFE}
+)
+"""Rows of which nothing may be shown."""
+POLICY = SAFETY | {
+    *(Reason.ROBOTS_TXT, Reason.X_ROBOTS_TAG),
+    *(Reason.NOT_PUBLIC, Reason.BAD_SCHEME, Reason.TOO_MANY_REDIRECTS),
+}
+IMAGE_CHECKS = frozenset(
     {
-        *(Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR, Reason.TOO_MANY_REQUESTS, Reason.INCOMPLETE),
-        *(Reason.HOST_DOWN, Reason.MOVED, Reason.DECODER_TIMEOUT, Reason.DECODER_DIED),
+        *(Reason.NOT_AN_IMAGE, Reason.TOO_MANY_PIXELS, Reason.TOO_SMALL, Reason.TOO_ELONGATED),
+        *(Reason.CORRUPT_IMAGE, Reason.RESIZE_FAILED),
     }
 )
-POLICY = frozenset(
-    {Reason.ROBOTS_TXT, Reason.X_ROBOTS_TAG, Reason.NOT_PUBLIC, Reason.BAD_SCHEME, Reason.TOO_MANY_REDIRECTS}
+"""The address gave a file, but none we can use."""
+PERMANENT = IMAGE_CHECKS | {Reason.NOT_FOUND, Reason.CLIENT_ERROR, Reason.NO_SUCH_HOST, Reason.TOO_MANY_BYTES}
+
+ReasonClass = Literal["transient", "permanent", "policy"]
+_CLASSES: tuple[tuple[ReasonClass, frozenset[Reason]], ...] = (
+    ("transient", TRANSIENT),
+    ("permanent", PERMANENT),
+    ("policy", POLICY),
 )
+
+
+def status_of(reason: str | None) -> str:
+    """img2dataset's status for a row."""
+    if reason is None:
+        return "success"
+    return "failed_to_resize" if reason in IMAGE_CHECKS | DECODER_FAULTS else "failed_to_download"
+
+
+def class_of(reason: str) -> ReasonClass:
+    """The class of a reason for which a fetch or a check of its image failed: whether to try again, and who decided.
+
+    Raises:
+        ValueError: the reason is one of another stage.
+    """
+    for name, members in _CLASSES:
+        if reason in members:
+            return name
+    raise ValueError(f"{reason!r} is no reason of fetching, and has no class")
+
 
 QUERIES = pa.schema(
     [
@@ -171,6 +217,20 @@ OUTCOMES = pa.schema([("query_id", pa.int32()), ("tried", pa.int64()), ("kept", 
 
 SURVIVAL = pa.schema([("text", pa.string()), ("tried", pa.int64()), ("kept", pa.int64())])
 """OUTCOMES by the query's text, which stays what it is where ids change from list to list."""
+
+LINK_ROT = pa.schema(
+    [
+        ("by", pa.string()),  # domain (registered), host, or year (when the page was captured)
+        ("name", pa.string()),  # null for a page without a date
+        ("tried", pa.int64()),  # what follows, added up
+        ("kept", pa.int64()),
+        ("transient", pa.int64()),
+        ("permanent", pa.int64()),  # less those of the image checks
+        ("policy", pa.int64()),
+        ("image_refused", pa.int64()),
+    ]
+)
+"""What became of the addresses that were asked for."""
 
 THRESHOLDS = pa.schema([("query_id", pa.int32()), ("num_pairs", pa.int64()), ("threshold", pa.uint64())])
 """A query draws the pairs whose draw is at most its threshold."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,7 +35,7 @@ from pipeline.data.page import normalize_url
 from pipeline.data.queries import QueriesConfig
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot
-from pipeline.schemas import CANDIDATES, FETCHED, Reason
+from pipeline.schemas import CANDIDATES, FETCHED, IMAGE_CHECKS, POLICY, TRANSIENT, Reason
 
 pytestmark = pytest.mark.cluster
 
@@ -222,6 +223,22 @@ def test_survival_tells_what_became_of_each_query(corpus: Corpus) -> None:
     found = {row["text"]: (row["tried"], row["kept"]) for row in survival.to_pylist()}
     assert found == {text: (kept[text] + lost[text], kept[text]) for text in kept | lost}
     assert sum(lost.values()) > 0
+
+
+def test_link_rot_tells_what_became_of_each_address(corpus: Corpus) -> None:
+    fetched, columns = corpus.output("fetched"), ["url", "reason"]
+    tables = [read(part, columns) for part in range(NUM_BUCKETS) for read in (fetched.part, fetched.dropped)]
+    rows = [row for table in tables if table is not None for row in table.to_pylist()]
+    asked = [row for row in rows if row["reason"] != Reason.BALANCED_OUT and row["url"].startswith("http")]
+    counts = gather.link_rot(corpus.folder)
+    hosts = {count.name: count.tried for count in counts if count.by == "host"}
+    assert hosts == Counter(urlsplit(row["url"]).hostname for row in asked)
+    for by in ("domain", "host", "year"):
+        found = [count for count in counts if count.by == by]
+        assert sum(count.tried for count in found) == len(asked)
+        assert sum(count.kept for count in found) == sum(row["reason"] is None for row in asked) > 0
+        for name, members in {"transient": TRANSIENT, "policy": POLICY, "image_refused": IMAGE_CHECKS}.items():
+            assert sum(getattr(count, name) for count in found) == sum(row["reason"] in members for row in asked)
 
 
 def test_the_report_counts_the_queries_of_the_run(corpus: Corpus) -> None:

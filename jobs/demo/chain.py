@@ -172,6 +172,7 @@ class Chain:
             title="A small web, from pages to a model",
             funnel=funnel,
             queries=gather.query_counts(self.folder, snapshot),
+            link_rot=gather.link_rot(self.folder),
             kept_pairs=gather.kept_pairs(snapshot),
             rejected=gather.rejected_pairs(self.folder),
             metrics=[json.loads(line) for line in metrics],

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from cluster.parts import Output
 from cluster.runs import Run
 from pipeline.data.snapshot import Snapshot
+from pipeline.eval.link_rot import LinkCount
 from pipeline.eval.queries import QueryCount
 from pipeline.eval.report import Example, KeptPair, RejectedPair, Stage
-from pipeline.schemas import SKETCHES, Reason
+from pipeline.schemas import SAFETY, SKETCHES, Reason
 
 STAGES = {
     "candidates": "extracted, captions checked, matched",
@@ -58,6 +59,11 @@ def query_counts(folder: Path, snapshot: Snapshot) -> list[QueryCount]:
     ]
 
 
+def link_rot(folder: Path) -> list[LinkCount]:
+    """What became of the addresses that the crawl tried."""
+    return [LinkCount(**row) for row in pq.read_table(folder / "crawl" / "link_rot.parquet").to_pylist()]
+
+
 def kept_pairs(snapshot: Snapshot) -> list[KeptPair]:
     """The first pairs of the snapshot: a sample, because it is shuffled."""
     table = pq.ParquetFile(snapshot.shards[0].path).read_row_group(0, columns=["image", "caption", "url"])
@@ -65,7 +71,7 @@ def kept_pairs(snapshot: Snapshot) -> list[KeptPair]:
 
 
 def rejected_pairs(folder: Path) -> list[RejectedPair]:
-    """A few rows for each reason, with their images where there are some."""
+    """A few rows for each reason, with their images where there are some; none of what was blocked or judged unsafe."""
     return [
         RejectedPair(
             image=row["image"] if reason not in _BY_IMAGE else None,
@@ -76,6 +82,7 @@ def rejected_pairs(folder: Path) -> list[RejectedPair]:
         )
         for job, name in (("crawl", "candidates"), ("crawl", "unique"), ("crawl", "fetched"), ("curate", "placed"))
         for reason, row in _rejected(_output(folder / job, name), fetched=name in {"fetched", "placed"})
+        if reason not in SAFETY
     ]
 
 

@@ -71,13 +71,13 @@ def check_url(url: str, connect_to: Mapping[str, str]) -> URL:
     if pinned(host, connect_to) is None:
         if parsed.port not in ALLOWED_PORTS:
             raise BadSchemeError(url)
-        literal = _as_address(host)
+        literal = as_address(host)
         if literal is not None and not is_public(literal):
             raise NotPublicError(host)
     return parsed
 
 
-def _as_address(host: str) -> str | None:
+def as_address(host: str) -> str | None:
     """The IP address that a host is, in any notation inet_aton knows (decimal, octal, hexadecimal, short), or None."""
     try:
         return str(ipaddress.ip_address(host))

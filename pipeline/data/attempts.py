@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, POLICY, TRANSIENT, Reason, conform
+from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, PERMANENT, POLICY, TRANSIENT, Reason, conform
 
 Retry = Literal["transient", "permanent", "policy", "moved"]
 """Which rows: those with reasons of a class, or those that have moved to another domain."""
@@ -19,7 +19,7 @@ def reasons_of(retry: Retry) -> frozenset[Reason]:
     return {
         "transient": TRANSIENT,
         "policy": POLICY,
-        "permanent": frozenset(Reason) - TRANSIENT - POLICY - {Reason.BALANCED_OUT},
+        "permanent": PERMANENT,
         "moved": frozenset({Reason.MOVED}),
     }[retry]
 

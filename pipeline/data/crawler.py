@@ -7,36 +7,35 @@ resized; what waits for the decoders holds up the requests that would add to it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.data.block_lists import NO_LISTS, BlockLists
 from pipeline.data.decoders import Decoders
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig
 from pipeline.data.politeness import Refused
 from pipeline.data.resize import Picture
-from pipeline.schemas import FETCHED, Reason, conform
+from pipeline.schemas import FETCHED, Reason, conform, status_of
 
-_RESIZE_REASONS = frozenset(
-    {
-        *(Reason.NOT_AN_IMAGE, Reason.TOO_MANY_PIXELS, Reason.TOO_SMALL, Reason.TOO_ELONGATED, Reason.CORRUPT_IMAGE),
-        *(Reason.RESIZE_FAILED, Reason.DECODER_TIMEOUT, Reason.DECODER_DIED),
-    }
-)
-_FILLED = tuple(f.name for f in fields(Picture))
+_FILLED = tuple(f.name for f in fields(Picture) if f.name in FETCHED.names)
 """The columns of FETCHED that are a Picture's."""
 
 
 class Crawler:
     """Fetches, checks and resizes the images of a table. Keeps its connections, rules and decoders between calls."""
 
-    def __init__(self, fetch: FetchConfig, image: ImageConfig, *, owns_all: bool = True) -> None:
+    def __init__(
+        self, fetch: FetchConfig, image: ImageConfig, lists: BlockLists = NO_LISTS, *, owns_all: bool = True
+    ) -> None:
         self._loop = asyncio.new_event_loop()
-        self._fetcher = Fetcher(fetch, owns_all=owns_all)
-        self._decoders = Decoders(image)
+        self._lists = lists
+        self._fetcher = Fetcher(fetch, lists.why_not_url, owns_all=owns_all)
+        self._decoders = Decoders(image, with_phash=bool(lists.pictures))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """FETCHED from CANDIDATES, row by row.
@@ -76,7 +75,7 @@ class Crawler:
         if reason is not None:
             return Picture(reason=Reason(reason)), None
         if image.is_valid:
-            return await self._decoders(image.as_py()), None
+            return await self._picture(image.as_py()), None
         try:
             data = await self._fetcher.fetch(url)
         except Refused as refusal:
@@ -84,9 +83,20 @@ class Crawler:
             return Picture(reason=refusal.reason, error_message=message), refusal.redirect_url
         self._fetcher.capacity.change_waiting(len(data))
         try:
-            return await self._decoders(data), None
+            return await self._picture(data), None
         finally:
             self._fetcher.capacity.change_waiting(-len(data))
+
+    async def _picture(self, data: bytes) -> Picture:
+        """What becomes of a file, if no list has it."""
+        if self._lists.files:
+            sha256 = hashlib.sha256(data).hexdigest()
+            if why_not := self._lists.why_not_file(sha256):
+                return Picture(reason=why_not, error_message=why_not.value, sha256=sha256)
+        picture = await self._decoders(data)
+        if picture.phash is not None and (why_not := self._lists.why_not_picture(picture.phash)):
+            return Picture(reason=why_not, error_message=why_not.value, sha256=picture.sha256)
+        return picture
 
 
 def fetched(table: pa.Table, pictures: Sequence[Picture], redirects: Sequence[str | None]) -> pa.Table:
@@ -97,10 +107,3 @@ def fetched(table: pa.Table, pictures: Sequence[Picture], redirects: Sequence[st
     for name in _FILLED:
         columns[name] = pa.array([getattr(picture, name) for picture in pictures], FETCHED.field(name).type)
     return conform(pa.table(columns), FETCHED)
-
-
-def status_of(reason: Reason | None) -> str:
-    """img2dataset's status for a row."""
-    if reason is None:
-        return "success"
-    return "failed_to_resize" if reason in _RESIZE_REASONS else "failed_to_download"

@@ -37,8 +37,8 @@ _PIPE_BYTES = 1 << 20
 class Decoders:
     """Checks and resizes images in processes of its own; to be used from one event loop."""
 
-    def __init__(self, config: ImageConfig) -> None:
-        self._children = [_Child(config) for _ in range(config.num_decoders)]
+    def __init__(self, config: ImageConfig, *, with_phash: bool = False) -> None:
+        self._children = [_Child(config, with_phash) for _ in range(config.num_decoders)]
         self._free: asyncio.Queue[_Child] = asyncio.Queue()
         for child in self._children * _IN_HAND:
             self._free.put_nowait(child)
@@ -71,8 +71,9 @@ class _DiedOfAnotherError(Exception):
 class _Child:
     """One process, started when it is needed, and again after it has died."""
 
-    def __init__(self, config: ImageConfig) -> None:
+    def __init__(self, config: ImageConfig, with_phash: bool) -> None:
         self._config = config
+        self._options = json.dumps({"config": dataclasses.asdict(config), "with_phash": with_phash})
         self._process: asyncio.subprocess.Process | None = None
         self._starting = asyncio.Lock()
         self._waiting: deque[asyncio.Future[Picture]] = deque()
@@ -103,7 +104,7 @@ class _Child:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *_CHILD,
-            json.dumps(dataclasses.asdict(self._config)),
+            self._options,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_PIPE_BYTES,
@@ -155,9 +156,9 @@ class _Child:
         process.kill()
 
 
-def serve(config: ImageConfig, images: BinaryIO, answers: BinaryIO) -> None:
+def serve(config: ImageConfig, with_phash: bool, images: BinaryIO, answers: BinaryIO) -> None:
     """Answer each image that is read, until there are no more."""
-    processor = ImageProcessor(config)
+    processor = ImageProcessor(config, with_phash=with_phash)
     _limit_memory(config.decoder_memory_gib)
     answers.write(b"!")
     answers.flush()
@@ -177,11 +178,12 @@ def _limit_memory(gib: float) -> None:
 
 
 def main() -> None:
-    """The child, with the configuration as its argument."""
+    """The child, with its options as JSON in its only argument."""
+    options = json.loads(sys.argv[1])
     # Whatever else writes to standard output, a library's print say, must not become part of an answer
     with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
         os.dup2(2, 1)
-        serve(ImageConfig(**json.loads(sys.argv[1])), sys.stdin.buffer, answers)
+        serve(ImageConfig(**options["config"]), options["with_phash"], sys.stdin.buffer, answers)
 
 
 if __name__ == "__main__":

@@ -86,12 +86,13 @@ class Fetcher:
 
     Args:
         config: how to behave.
+        why_not: whether block lists forbid an address, asked of every one, those of redirects included.
         owns_all: whether no other crawler is at work. Otherwise a redirect to another registered domain is not
             followed but refused as MOVED, because the hosts there are somebody else's to ask.
     """
 
-    def __init__(self, config: FetchConfig, *, owns_all: bool) -> None:
-        self._config, self._owns_all = config, owns_all
+    def __init__(self, config: FetchConfig, why_not: Callable[[str], Reason | None], *, owns_all: bool) -> None:
+        self._config, self._why_not, self._owns_all = config, why_not, owns_all
         self._large = asyncio.Semaphore(MAX_LARGE)
         self.capacity = Capacity(config.max_in_flight, config.max_waiting_bytes)
         self.hosts = Hosts(config, self.capacity)
@@ -161,7 +162,10 @@ class Fetcher:
 
     def _check(self, address: str, base: str = "") -> URL:
         try:
-            return check_url(urljoin(base, address), self._config.connect_to)
+            url = check_url(urljoin(base, address), self._config.connect_to)
+            if why_not := self._why_not(str(url)):
+                raise Refused(why_not)
+            return url
         except NotPublicError as error:
             raise Refused(Reason.NOT_PUBLIC, str(error)) from error
         except ValueError as error:

@@ -53,10 +53,13 @@ from pipeline.data import (
     wikipedia,
 )
 from pipeline.data.addresses import registered_domain
+from pipeline.data.block_lists import NO_LISTS, BlockLists, apply_lists
 from pipeline.data.crawler import Crawler
 from pipeline.data.extents import Extent, read_lines, sha256
 from pipeline.data.fetch import FetchConfig
+from pipeline.data.held import HeldImages
 from pipeline.data.image import ImageConfig
+from pipeline.data.safety import SafetyConfig, Screen
 from pipeline.hashing import bucket_of, hash64
 from pipeline.schemas import ARTICLES, DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TERMS
 
@@ -81,13 +84,21 @@ class CrawlConfig:
     fetch: FetchConfig = field(default_factory=FetchConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     match_pool: Pool = field(default_factory=Pool)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
     fetch_pool: Pool = field(default_factory=Pool)
     """Crawlers; each has image.num_decoders processes beside it."""
+    screen_pool: Pool = field(default_factory=Pool)
+    """Classifiers of unsafe images, where there are any."""
 
     @property
     def fetch_parts(self) -> int:
         """Parts of fetching."""
         return self.num_fetch_parts or self.num_buckets
+
+    @property
+    def pools(self) -> list[Pool]:
+        """What the cluster must hold at once."""
+        return [self.match_pool, self.fetch_pool, *([self.screen_pool] if self.safety.classifier else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +132,7 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
     articles = stages(
         "articles",
         len(dumps),
-        lambda part: wikipedia.read_articles(_open(dumps[part].uri), dumps[part]),
+        lambda part: wikipedia.read_articles(open_uri(dumps[part].uri), dumps[part]),
         place=by("title", num_buckets),
         num_buckets=num_buckets,
     )
@@ -130,7 +141,7 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
         if part < len(dumps):
             return articles.part(part, ["text"])
         extent = texts[part - len(dumps)]
-        return pa.table({"text": list(read_lines(_open(extent.uri), extent))})
+        return pa.table({"text": list(read_lines(open_uri(extent.uri), extent))})
 
     counts = stages(
         "counts",
@@ -160,7 +171,7 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
         "views",
         len(files),
         lambda part: page_views.read_views(
-            _open(files[part]), files[part], corpus.language, config.rules.min_file_views
+            open_uri(files[part]), files[part], corpus.language, config.rules.min_file_views
         ),
         place=by("title", num_buckets),
         num_buckets=num_buckets,
@@ -181,6 +192,7 @@ def crawl(
     inputs: Sequence[str],
     query_texts: Sequence[str],
     config: CrawlConfig,
+    lists: BlockLists = NO_LISTS,
     early: balance.MaxPairs | None = None,
 ) -> Output:
     """From archives and tables to checked, resized images: FETCHED, one part for each bucket of registered domains.
@@ -189,15 +201,24 @@ def crawl(
     """
     buckets, parts = config.num_buckets, config.fetch_parts
     early = config.balance.max_pairs_before_fetch if early is None else early
-    texts = ray.put(list(query_texts))
+    texts, block_lists = ray.put(list(query_texts)), ray.put(lists)
+    screens_held = bool(lists.pictures) or config.safety.classifier is not None
+
+    def read(part: int) -> pa.Table:
+        found = apply_lists(read_input(inputs[part], config.extract), ray.get(block_lists))
+        return caption.apply_rules(found, config.caption)
 
     def matcher() -> Transform:
-        return partial(match.match_captions, matcher=match.Matcher(ray.get(texts), config.match_mode))
+        matching = partial(match.match_captions, matcher=match.Matcher(ray.get(texts), config.match_mode))
+        if not screens_held:
+            return matching
+        held = HeldImages(Crawler(config.fetch, config.image, ray.get(block_lists)), Screen(config.safety))
+        return lambda table: held(matching(table))
 
     candidates = stages(
         "candidates",
         len(inputs),
-        lambda part: caption.apply_rules(read_input(inputs[part], config.extract), config.caption),
+        read,
         pools=[(matcher, config.match_pool)],
         place=by("image_url", buckets),
         num_buckets=buckets,
@@ -215,15 +236,21 @@ def crawl(
         "fetched",
         parts,
         _then(unique.bucket, balance.Selection(limits, config.balance.seed)),
-        pools=[crawlers(config)],
+        pools=crawlers(config, lists),
         row_group_size=IMAGES_PER_ROW_GROUP,
     )
 
 
-def crawlers(config: CrawlConfig) -> tuple[Factory, Pool]:
-    """What fetches, checks and resizes."""
+def crawlers(config: CrawlConfig, lists: BlockLists) -> list[tuple[Factory, Pool]]:
+    """What fetches, checks, resizes and screens."""
     alone = config.fetch_pool.max_size == 1  # then a redirect to another domain is nobody else's to follow
-    return partial(Crawler, config.fetch, config.image, owns_all=alone), config.fetch_pool
+    block_lists = ray.put(lists)
+    pools: list[tuple[Factory, Pool]] = [
+        (lambda: Crawler(config.fetch, config.image, ray.get(block_lists), owns_all=alone), config.fetch_pool)
+    ]
+    if config.safety.classifier is not None:
+        pools.append((partial(Screen, config.safety), config.screen_pool))
+    return pools
 
 
 def curate(
@@ -292,7 +319,7 @@ def curate(
 
 def digests(stages: Stages, uris: Sequence[str]) -> dict[str, str]:
     """SHA-256 of each file."""
-    found = stages("digests", len(uris), lambda part: pa.table({"sha256": [sha256(_open(uris[part]))]}))
+    found = stages("digests", len(uris), lambda part: pa.table({"sha256": [sha256(open_uri(uris[part]))]}))
     table = found.table(pa.schema([("sha256", pa.string())]))
     return dict(zip(uris, table["sha256"].to_pylist(), strict=True))
 
@@ -300,7 +327,7 @@ def digests(stages: Stages, uris: Sequence[str]) -> dict[str, str]:
 def check_dumps(uris: Sequence[str]) -> None:
     """Raises ValueError where a file is no dump."""
     for uri in uris:
-        wikipedia.check_dump(_open(uri), uri)
+        wikipedia.check_dump(open_uri(uri), uri)
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
@@ -311,7 +338,7 @@ def check_inputs(inputs: Sequence[str]) -> None:
     """
     for uri in inputs:
         if uri.endswith(extract.ARCHIVE_SUFFIXES):
-            extract.check_archive(uri, _open)
+            extract.check_archive(uri, open_uri)
         else:
             extract.check_table(uri, *storage.filesystem(uri))
 
@@ -319,7 +346,7 @@ def check_inputs(inputs: Sequence[str]) -> None:
 def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
     """CANDIDATES of one archive or table."""
     if uri.endswith(extract.ARCHIVE_SUFFIXES):
-        return extract.read_archive(uri, _open, config)
+        return extract.read_archive(uri, open_uri, config)
     return extract.read_table(uri, *storage.filesystem(uri))
 
 
@@ -358,7 +385,7 @@ def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:
     return composed
 
 
-def _open(uri: str) -> io.BufferedReader:
+def open_uri(uri: str) -> io.BufferedReader:
     """A file that tells its position, as archive readers want it, read ahead in pieces that suit an object store."""
     filesystem, path = storage.filesystem(uri)
     return io.BufferedReader(filesystem.open_input_file(path), READ_AHEAD_BYTES)

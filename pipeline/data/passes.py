@@ -1,6 +1,7 @@
 """What the flow must know of all parts before it can go on with any: limits of queries, addresses of several crawls.
 
-Each is a chain of stages (cluster/stages.py) over the functions of balance.py, survival.py and dedupe.py.
+Each is a chain of stages (cluster/stages.py) over the functions of balance.py, survival.py, link_rot.py and
+dedupe.py.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import pyarrow.compute as pc
 from cluster.parts import Output
 from cluster.stages import Place, Stages
 from pipeline.data import balance, dedupe, survival
-from pipeline.hashing import bucket_of, mix
-from pipeline.schemas import ADDRESSES, OUTCOMES, SKETCHES, THRESHOLDS
+from pipeline.data import link_rot as rot
+from pipeline.hashing import bucket_of, hash64, mix
+from pipeline.schemas import ADDRESSES, LINK_ROT, OUTCOMES, SKETCHES, THRESHOLDS
 
 Read = Callable[[int, Sequence[str]], pa.Table | None]
 """Some columns of a part."""
+NUM_NAMES = 1_000
+"""Domains, and hosts, whose link rot is told one by one: some 100 kB."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,33 @@ def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
         generation=generation,
     )
     return stages("survival", buckets, counts.bucket, finish=survival.add, generation=generation).table(OUTCOMES)
+
+
+def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM_NAMES) -> pa.Table:
+    """LINK_ROT of a crawl: every year, and the `num_names` busiest domains and hosts."""
+    generation = fetched.stage.generation
+    counts = stages(
+        "rot_counts",
+        len(fetched.parts),
+        lambda part: fetched.everything(part, ["url", "page_date", "reason"]),
+        finish=rot.count,
+        place=by_name(buckets),
+        num_buckets=buckets,
+        generation=generation,
+    )
+    added = stages(
+        "link_rot",
+        buckets,
+        counts.bucket,
+        finish=lambda table: rot.busiest(rot.add(table), num_names),
+        generation=generation,
+    )
+    return rot.busiest(added.table(LINK_ROT), num_names)
+
+
+def by_name(num_buckets: int) -> Place:
+    """Buckets by the hash of the name; what has none is in one of them."""
+    return lambda table: bucket_of(hash64(name or "" for name in table["name"].to_pylist()), num_buckets)
 
 
 def by_query(num_buckets: int) -> Place:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from pipeline.data.image import Header, ImageConfig, inspect
+from pipeline.data.image import Header, ImageConfig, inspect, perceptual_hash
 from pipeline.schemas import Reason
 
 _MAX_EXTRANEOUS_BYTES = 32
@@ -49,6 +49,8 @@ class Picture:
     height: int | None = None
     original_width: int | None = None
     original_height: int | None = None
+    phash: int | None = None
+    """Perceptual hash of the JPEG, where it was asked for."""
 
 
 class ImageProcessor:
@@ -58,8 +60,8 @@ class ImageProcessor:
     read from, so it lives in a process of its own (decoders.py), as the Resizer's own redirection would ask for too.
     """
 
-    def __init__(self, config: ImageConfig) -> None:
-        self._config = config
+    def __init__(self, config: ImageConfig, *, with_phash: bool = False) -> None:
+        self._config, self._with_phash = config, with_phash
         module = _resizer_module()
         self._decoder = _Decoder(config)
         module.cv2 = types.SimpleNamespace(**vars(cv2) | {"imdecode": self._decoder})
@@ -90,7 +92,8 @@ class ImageProcessor:
             reason = Reason.CORRUPT_IMAGE if corrupt else Reason.RESIZE_FAILED
             return Picture(reason=reason, error_message=problem or error, sha256=sha256)
         sizes = {"width": width, "height": height, "original_width": found.width, "original_height": found.height}
-        return Picture(jpg=bytes(jpg), sha256=sha256, exif=found.exif, **sizes)
+        phash = int(perceptual_hash([jpg])[0]) if self._with_phash else None
+        return Picture(jpg=bytes(jpg), sha256=sha256, exif=found.exif, phash=phash, **sizes)
 
 
 def _upright(data: bytes) -> bytes:

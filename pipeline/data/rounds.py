@@ -15,11 +15,14 @@ from cluster.parts import Output
 from cluster.runs import Run
 from cluster.stages import Stages
 from pipeline.data.attempts import Retry, as_answers, due, merge
+from pipeline.data.block_lists import BlockLists
 from pipeline.data.flow import IMAGES_PER_ROW_GROUP, CrawlConfig, by_domain, crawlers
 from pipeline.schemas import FETCHED, Reason
 
 
-def later_attempts(stages: Stages, fetched: Output, retry: Retry | None, config: CrawlConfig) -> Output:
+def later_attempts(
+    stages: Stages, fetched: Output, retry: Retry | None, config: CrawlConfig, lists: BlockLists
+) -> Output:
     """Go on with the rounds that have begun; then follow what has moved, and make the round that is asked for.
 
     A round of the kind that is asked for and that has not ended yet is the one that is meant.
@@ -28,7 +31,7 @@ def later_attempts(stages: Stages, fetched: Output, retry: Retry | None, config:
     if begun and begun[-1] == retry and not _is_complete(stages, fetched, len(begun)):
         retry = None
     for kind in begun:
-        fetched = attempt_again(stages, fetched, kind, config)
+        fetched = attempt_again(stages, fetched, kind, config, lists)
     while True:
         num_hops = next((number for number, kind in enumerate(reversed(begun)) if kind != "moved"), len(begun))
         if Reason.MOVED in fetched.reasons() and num_hops < config.fetch.max_redirects:
@@ -39,7 +42,7 @@ def later_attempts(stages: Stages, fetched: Output, retry: Retry | None, config:
         else:
             return fetched
         storage.put_if_absent(_record(stages.run, len(begun)), json.dumps(begun[-1]).encode())
-        fetched = attempt_again(stages, fetched, begun[-1], config)
+        fetched = attempt_again(stages, fetched, begun[-1], config, lists)
 
 
 def _begun(run: Run) -> list[Retry]:
@@ -58,7 +61,7 @@ def _record(run: Run, generation: int) -> str:
     return storage.join(run.uri, f"attempts-{generation}.json")
 
 
-def attempt_again(stages: Stages, fetched: Output, retry: Retry, config: CrawlConfig) -> Output:
+def attempt_again(stages: Stages, fetched: Output, retry: Retry, config: CrawlConfig, lists: BlockLists) -> Output:
     """The next generation of FETCHED: rows with reasons of a kind asked for once more, all others as they are.
 
     A row is asked for by the actor that has the registered domain where it is now, and then goes back to its part.
@@ -81,7 +84,7 @@ def attempt_again(stages: Stages, fetched: Output, retry: Retry, config: CrawlCo
         f"answers-{generation}",
         parts,
         asked.bucket,
-        pools=[crawlers(config)],
+        pools=crawlers(config, lists),
         finish=as_answers,
         place=by_domain("url", parts),
         num_buckets=parts,

@@ -16,6 +16,8 @@ NORMAL, WIDE, SMALL = (520, 270), (1_080, 270), (255, 185)
 MAX_POINTS = 240
 _LEFT, _RIGHT, _BOTTOM = 50, 12, 40
 _TOP_PLAIN, _TOP_WITH_LEGEND = 12, 32
+_BAR_STEP, _BAR_HEIGHT, _NOTE_WIDTH = 25, 16, 110
+_CHARACTER_WIDTH, _MAX_LABEL_CHARACTERS = 6.7, 24
 _DECADES_FOR_BARE_POWERS = 2.0
 _SLACK = 1e-9
 
@@ -29,6 +31,15 @@ class Series:
     label: str
     points: Points
     faint: Points = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One row of a chart of stacked bars: shares in [0, 1] that lie one behind the other, and a text at its end."""
+
+    label: str
+    shares: Sequence[float]
+    note: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +118,42 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, size: tup
     if len(keys) > 1:
         parts.append(f'<text x="{_LEFT}" y="14">{"".join(keys)}</text>')
     summary = f"{title}: " + "; ".join(_in_words(line, x, y) for line in shown)
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(summary)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def stacked_bars(title: str, bars: Sequence[Bar], width: int) -> Markup:
+    """Bars one below the other, each cut into its shares; empty without bars. The page explains the colours.
+
+    Share i is of class part-i. A label that is too long is cut, and told in full where the pointer rests on it.
+    """
+    if not bars:
+        return Markup("")
+    height = _BAR_STEP * len(bars) + _BOTTOM - 12
+    left = 12 + _CHARACTER_WIDTH * min(max(len(bar.label) for bar in bars), _MAX_LABEL_CHARACTERS)
+    scale = _Scale(Axis(percent=True), 0.0, 1.0, left, width - _NOTE_WIDTH)
+    parts: list[str] = []
+    for value in scale.ticks(4 if width < WIDE[0] else 10):
+        place = f"{scale.pixel(value):.1f}"
+        parts.append(f'<path class="grid" d="M{place},0V{height - 25}"/>')
+        parts.append(f'<text class="middle" x="{place}" y="{height - 8}">{scale.axis.format(value)}</text>')
+    for index, bar in enumerate(bars):
+        top = index * _BAR_STEP + (_BAR_STEP - _BAR_HEIGHT) // 2
+        middle = top + _BAR_HEIGHT / 2
+        shown = bar.label if len(bar.label) <= _MAX_LABEL_CHARACTERS else bar.label[: _MAX_LABEL_CHARACTERS - 1] + "…"
+        parts.append(f"<g><title>{escape(bar.label)}</title>")
+        parts.append(f'<text class="end" x="{left - 8:.1f}" y="{middle}" dy=".32em">{escape(shown)}</text>')
+        start = 0.0
+        for number, share in enumerate(bar.shares):
+            first, last = scale.pixel(start), scale.pixel(start + share)
+            start += share
+            if share:
+                box = f'x="{first:.1f}" y="{top}" width="{last - first:.1f}" height="{_BAR_HEIGHT}"'
+                parts.append(f'<rect class="part part-{number}" {box}/>')
+        parts.append(f'<text x="{width - _NOTE_WIDTH + 9}" y="{middle}" dy=".32em">{escape(bar.note)}</text></g>')
+    summary = f"{title}: " + "; ".join(f"{bar.label} {bar.note}" for bar in bars)
     return Markup(
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(summary)}">'
         f"{''.join(parts)}</svg>"

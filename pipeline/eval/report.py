@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from pipeline.eval import display
 from pipeline.eval.charts import NORMAL, SMALL, Axis, Points, Series, line_chart, smooth, thin
+from pipeline.eval.link_rot import LinkCount, view_link_rot
 from pipeline.eval.queries import QueryCount, view_queries
 from pipeline.eval.statistics import Score
 from pipeline.eval.suite import DIRECTIONS, SUITE, Benchmark, benchmark_of
@@ -87,6 +88,8 @@ class ReportInputs:
     title: str
     funnel: Sequence[Stage] = ()
     queries: Sequence[QueryCount] = ()
+    link_rot: Sequence[LinkCount] = ()
+    """By domain and by year of the page."""
     kept_pairs: Sequence[KeptPair] = ()
     rejected: Sequence[RejectedPair] = ()
     metrics: Sequence[Mapping[str, float]] = ()
@@ -156,6 +159,7 @@ def render_report(inputs: ReportInputs) -> str:
         style=Markup((folder / "report.css").read_text(encoding="utf-8")),
         figures=key_figures(inputs),
         queries=view_queries(inputs.queries) if inputs.queries else None,
+        link_rot=view_link_rot(inputs.link_rot),
         curves=learning_curves(inputs.metrics),
         num_large_curves=NUM_LARGE_CURVES,
         results=group_results(inputs.scores),

@@ -30,6 +30,16 @@ def test_a_gpu_pool_takes_a_batch_size() -> None:
     assert arguments["batch_size"] == 256
 
 
+def test_a_gpu_pool_takes_whole_blocks() -> None:
+    arguments = Pool(gpus=0.5).map_batches_arguments()
+    assert arguments["ray_remote_args_fn"]() == {"num_gpus": 0.5}
+    assert (arguments["batch_size"], arguments.get("num_gpus")) == (None, None)
+
+
+def test_a_pool_stays_on_nodes_with_a_resource() -> None:
+    assert Pool(resources={"crawl": 1}).map_batches_arguments()["resources"] == {"crawl": 1}
+
+
 @pytest.mark.parametrize("size", [0, -1, (0, 2), (3, 2)])
 def test_a_pool_without_actors_is_refused(size: int | tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least one actor"):
@@ -39,7 +49,7 @@ def test_a_pool_without_actors_is_refused(size: int | tuple[int, int]) -> None:
 @pytest.mark.parametrize("resource", ["cpus", "gpus", "memory_gib"])
 def test_negative_resources_are_refused(resource: str) -> None:
     with pytest.raises(ValueError, match=f"{resource} = -1: cannot be negative"):
-        Pool(**{resource: -1})
+        Pool(**{resource: -1})  # type: ignore[arg-type]
 
 
 class CountCalls:

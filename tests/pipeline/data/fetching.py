@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from pipeline.data.block_lists import NO_LISTS
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.politeness import Refused
 
@@ -18,7 +19,7 @@ def fetched(settings: FetchConfig, *urls: str, owns_all: bool = True) -> list[by
     """The bytes at each address, or why there are none; asked for side by side."""
 
     async def fetch_all() -> list[bytes | Refused]:
-        fetcher = Fetcher(settings, owns_all=owns_all)
+        fetcher = Fetcher(settings, NO_LISTS.why_not_url, owns_all=owns_all)
         try:
             return await asyncio.gather(*(fetch(fetcher, url) for url in urls))
         finally:

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.demo.server import Route
 from pipeline.data import crawler
-from pipeline.data.crawler import Crawler, fetched, status_of
+from pipeline.data.crawler import Crawler, fetched
 from pipeline.data.fetch import FetchConfig
 from pipeline.data.image import ImageConfig
 from pipeline.data.resize import ImageProcessor, Picture
@@ -74,7 +74,8 @@ class SlowDecoders:
 
     waiting = most = 0
 
-    def __init__(self, _config: ImageConfig) -> None:
+    def __init__(self, _config: ImageConfig, *, with_phash: bool) -> None:
+        assert not with_phash
         self._turn = asyncio.Semaphore(1)
 
     async def __call__(self, data: bytes) -> Picture:
@@ -104,9 +105,3 @@ def test_fetching_does_not_outrun_decoding(tmp_path: Path, monkeypatch: pytest.M
 def test_no_rows() -> None:
     assert crawl(FetchConfig(), candidates(image_url=[], caption=[])) == []
     assert fetched(candidates(image_url=[], caption=[]), [], []) == FETCHED.empty_table()
-
-
-def test_statuses_are_img2datasets() -> None:
-    assert status_of(None) == "success"
-    assert status_of(Reason.RESIZE_FAILED) == status_of(Reason.NOT_AN_IMAGE) == "failed_to_resize"
-    assert status_of(Reason.TIMEOUT) == status_of(Reason.ROBOTS_TXT) == "failed_to_download"

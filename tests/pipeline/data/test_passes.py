@@ -1,3 +1,4 @@
+import datetime
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,12 @@ import pytest
 
 from cluster.runs import Run
 from cluster.stages import Stages
+from pipeline.data import link_rot as rot
 from pipeline.data import passes
 from pipeline.data.balance import BalanceConfig, MaxPairs, sketch, thresholds
-from pipeline.schemas import SKETCHES, THRESHOLDS
+from pipeline.schemas import LINK_ROT, SKETCHES, THRESHOLDS, Reason
 from tests.perf.balancing import Corpus
+from tests.pipeline.data.rows import fetched
 
 pytestmark = pytest.mark.cluster
 
@@ -45,3 +48,20 @@ def test_totals_of_no_pairs_are_none(ray_local: None, tmp_path: Path) -> None:  
     stages = Stages(Run.open(str(tmp_path), {}))
     assert passes.totals(stages, "kept_", 2, lambda *_: None, 2) == SKETCHES.empty_table()
     assert passes.limits(stages, "", 2, lambda *_: None, BalanceConfig(), 5, 2) == THRESHOLDS.empty_table()
+
+
+def test_link_rot_over_parts_is_that_of_all_rows(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+    reasons = [None, Reason.NOT_FOUND, Reason.BALANCED_OUT, Reason.TIMEOUT, Reason.ROBOTS_TXT, Reason.TOO_SMALL]
+    rows = fetched(
+        url=[f"http://i{n % 11}.a{n % 7}.example/{n}" for n in range(200)],
+        page_date=[datetime.datetime(2014 + n % 5, 1, 1, tzinfo=datetime.UTC) if n % 6 else None for n in range(200)],
+        reason=[reasons[n % 13 % 6] for n in range(200)],
+    )
+    parts = [rows.slice(0, 150), rows.slice(150), rows.slice(200)]
+    stages = Stages(Run.open(str(tmp_path), {}))
+    output = stages("fetched", 3, parts.__getitem__)
+    found = passes.link_rot(stages, output, 2, num_names=4)
+    assert found == rot.busiest(rot.count(rows), 4)
+    assert found.num_rows == 4 + 4 + 6
+    empty = stages("nothing", 1, lambda _: None)
+    assert passes.link_rot(Stages(Run.open(str(tmp_path / "empty"), {})), empty, 2) == LINK_ROT.empty_table()

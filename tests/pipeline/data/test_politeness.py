@@ -129,7 +129,7 @@ class TestPoliteness:
             settings = config(
                 server.address, breaker_failures=3, breaker_seconds=1.0, attempts=1, max_in_flight_per_host=1
             )
-            fetcher = Fetcher(settings, owns_all=True)
+            fetcher = Fetcher(settings, lambda _: None, owns_all=True)
 
             async def one(url: str) -> bytes | Reason:
                 try:

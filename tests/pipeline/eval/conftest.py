@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.eval.link_rot import LinkCount
 from pipeline.eval.queries import QueryCount
 from pipeline.eval.report import Example, KeptPair, RejectedPair, ReportInputs, SnapshotFacts, Stage
 from pipeline.eval.statistics import Score, proportion_interval
@@ -54,6 +55,27 @@ def make_queries() -> list[QueryCount]:
         )
     queries += [QueryCount(f"unmatched {index}", "wordnet", 0, 0) for index in range(37)]
     return [*queries, QueryCount(HOSTILE, "unigram", 1, 1)]
+
+
+def make_link_rot() -> list[LinkCount]:
+    """Of 14 domains, the busiest first, and of pages of 14 years and of none."""
+    names = [
+        "cdn.example",
+        "shop.example",
+        "<b>not-a-domain</b>",
+        *(f"photos-{number}.example" for number in range(11)),
+    ]
+    alive = [0.93, 0.12, 0.78, 0.97, 0.99, 0.83, 0.55, 0.71, 0.4, 0.9, 0.05, 0.6, 0.5, 0.5]
+    rows = [("domain", name, round(420_000 / rank**1.1), alive[rank - 1]) for rank, name in enumerate(names, 1)]
+    rows += [("year", str(year), 900 * (year - 2010), 0.28 + 0.05 * (year - 2013)) for year in range(2013, 2027)]
+    counts = []
+    for by, name, tried, share in [*rows, ("year", None, 310, 0.6)]:
+        kept = round(tried * share)
+        permanent, transient, policy = ((tried - kept) * part // 10 for part in (5, 2, 2))
+        refused = tried - kept - permanent - transient - policy
+        fates = {"permanent": permanent, "transient": transient, "policy": policy, "image_refused": refused}
+        counts.append(LinkCount(by=by, name=name, tried=tried, kept=kept, **fates))
+    return counts
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +137,7 @@ def report_inputs() -> ReportInputs:
         title="Demo of the whole chain",
         funnel=funnel,
         queries=make_queries(),
+        link_rot=make_link_rot(),
         kept_pairs=kept,
         rejected=rejected,
         metrics=make_metrics(),

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.eval.charts import MAX_POINTS, SMALL, Axis, Series, line_chart, smooth, thin
+from pipeline.eval.charts import MAX_POINTS, SMALL, Axis, Bar, Series, line_chart, smooth, stacked_bars, thin
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -100,3 +100,49 @@ def test_thinning_keeps_the_ends_and_the_order(log: bool) -> None:
     assert len(thinned) <= MAX_POINTS
     assert len([point for point in thinned if point[0] < 100]) > (60 if log else 1)
     assert thin(points[:7]) == points[:7]
+
+
+def boxes_of(chart: ElementTree.Element) -> list[list[tuple[str, float, float]]]:
+    """For each bar (class, left, width) of its parts."""
+    return [
+        [(box.get("class", ""), float(box.get("x", "")), float(box.get("width", ""))) for box in group.iter("rect")]
+        for group in chart.iter("g")
+    ]
+
+
+@pytest.mark.parametrize("width", [520, 1_080])
+def test_shares_lie_one_behind_the_other_from_zero_to_all(width: int) -> None:
+    bars = [
+        Bar(label="a.example", shares=[0.5, 0.25, 0.0, 0.25], note="50%"),
+        Bar(label="b.example", shares=[0, 0, 0, 1], note="0%"),
+    ]
+    chart = ElementTree.fromstring(stacked_bars("Domains", bars, width))
+    (first, second, third), (whole,) = boxes_of(chart)
+    assert [box[0] for box in (first, second, third, whole)] == [
+        "part part-0",
+        "part part-1",
+        "part part-3",
+        "part part-3",
+    ]
+    assert first[2] == pytest.approx(whole[2] / 2, abs=0.1)
+    assert second[1] == pytest.approx(first[1] + first[2], abs=0.1)
+    assert third[1] + third[2] == pytest.approx(whole[1] + whole[2], abs=0.2)
+    ticks = {text.text: float(text.get("x", "")) for text in chart.iter("text") if text.get("class") == "middle"}
+    assert ticks["0%"] == pytest.approx(whole[1], abs=0.1)
+    assert ticks["100%"] == pytest.approx(whole[1] + whole[2], abs=0.1)
+    assert chart.get("aria-label") == "Domains: a.example 50%; b.example 0%"
+
+
+def test_long_and_hostile_labels_are_cut_and_escaped() -> None:
+    bars = [Bar(label="<b>" + "long-" * 50, shares=[1.0], note="<i>")]
+    chart = ElementTree.fromstring(stacked_bars("Domains", bars, 520))
+    (title,) = chart.iter("title")
+    (label,) = (text.text or "" for text in chart.iter("text") if text.get("class") == "end")
+    assert title.text == bars[0].label
+    assert label == "<b>" + ("long-" * 50)[:20] + "…"
+    ((box,),) = boxes_of(chart)
+    assert 160 < box[1] < 200
+
+
+def test_no_bars_make_no_chart() -> None:
+    assert stacked_bars("Domains", [], 520) == ""

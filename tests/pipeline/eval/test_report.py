@@ -21,7 +21,7 @@ from pipeline.eval.report import (
 from pipeline.eval.statistics import Score
 from tests.pipeline.eval.conftest import HOSTILE
 
-SECTIONS = ("results", "predictions", "training", "funnel", "queries", "kept", "rejected", "run")
+SECTIONS = ("results", "predictions", "training", "funnel", "links", "queries", "kept", "rejected", "run")
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -60,7 +60,7 @@ def test_chromium_renders_every_section_without_a_console_error(report_inputs: R
         assert len(shown.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 100
     assert sections_of(browsed.stdout) == list(SECTIONS)
     # Every <svg> was parsed, and no hostile text became an element.
-    assert browsed.stdout.count("</svg>") == 8
+    assert browsed.stdout.count("</svg>") == 10
     assert "<script" not in browsed.stdout
     assert "onerror=" not in re.sub(r"&lt;.*?&gt;", "", browsed.stdout)
 
@@ -98,6 +98,7 @@ def test_every_part_may_be_left_out_and_stand_alone(report_inputs: ReportInputs,
     shown = {
         "funnel": ["funnel"],
         "queries": ["queries"],
+        "link_rot": ["links"],
         "kept_pairs": ["kept"],
         "rejected": ["rejected"],
         "metrics": ["training"],
@@ -150,6 +151,21 @@ def test_results_come_in_the_order_of_the_suite_and_unknown_ones_last() -> None:
 def test_a_score_below_chance_is_said_to_be() -> None:
     score = Score(value=0.02, low=0.01, high=0.05, chance=0.1, metric="accuracy", num_samples=300)
     assert group_results({"x": score})[0][1][0].verdict == "below chance"
+
+
+def test_link_rot_is_told_in_numbers_and_in_words(report_inputs: ReportInputs) -> None:
+    page = render_report(report_inputs)
+    section = page[page.index('<section id="links">') : page.index('<section id="queries">')]
+    assert "120,010 addresses were tried, 69.0% gave an image" in section
+    assert "Of those on pages of 2013, 28.0% did;" in section
+    assert "of those on pages of 2026, 93.0%." in section
+    assert section.count('<figure class="large">') == 2
+    assert "no date 60.0% of 310" in section
+    assert all(words in section for words in ("off limits 6.2%", "gone 15.5%"))
+    alone = render_report(
+        replace(report_inputs, link_rot=[row for row in report_inputs.link_rot if row.name == "2026"])
+    )
+    assert "on pages of" not in alone
 
 
 def test_no_match_at_all_is_shown_too() -> None:

@@ -1,0 +1,97 @@
+import io
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from pipeline.data.safety import SafetyConfig, find_classifier
+from pipeline.eval.unsafe import ZeroShotClassifier
+from pipeline.model import weights
+from pipeline.model.clip import CLIP
+from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from pipeline.model.image import preprocess_for
+from pipeline.model.tokenizer import Tokenizer
+from tests.pipeline.eval.pictures import SHAPES, draw
+
+COLOURS = ("red", "blue", "green")
+PROMPTS = {colour: f"a {colour} shape" for colour in COLOURS}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt three colours, and nothing else."""
+    tokenizer = Tokenizer.train(PROMPTS.values(), 600, 12)
+    options = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "kernel_sizes": 3, "ls_init_value": None}
+    config = ModelConfig(
+        embed_dim=16,
+        image=ImageTowerConfig(architecture="convnext_atto", image_size=32, options=options),
+        text=TextTowerConfig(width=16, heads=2, layers=1, context_length=12, vocab_size=tokenizer.vocab_size),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = CLIP(config)
+    preprocess, tokens = preprocess_for(32), tokenizer(list(PROMPTS.values()))
+    images = torch.stack(
+        [
+            preprocess(Image.open(io.BytesIO(draw(shape, colour))).convert("RGB"))
+            for colour in COLOURS
+            for shape in SHAPES
+        ]
+    )
+    truth = torch.arange(len(COLOURS)).repeat_interleave(len(SHAPES))
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(30):
+        loss = F.cross_entropy(network(images, tokens)[0], truth)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("model")
+    weights.save(weights.Model(network, tokenizer), folder)
+    return folder
+
+
+def test_an_image_near_an_unsafe_prompt_is_unsafe(model: Path) -> None:
+    classifier = ZeroShotClassifier(str(model), unsafe=[PROMPTS["red"]], safe=[PROMPTS["blue"], PROMPTS["green"]])
+    red, blue, green = classifier([draw("triangle", colour) for colour in COLOURS])
+    assert red > 0.9
+    assert max(blue, green) < 0.1
+
+
+def test_the_unsafe_prompts_count_together(model: Path) -> None:
+    classifier = ZeroShotClassifier(
+        str(model), unsafe=[PROMPTS["red"], PROMPTS["blue"]], safe=[PROMPTS["green"]], batch_size=2
+    )
+    images = [draw("triangle", colour) for colour in COLOURS]
+    red, blue, green = classifier(images)
+    assert min(red, blue) > 0.9
+    assert green < 0.1
+    opposite = ZeroShotClassifier(str(model), unsafe=[PROMPTS["green"]], safe=[PROMPTS["red"], PROMPTS["blue"]])
+    assert [1 - score for score in opposite(images)] == pytest.approx([red, blue, green], abs=1e-5)
+
+
+@pytest.mark.parametrize("prompts", [[], "a red shape"])
+def test_prompts_must_be_lists(prompts: list[str], model: Path) -> None:
+    with pytest.raises(ValueError, match=r"safety\.classifier_options\.safe = .* must be a list of prompts"):
+        ZeroShotClassifier(str(model), unsafe=["a"], safe=prompts)
+    with pytest.raises(ValueError, match=r"safety\.classifier_options\.unsafe = "):
+        ZeroShotClassifier(str(model), unsafe=prompts, safe=["a"])
+
+
+def test_an_image_that_cannot_be_read_stops_the_job(model: Path) -> None:
+    with pytest.raises(ValueError, match=r"safety\.classifier: the image of sample 1 cannot be read"):
+        ZeroShotClassifier(str(model), unsafe=["a"], safe=["b"])([draw("circle", "red"), b"<html>"])
+
+
+def test_the_manual_configures_it() -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "safety.md").read_text(encoding="utf-8")
+    lists, judged = (tomllib.loads(block)["safety"] for block in re.findall(r"```toml\n(.*?)```", manual, re.DOTALL))
+    assert find_classifier(SafetyConfig(**lists, **judged)) is ZeroShotClassifier
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model at"):
+        ZeroShotClassifier(str(tmp_path / "none"), unsafe=["a"], safe=["b"])
