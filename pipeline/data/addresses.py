@@ -12,7 +12,9 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -197,10 +199,19 @@ def registered_domain(url: str) -> str:
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names for aiohttp, to public addresses only: one private address among them refuses the name."""
+    """Resolves names for aiohttp, to public addresses only: one private address among them refuses the name.
 
-    def __init__(self, connect_to: Mapping[str, str]) -> None:
+    A name whose servers are gone takes the system's resolver many seconds. So lookups have threads of their own, of
+    which asyncio alone would have a few more than there are cores: six dead names would hold up all others.
+
+    Args:
+        connect_to: hosts of the operator's own (`pinned`).
+        max_lookups: at a time; a thread is made when all others wait for an answer.
+    """
+
+    def __init__(self, connect_to: Mapping[str, str], max_lookups: int = 256) -> None:
         self._connect_to = connect_to
+        self._threads = ThreadPoolExecutor(max_lookups, "lookup")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -215,9 +226,9 @@ class PublicResolver(AbstractResolver):
         if target is not None:
             address, port = target
             return [self._result(host, address, port, socket.AF_INET6 if ":" in address else socket.AF_INET)]
-        loop = asyncio.get_running_loop()
+        lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, family=family)
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
         except UnicodeError as error:  # a label that is empty or too long
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
         for *_, sockaddr in found:
@@ -226,7 +237,8 @@ class PublicResolver(AbstractResolver):
         return [self._result(host, str(sockaddr[0]), port, kind) for kind, *_, sockaddr in found]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Forget the lookups that have not begun; threads end with theirs."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod
     def _result(host: str, address: str, port: int, family: int) -> ResolveResult:

@@ -1,6 +1,8 @@
 import asyncio
 import ipaddress
 import socket
+import threading
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -299,6 +301,53 @@ def test_the_operator_rules_over_names(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_that_cannot_exist(host: str) -> None:
     with pytest.raises(socket.gaierror):
         resolve(host)
+
+
+def test_dead_names_do_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+
+    def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        if host.startswith("dead"):
+            done.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
+
+    async def resolve_all() -> None:
+        resolver = PublicResolver({})
+        dead = [asyncio.create_task(resolver.resolve(f"dead{i}.example", 80)) for i in range(100)]
+        await asyncio.sleep(0)
+        (found,) = await asyncio.wait_for(resolver.resolve("a.example", 80), timeout=10)
+        assert found["host"] == "8.8.8.8"
+        assert not any(task.done() for task in dead)
+        done.set()
+        assert len(await asyncio.gather(*dead)) == 100
+        await resolver.close()
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    asyncio.run(resolve_all())
+
+
+def test_so_many_lookups_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, most = 0, 0
+    lock = threading.Lock()
+
+    def getaddrinfo(_host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.01)
+        with lock:
+            under_way -= 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
+
+    async def resolve_all() -> None:
+        resolver = PublicResolver({}, max_lookups=3)
+        await asyncio.gather(*(resolver.resolve(f"a{i}.example", 80) for i in range(12)))
+        await resolver.close()
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    asyncio.run(resolve_all())
+    assert most == 3
 
 
 def test_no_socket_is_opened_for_a_private_address() -> None:
