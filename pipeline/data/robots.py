@@ -134,7 +134,7 @@ def tag_forbids(headers: Iterable[str], agent: str, now: datetime | None = None)
                 # A day of the week is parted from its date by a comma
                 if _has_passed(value, now) or _has_passed(f"{value},{next_part}", now):
                     return True
-            elif name not in _WITH_VALUE and not _REFUSING.isdisjoint(_words(name)):
+            elif not _REFUSING.isdisjoint(_words(name)):
                 return True
     return False
 
@@ -156,6 +156,6 @@ def _has_passed(text: str, now: datetime) -> bool:
     except ValueError:
         try:
             date = parsedate_to_datetime(text if ":" in text else f"{text} 00:00")
-        except (ValueError, OverflowError, IndexError):
+        except (ValueError, OverflowError):
             return False
     return (date if date.tzinfo else date.replace(tzinfo=UTC)) <= now

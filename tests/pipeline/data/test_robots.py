@@ -54,6 +54,7 @@ def test_rules(rules: str, allowed: bool) -> None:
             False,
         ),
         ("User-agent: *\nDisallow: /a\n\nUser-agent: b\nAllow: /\n\nUser-agent: *\nDisallow: /photos", False),
+        ("User-agent: *\nDisallow: /photos\n\nUser-agent: b\nAllow: /\n\nUser-agent: *\nDisallow: /a", False),
         # The whole token, not a part of it
         *(
             (f"User-agent: {name}\nDisallow: /", True)
@@ -63,7 +64,7 @@ def test_rules(rules: str, allowed: bool) -> None:
         # A version or a remark is not part of it
         *(
             (f"User-agent: {name}\nDisallow: /", False)
-            for name in ("clip-on-ray/1.0", "clip-on-ray*", "clip-on-ray bot")
+            for name in ("clip-on-ray/1.0", "clip-on-ray*", "clip-on-ray bot", "clip-on-ray#1")
         ),
         # What is no rule does not end the list of agents
         ("User-agent: clip-on-ray\nSitemap: http://a.example/s\nUser-agent: b\nDisallow: /", False),
@@ -221,7 +222,7 @@ def test_no_file_and_no_address_is_slow(name: str) -> None:
 
 
 def test_what_would_take_too_long_to_judge_is_left_alone() -> None:
-    rule = "Disallow: /*b"
+    rule = "Disallow: /*bbbbbbbb"
     length = MAX_COMPARISONS // (len(rule) * 1_000)
     rules = Robots(200, (ALL + f"{rule}\n" * 1_000).encode(), AGENT)
     url = "http://a.example/".ljust(length, "a")
@@ -276,6 +277,7 @@ def test_pauses_that_a_host_asks_for(rules: str, seconds: float | None) -> None:
     [
         *("noai", "noimageai", "noindex", "noimageindex", "none", "noml"),
         *("NoAI", " noai ", "noai, noimageai", "max-image-preview:large, noai", "nosnippet,noarchive , noindex"),
+        *("max-image-preview: none, noai", "unavailable_after: none, noai"),
         *("clip-on-ray: noai", "Clip-On-Ray: noindex, nofollow", "clip-on-ray: nofollow, noai", "*: noai"),
         *("clip-on-ray/1.0: noai", "otherbot: noindex, *: noai", "clip-on-ray: unavailable_after: 1 Jan 2020"),
         *("otherbot: nofollow, clip-on-ray: noai", "clip-on-ray: noai, otherbot: all"),
@@ -360,6 +362,10 @@ def test_junk_is_no_error(headers: list[str]) -> None:
 @given(st.text(alphabet="0123456789 :-/+,JanGMTZ.\t", max_size=30))
 def test_any_date_is_no_error(date: str) -> None:
     assert tag_forbids([f"unavailable_after: {date}"], AGENT) in {True, False}
+
+
+def test_the_agent_may_be_written_in_any_case() -> None:
+    assert tag_forbids(["clip-on-ray: noai"], "Clip-On-Ray")
 
 
 def test_no_headers_forbid_nothing() -> None:
