@@ -74,6 +74,8 @@ LOCAL_NAMES = (
     "alt",  # RFC 9476: not in the DNS
 )
 """Names of this machine and of its network, and all below them: they are not looked up."""
+_MAX_SHOWN = 200
+"""Characters of an address in an error's message; a data: address may have millions."""
 _NAME = re.compile(r"[a-z0-9_.-]+")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
@@ -126,13 +128,13 @@ def check_url(url: str, connect_to: Mapping[str, str], allowed_ports: Collection
     try:
         parsed = URL(url)
     except ValueError as error:
-        raise BadSchemeError(f"{url!r}: {error}") from error
+        raise BadSchemeError(str(error)[:_MAX_SHOWN]) from error
     host = (parsed.raw_host or "").rstrip(".")
     if parsed.scheme not in {"http", "https"} or not host or "@" in parsed.raw_authority:
-        raise BadSchemeError(url)
+        raise BadSchemeError(url[:_MAX_SHOWN])
     if pinned(host, connect_to) is None:
         if parsed.port not in (ALLOWED_PORTS if allowed_ports is None else allowed_ports):
-            raise BadSchemeError(url)
+            raise BadSchemeError(url[:_MAX_SHOWN])
         _check_host(host)
     return parsed
 
@@ -141,13 +143,13 @@ def _check_host(host: str) -> None:
     literal = _as_address(host)
     if literal is not None:
         if not is_public(literal):
-            raise NotPublicError(host)
+            raise NotPublicError(host[:_MAX_SHOWN])
         return
     labels = host.split(".")
     if not _NAME.fullmatch(host) or _NUMBER.fullmatch(labels[-1]):  # no domain is a number: it is a broken address
-        raise BadSchemeError(host)
+        raise BadSchemeError(host[:_MAX_SHOWN])
     if len(labels) == 1 or f".{host}".endswith(tuple(f".{name}" for name in LOCAL_NAMES)):
-        raise NotPublicError(host)
+        raise NotPublicError(host[:_MAX_SHOWN])
 
 
 def _as_address(host: str) -> str | None:

@@ -231,6 +231,8 @@ REDIRECTS = {
     "loop": redirect((Reason.TOO_MANY_REDIRECTS,), "/x.jpg"),
     "loop of two": redirect((Reason.TOO_MANY_REDIRECTS,), "http://loop.test/x.jpg"),
     "to itself": redirect((Reason.TOO_MANY_REDIRECTS,), ""),
+    "to data of 7 KB": redirect((Reason.BAD_SCHEME,), "data:image/png;base64," + "A" * 7_000),
+    "to an address of 7 KB that is none": redirect((Reason.BAD_SCHEME,), f"http://[{'a' * 7_000}/"),
     "to a scheme alone": redirect((Reason.TOO_MANY_REDIRECTS,), "http://"),
     "chain": redirect((Reason.TOO_MANY_REDIRECTS,), "http://chain1.test/x.jpg"),
     **{f"chain{i}": redirect((Reason.TOO_MANY_REDIRECTS,), f"http://chain{i + 1}.test/x.jpg") for i in range(1, 3)},

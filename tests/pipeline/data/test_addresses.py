@@ -200,6 +200,13 @@ def test_forged_addresses_are_refused(url: str) -> None:
         check_url(url, {})
 
 
+@pytest.mark.parametrize("url", ["data:,", "http://[", "ftp://a.example/", "http://a.example:22/", "http://", "http://a.1%"])
+def test_errors_do_not_repeat_a_long_address(url: str) -> None:
+    with pytest.raises((BadSchemeError, NotPublicError)) as caught:
+        check_url(url.ljust(10**6, "x"), {})
+    assert len(str(caught.value)) <= 200
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://0x7f.1/", "http://①②⑦.⓪.⓪.①/", "http://[::ffff:7f00:1]/"])
 def test_a_private_address_is_told_from_a_wrong_one(url: str) -> None:
     with pytest.raises(NotPublicError):
