@@ -127,7 +127,7 @@ def check_url(url: str, connect_to: Mapping[str, str], allowed_ports: Collection
     """
     try:
         parsed = URL(url)
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # yarl 1.25 raises IndexError for http://[]@
         raise BadSchemeError(str(error)[:_MAX_SHOWN]) from error
     host = (parsed.raw_host or "").rstrip(".")
     if parsed.scheme not in {"http", "https"} or not host or "@" in parsed.raw_authority:
@@ -159,7 +159,7 @@ def _as_address(host: str) -> str | None:
     except ValueError:
         try:
             return socket.inet_ntoa(socket.inet_aton(host))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a null character
             return None
 
 
@@ -194,8 +194,14 @@ def public_sockets(connect_to: Mapping[str, str]) -> Callable[[tuple[Any, ...]],
 
 
 def registered_domain(url: str) -> str:
-    """The registered domain of an address by the public suffix list, else the last two labels of its host."""
-    host = (urlsplit(url).hostname or "").rstrip(".")
+    """The registered domain of an address by the public suffix list, else the last two labels of its host.
+
+    Empty where it has no host, or cannot be read.
+    """
+    try:
+        host = (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
     domain: str = _SUFFIXES(host).top_domain_under_public_suffix
     return domain or ".".join(host.split(".")[-2:])
 

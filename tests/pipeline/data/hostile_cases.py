@@ -222,7 +222,7 @@ FORBIDDEN_TARGETS = {
             "http://127.0.0.1@good.test/",
             "http://good.test\\@10.0.0.1/",
         ),
-        *("http://%31%32%37.0.0.1/", "http://256.256.256.256/"),
+        *("http://%31%32%37.0.0.1/", "http://256.256.256.256/", "http://[]@", "http://[bad/"),
     ),
 }
 REDIRECTS = {

@@ -4,7 +4,9 @@ import socket
 import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -190,6 +192,8 @@ FORGERIES = (
         "http://[::1",
         "http://a.example:80:80/",
         "http://./",
+        "http://[]@",  # yarl falls over it
+        "http://a\0.example/",
     ),
 )
 
@@ -200,7 +204,72 @@ def test_forged_addresses_are_refused(url: str) -> None:
         check_url(url, {})
 
 
-@pytest.mark.parametrize("url", ["data:,", "http://[", "ftp://a.example/", "http://a.example:22/", "http://", "http://a.1%"])
+pieces = st.sampled_from(
+    [
+        *(
+            "http://",
+            "https://",
+            "//",
+            "/",
+            "\\",
+            "@",
+            ":",
+            ".",
+            "#",
+            "?",
+            "%",
+            "[",
+            "]",
+            "%25",
+            "%2e",
+            "::",
+            " ",
+            "\t",
+            "。",
+        ),
+        *(
+            "127.0.0.1",
+            "127",
+            "0",
+            "1",
+            "0x7f",
+            "0177",
+            "2130706433",
+            "::1",
+            "::ffff:",
+            "10.0.0.1",
+            "8.8.8.8",
+            "a.example",
+        ),
+        *("localhost", "80", "443", "22", "１２７", "①", "user", "fe80::1", "2606:4700::1111", "xn--", "a"),
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(pieces, max_size=8).map(lambda parts: "http://" + "".join(parts)) | st.text(max_size=20))
+def test_what_passes_leads_to_no_private_address(url: str) -> None:
+    assert isinstance(registered_domain(url), str)
+    try:
+        checked = check_url(url, {})
+    except (BadSchemeError, NotPublicError):
+        return
+    assert checked.scheme in {"http", "https"}
+    assert checked.port in {80, 443}
+    host = checked.raw_host or ""
+    assert urlsplit(str(checked)).hostname == host, "another reader sees the same host"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        with suppress(OSError):
+            assert ipaddress.IPv4Address(socket.inet_aton(host.rstrip("."))).is_global
+    else:
+        assert address.is_global
+
+
+@pytest.mark.parametrize(
+    "url", ["data:,", "http://[", "ftp://a.example/", "http://a.example:22/", "http://", "http://a.1%"]
+)
 def test_errors_do_not_repeat_a_long_address(url: str) -> None:
     with pytest.raises((BadSchemeError, NotPublicError)) as caught:
         check_url(url.ljust(10**6, "x"), {})
@@ -380,6 +449,9 @@ def test_no_socket_is_opened_for_a_private_address() -> None:
         ("http://com/", "com"),
         ("http://127.0.0.1/", "0.1"),
         ("data:abc", ""),
+        ("http://[", ""),
+        ("http://[bad]/", ""),
+        ("http://a℀b.example/", ""),  # a slash by another name
         ("x.jpg", ""),
     ],
 )
