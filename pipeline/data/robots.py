@@ -119,7 +119,7 @@ def tag_forbids(headers: Iterable[str], agent: str, now: datetime | None = None)
         now: with its time zone; the present unless given.
     """
     now = now or datetime.now(UTC)
-    us = {agent.lower(), "*"}
+    us = {agent.partition("/")[0].lower(), "*"}
     for header in headers:
         addressed_to_us = True
         parts = header.lower().split(",")

@@ -364,8 +364,9 @@ def test_any_date_is_no_error(date: str) -> None:
     assert tag_forbids([f"unavailable_after: {date}"], AGENT) in {True, False}
 
 
-def test_the_agent_may_be_written_in_any_case() -> None:
-    assert tag_forbids(["clip-on-ray: noai"], "Clip-On-Ray")
+@pytest.mark.parametrize("agent", ["Clip-On-Ray", "clip-on-ray/2.1"])
+def test_the_agent_is_known_by_its_token(agent: str) -> None:
+    assert tag_forbids(["clip-on-ray: noai"], agent)
 
 
 def test_no_headers_forbid_nothing() -> None:
