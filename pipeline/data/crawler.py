@@ -49,7 +49,6 @@ class Crawler:
         """End all connections and decoders; a second time does nothing."""
         if not self._loop.is_closed():
             self._loop.run_until_complete(self._close())
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
     def __del__(self) -> None:

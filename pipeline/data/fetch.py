@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ import aiohttp
 from yarl import URL
 
 from pipeline.data.addresses import (
+    ALLOWED_PORTS,
     NotPublicError,
     PublicResolver,
     check_url,
@@ -36,6 +37,7 @@ from pipeline.data.politeness import OPERATIONAL, Host, Hosts, PolitenessConfig,
 from pipeline.data.robots import MAX_ROBOTS_BYTES, Robots, tag_forbids
 from pipeline.schemas import TRANSIENT, Reason
 
+_PRODUCT_TOKEN = re.compile(r"[A-Za-z_-]+")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 LARGE_BYTES = 2**20
 """A body that grows beyond this goes on only while there is room for large ones."""
@@ -43,7 +45,6 @@ MAX_LARGE = 8
 """Large bodies that are read at once."""
 RULES_SECONDS, NO_RULES_SECONDS = 86_400.0, 3_600.0
 """How long robots.txt is believed (RFC 9309, section 2.4), and that it could not be read."""
-DNS_THREADS = 64
 T = TypeVar("T")
 
 
@@ -56,10 +57,12 @@ class FetchConfig(PolitenessConfig):
     contact: str = ""
     """An address or page where the owner of a site reaches you; sent with the user agent. Needed for the open web."""
     total_timeout_seconds: float = field(default=30.0, metadata=OPERATIONAL)
+    """For an image, over all its redirects, less what politeness waits."""
     connect_timeout_seconds: float = field(default=5.0, metadata=OPERATIONAL)
     read_timeout_seconds: float = field(default=10.0, metadata=OPERATIONAL)
     max_bytes: int = 20 * 2**20
     max_redirects: int = 5
+    allowed_ports: tuple[int, ...] = tuple(sorted(ALLOWED_PORTS))
     attempts: int = field(default=2, metadata=OPERATIONAL)
     """Requests for one address, at most; only transient failures are asked for again."""
     max_in_flight: int = field(default=256, metadata=OPERATIONAL)
@@ -74,11 +77,22 @@ class FetchConfig(PolitenessConfig):
         for name in ("attempts", "max_in_flight", "max_waiting_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fetch.{name} = {getattr(self, name)}: must be at least 1")
+        if not _PRODUCT_TOKEN.fullmatch(self.user_agent):
+            raise ValueError(f"fetch.user_agent = {self.user_agent!r}: only letters, - and _ (RFC 9309)")
+        if not self.contact.isprintable():
+            raise ValueError(f"fetch.contact = {self.contact!r}: must be one line")
         for pattern, target in self.connect_to.items():
             try:
                 parse_target(target)
             except ValueError as error:
                 raise ValueError(f"fetch.connect_to: {error} (of {pattern!r})") from error
+
+
+@dataclass
+class _TimeLeft:
+    """For all requests that one address leads to."""
+
+    seconds: float
 
 
 class Fetcher:
@@ -115,7 +129,6 @@ class Fetcher:
     def _open(self) -> aiohttp.ClientSession:
         config = self._config
         agent = f"{config.user_agent} (+{config.contact})" if config.contact else config.user_agent
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DNS_THREADS, "dns"))
         connector = aiohttp.TCPConnector(
             resolver=PublicResolver(config.connect_to),
             socket_factory=public_sockets(config.connect_to),
@@ -149,10 +162,10 @@ class Fetcher:
 
     async def _fetch(self, address: str) -> bytes:
         """The bytes at an address, after at most `max_redirects` redirects, each of which is checked anew."""
-        url = self._check(address)
+        url, time_left = self._check(address), self._time()
         for _ in range(self._config.max_redirects + 1):
             await self._check_rules(url)
-            status, headers, body = await self._get(url, self._config.max_bytes)
+            status, headers, body = await self._get(url, self._config.max_bytes, time_left)
             if status not in REDIRECTS or "Location" not in headers:
                 return self._accept(status, headers, body)
             url = self._check(headers["Location"], str(url))
@@ -162,7 +175,7 @@ class Fetcher:
 
     def _check(self, address: str, base: str = "") -> URL:
         try:
-            url = check_url(urljoin(base, address), self._config.connect_to)
+            url = check_url(urljoin(base, address), self._config.connect_to, self._config.allowed_ports)
             if why_not := self._why_not(str(url)):
                 raise Refused(why_not)
             return url
@@ -207,34 +220,45 @@ class Fetcher:
         return Rules(robots, now + RULES_SECONDS)
 
     async def _get_rules(self, url: URL) -> Robots:
+        time_left = self._time()
         for _ in range(self._config.max_redirects + 1):
-            status, headers, body = await self._get(url, MAX_ROBOTS_BYTES, cut=True)
+            status, headers, body = await self._get(url, MAX_ROBOTS_BYTES, time_left, cut=True)
             if status not in REDIRECTS or "Location" not in headers:
                 return Robots(status, body, self._config.user_agent)
             url = self._check(headers["Location"], str(url))
         raise Refused(Reason.ROBOTS_TXT, "too many redirects")
 
-    async def _get(self, url: URL, max_bytes: int, cut: bool = False) -> tuple[int, Any, bytes]:
-        """One request within the host's limits; redirects are not followed.
+    def _time(self) -> _TimeLeft:
+        return _TimeLeft(self._config.total_timeout_seconds)
+
+    async def _get(
+        self, url: URL, max_bytes: int, time_left: _TimeLeft, *, cut: bool = False
+    ) -> tuple[int, Any, bytes]:
+        """One request within the host's limits and the time that is left; redirects are not followed.
 
         A body of more than `max_bytes` is cut there, or refused.
         """
         host = self.hosts[url]
         async with host.request():
+            started = time.monotonic()
             try:
-                answer = await self._ask(url, host, max_bytes, cut)
+                answer = await self._ask(url, host, max_bytes, time_left, cut=cut)
             except Refused as refusal:
                 host.failed(refusal)
                 raise
+            finally:
+                time_left.seconds -= time.monotonic() - started
             host.succeeded()
             return answer
 
-    async def _ask(self, url: URL, host: Host, max_bytes: int, cut: bool) -> tuple[int, Any, bytes]:
+    async def _ask(
+        self, url: URL, host: Host, max_bytes: int, time_left: _TimeLeft, *, cut: bool
+    ) -> tuple[int, Any, bytes]:
         if self._session is None:
             self._session = self._open()
         try:
             async with (
-                asyncio.timeout(self._config.total_timeout_seconds),
+                asyncio.timeout(time_left.seconds),
                 self._session.get(url, allow_redirects=False, trace_request_ctx=host) as response,
             ):
                 if response.status == 429:

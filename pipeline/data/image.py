@@ -35,6 +35,8 @@ DECODER_ERRORS = (
     zlib.error,
 )
 """What Pillow's decoders raise over damaged and hostile bytes."""
+MAX_SCANS = 100
+"""Of a progressive JPEG: each of them is a pass over all of its pixels, and ten are usual."""
 _ORIENTATION = 0x0112
 
 
@@ -119,28 +121,30 @@ def inspect(data: bytes, config: ImageConfig) -> Header | tuple[Reason, str]:
             assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow was told to accept truncated images"
             if kind != "JPEG":
                 image.load()
-            elif not _has_end(data):
-                return Reason.CORRUPT_IMAGE, "no end marker: the file is truncated"
+            elif problem := _problem_of_jpeg(data):
+                return Reason.CORRUPT_IMAGE, problem
             exif, orientation = _exif(image)
             return Header(kind, width, height, image.mode, exif, orientation)
-    except UnidentifiedImageError as error:
-        return Reason.NOT_AN_IMAGE, str(error)
+    except UnidentifiedImageError:  # its text has the address of an object in it
+        return Reason.NOT_AN_IMAGE, "its header cannot be read"
     except Image.DecompressionBombError as error:
         return Reason.TOO_MANY_PIXELS, str(error)
     except DECODER_ERRORS as error:
         return Reason.CORRUPT_IMAGE, str(error) or type(error).__name__
 
 
-def _has_end(data: bytes) -> bool:
-    """Whether a JPEG's end marker follows its first scan (a thumbnail in front of it has a marker of its own)."""
+def _problem_of_jpeg(data: bytes) -> str | None:
+    """What is wrong with a JPEG's markers from the first scan on (a thumbnail before it has markers of its own)."""
     place = 2
     while place + 4 <= len(data):
         marker = data[place + 1]
         if marker == 0xDA:  # start of scan
-            return data.rfind(b"\xff\xd9", place) > 0
+            if data.rfind(b"\xff\xd9", place) < 0:
+                return "no end marker: the file is truncated"
+            return None if data.count(b"\xff\xda", place) <= MAX_SCANS else f"more than {MAX_SCANS} scans"
         alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7  # filling, or a marker without a length
         place += 1 if marker == 0xFF else 2 if alone else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return False
+    return "no scan: the file is truncated"
 
 
 def _exif(image: Image.Image) -> tuple[str, int]:

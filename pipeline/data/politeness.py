@@ -23,6 +23,8 @@ OPERATIONAL = {"operational": True}
 """Of a field that does not change what a run produces (cluster/runs.py leaves it out of the identity)."""
 MAX_HOSTS = 100_000
 """Hosts that are remembered, at most, beside those that are busy."""
+MAX_DETAIL_CHARACTERS = 300
+"""Errors may quote all that a server has sent."""
 _FAILURES = frozenset({Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR})
 
 
@@ -32,8 +34,8 @@ class Refused(Exception):  # noqa: N818 (an outcome, not a fault)
     def __init__(
         self, reason: Reason, detail: str = "", *, retry_after_seconds: float = 0.0, redirect_url: str | None = None
     ) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, detail[:MAX_DETAIL_CHARACTERS]
+        super().__init__(reason, self.detail)
         self.retry_after_seconds, self.redirect_url = retry_after_seconds, redirect_url
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.demo.server import Route
-from pipeline.data import addresses, fetch
+from pipeline.data import fetch
 from pipeline.data.fetch import FetchConfig
 from pipeline.schemas import POLICY, TRANSIENT, Reason
 from tests.pipeline.data.fetching import A, config, outcomes, refusals
@@ -315,10 +315,9 @@ class TestRules:
 
 
 @pytest.fixture
-def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[RawServer]:
+def canary() -> Iterator[RawServer]:
     """A server on this machine that nobody may reach, on a port that is allowed."""
     with RawServer(lambda *_: ok(b"secret")) as server:
-        monkeypatch.setattr(addresses, "ALLOWED_PORTS", {80, 443, server.port})
         yield server
 
 
@@ -351,7 +350,7 @@ class TestForgery:
     def test_of_addresses(self, canary: RawServer) -> None:
         urls = [f"http://{form}:{canary.port}/x.jpg" for form in self.FORMS]
         urls += [f"http://127.0.0.1:{canary.port}\\@a.test/", f"http://a.test@127.0.0.1:{canary.port}/"]
-        found = outcomes(FetchConfig(attempts=1, min_interval_seconds=0.0), *urls)
+        found = outcomes(FetchConfig(attempts=1, min_interval_seconds=0.0, allowed_ports=(canary.port,)), *urls)
         refused = POLICY | {Reason.NO_SUCH_HOST, Reason.CONNECTION}
         assert {url: outcome for url, outcome in zip(urls, found, strict=True) if outcome not in refused} == {}
         assert canary.num_connections == 0
@@ -367,7 +366,7 @@ class TestForgery:
         }
         answers |= {f"{A}/two": Route(status=302, headers={"Location": "/0"})}
         with web(tmp_path, answers) as site:
-            found = outcomes(config(site.address, attempts=1), *answers)
+            found = outcomes(config(site.address, attempts=1, allowed_ports=(canary.port,)), *answers)
         assert not [outcome for outcome in found if isinstance(outcome, bytes)]
         assert canary.num_connections == 0
 
@@ -379,14 +378,16 @@ class TestForgery:
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         urls = [f"{scheme}://rebound.test:{canary.port}/x.jpg" for scheme in ("http", "https")]
-        found = outcomes(FetchConfig(min_interval_seconds=0.0), *urls)
+        found = outcomes(FetchConfig(min_interval_seconds=0.0, allowed_ports=(canary.port,)), *urls)
         assert found == [Reason.NOT_PUBLIC] * 2
         assert canary.num_connections == 0
 
     def test_the_operators_hosts_open_no_door(self, canary: RawServer) -> None:
         """Not even where the operator's pattern takes in every host: an address that is no name is not resolved."""
         with RawServer(lambda *_: ok(b"image")) as server:
-            settings = FetchConfig(connect_to={"*": server.address}, min_interval_seconds=0.0)
+            settings = FetchConfig(
+                connect_to={"*": server.address}, min_interval_seconds=0.0, allowed_ports=(canary.port,)
+            )
             found = outcomes(settings, f"http://127.0.0.1:{canary.port}/", f"http://a.test:{canary.port}/")
         assert found == [Reason.NOT_PUBLIC, b"image"]
         assert canary.num_connections == 0
