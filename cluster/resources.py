@@ -22,12 +22,16 @@ class Pool:
     """GPUs of each actor; fractions share one."""
     memory_gib: float = 0
     """Memory that each actor reserves, in GiB; 0 reserves none."""
+    max_calls: int = 1
+    """Blocks that an actor works on side by side, in threads; for actors that wait more than they work."""
     resources: Mapping[str, float] = field(default_factory=dict)
     """Custom resources of each actor, which keep it on the nodes that have them: {"crawl": 1}."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_size <= self.max_size:
             raise ValueError(f"size = {self.size}: a pool has at least one actor, and the fewest come first")
+        if self.max_calls < 1:
+            raise ValueError(f"max_calls = {self.max_calls}: must be at least 1")
         for name in ("cpus", "gpus", "memory_gib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}: cannot be negative")
@@ -49,10 +53,15 @@ class Pool:
         """
         from ray.data import ActorPoolStrategy  # ray is slow to import, and configurations nest pools
 
-        strategy = (
-            ActorPoolStrategy(size=self.min_size)
+        size: dict[str, Any] = (
+            {"size": self.min_size}
             if self.min_size == self.max_size
-            else ActorPoolStrategy(min_size=self.min_size, max_size=self.max_size)
+            else {"min_size": self.min_size, "max_size": self.max_size}
+        )
+        strategy = ActorPoolStrategy(
+            **size,
+            max_concurrent_calls_per_actor=self.max_calls,
+            enable_true_multi_threading=self.max_calls > 1,
         )
         arguments: dict[str, Any] = {
             "compute": strategy,

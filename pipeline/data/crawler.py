@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.data.block_lists import NO_LISTS, BlockLists
@@ -27,12 +29,17 @@ _FILLED = tuple(f.name for f in fields(Picture) if f.name in FETCHED.names)
 
 
 class Crawler:
-    """Fetches, checks and resizes the images of a table. Keeps its connections, rules and decoders between calls."""
+    """Fetches, checks and resizes the images of tables, several at once if it is called from several threads.
+
+    Keeps its connections, rules and decoders between calls.
+    """
 
     def __init__(
         self, fetch: FetchConfig, image: ImageConfig, lists: BlockLists = NO_LISTS, *, owns_all: bool = True
     ) -> None:
         self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="crawler", daemon=True)
+        self._thread.start()
         self._lists = lists
         self._fetcher = Fetcher(fetch, lists.why_not_url, owns_all=owns_all)
         self._decoders = Decoders(image, with_phash=bool(lists.pictures))
@@ -43,12 +50,15 @@ class Crawler:
         A row that is out stays out, and one that holds its image is not asked for. Where the table has a column
         `redirect_url`, a row that has one is asked for there.
         """
-        return self._loop.run_until_complete(self._crawl(table))
+        done = asyncio.run_coroutine_threadsafe(self._crawl(table), self._loop).result()
+        return fetched(table, [picture for picture, _ in done], [redirect for _, redirect in done])
 
     def close(self) -> None:
         """End all connections and decoders; a second time does nothing."""
         if not self._loop.is_closed():
-            self._loop.run_until_complete(self._close())
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
             self._loop.close()
 
     def __del__(self) -> None:
@@ -58,7 +68,7 @@ class Crawler:
         await self._fetcher.close()
         await self._decoders.close()
 
-    async def _crawl(self, table: pa.Table) -> pa.Table:
+    async def _crawl(self, table: pa.Table) -> list[tuple[Picture, str | None]]:
         columns = {name: table[name].to_pylist() for name in ("image_url", "reason")}
         redirects = (
             table["redirect_url"].to_pylist() if "redirect_url" in table.column_names else [None] * table.num_rows
@@ -68,7 +78,7 @@ class Crawler:
             *(self._row(redirect or url, reason, image) for url, redirect, reason, image in rows)
         )
         self._fetcher.hosts.forget()
-        return fetched(table, [picture for picture, _ in done], [redirect for _, redirect in done])
+        return done
 
     async def _row(self, url: str, reason: str | None, image: pa.Scalar) -> tuple[Picture, str | None]:
         if reason is not None:
@@ -104,5 +114,16 @@ def fetched(table: pa.Table, pictures: Sequence[Picture], redirects: Sequence[st
     columns |= {"url": table["image_url"], "key": table["pair_id"], "redirect_url": pa.array(redirects, pa.string())}
     columns["status"] = [status_of(picture.reason) for picture in pictures]
     for name in _FILLED:
-        columns[name] = pa.array([getattr(picture, name) for picture in pictures], FETCHED.field(name).type)
+        values = [getattr(picture, name) for picture in pictures]
+        columns[name] = _binary(values) if name == "jpg" else pa.array(values, FETCHED.field(name).type)
     return conform(pa.table(columns), FETCHED)
+
+
+def _binary(values: Sequence[bytes | None]) -> pa.Array:
+    """An array of large_binary, copied once; pa.array copies what it has each time that it grows."""
+    data = b"".join(value for value in values if value is not None)
+    offsets = np.zeros(len(values) + 1, np.int64)
+    np.cumsum([len(value or b"") for value in values], out=offsets[1:])
+    present = pa.array([value is not None for value in values], pa.bool_())
+    buffers = [present.buffers()[1], pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.large_binary(), len(values), buffers)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import resource
@@ -180,6 +181,9 @@ def _limit_memory(gib: float) -> None:
 def main() -> None:
     """The child, with its options as JSON in its only argument."""
     options = json.loads(sys.argv[1])
+    for pipe in (0, 1):  # which hold less than an image by themselves
+        with contextlib.suppress(PermissionError):  # a user may have so many bytes in pipes
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     # Whatever else writes to standard output, a library's print say, must not become part of an answer
     with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
         os.dup2(2, 1)

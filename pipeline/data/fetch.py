@@ -67,7 +67,7 @@ class FetchConfig(PolitenessConfig):
     """Requests for one address, at most; only transient failures are asked for again."""
     max_in_flight: int = field(default=256, metadata=OPERATIONAL)
     """In one actor, over all hosts."""
-    max_waiting_bytes: int = field(default=64 * 2**20, metadata=OPERATIONAL)
+    max_waiting_bytes: int = field(default=16 * 2**20, metadata=OPERATIONAL)
     """While more bytes than this wait to be decoded, no request starts."""
     connect_to: Mapping[str, str] = field(default_factory=dict, metadata=OPERATIONAL)
     """Host pattern -> address:port to connect to instead, as curl's --connect-to: for a web of your own."""

@@ -1,21 +1,50 @@
-"""A web of photographs on loopback, fast enough not to be what is measured: `python -m tests.perf.image_server`.
+"""A web of photographs on loopback, fast enough not to be what is measured, in a process of its own.
 
-It answers every path with one of its photographs after 50 to 200 ms, whatever the host, also as a proxy, and says on
-standard output where it listens. A path that ends in robots.txt gets a 404.
+It answers every path on every host, also as a proxy, with one of its photographs after 50 to 200 ms; robots.txt with
+404; and /sent with the times at which it sent photographs since it was last asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
+import multiprocessing
+import time
+import urllib.request
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from PIL import Image
 
-LATENCY_SECONDS = (0.05, 0.2)
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.05, 0.2
+"""Until a photograph is sent; which one and how long is a function of its path."""
+
+
+@contextmanager
+def image_server(data: Path, size: tuple[int, int], num_photographs: int) -> Iterator[int]:
+    """Serve photographs of a size, and give the port."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=_run, args=(theirs, data, size, num_photographs), name="image server")
+    server.start()
+    try:
+        yield ours.recv()
+    finally:
+        server.terminate()
+        server.join()
+
+
+def sent(port: int) -> list[float]:
+    """When photographs were sent since the last call, seconds, ascending."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/sent") as response:
+        found: list[float] = json.load(response)
+    return found
 
 
 def photographs(data: Path, size: tuple[int, int], count: int) -> list[bytes]:
@@ -30,13 +59,14 @@ def _enlarged(image: bytes, size: tuple[int, int]) -> bytes:
     return sink.getvalue()
 
 
-class _Connection(asyncio.Protocol):
-    def __init__(self, bodies: Sequence[bytes]) -> None:
-        self._bodies = bodies
+class _Web(asyncio.Protocol):
+    """One connection; `times` is that of all of them."""
+
+    def __init__(self, bodies: Sequence[bytes], times: list[float]) -> None:
+        self._bodies, self._times = bodies, times
         self._received = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: Any) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -44,23 +74,33 @@ class _Connection(asyncio.Protocol):
         while b"\r\n\r\n" in self._received:
             head, _, self._received = self._received.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1]
-            number = zlib.crc32(path)
-            shortest, longest = LATENCY_SECONDS
-            seconds = shortest + (longest - shortest) * (number % 1000) / 1000
-            asyncio.get_running_loop().call_later(seconds, self._answer, path, number)
+            number = zlib.crc32(path.rpartition(b"/")[2])  # a proxy is asked for the whole address
+            if path.endswith(b"/robots.txt"):
+                self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            elif path == b"/sent":
+                self._answer(json.dumps(self._times).encode())
+                self._times.clear()
+            else:
+                seconds = SHORTEST_SECONDS + (LONGEST_SECONDS - SHORTEST_SECONDS) * (number % 1000) / 1000
+                asyncio.get_running_loop().call_later(seconds, self._photograph, number)
 
-    def _answer(self, path: bytes, number: int) -> None:
-        if self._transport.is_closing():
-            return
-        if path.endswith(b"/robots.txt"):
-            self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-            return
-        body = self._bodies[number % len(self._bodies)]
-        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(body))
-        self._transport.write(body)
+    def _photograph(self, number: int) -> None:
+        self._times.append(time.monotonic())
+        self._answer(self._bodies[number % len(self._bodies)])
+
+    def _answer(self, body: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            self._transport.write(body)
 
 
-async def _serve(bodies: Sequence[bytes]) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(bodies), "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+def _run(parent: Connection, data: Path, size: tuple[int, int], num_photographs: int) -> None:
+    bodies, times = photographs(data, size, num_photographs), list[float]()
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Web(bodies, times), "127.0.0.1", 0, backlog=1024)
+        parent.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(serve())
