@@ -21,11 +21,12 @@ from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.launch import launch
-from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
+from pipeline.data.extract import ARCHIVE_SUFFIXES
 from pipeline.data.flow import CrawlConfig, check_inputs, crawl
 from pipeline.data.match import check_queries
 from pipeline.data.passes import outcomes
 from pipeline.data.survival import early_limits, survival
+from pipeline.data.tables import TABLE_SUFFIXES
 from pipeline.schemas import QUERIES, SURVIVAL
 
 logger = logging.getLogger("clip")

@@ -47,6 +47,7 @@ from pipeline.data import (
     queries,
     shard,
     snapshot,
+    tables,
     wikipedia,
 )
 from pipeline.data.addresses import registered_domain
@@ -282,14 +283,14 @@ def check_inputs(inputs: Sequence[str]) -> None:
         if uri.endswith(extract.ARCHIVE_SUFFIXES):
             extract.check_archive(uri, _open)
         else:
-            extract.check_table(uri, *storage.filesystem(uri))
+            tables.check_table(uri, *storage.filesystem(uri))
 
 
 def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
     """CANDIDATES of one archive or table."""
     if uri.endswith(extract.ARCHIVE_SUFFIXES):
         return extract.read_archive(uri, _open, config)
-    return extract.read_table(uri, *storage.filesystem(uri))
+    return tables.read_table(uri, *storage.filesystem(uri))
 
 
 def by(column: str, num_buckets: int) -> Place:

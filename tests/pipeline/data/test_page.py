@@ -25,7 +25,7 @@ PAGE = "http://a.example/blog/post.html"
 def rows_of(
     html: str, page_url: str = PAGE, srcset_max_width: int = 1024, max_images: int = 100
 ) -> list[dict[str, Any]]:
-    return list(page_candidates(html, page_url, srcset_max_width, max_images))
+    return [row._asdict() for row in page_candidates(html, page_url, srcset_max_width, max_images)]
 
 
 def found(html: str, page_url: str = PAGE) -> list[tuple[str, str, str]]:
@@ -187,10 +187,9 @@ def test_a_data_address_without_an_image(src: str) -> None:
 
 
 def test_the_id_is_that_of_address_and_caption() -> None:
-    row = candidate("http://A.example/x.jpg#1", " a  star ", "alt", PAGE)
-    assert row["pair_id"] == hash128("http://a.example/x.jpg", "a star")
-    assert row == candidate("http://a.example:80/x.jpg", "a star", "alt", PAGE)
-    assert row["page_url"] == PAGE
+    row = candidate("http://A.example/x.jpg#1", " a  star ", "alt")
+    assert row.pair_id == hash128("http://a.example/x.jpg", "a star")
+    assert row == candidate("http://a.example:80/x.jpg", "a star", "alt")
 
 
 @settings(max_examples=200, deadline=None)

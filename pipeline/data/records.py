@@ -1,0 +1,183 @@
+"""Records of a WARC file (ISO 28500), whole or with a word about what is missing.
+
+Archives are gzip member after gzip member, one record in each. Such a member is inflated in one call (ISA-L, some three
+times as fast as zlib) and looked at as it is. Whatever is otherwise - plain files, zstd, one member for all records, a
+huge record, damage - FastWARC reads from there on, record by record, and what it passes over in silence is found here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from fastwarc.warc import ArchiveIterator
+from isal import isal_zlib
+
+GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+DAMAGE = (OSError, EOFError, zlib.error)
+"""What reading an archive raises where it is damaged."""
+_MEMBER = GZIP_MAGIC + b"\x08"
+_WINDOW_BYTES = 4 * 2**20
+_LINE_BYTES = 1 << 16
+_GZIP_BITS = 31
+_NAMES = ("WARC-Type", "WARC-Target-URI", "WARC-Date", "Content-Type", "Content-Length")
+_HEADERS = {name: re.compile(rb"(?im)^%s[ \t]*:[ \t]*([^\r\n]*)" % name.encode()) for name in _NAMES}
+
+
+class Record(NamedTuple):
+    """One record of an archive."""
+
+    offset: int
+    """The first byte in the (compressed) file."""
+    head: bytes
+    content: bytes
+    """Up to `max_bytes` of it."""
+    is_whole: bool
+    """Whether the file holds as many bytes of content as the head says."""
+
+    def header(self, name: str) -> str:
+        """The value of one of the headers that are read here, or an empty text."""
+        found = _HEADERS[name].search(self.head)
+        return found[1].decode("utf-8", "replace").strip() if found else ""
+
+
+def read_records(stream: Any, max_bytes: int) -> Iterator[Record]:
+    """Every record from the start of a stream that can be sought.
+
+    Args:
+        stream: the archive.
+        max_bytes: of a record's content; what is behind them is counted only.
+
+    Raises:
+        OSError, EOFError, zlib.error: damage, after the records before it; `DAMAGE` names all of them. A last record
+            that ends early is a record that is not whole.
+    """
+    start = 0
+    for record, end in _members(stream, max_bytes):
+        yield record
+        start = end
+    stream.seek(start)
+    if not stream.read(1):
+        return
+    stream.seek(start)
+    offsets: list[int] = []
+    is_whole = True
+    for found in ArchiveIterator(stream, parse_http=False):
+        offsets.append(int(found.stream_pos))
+        # The iterator ends without a word where a file ends inside a record, so the lengths are compared here
+        content = found.reader.read(max_bytes)
+        length = len(content)
+        while chunk := found.reader.read(1 << 20):
+            length += len(chunk)
+        is_whole = length >= found.content_length
+        head = "\r\n".join(f"{name}: {value}" for name, value in found.headers.items())
+        yield Record(offsets[-1], head.encode("utf-8", "replace"), content, is_whole)
+    if is_whole:
+        _check_end(stream, start, offsets)
+
+
+def _members(stream: Any, max_bytes: int) -> Iterator[tuple[Record, int]]:
+    """Records that are a gzip member each, with the byte where the next begins, up to the first thing that is not."""
+    stream.seek(0)
+    window, position, fed = b"", 0, 0  # the window's first byte in the file, and how much of it was inflated
+    limit = max_bytes + _LINE_BYTES
+    while True:
+        offset = position + fed
+        inflater = isal_zlib.decompressobj(_GZIP_BITS)
+        data = b""
+        while not inflater.eof:
+            if fed == len(window):
+                window, position, fed = stream.read(_WINDOW_BYTES), position + fed, 0
+            # A member ends before the next one begins; what only looks like a beginning costs one more turn
+            end = window.find(_MEMBER, fed + 1)
+            piece = memoryview(window)[fed : end if end >= 0 else len(window)]
+            try:
+                data += inflater.decompress(piece, limit + 1 - len(data))
+            except isal_zlib.error:
+                return
+            if not piece or inflater.unconsumed_tail or len(data) > limit:
+                return
+            fed += len(piece)
+        fed -= len(inflater.unused_data)
+        record = _record(offset, data)
+        if record is None or len(record.content) > max_bytes:
+            return
+        yield record, position + fed
+
+
+def _record(offset: int, data: bytes) -> Record | None:
+    """The one record that a member is, or None where it is anything else."""
+    head, separator, content = data.partition(b"\r\n\r\n")
+    length = _HEADERS["Content-Length"].search(head)
+    if not head.startswith(b"WARC/") or not separator or not length or not length[1].isdigit():
+        return None
+    num_bytes = int(length[1])
+    if content[num_bytes:] != b"\r\n\r\n":
+        return None
+    return Record(offset, head, content[:num_bytes], is_whole=True)
+
+
+def _check_end(stream: Any, begin: int, offsets: Sequence[int]) -> None:
+    """Make sure that the last record is whole and that none follows it.
+
+    FastWARC stops without a word where a file ends inside a record's headers or inside a gzip member, as half a
+    download does, and where a member cannot be opened; so the last record is read once more. Of zstd it tells.
+
+    Args:
+        stream: the archive.
+        begin: the byte from which on FastWARC has read.
+        offsets: first byte of each record that was found, in ascending order.
+
+    Raises:
+        OSError, EOFError, zlib.error: the archive has more than these records, or ends inside one.
+    """
+    start = offsets[-1] if offsets else begin
+    stream.seek(begin)
+    magic = stream.read(4)
+    if magic == ZSTD_MAGIC:
+        return
+    stream.seek(start)
+    if magic.startswith(GZIP_MAGIC) and stream.read(2) != GZIP_MAGIC:
+        start = begin  # all records are in one gzip member, and the offsets tell nothing
+    stream.seek(start)
+    if magic.startswith(GZIP_MAGIC):
+        with gzip.GzipFile(fileobj=stream) as members:
+            found = _count_records(members)
+    else:
+        found = _count_records(stream)
+    if found != sum(offset >= start for offset in offsets):
+        raise EOFError(f"not every record from byte {start} on was found")
+
+
+def _count_records(stream: Any) -> int:
+    """The records from here to the end of a stream, each of which must be whole."""
+    count = 0
+    while line := stream.readline(_LINE_BYTES):
+        if not line.strip():
+            continue
+        if not line.startswith(b"WARC/"):
+            raise OSError(f"{line[:20]!r} stands in the place of a record")
+        length = 0
+        while (header := stream.readline(_LINE_BYTES)).strip(b"\r\n"):
+            name, _, value = header.partition(b":")
+            if name.strip().lower() == b"content-length":
+                length = _length(value)
+        if not header:
+            raise EOFError("the archive ends inside a record's headers")
+        while length:
+            chunk = stream.read(min(length, 1 << 20))
+            if not chunk:
+                raise EOFError("the archive ends inside a record")
+            length -= len(chunk)
+        count += 1
+    return count
+
+
+def _length(value: bytes) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise OSError(f"Content-Length is {value[:20]!r}") from error
