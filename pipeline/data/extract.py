@@ -172,7 +172,7 @@ def _date(text: str) -> datetime | None:
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).replace(microsecond=0)
 
 
-def _read_html(content: bytes, config: ExtractConfig) -> str | Reason:
+def _read_html(content: bytes | memoryview, config: ExtractConfig) -> str | Reason:
     """The page of a HTTP response, transfer and content encoding undone, or why it is none."""
     # A record of its own: the archive's iterator could not go on after a body that does not decode
     data = b"%s%d\r\n\r\n%s" % (_RESPONSE, len(content), content)
