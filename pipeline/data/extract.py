@@ -151,8 +151,8 @@ def _page_of(record: Record, config: ExtractConfig) -> _Page:
     if is_deep(html):
         return _no_page(record, Reason.TOO_DEEP)
     url = _url(record)
-    images = page_candidates(html, url, config.srcset_max_width, config.max_images_per_page)
-    return _Page(url, _date(record.header("WARC-Date")), images)
+    on_page = page_candidates(html, url, config.srcset_max_width, config.max_images_per_page)
+    return _Page(url, _date(record.header("WARC-Date")), on_page)
 
 
 def _no_page(record: Record, reason: Reason) -> _Page:

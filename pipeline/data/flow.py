@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 
 from cluster import storage
@@ -41,6 +42,7 @@ from pipeline.data import (
     counting,
     dedupe,
     extract,
+    img2dataset,
     match,
     page_views,
     passes,
@@ -59,6 +61,7 @@ from pipeline.schemas import ARTICLES, DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TER
 
 IMAGES_PER_ROW_GROUP = 1024
 READ_AHEAD_BYTES = 8 * 2**20
+MAX_INPUTS_CHECKED = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,23 +277,28 @@ def check_dumps(uris: Sequence[str]) -> None:
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
-    """Look into every input before work begins.
+    """Look into the first inputs before work begins.
 
-    Raises:
-        ValueError: one is empty, of another type than its name says, or lacks a column.
+    Raises ValueError where one is empty, of another type than its name says, or lacks a column.
     """
-    for uri in inputs:
+    for uri in inputs[:MAX_INPUTS_CHECKED]:
         if uri.endswith(extract.ARCHIVE_SUFFIXES):
             extract.check_archive(uri, _open)
-        else:
+        elif not uri.endswith(img2dataset.SHARD_SUFFIX):
             tables.check_table(uri, *storage.filesystem(uri))
 
 
 def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
-    """CANDIDATES of one archive or table."""
+    """CANDIDATES of one archive, table or img2dataset shard."""
     if uri.endswith(extract.ARCHIVE_SUFFIXES):
         return extract.read_archive(uri, _open, config)
-    return tables.read_table(uri, *storage.filesystem(uri))
+    filesystem, path = storage.filesystem(uri)
+    if uri.endswith(img2dataset.SHARD_SUFFIX):
+        beside = path.removesuffix(img2dataset.SHARD_SUFFIX) + ".parquet"
+        listed = pq.read_table(beside, filesystem=filesystem) if filesystem.get_file_info(beside).is_file else None
+        with _open(uri) as stream:
+            return img2dataset.read_shard(uri, stream, listed)
+    return tables.read_table(uri, filesystem, path)
 
 
 def by(column: str, num_buckets: int) -> Place:

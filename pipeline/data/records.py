@@ -11,8 +11,8 @@ import gzip
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import deflate
 import numpy as np
@@ -21,6 +21,7 @@ from fastwarc.warc import ArchiveIterator
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 DAMAGE = (OSError, EOFError, zlib.error)
 """What reading an archive raises where it is damaged."""
+T = TypeVar("T")
 _MEMBER = GZIP_MAGIC + b"\x08"
 _TRAILER = struct.Struct("<II")  # RFC 1952: CRC-32 and size of what was compressed
 _WINDOW_BYTES = 512 * 1024
@@ -28,6 +29,40 @@ _LINE_BYTES = 1 << 16
 _NAMES = ("WARC-Type", "WARC-Target-URI", "WARC-Date", "Content-Type", "Content-Length")
 _USUAL = {name: b"\r\n%s: " % name.encode() for name in _NAMES}
 _HEADERS = {name: re.compile(rb"(?im)^%s[ \t]*:[ \t]*([^\r\n]*)" % name.encode()) for name in _NAMES}
+
+
+class ReadError(RuntimeError):
+    """The bytes of a file do not come; what they would say is unknown, and the work has to be done again."""
+
+
+class Source:
+    """A stream whose own faults are told from damage of what it holds: they are ReadErrors."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any stream."""
+        return _do(self._stream.read, size)
+
+    def readline(self, size: int = -1) -> bytes:
+        """As of any stream."""
+        return _do(self._stream.readline, size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any stream."""
+        return _do(self._stream.seek, offset, whence)
+
+    def tell(self) -> int:
+        """As of any stream."""
+        return _do(self._stream.tell)
+
+
+def _do(action: Callable[..., T], *arguments: int) -> T:
+    try:
+        return action(*arguments)
+    except OSError as error:
+        raise ReadError(str(error)) from error
 
 
 class Record(NamedTuple):
@@ -56,7 +91,9 @@ def read_records(stream: Any, max_bytes: int) -> Iterator[Record]:
     Raises:
         OSError, EOFError, zlib.error: damage, after the records before it; `DAMAGE` names all of them. A last record
             that ends early is a record that is not whole.
+        ReadError: the archive's bytes do not come.
     """
+    stream = Source(stream)
     start = 0
     for record, end in _members(stream, max_bytes):
         yield record

@@ -50,7 +50,7 @@ def pages() -> Iterator[HtmlPage]:
                 http = record.http_headers
                 if http and http.status_code == 200 and "html" in (record.http_content_type or ""):
                     body = record.reader.read()
-                    html = bytes_to_str(body, detect_encoding(body))
+                    html = bytes_to_str(body, detect_encoding(body) or "utf-8")
                     yield HtmlPage(record.headers["WARC-Target-URI"].strip("<>"), html, dict(http.items()))
 
 
