@@ -76,6 +76,10 @@ class HttpFile(io.RawIOBase):
         """The byte that is read next."""
         return self._position
 
+    def readall(self) -> bytes:
+        """What is left, in one request; the base class would ask for 8 KiB a time."""
+        return self.read(max(0, self._size - self._position)) or b""
+
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer, up to the end of the file. Raises OSError where the bytes do not come."""
         count = min(len(buffer), self._size - self._position)
