@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
@@ -36,7 +36,7 @@ class _Sample(NamedTuple):
     """Content by extension; None where it is longer than the limit."""
 
 
-def read_shard(uri: str, stream: Any, listed: pa.Table | None) -> pa.Table:
+def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
     """Candidates of a webdataset shard, and of the rows of the table beside it that the shard does not hold.
 
     Args:
@@ -55,13 +55,12 @@ def read_shard(uri: str, stream: Any, listed: pa.Table | None) -> pa.Table:
     offsets: list[int | None] = []
     keys: set[str] = set()
     try:
-        stream = Source(stream)
-        with tarfile.open(fileobj=stream, mode="r:") as shard:
-            for sample in _samples(shard):
+        source: Any = Source(stream)
+        with tarfile.open(fileobj=source, mode="r:") as shard:
+            for sample in _samples(shard, source):
                 candidates.append(_candidate(sample))
                 offsets.append(sample.offset)
                 keys.add(sample.key)
-            _check_end(stream, shard.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         candidates.append(Candidate(reason=Reason.BROKEN_ARCHIVE, caption=str(error)))
         offsets.append(None)
@@ -73,7 +72,7 @@ def read_shard(uri: str, stream: Any, listed: pa.Table | None) -> pa.Table:
     return as_table(candidates, archive=[uri] * len(candidates), record_offset=offsets)
 
 
-def _samples(shard: tarfile.TarFile) -> Iterator[_Sample]:
+def _samples(shard: tarfile.TarFile, stream: Source) -> Iterator[_Sample]:
     sample: _Sample | None = None
     for member in shard:
         folder, _, name = member.name.rpartition("/")
@@ -86,6 +85,7 @@ def _samples(shard: tarfile.TarFile) -> Iterator[_Sample]:
                 yield sample
             sample = _Sample(key, member.offset, {})
         sample.parts[extension] = _content(shard, member, _LIMITS[extension])
+    _check_end(stream, shard.offset)  # before the last sample, of which more may have been there
     if sample is not None:
         yield sample
 
@@ -113,7 +113,7 @@ def _candidate(sample: _Sample) -> Candidate:
     return found._replace(reason=Reason.TOO_MANY_BYTES) if images and images[0] is None else found
 
 
-def _check_end(stream: Any, offset: int) -> None:
+def _check_end(stream: Source, offset: int) -> None:
     """Make sure that no member follows: tarfile stops without a word where a header cannot be read."""
     stream.seek(offset)
     block = stream.read(tarfile.BLOCKSIZE)
