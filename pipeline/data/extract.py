@@ -180,7 +180,7 @@ def _read_html(content: bytes | memoryview, config: ExtractConfig) -> str | Reas
         response = WarcRecord.from_bytes(data)
         try:
             response.parse_http(auto_decode=encodings, quirks_mode=True)  # lines may end in LF alone
-            if reason := wat.why_not_status(str(response.http_headers.status_code or "")):
+            if reason := wat.why_not_status(response.http_headers.status_code):
                 return reason
             if (response.http_content_type or "text/html").lower() not in {"text/html", "application/xhtml+xml"}:
                 return Reason.NOT_HTML

@@ -108,7 +108,9 @@ def read_page(content: bytes | memoryview, max_images: int) -> Page | None:
     if headers.kind != "response":
         return Page(url, headers.date, Reason.REVISIT if headers.kind == "revisit" else Reason.NOT_A_RESPONSE)
     response = envelope.payload.response if envelope.payload else None
-    reason = why_not_status(response.message.status) if response and response.message else Reason.NOT_HTML
+    message = response.message if response else None
+    status = int(message.status) if message and message.status.isdecimal() else None
+    reason = why_not_status(status) if message else Reason.NOT_HTML
     html = response.html if response else None
     if reason or html is None:
         return Page(url, headers.date, reason or Reason.NOT_HTML)
@@ -125,8 +127,8 @@ def read_page(content: bytes | memoryview, max_images: int) -> Page | None:
     return Page(url, headers.date, None, html.head.base if html.head else "", images)
 
 
-def why_not_status(status: str) -> Reason | None:
-    """The reason for which a response of this status is no page; None of 200, and of what is no status."""
-    if not (len(status) == 3 and status.isdigit()) or status == "200":
+def why_not_status(status: int | None) -> Reason | None:
+    """The reason for which a response of this status is no page; None of 200, and where there is no status."""
+    if status in {200, None}:
         return None
-    return Reason.HTTP_REDIRECT if status.startswith("3") else Reason.HTTP_ERROR_PAGE
+    return Reason.HTTP_REDIRECT if status in range(300, 400) else Reason.HTTP_ERROR_PAGE

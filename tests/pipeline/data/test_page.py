@@ -1,6 +1,7 @@
 import base64
 import time
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +14,7 @@ from pipeline.data.page import (
     candidate,
     decode,
     is_deep,
+    join,
     normalize_url,
     page_candidates,
 )
@@ -127,6 +129,31 @@ def test_a_picture_is_read_from_its_sources() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ('<source data-srcset="lazy.webp 640w">', "lazy.webp"),
+        ('<source type="image/svg+xml" srcset="a.svg"><source type="image/avif" srcset="b.avif">', "b.avif"),
+        ('<source type="IMAGE/WebP; codecs=x" srcset="a.webp">', "a.webp"),
+        ('<source type="image/jxl" srcset="a.jxl">', "s"),
+        ('<source media="(max-width: 600px)" srcset="small"><source srcset="large">', "large"),
+        ('<source media="(min-width: 1200px)" srcset="huge"><source media="(min-width:600px)" srcset="b">', "b"),
+        ('<source media="(min-width: 600px) and (max-width: 1100.5px)" srcset="a">', "a"),
+        ('<source media="(min-width: 80em)" srcset="huge"><source media="(min-width: 40em)" srcset="b">', "b"),
+        ('<source media="print" srcset="printed">', "s"),
+        ('<source media="(orientation: landscape)" srcset="a">', "a"),
+    ],
+)
+def test_a_picture_is_that_of_a_screen(sources: str, expected: str) -> None:
+    assert address(f'<picture>{sources}<img src="s" alt="a star"></picture>') == f"http://a.example/blog/{expected}"
+
+
+def test_what_stands_in_noscript_is_read() -> None:
+    lazy = '<img src="data:image/gif;base64,R0lGODlhAQABAIAAAA" alt="a star" data-unknown="x">'
+    rows = found(f'<p>{lazy}<noscript><img src="star.jpg" alt="a star"></noscript>')
+    assert [url for url, *_ in rows][1:] == ["http://a.example/blog/star.jpg"]
+
+
+@pytest.mark.parametrize(
     ("srcset", "expected"),
     [
         ("", ""),
@@ -201,6 +228,54 @@ def test_normalising_an_address_twice_is_normalising_once(url: str) -> None:
         return
     assert normalize_url(once) == once
     assert "#" not in once
+
+
+PIECES = st.sampled_from(
+    (
+        "http://",
+        "https:",
+        "//",
+        "/",
+        "a.example",
+        "A",
+        ".",
+        "..",
+        "x.jpg",
+        "?",
+        "b=1",
+        "#",
+        ";",
+        ":80",
+        "%20",
+        " ",
+        "é",
+        "@",
+    )
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(PIECES, max_size=7).map("".join), st.sampled_from([PAGE, "https://a.example", "http://A.example/x/", "x"])
+)
+@example("/x/../y.jpg", PAGE)
+@example("/x?y=/../z", PAGE)
+@example("http://a.example/x?", PAGE)
+@example("http://a.example/x;", PAGE)
+@example("/x.jpg;", PAGE)
+@example("//", PAGE)
+def test_the_quick_ways_lead_to_the_same_addresses(url: str, base: str) -> None:
+    """Of joining and normalising: against urllib, and the way that is taken where an address is not a plain one."""
+    try:
+        expected = urljoin(base, url.strip())
+    except ValueError:
+        expected = ""
+    assert join(base, url) == expected
+    try:
+        slow = normalize_url(f"{expected}#")  # an address with a fragment is never a plain one
+    except ValueError:
+        return
+    assert normalize_url(expected) == slow
 
 
 def test_normalising_keeps_what_may_matter() -> None:
