@@ -2,8 +2,7 @@
 
 A range is asked for whole and checked: an answer of another length, of another part or of a file that has changed its
 size is an error, never a short read. Attempts that fail in passing (connection, 429, 5xx, a body cut short) are
-repeated with growing pauses; Retry-After is kept to,
-up to MAX_PAUSE_SECONDS.
+repeated with growing pauses; Retry-After is kept to, up to MAX_PAUSE_SECONDS.
 """
 
 from __future__ import annotations

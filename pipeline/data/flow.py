@@ -61,7 +61,7 @@ from pipeline.schemas import ARTICLES, DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TER
 
 IMAGES_PER_ROW_GROUP = 1024
 READ_AHEAD_BYTES = 8 * 2**20
-MAX_INPUTS_CHECKED = 1_000
+MAX_ARCHIVES_CHECKED = 64  # each is read ahead of what is looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,14 +277,15 @@ def check_dumps(uris: Sequence[str]) -> None:
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
-    """Look into the first inputs before work begins.
+    """Look into every table, and into the first archives, before work begins.
 
     Raises ValueError where one is empty, of another type than its name says, or lacks a column.
     """
-    for uri in inputs[:MAX_INPUTS_CHECKED]:
-        if uri.endswith(extract.ARCHIVE_SUFFIXES):
-            extract.check_archive(uri, _open)
-        elif not uri.endswith(img2dataset.SHARD_SUFFIX):
+    archives = [uri for uri in inputs if uri.endswith(extract.ARCHIVE_SUFFIXES)]
+    for uri in archives[:MAX_ARCHIVES_CHECKED]:
+        extract.check_archive(uri, _open)
+    for uri in inputs:
+        if not uri.endswith((*extract.ARCHIVE_SUFFIXES, img2dataset.SHARD_SUFFIX)):
             tables.check_table(uri, *storage.filesystem(uri))
 
 
