@@ -18,7 +18,7 @@ import pyarrow as pa
 from fastwarc.warc import ArchiveIterator, WarcRecord
 
 from pipeline.data import wat
-from pipeline.data.page import Candidate, as_table, candidate, decode, is_deep, join, page_candidates
+from pipeline.data.page import Candidate, as_table, candidate, columns_of, decode, is_deep, join, page_candidates
 from pipeline.data.records import DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, Record, read_records
 from pipeline.schemas import Reason
 
@@ -124,7 +124,7 @@ def _candidates(stream: Any, config: ExtractConfig, archive: str) -> pa.Table:
     except DAMAGE as error:
         candidates.append(Candidate(reason=Reason.BROKEN_ARCHIVE, caption=str(error)))
         places.append(_Place(None, None, crawl_id, offset))
-    columns = dict(zip(_Place._fields, zip(*places, strict=True) if places else [()] * 4, strict=True))
+    columns = dict(zip(_Place._fields, columns_of(places, len(_Place._fields)), strict=True))
     return as_table(candidates, archive=[archive] * len(candidates), **columns)
 
 

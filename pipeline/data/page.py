@@ -35,9 +35,9 @@ _SETS = ("data-srcset", "srcset")
 _MEDIA_WIDTH = re.compile(r"(min|max)-width\s*:\s*(\d+(?:\.\d+)?)(px|em)", re.ASCII)
 _PATH = r"/[^\x00-\x20\x7f-\U0010ffff#;?]*+(?:\?[^\x00-\x20\x7f-\U0010ffff#;]++)?"
 _PLAIN = re.compile(r"https?://[a-z0-9-]++(?:\.[a-z0-9-]++)*+" + _PATH)
-"""Absolute addresses that need no other spelling: nine of ten, and the slow way is slow."""
+"""Absolute addresses that are spelt as they should be, so that urllib need not be asked."""
 _ROOTED = re.compile(r"(?!//)(?!.*/\.)" + _PATH)
-"""Addresses that stand for themselves behind a host."""
+"""Addresses that only lack scheme and host."""
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _DESCRIPTOR = re.compile(r"(\d+|\d*\.\d+)([wx])", re.ASCII)
@@ -65,9 +65,14 @@ class Candidate(NamedTuple):
 
 def as_table(candidates: Sequence[Candidate], **columns: Sequence[Any]) -> pa.Table:
     """CANDIDATES of these, with more of its columns; the others are null."""
-    fields = zip(Candidate._fields, zip(*candidates, strict=True) if candidates else [()] * 6, strict=True)
-    arrays = {name: pa.array(values, CANDIDATES.field(name).type) for name, values in [*fields, *columns.items()]}
+    values = dict(zip(Candidate._fields, columns_of(candidates, len(Candidate._fields)), strict=True)) | columns
+    arrays = {name: pa.array(column, CANDIDATES.field(name).type) for name, column in values.items()}
     return conform(pa.table(arrays), CANDIDATES)
+
+
+def columns_of(rows: Sequence[tuple[Any, ...]], num_columns: int) -> list[Sequence[Any]]:
+    """The columns of rows, empty ones where there is no row."""
+    return list(zip(*rows, strict=True)) if rows else [()] * num_columns
 
 
 def decode(body: bytes, header_charset: str | None) -> str:
