@@ -133,7 +133,7 @@ def _page_of(record: Record, config: ExtractConfig) -> _Page:
     if kind == "metadata" and record.is_whole and record.header("Content-Type").startswith("application/json"):
         try:
             found = wat.read_page(record.content, config.max_images_per_page)
-        except ValueError:  # no JSON, or one that was cut
+        except (ValueError, RecursionError):  # no JSON, one that was cut, or one that is nested without end
             return _no_page(record, Reason.BROKEN_RECORD)
         if found is not None:
             base = (join(found.url, found.base) if found.base else "") or found.url

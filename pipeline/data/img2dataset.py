@@ -104,7 +104,7 @@ def _candidate(sample: _Sample) -> Candidate:
     texts = {name: (sample.parts.get(name) or b"").decode("utf-8", "replace") for name in ("txt", "json")}
     try:
         known = json.loads(texts["json"] or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return Candidate(reason=Reason.BROKEN_RECORD, caption=texts["txt"])
     fields = known if isinstance(known, dict) else {}
     url, caption = (value if isinstance(value := fields.get(name), str) else "" for name in ("url", "caption"))

@@ -99,6 +99,7 @@ def read_page(content: bytes | memoryview, max_images: int) -> Page | None:
 
     Raises:
         ValueError: the content is no JSON, or what is read of it is not laid out as a WAT is.
+        RecursionError: it is nested too deeply.
     """
     envelope = _RECORD.decode(content).envelope
     if envelope is None or envelope.headers is None:

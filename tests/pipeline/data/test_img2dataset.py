@@ -92,7 +92,7 @@ def test_samples_that_lack_something() -> None:
         ("0.jpg", b"image"),
         ("1.json", json.dumps(meta(1)).encode()),
         ("2.txt", b"a text alone"),
-        ("3.json", b"{"),
+        ("3.json", b"[" * 100_000),
         ("3.jpg", b"image"),
         ("4.json", b"[1]"),
         ("5.json", b'{"url": 5, "caption": ["x"]}'),

@@ -88,6 +88,12 @@ def test_content_that_is_no_wat_is_refused(content: bytes) -> None:
         read_page(content, 10)
 
 
+def test_json_without_end_is_one_row() -> None:
+    deep = record(URL, {}).replace(b"Content-Length: 2", b"Content-Length: 600000").replace(b"{}", b'{"x":' * 120_000)
+    rows = candidates_of(gzip.compress(deep) + gzip.compress(record(URL, response()))).to_pylist()
+    assert [row["reason"] for row in rows] == [Reason.BROKEN_RECORD, *[None] * 4]
+
+
 def test_no_more_images_are_looked_at_than_allowed() -> None:
     rows = read(response("<img src=x alt='a star'>" * 50), config=ExtractConfig(max_images_per_page=20))
     assert len(rows) == 20
