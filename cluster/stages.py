@@ -154,7 +154,7 @@ class _Actor:
 
     def __init__(self, factory: Factory) -> None:
         self._function = factory()
-        # What is there by now stays, and the collector need not walk through it again and again (a crawler's share: 15%)
+        # What is there by now stays; to walk through it again and again takes a crawler 15% of its time
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
 

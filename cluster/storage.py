@@ -1,5 +1,7 @@
 """Bytes at a URI: local paths, `file://` and `s3://` alike, with the one conditional write that commits need.
 
+Inputs may also be files of a web server (cluster/http.py), which nothing is written to.
+
 Whole objects only, because every file of ours is written once and never changed: a write becomes visible complete or
 not at all (locally a temporary file and a rename, on S3 one put). `put_if_absent` is the primitive under every record
 and snapshot: of any number of racing writers one wins. pyarrow's filesystem has no conditional write and
@@ -23,6 +25,8 @@ import pyarrow.fs
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cluster import http
+
 RETRY_ATTEMPTS = 10
 """Attempts at one S3 request; with 30% of answers faulty, one request in 170,000 fails all of them."""
 
@@ -31,10 +35,12 @@ _CONFLICT_DELAY_MAX_SECONDS = 5.0
 
 
 def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The pyarrow filesystem of a URI and the path on it (absolute locally, `bucket/key` on S3).
+    """The pyarrow filesystem of a URI and the path on it (absolute locally, `bucket/key` on S3, all of a web address).
 
-    Raises ValueError for a scheme that is neither file nor s3.
+    Raises ValueError for a scheme that is none of file, s3, http and https.
     """
+    if is_web(uri):
+        return _web_filesystem(), uri
     if is_s3(uri):
         bucket, key = _bucket_and_key(uri)
         return _s3_filesystem(bucket, _endpoint()), f"{bucket}/{key}".rstrip("/")
@@ -46,6 +52,11 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+def is_web(uri: str) -> bool:
+    """Whether the URI names a file of a web server, which can only be read."""
+    return uri.startswith(("http://", "https://"))
+
+
 def join(uri: str, *parts: str) -> str:
     """The URI of something below a folder."""
     return "/".join([(uri or ".").rstrip("/"), *(part.strip("/") for part in parts)])
@@ -53,7 +64,7 @@ def join(uri: str, *parts: str) -> str:
 
 def absolute(uri: str) -> str:
     """The same place for a process with another working directory: local paths become absolute and plain."""
-    return uri.rstrip("/") if is_s3(uri) else str(_local_path(uri))
+    return uri.rstrip("/") if is_s3(uri) or is_web(uri) else str(_local_path(uri))
 
 
 def exists(uri: str) -> bool:
@@ -64,6 +75,10 @@ def exists(uri: str) -> bool:
 
 def read_bytes(uri: str) -> bytes:
     """The whole content. Raises FileNotFoundError, and OSError where fewer bytes arrive than the file has."""
+    if is_web(uri):
+        with http.HttpFileSystem().open(uri) as file:
+            data: bytes = file.read()
+            return data
     return _read_s3(uri) if is_s3(uri) else _local_path(uri).read_bytes()
 
 
@@ -248,6 +263,11 @@ def _s3_client(endpoint: str | None) -> Any:  # botocore makes the methods of it
     retries: Any = {"mode": "standard", "total_max_attempts": RETRY_ATTEMPTS}
     config = Config(retries=retries, s3={"addressing_style": addressing})
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+
+
+@functools.lru_cache
+def _web_filesystem() -> pyarrow.fs.FileSystem:
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(http.HttpFileSystem()))
 
 
 @functools.lru_cache

@@ -22,14 +22,15 @@ from cluster import storage
 from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
+from jobs.inputs import list_inputs
 from jobs.launch import launch
 from pipeline.data.block_lists import read_block_lists
-from pipeline.data.extract import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
-from pipeline.data.flow import CrawlConfig, check_inputs, crawl, open_uri
+from pipeline.data.flow import CrawlConfig, crawl
 from pipeline.data.match import check_queries
 from pipeline.data.passes import link_rot, outcomes
 from pipeline.data.rounds import later_attempts
 from pipeline.data.safety import find_classifier
+from pipeline.data.sources import check_inputs, open_uri
 from pipeline.data.survival import early_limits, survival
 from pipeline.schemas import QUERIES, SURVIVAL
 
@@ -41,12 +42,15 @@ class CrawlJob(CrawlConfig):
     """Extract, match, balance early, fetch, check and resize."""
 
     input: str
-    """File or folder of web archives (.warc, .warc.gz, .warc.zst), of tables with addresses and captions, or of tables
-    with images and captions (.parquet, .csv); local or s3://."""
+    """File or folder of web archives (.warc, .wat; plain, .gz, .zst), of tables with addresses and captions or with
+    images and captions (.parquet, .csv), or of img2dataset's output (.parquet, .tar); local, s3:// or, a file, http(s)://.
+    Or a list of archives as Common Crawl has them (warc.paths.gz, wat.paths.gz)."""
     queries: str
     """The query list: a queries.parquet of jobs.queries."""
     output: str
     """Folder of the run."""
+    paths_base: str = "https://data.commoncrawl.org/"
+    """What the paths of a list are relative to; s3://commoncrawl/ is the other place where they are."""
     survival: str | None = None
     """The survival.parquet of an earlier crawl: what of a query survived then decides how many spare addresses it gets
     now. Without it, balance.early_margin is for all."""
@@ -89,7 +93,7 @@ def read_table(uri: str, schema: pa.Schema, option: str, not_one: str, advice: s
 
 def main(job: CrawlJob) -> None:
     """Run the stages that are missing, and write the funnel."""
-    inputs = storage.list_files(job.input, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES))
+    inputs = list_inputs(job.input, job.paths_base)
     check_inputs(inputs)
     queries = read_queries(job.queries)
     texts = queries["text"].to_pylist()

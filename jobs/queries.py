@@ -20,9 +20,10 @@ from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.launch import launch
 from pipeline.data.extents import cut
-from pipeline.data.flow import Corpus, build_queries, check_dumps, digests
 from pipeline.data.page_views import SUFFIXES
 from pipeline.data.queries import QueriesConfig, wordnet_synsets
+from pipeline.data.query_flow import Corpus, build_queries, digests
+from pipeline.data.sources import check_dumps
 
 logger = logging.getLogger("clip")
 

@@ -19,12 +19,8 @@ UInt64 = npt.NDArray[np.uint64]
 
 def hash128(*fields: str) -> str:
     """128-bit hash of a tuple of strings as 32 hexadecimal digits; ("a", "bc") and ("ab", "c") differ."""
-    digest = blake2b(digest_size=16)
-    for field in fields:
-        data = field.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
+    data = [field.encode("utf-8", "surrogatepass") for field in fields]
+    return blake2b(b"".join([len(d).to_bytes(8, "little") + d for d in data]), digest_size=16).hexdigest()
 
 
 def hash64(values: Iterable[str]) -> UInt64:

@@ -23,7 +23,8 @@ class Reason(StrEnum):
     # Extraction: records that give no candidate
     NOT_A_RESPONSE = "record is not a response"
     NOT_HTML = "record is not HTML"
-    HTTP_ERROR_PAGE = "page is an error or a redirect"
+    HTTP_REDIRECT = "response is a redirect (3xx)"
+    HTTP_ERROR_PAGE = "response is an error"
     REVISIT = "revisit record"
     NO_IMAGE = "page has no image with a text"
     TOO_DEEP = "page is nested too deeply"
@@ -39,6 +40,7 @@ class Reason(StrEnum):
     CAPTION_BOILERPLATE = "caption is boilerplate"
     CAPTION_MARKUP = "caption is markup or an address"
     CAPTION_REPETITION = "caption repeats itself"
+    CAPTION_PERSONAL_DATA = "caption has an e-mail address or a phone number"
     CAPTION_LANGUAGE = "caption is in another language"
     # Matching and balancing
     NO_QUERY = "no query occurs in the caption"

@@ -13,6 +13,8 @@ RAY_FILES = {
     "pipeline.data.flow",
     "pipeline.data.passes",
     "pipeline.data.rounds",
+    "pipeline.data.query_flow",
+    "pipeline.data.sources",
     "pipeline.train.loop",
     "pipeline.eval.flow",
 }

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
 from pipeline.data.language import LANGUAGES, MIN_PROBABILITY, identifier
+from pipeline.data.personal import redact
+from pipeline.hashing import hash128
 from pipeline.schemas import Reason, with_reasons
 
 _FILE_NAME = re.compile(
     r"(?i)^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic)$|^(img|dsc|dscn|dscf|dcim|pict|image|photo|screenshot)[\s_-]*\d\S*(\s+([^\w\s]?\d\S*|at|am|pm|copy))*$"
 )
-_MARKUP = re.compile(r"(?i)https?://|www\.|</?\w+[^<>]*>|\{\{|\}\}|&\w+;|\w+@\w+\.\w")
+_MARKUP = re.compile(r"(?i)https?://|www\.|</?\w+[^<>]*>|\{\{|\}\}|&\w+;")
 _WORD = re.compile(r"\w+")
 _PHRASES = """
 image, photo, picture, img, logo, icon, banner, thumbnail, avatar, untitled,
@@ -37,6 +41,9 @@ class CaptionConfig:
     """Characters a caption has, at most."""
     max_repetition: float = 0.6
     """Share of a caption's words that may be one and the same word, for captions of five words or more."""
+    personal_data: Literal["redact", "drop", "keep"] = "redact"
+    """What becomes of e-mail addresses and telephone numbers: they are taken out of the caption, the caption is dropped
+    (and they are taken out of what is stored of it), or they stay."""
     language: str | None = "en"
     """The language of captions, as a code such as en, de or zh; nothing or an empty text: any language."""
     min_language_confidence: float = 0.3
@@ -83,13 +90,20 @@ def why_not(caption: str, config: CaptionConfig) -> Reason | None:
 def apply_rules(table: pa.Table, config: CaptionConfig) -> pa.Table:
     """CANDIDATES with a reason for each row whose caption breaks a rule, and the language of each other caption.
 
-    Rows that are out already stay as they are.
+    Rows that are out already stay out. Personal data goes first, from all rows, and the id of a caption that changes by
+    it is that of its new text: what is stored, matched and hashed from here on never had it.
     """
     captions = [caption or "" for caption in table["caption"].to_pylist()]
-    reasons = [
-        reason or why_not(caption, config)
-        for caption, reason in zip(captions, table["reason"].to_pylist(), strict=True)
-    ]
+    reasons: list[str | None] = table["reason"].to_pylist()
+    if config.personal_data != "keep":
+        redacted = [redact(caption) for caption in captions]
+        changed = [row for row, (old, new) in enumerate(zip(captions, redacted, strict=True)) if old != new]
+        if config.personal_data == "drop":
+            for row in changed:
+                reasons[row] = reasons[row] or Reason.CAPTION_PERSONAL_DATA
+        captions = redacted
+        table = _with_captions(table, captions, changed) if changed else table
+    reasons = [reason or why_not(caption, config) for caption, reason in zip(captions, reasons, strict=True)]
     languages: list[str | None] = [None] * len(captions)
     left = [row for row, reason in enumerate(reasons) if reason is None]
     guesses = identifier()([captions[row] for row in left], config.language or None)
@@ -101,3 +115,15 @@ def apply_rules(table: pa.Table, config: CaptionConfig) -> pa.Table:
                 reasons[row] = Reason.CAPTION_LANGUAGE
     index = table.schema.get_field_index("language")
     return with_reasons(table.set_column(index, "language", pa.array(languages, pa.string())), reasons)
+
+
+def _with_captions(table: pa.Table, captions: Sequence[str], changed: Sequence[int]) -> pa.Table:
+    """The table with new captions in some of its rows, and the ids of these rows."""
+    texts, ids = table["caption"].to_pylist(), table["pair_id"].to_pylist()
+    urls = table["image_url"].to_pylist()
+    for row in changed:
+        texts[row] = captions[row]
+        ids[row] = hash128(urls[row] or "", captions[row])
+    for name, values in (("caption", texts), ("pair_id", ids)):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return table

@@ -1,40 +1,31 @@
-"""Candidates from web archives, and from tables of addresses and captions.
+"""Candidates from web archives.
 
-An archive (WARC: gzip, zstd or plain) is read record by record; every image that a page shows beside a text gives one
-candidate for each text: alt, title, figcaption, og:image:alt. A record that gives none is a row with a reason, and so
-is damage to the archive: the rows account for all records, or say from where on they cannot.
+An archive (WARC or WAT: gzip, zstd or plain) is read record by record; every image that a page shows beside a text
+gives one candidate for each text: alt, title, figcaption, og:image:alt. A record that gives none is a row with a
+reason, and so is damage to the archive: the rows account for all records, or say from where on they cannot.
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+import io
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+from fastwarc.warc import ArchiveIterator, WarcRecord
 
-from pipeline.data.page import candidate, decode, is_deep, page_candidates
-from pipeline.schemas import CANDIDATES, Reason, conform
+from pipeline.data import wat
+from pipeline.data.page import Candidate, as_table, candidate, columns_of, decode, is_deep, join, page_candidates
+from pipeline.data.records import DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, Record, read_records
+from pipeline.schemas import Reason
 
-ARCHIVE_SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
-TABLE_SUFFIXES = (".parquet", ".csv")
-URL_COLUMNS = ("url", "URL")
-CAPTION_COLUMNS = ("caption", "text", "TEXT", "captions")
-IMAGE_COLUMNS = ("image", "jpg")
-GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+ARCHIVE_SUFFIXES = (".warc", ".warc.gz", ".warc.zst", ".wat", ".wat.gz", ".wat.zst")
 _RESPONSE = b"WARC/1.1\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: "
-_LINE_BYTES = 1 << 16
-_CSV = {
-    "parse_options": pyarrow.csv.ParseOptions(newlines_in_values=True),
-    "convert_options": pyarrow.csv.ConvertOptions(  # a caption may look like a number or a date
-        column_types={name: pa.string() for name in (*URL_COLUMNS, *CAPTION_COLUMNS)}
-    ),
-}
+_CRAWL = re.compile(r"CC-MAIN-\d{4}-\d\d(?!\d)")
+_PART_OF = re.compile(rb"(?im)^isPartOf[ \t]*:[ \t]*([^\r\n]+)")
 
 Opener = Callable[[str], Any]
 """Opens a URI as a binary stream."""
@@ -45,7 +36,7 @@ class ExtractConfig:
     """What extraction takes from a page."""
 
     srcset_max_width: int = 1024
-    """The candidate of a srcset is the widest one up to this many pixels."""
+    """The candidate of a srcset is the widest one up to this many pixels; a picture's source, one for such a window."""
     max_page_bytes: int = 8 * 2**20
     """A longer page is read up to here, as it is stored and as it is decompressed."""
     max_images_per_page: int = 2_000
@@ -74,56 +65,114 @@ def check_archive(uri: str, open_stream: Opener) -> None:
 
 
 def read_archive(uri: str, open_stream: Opener, config: ExtractConfig) -> pa.Table:
-    """All candidates of one archive, and a row with a reason for each record that gives none.
+    """All candidates of the archive at a URI, as `candidates_of` gives them."""
+    with open_stream(uri) as stream:
+        return _candidates(stream, config, uri)
+
+
+def candidates_of(data: bytes, config: ExtractConfig | None = None, archive: str = "") -> pa.Table:
+    """All candidates of an archive's bytes, and a row with a reason for each record that gives none.
+
+    Args:
+        data: WARC or WAT: plain, gzip or zstd.
+        config: the defaults where it is left out.
+        archive: its name, for the column of that name, and for the crawl where the archive does not say its own.
 
     Returns:
-        CANDIDATES, in the order of the records. `record_offset` is the record's first byte in the (compressed) file.
+        CANDIDATES, in the order of the records. `record_offset` is the record's first byte in the (compressed) file,
+        `crawl_id` what its warcinfo record is part of, else the Common Crawl that the name says.
     """
-    rows: list[dict[str, Any]] = []
-    offsets: list[int] = []
-    with open_stream(uri) as stream:
+    return _candidates(io.BytesIO(data), config or ExtractConfig(), archive)
+
+
+class _Page(NamedTuple):
+    """What a record gives."""
+
+    url: str
+    date: datetime | None
+    candidates: Iterable[Candidate]
+    reason: Reason | None = None
+    """Why there are no candidates."""
+
+
+class _Place(NamedTuple):
+    """What the rows of one record share: columns of CANDIDATES."""
+
+    page_url: str | None
+    page_date: datetime | None
+    crawl_id: str | None
+    record_offset: int
+
+
+def _candidates(stream: Any, config: ExtractConfig, archive: str) -> pa.Table:
+    candidates: list[Candidate] = []
+    places: list[_Place] = []
+    named = _CRAWL.search(archive)
+    crawl_id = named[0] if named else None
+    offset = 0
+    try:
+        for record in read_records(stream, config.max_page_bytes):
+            offset = record.offset
+            if record.header("WARC-Type").lower() == "warcinfo" and (found := _PART_OF.search(record.content)):
+                crawl_id = found[1].decode("utf-8", "replace").strip()
+            page = _page_of(record, config)
+            before = len(candidates)
+            candidates += page.candidates
+            if len(candidates) == before:
+                candidates.append(Candidate(reason=page.reason or Reason.NO_IMAGE))
+            places += [_Place(page.url or None, page.date, crawl_id, offset)] * (len(candidates) - before)
+    except DAMAGE as error:
+        candidates.append(Candidate(reason=Reason.BROKEN_ARCHIVE, caption=str(error)))
+        places.append(_Place(None, None, crawl_id, offset))
+    columns = dict(zip(_Place._fields, columns_of(places, len(_Place._fields)), strict=True))
+    return as_table(candidates, archive=[archive] * len(candidates), **columns)
+
+
+def _page_of(record: Record, config: ExtractConfig) -> _Page:
+    kind = record.header("WARC-Type").lower()
+    if kind == "metadata" and record.is_whole and record.header("Content-Type").startswith("application/json"):
         try:
-            for record in ArchiveIterator(stream, parse_http=False):
-                offsets.append(int(record.stream_pos))
-                place = {"archive": uri, "record_offset": offsets[-1]}
-                rows += [{**place, **row} for row in _candidates(record, config)]
-            if not rows or rows[-1]["reason"] != Reason.TRUNCATED_RECORD:
-                _check_end(stream, offsets)
-        except (OSError, EOFError, zlib.error) as error:
-            place = {"archive": uri, "record_offset": offsets[-1] if offsets else 0}
-            rows.append({**place, "reason": Reason.BROKEN_ARCHIVE, "caption": str(error)})
-    return conform(pa.Table.from_pylist(rows, schema=CANDIDATES), CANDIDATES)
+            found = wat.read_page(record.content, config.max_images_per_page)
+        except (ValueError, RecursionError):  # no JSON, one that was cut, or one that is nested without end
+            return _no_page(record, Reason.BROKEN_RECORD)
+        if found is not None:
+            base = (join(found.url, found.base) if found.base else "") or found.url
+            images = (candidate(join(base, url), text, source) for url, source, text in found.images)
+            return _Page(found.url, _date(found.date), images, found.reason)
+    if not record.is_whole:
+        return _no_page(record, Reason.TRUNCATED_RECORD)
+    if kind != "response":
+        return _no_page(record, Reason.REVISIT if kind == "revisit" else Reason.NOT_A_RESPONSE)
+    if not record.header("Content-Type").lower().startswith("application/http"):
+        return _no_page(record, Reason.NOT_HTML)
+    html = _read_html(record.content, config)
+    if isinstance(html, Reason):
+        return _no_page(record, html)
+    if is_deep(html):
+        return _no_page(record, Reason.TOO_DEEP)
+    url = _url(record)
+    on_page = page_candidates(html, url, config.srcset_max_width, config.max_images_per_page)
+    return _Page(url, _date(record.header("WARC-Date")), on_page)
 
 
-def _candidates(record: WarcRecord, config: ExtractConfig) -> Iterator[dict[str, Any]]:
-    page_url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-    # The iterator ends without a word where a file ends inside a record, so the lengths are compared here
-    content = record.reader.read(config.max_page_bytes)
-    length = len(content)
-    while chunk := record.reader.read(1 << 20):
-        length += len(chunk)
-    reason = Reason.TRUNCATED_RECORD if length < record.content_length else _why_not_a_response(record)
-    found: list[dict[str, Any]] = []
-    if reason is None:
-        page = _read_page(content, config)
-        if isinstance(page, Reason):
-            reason = page
-        elif is_deep(page):
-            reason = Reason.TOO_DEEP
-        else:
-            found += page_candidates(page, page_url, config.srcset_max_width, config.max_images_per_page)
-    yield from found or [{"page_url": page_url or None, "reason": reason or Reason.NO_IMAGE}]
+def _no_page(record: Record, reason: Reason) -> _Page:
+    return _Page(_url(record), _date(record.header("WARC-Date")), (), reason)
 
 
-def _why_not_a_response(record: WarcRecord) -> Reason | None:
-    if record.record_type == WarcRecordType.revisit:
-        return Reason.REVISIT
-    if record.record_type != WarcRecordType.response:
-        return Reason.NOT_A_RESPONSE
-    return None if record.is_http else Reason.NOT_HTML
+def _url(record: Record) -> str:
+    return record.header("WARC-Target-URI").strip("<>")
 
 
-def _read_page(content: bytes, config: ExtractConfig) -> str | Reason:
+def _date(text: str) -> datetime | None:
+    """A WARC-Date (W3C's profile of ISO 8601) to the second, or None where it is none."""
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).replace(microsecond=0)
+
+
+def _read_html(content: bytes | memoryview, config: ExtractConfig) -> str | Reason:
     """The page of a HTTP response, transfer and content encoding undone, or why it is none."""
     # A record of its own: the archive's iterator could not go on after a body that does not decode
     data = b"%s%d\r\n\r\n%s" % (_RESPONSE, len(content), content)
@@ -131,8 +180,8 @@ def _read_page(content: bytes, config: ExtractConfig) -> str | Reason:
         response = WarcRecord.from_bytes(data)
         try:
             response.parse_http(auto_decode=encodings, quirks_mode=True)  # lines may end in LF alone
-            if response.http_headers.status_code not in {200, None}:
-                return Reason.HTTP_ERROR_PAGE
+            if reason := wat.why_not_status(response.http_headers.status_code):
+                return reason
             if (response.http_content_type or "text/html").lower() not in {"text/html", "application/xhtml+xml"}:
                 return Reason.NOT_HTML
             body = response.reader.read(config.max_page_bytes)
@@ -141,149 +190,3 @@ def _read_page(content: bytes, config: ExtractConfig) -> str | Reason:
         if encodings == "all" or b"\0" not in body[:1024]:
             return decode(body, response.http_charset)
     return Reason.BROKEN_RECORD
-
-
-def _check_end(stream: Any, offsets: Sequence[int]) -> None:
-    """Make sure that the last record is whole and that none follows it.
-
-    FastWARC stops without a word where a file ends inside a record's headers or inside a gzip member, as half a
-    download does, and where a member cannot be opened; so the last record is read once more. Of zstd it tells.
-
-    Args:
-        stream: the archive.
-        offsets: first byte of each record that was found, in ascending order.
-
-    Raises:
-        OSError, EOFError, zlib.error: the archive has more than these records, or ends inside one.
-    """
-    start = offsets[-1] if offsets else 0
-    stream.seek(0)
-    magic = stream.read(4)
-    if magic == ZSTD_MAGIC:
-        return
-    stream.seek(start)
-    if magic.startswith(GZIP_MAGIC) and stream.read(2) != GZIP_MAGIC:
-        start = 0  # the file is one gzip member as a whole, and the offsets tell nothing
-    stream.seek(start)
-    if magic.startswith(GZIP_MAGIC):
-        with gzip.GzipFile(fileobj=stream) as members:
-            found = _count_records(members)
-    else:
-        found = _count_records(stream)
-    if found != sum(offset >= start for offset in offsets):
-        raise EOFError(f"not every record from byte {start} on was found")
-
-
-def _count_records(stream: Any) -> int:
-    """The records from here to the end of a stream, each of which must be whole."""
-    count = 0
-    while line := stream.readline(_LINE_BYTES):
-        if not line.strip():
-            continue
-        if not line.startswith(b"WARC/"):
-            raise OSError(f"{line[:20]!r} stands in the place of a record")
-        length = 0
-        while (header := stream.readline(_LINE_BYTES)).strip(b"\r\n"):
-            name, _, value = header.partition(b":")
-            if name.strip().lower() == b"content-length":
-                length = _length(value)
-        if not header:
-            raise EOFError("the archive ends inside a record's headers")
-        while length:
-            chunk = stream.read(min(length, 1 << 20))
-            if not chunk:
-                raise EOFError("the archive ends inside a record")
-            length -= len(chunk)
-        count += 1
-    return count
-
-
-def _length(value: bytes) -> int:
-    try:
-        return int(value)
-    except ValueError as error:
-        raise OSError(f"Content-Length is {value[:20]!r}") from error
-
-
-def check_table(uri: str, filesystem: Any, path: str) -> None:
-    """Make sure that a table names its addresses (or holds its images) and its captions.
-
-    Raises:
-        ValueError: a column is missing, or the file is not what its name says; the message lists the columns there are.
-    """
-    try:
-        schema = _table_schema(uri, filesystem, path)
-    except pa.ArrowInvalid as error:
-        kind = "CSV" if uri.endswith(".csv") else "Parquet"
-        raise ValueError(f"{uri}: cannot be read as {kind} ({error})") from error
-    names = list(schema.names)
-    if not set(names) & set(CAPTION_COLUMNS):
-        raise ValueError(f"{uri}: no caption column; expected one of {list(CAPTION_COLUMNS)}, found {names}")
-    if not set(names) & {*URL_COLUMNS, *IMAGE_COLUMNS}:
-        raise ValueError(
-            f"{uri}: neither addresses nor images; expected one of {[*URL_COLUMNS, *IMAGE_COLUMNS]}, found {names}"
-        )
-    checks = (("strings", _is_text), ("strings, or lists of them", _is_caption), ("bytes", _is_bytes))
-    for column, (expected, fits) in zip(_columns(names), checks, strict=True):
-        if column and not fits(schema.field(column).type):
-            raise ValueError(f"{uri}: column {column!r} holds {schema.field(column).type}, expected {expected}")
-
-
-def read_table(uri: str, filesystem: Any, path: str) -> pa.Table:
-    """Candidates from a table of addresses and captions, or of images and captions (Parquet or CSV).
-
-    The column names are those of LAION, DataComp, CC12M and img2dataset. Where a row has several captions, each one is
-    a candidate; `record_offset` is the number of the row.
-    """
-    table = _read_any(uri, filesystem, path)
-    url_column, caption_column, image_column = _columns(table.column_names)
-    assert caption_column is not None, f"{uri} was not checked"
-    rows: list[dict[str, Any]] = []
-    for number, row in enumerate(_rows(table, [c for c in (url_column, caption_column, image_column) if c])):
-        place = {"archive": uri, "record_offset": number}
-        captions = row[caption_column]
-        url = row[url_column] or "" if url_column else ""
-        image = row[image_column] if image_column else None
-        for caption in (captions or [""]) if isinstance(captions, list) else [captions]:
-            rows.append({**place, **candidate(url, caption or "", "table", None, image)})  # noqa: PERF401 (two loops)
-    return conform(pa.Table.from_pylist(rows, schema=CANDIDATES), CANDIDATES)
-
-
-def _columns(names: Sequence[str]) -> tuple[str | None, str | None, str | None]:
-    """The columns that hold addresses, captions and images."""
-    url, caption, image = (
-        next((name for name in known if name in names), None) for known in (URL_COLUMNS, CAPTION_COLUMNS, IMAGE_COLUMNS)
-    )
-    return url, caption, image
-
-
-def _rows(table: pa.Table, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for batch in table.select(columns).to_batches(max_chunksize=1024):
-        yield from batch.to_pylist()
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_caption(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return _is_text(kind.value_type if is_list else kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _table_schema(uri: str, filesystem: Any, path: str) -> pa.Schema:
-    if uri.endswith(".csv"):
-        with filesystem.open_input_stream(path) as stream, pyarrow.csv.open_csv(stream, **_CSV) as reader:
-            return reader.schema
-    return pq.read_schema(path, filesystem=filesystem)
-
-
-def _read_any(uri: str, filesystem: Any, path: str) -> pa.Table:
-    if uri.endswith(".csv"):
-        with filesystem.open_input_stream(path) as stream:
-            return pyarrow.csv.read_csv(stream, **_CSV)
-    return pq.read_table(path, filesystem=filesystem, page_checksum_verification=True)

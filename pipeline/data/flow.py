@@ -1,10 +1,7 @@
-"""The flow from archives to a snapshot, on Ray Data (cluster/stages.py): with passes.py all that knows of stages here.
+"""The flow from archives to a snapshot, on Ray Data (cluster/stages.py). That of queries is in query_flow.py.
 
 A stage writes its rows in buckets, and the next one reads one bucket of all parts: what must meet, meets there. No
 shuffle ever moves an image but the last one.
-
-    articles, counts, totals, terms     text -> words and pairs -> added up -> scored  | by first, by last word
-    views, titles                       page views -> added up                         | by title
 
     candidates                          archive -> extract -> caption rules -> match   | by address
     unique                              an address -> its best caption                 | by registered domain
@@ -23,48 +20,40 @@ shuffle ever moves an image but the last one.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from cluster import storage
 from cluster.parts import Output
 from cluster.resources import Pool
-from cluster.stages import Factory, Place, Read, Stages, Transform
+from cluster.stages import Factory, Read, Stages, Transform
 from pipeline.data import (
     balance,
     caption,
-    counting,
     dedupe,
     extract,
     match,
-    page_views,
     passes,
-    queries,
     shard,
     snapshot,
-    wikipedia,
 )
-from pipeline.data.addresses import registered_domain
 from pipeline.data.block_lists import NO_LISTS, BlockLists, apply_lists
 from pipeline.data.crawler import Crawler
-from pipeline.data.extents import Extent, read_lines, sha256
 from pipeline.data.fetch import FetchConfig
 from pipeline.data.held import HeldImages
 from pipeline.data.image import ImageConfig
+from pipeline.data.places import by, by_domain
 from pipeline.data.safety import SafetyConfig, Screen
-from pipeline.hashing import bucket_of, hash64
-from pipeline.schemas import ARTICLES, DUPLICATES, EDGES, PAGE_VIEWS, SCORED_TERMS
+from pipeline.data.sources import read_input
+from pipeline.hashing import bucket_of
+from pipeline.schemas import DUPLICATES, EDGES
 
 IMAGES_PER_ROW_GROUP = 1024
-READ_AHEAD_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,81 +100,6 @@ class CurateConfig:
     dedupe: dedupe.DedupeConfig = field(default_factory=dedupe.DedupeConfig)
     balance: balance.BalanceConfig = field(default_factory=balance.BalanceConfig)
     shard: shard.ShardConfig = field(default_factory=shard.ShardConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """What a query list is made of."""
-
-    dumps: Sequence[Extent] = ()
-    """Wikipedia's XML."""
-    texts: Sequence[Extent] = ()
-    """Plain text, one document a line."""
-    page_views: Sequence[str] = ()
-    synsets: Sequence[str] = ()
-    language: str = "en"
-    """Whose wiki's page views count."""
-
-
-def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: queries.QueriesConfig) -> pa.Table:
-    """QUERIES: terms counted by part, added up by their first word and scored by their last; titles by name."""
-    dumps, texts, files = corpus.dumps, corpus.texts, corpus.page_views
-    articles = stages(
-        "articles",
-        len(dumps),
-        lambda part: wikipedia.read_articles(open_uri(dumps[part].uri), dumps[part]),
-        place=by("title", num_buckets),
-        num_buckets=num_buckets,
-    )
-
-    def documents(part: int) -> pa.Table | None:
-        if part < len(dumps):
-            return articles.part(part, ["text"])
-        extent = texts[part - len(dumps)]
-        return pa.table({"text": list(read_lines(open_uri(extent.uri), extent))})
-
-    counts = stages(
-        "counts",
-        len(dumps) + len(texts),
-        documents,
-        finish=lambda table: counting.count_terms(table["text"].to_pylist(), config.fold),
-        place=by_word(0, num_buckets),
-        num_buckets=num_buckets,
-    )
-    totals = stages(
-        "totals",
-        num_buckets,
-        counts.bucket,
-        finish=lambda table: queries.add_up(table, config),
-        place=by_word(-1, num_buckets),
-        num_buckets=num_buckets,
-    )
-    words = stages(
-        "words",
-        num_buckets,
-        lambda part: totals.part(part, ["length", "count"]),
-        finish=lambda table: pa.table({"words": [queries.num_words(table)]}),
-    )
-    num_words = sum(words.table(pa.schema([("words", pa.int64())]))["words"].to_pylist())
-    terms = stages("terms", num_buckets, totals.bucket, finish=lambda table: queries.score(table, num_words, config))
-    views = stages(
-        "views",
-        len(files),
-        lambda part: page_views.read_views(
-            open_uri(files[part]), files[part], corpus.language, config.rules.min_file_views
-        ),
-        place=by("title", num_buckets),
-        num_buckets=num_buckets,
-    )
-
-    def popular(part: int) -> pa.Table | None:
-        viewed, known = views.bucket(part), articles.bucket(part, ["title"])
-        if dumps and known is None:
-            known = ARTICLES.empty_table()
-        return None if viewed is None else queries.popular_titles(viewed, known, config)
-
-    titles = stages("titles", num_buckets, popular)
-    return queries.select_queries(terms.table(SCORED_TERMS), titles.table(PAGE_VIEWS), corpus.synsets, config)
 
 
 def crawl(
@@ -318,78 +232,12 @@ def curate(
     return snapshot.commit(dataset, list(_records(shards, folder)), kept, metadata, storage.put_if_absent)
 
 
-def digests(stages: Stages, uris: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of each file."""
-    found = stages("digests", len(uris), lambda part: pa.table({"sha256": [sha256(open_uri(uris[part]))]}))
-    table = found.table(pa.schema([("sha256", pa.string())]))
-    return dict(zip(uris, table["sha256"].to_pylist(), strict=True))
-
-
-def check_dumps(uris: Sequence[str]) -> None:
-    """Raises ValueError where a file is no dump."""
-    for uri in uris:
-        wikipedia.check_dump(open_uri(uri), uri)
-
-
-def check_inputs(inputs: Sequence[str]) -> None:
-    """Look into every input before work begins.
-
-    Raises:
-        ValueError: one is empty, of another type than its name says, or lacks a column.
-    """
-    for uri in inputs:
-        if uri.endswith(extract.ARCHIVE_SUFFIXES):
-            extract.check_archive(uri, open_uri)
-        else:
-            extract.check_table(uri, *storage.filesystem(uri))
-
-
-def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
-    """CANDIDATES of one archive or table."""
-    if uri.endswith(extract.ARCHIVE_SUFFIXES):
-        return extract.read_archive(uri, open_uri, config)
-    return extract.read_table(uri, *storage.filesystem(uri))
-
-
-def by(column: str, num_buckets: int) -> Place:
-    """Buckets by the hash of a column of strings."""
-
-    def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
-        return bucket_of(hash64(value or "" for value in table[column].to_pylist()), num_buckets)
-
-    return place
-
-
-def by_word(place: int, num_buckets: int) -> Place:
-    """Buckets by the first (0) or the last (-1) word of a term."""
-    return lambda table: bucket_of(hash64(queries.word_of(table["term"], place).to_pylist()), num_buckets)
-
-
-def by_domain(column: str, num_buckets: int, otherwise: str | None = None) -> Place:
-    """Buckets by the registered domain of a column's addresses, so that one actor has all of a domain.
-
-    By the address where that has none, and by the column `otherwise` in rows without an address.
-    """
-
-    def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
-        urls = pc.coalesce(table[column], table[otherwise]) if otherwise else table[column]
-        return bucket_of(hash64(registered_domain(url) or url for url in urls.to_pylist()), num_buckets)
-
-    return place
-
-
 def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:
     def composed(part: int) -> pa.Table | None:
         table = read(part)
         return None if table is None else transform(table)
 
     return composed
-
-
-def open_uri(uri: str) -> io.BufferedReader:
-    """A file that tells its position, as archive readers want it, read ahead in pieces that suit an object store."""
-    filesystem, path = storage.filesystem(uri)
-    return io.BufferedReader(filesystem.open_input_file(path), READ_AHEAD_BYTES)
 
 
 def _records(shards: Output, folder: str) -> Iterator[snapshot.Shard]:

@@ -10,23 +10,34 @@ import binascii
 import codecs
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
 
+import pyarrow as pa
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from pipeline.hashing import hash128
-from pipeline.schemas import Reason
+from pipeline.schemas import CANDIDATES, Reason, conform
 
 LAZY_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src")
 MAX_DEPTH = 5_000
 """Open elements at once: the parser's time grows with their square, and 100,000 take it a minute and a half."""
 MAX_TEXT_CHARACTERS = 10_000
 """Of one text, whose rest is cut off: a figcaption may stand beside every image of a page."""
+RASTER_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "jpg", "png", "webp", "gif", "avif", "bmp"))
+"""Types of a picture's sources that are taken; a drawing (SVG) is none of them."""
 _FIGURE_LEVELS = 32
+_SETS = ("data-srcset", "srcset")
+_MEDIA_WIDTH = re.compile(r"(min|max)-width\s*:\s*(\d+(?:\.\d+)?)(px|em)", re.ASCII)
+_PATH = r"/[^\x00-\x20\x7f-\U0010ffff#;?]*+(?:\?[^\x00-\x20\x7f-\U0010ffff#;]++)?"
+_PLAIN = re.compile(r"https?://[a-z0-9-]++(?:\.[a-z0-9-]++)*+" + _PATH)
+"""Absolute addresses that are spelt as they should be, so that urllib need not be asked."""
+_ROOTED = re.compile(r"(?!//)(?!.*/\.)" + _PATH)
+"""Addresses that only lack scheme and host."""
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _DESCRIPTOR = re.compile(r"(\d+|\d*\.\d+)([wx])", re.ASCII)
@@ -39,6 +50,29 @@ _NEVER_DEEP = frozenset(
     }
 )
 """Elements without an end, or that the next of their kind ends."""
+
+
+class Candidate(NamedTuple):
+    """An image address and a text beside it, or why there is none: columns of CANDIDATES."""
+
+    pair_id: str | None = None
+    image_url: str | None = None
+    caption: str | None = None
+    caption_source: str | None = None
+    image: bytes | None = None
+    reason: Reason | None = None
+
+
+def as_table(candidates: Sequence[Candidate], **columns: Sequence[Any]) -> pa.Table:
+    """CANDIDATES of these, with more of its columns; the others are null."""
+    values = dict(zip(Candidate._fields, columns_of(candidates, len(Candidate._fields)), strict=True)) | columns
+    arrays = {name: pa.array(column, CANDIDATES.field(name).type) for name, column in values.items()}
+    return conform(pa.table(arrays), CANDIDATES)
+
+
+def columns_of(rows: Sequence[tuple[Any, ...]], num_columns: int) -> list[Sequence[Any]]:
+    """The columns of rows, empty ones where there is no row."""
+    return list(zip(*rows, strict=True)) if rows else [()] * num_columns
 
 
 def decode(body: bytes, header_charset: str | None) -> str:
@@ -74,8 +108,10 @@ def is_deep(html: str) -> bool:
     return False
 
 
-def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images: int) -> Iterator[dict[str, Any]]:
-    """The candidates of one page, rows as `candidate` makes them.
+def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images: int) -> Iterator[Candidate]:
+    """The candidates of one page.
+
+    What stands in a noscript element is read like the rest: pages that load images late keep the real address there.
 
     Args:
         html: the page; `is_deep` must have been asked.
@@ -85,18 +121,18 @@ def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images:
     """
     tree = LexborHTMLParser(html)
     base_node = tree.css_first("base[href]")
-    base = _join(page_url, (base_node.attributes.get("href") or "") if base_node else "") or page_url
+    base = join(page_url, (base_node.attributes.get("href") or "") if base_node else "") or page_url
     for node in tree.css("img")[:max_images]:
         url = _image_address(node, srcset_max_width)
         if not url:
             continue
         for source, text in _texts_of(node):
-            yield candidate(_join(base, url), text, source, page_url)
+            yield candidate(join(base, url), text, source)
     image = tree.css_first('meta[property="og:image"]')
     alt = tree.css_first('meta[property="og:image:alt"]')
     if image is not None and alt is not None and image.attributes.get("content"):
         text = alt.attributes.get("content") or ""
-        yield candidate(_join(base, image.attributes["content"] or ""), text, "og:image:alt", page_url)
+        yield candidate(join(base, image.attributes["content"] or ""), text, "og:image:alt")
 
 
 def _texts_of(node: LexborNode) -> Iterator[tuple[str, str]]:
@@ -120,14 +156,24 @@ def _image_address(node: LexborNode, srcset_max_width: int) -> str:
     for name in LAZY_ATTRIBUTES:
         if attributes.get(name):
             return (attributes[name] or "").strip()
-    sets = [attributes.get("data-srcset"), attributes.get("srcset")]
+    sets = [attributes.get(name) for name in _SETS]
     if node.parent is not None and node.parent.tag == "picture":
-        sets += [source.attributes.get("srcset") for source in node.parent.css("source")]
+        sources = [source.attributes for source in node.parent.css("source")]
+        sets += [source.get(name) for source in sources if _applies(source, srcset_max_width) for name in _SETS]
     for srcset in sets:
         best = best_of_srcset(srcset or "", srcset_max_width)
         if best:
             return best
     return (attributes.get("src") or "").strip()
+
+
+def _applies(source: Mapping[str, str | None], width: int) -> bool:
+    """Whether a picture's source is a raster image meant for a screen of this many pixels across."""
+    media = (source.get("media") or "").lower()
+    kind = (source.get("type") or "").split(";")[0].strip().lower()
+    widths = ((bound, float(size) * (16 if unit == "em" else 1)) for bound, size, unit in _MEDIA_WIDTH.findall(media))
+    fits = all(width >= size if bound == "min" else width <= size for bound, size in widths)
+    return fits and "print" not in media and (not kind or kind in RASTER_TYPES)
 
 
 def best_of_srcset(srcset: str, max_width: int) -> str:
@@ -158,6 +204,8 @@ def normalize_url(url: str) -> str:
     Raises:
         ValueError: it is no address.
     """
+    if _PLAIN.fullmatch(url):
+        return url
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
     port = f":{parts.port}" if parts.port and (parts.scheme, parts.port) not in {("http", 80), ("https", 443)} else ""
@@ -165,8 +213,27 @@ def normalize_url(url: str) -> str:
     return urlunsplit((parts.scheme.lower(), bracketed + port, parts.path or "/", parts.query, ""))
 
 
-def candidate(url: str, caption: str, source: str, page_url: str | None, image: bytes | None = None) -> dict[str, Any]:
-    """A row of CANDIDATES: pair_id, image_url, caption, caption_source, page_url, reason, and the image where held.
+def join(base: str, url: str) -> str:
+    """The absolute address of one that stands on a page (RFC 3986, section 5), or "" where it is none."""
+    url = url.strip()
+    if _PLAIN.fullmatch(url):
+        return url
+    if _ROOTED.fullmatch(url) and (origin := _origin(base)):
+        return origin + url
+    try:
+        return urljoin(base, url)
+    except ValueError:
+        return ""
+
+
+@lru_cache(maxsize=16)
+def _origin(base: str) -> str:
+    """Scheme and host of a plain address, "" of others."""
+    return "/".join(base.split("/", 3)[:3]) if _PLAIN.fullmatch(base) else ""
+
+
+def candidate(url: str, caption: str, source: str, image: bytes | None = None) -> Candidate:
+    """A candidate from an absolute address and a text as they stand on a page.
 
     An image in a data: address is taken out of it; one without an address is known by the hash of its bytes.
     """
@@ -178,21 +245,13 @@ def candidate(url: str, caption: str, source: str, page_url: str | None, image: 
         reason = None if image else Reason.BAD_URL
     elif image and not url:
         url = f"table:{blake2b(image, digest_size=16).hexdigest()}"
-    else:
+    elif not _PLAIN.fullmatch(url):
         try:
             url = normalize_url(url)
             reason = None if urlsplit(url).netloc else Reason.BAD_URL  # a relative one, or javascript:
         except ValueError:
             reason = Reason.BAD_URL
-    row = {"image_url": url, "caption": caption, "caption_source": source, "page_url": page_url, "reason": reason}
-    return {"pair_id": hash128(url, caption), "image": image, **row}
-
-
-def _join(base: str, url: str) -> str:
-    try:
-        return urljoin(base, url.strip())
-    except ValueError:
-        return ""
+    return Candidate(hash128(url, caption), url, caption, source, image, reason)
 
 
 def _inline_image(url: str) -> bytes | None:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.parts import Output
-from cluster.stages import Place, Stages
+from cluster.stages import Stages
 from pipeline.data import balance, dedupe, survival
 from pipeline.data import link_rot as rot
-from pipeline.hashing import bucket_of, hash64, mix
+from pipeline.data.places import by_name, by_query
 from pipeline.schemas import ADDRESSES, LINK_ROT, OUTCOMES, SKETCHES, THRESHOLDS
 
 Read = Callable[[int, Sequence[str]], pa.Table | None]
@@ -166,17 +165,3 @@ def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM
         generation=generation,
     )
     return rot.busiest(added.table(LINK_ROT), num_names)
-
-
-def by_name(num_buckets: int) -> Place:
-    """Buckets by the hash of the name; what has none is in one of them."""
-    return lambda table: bucket_of(hash64(name or "" for name in table["name"].to_pylist()), num_buckets)
-
-
-def by_query(num_buckets: int) -> Place:
-    """Buckets by the hash of the query's id."""
-
-    def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
-        return bucket_of(mix(table["query_id"].to_numpy().astype(np.uint64)), num_buckets)
-
-    return place

@@ -16,7 +16,8 @@ from cluster.runs import Run
 from cluster.stages import Stages
 from pipeline.data.attempts import Retry, as_answers, due, merge
 from pipeline.data.block_lists import BlockLists
-from pipeline.data.flow import IMAGES_PER_ROW_GROUP, CrawlConfig, by_domain, crawlers
+from pipeline.data.flow import IMAGES_PER_ROW_GROUP, CrawlConfig, crawlers
+from pipeline.data.places import by_domain
 from pipeline.schemas import FETCHED, Reason
 
 

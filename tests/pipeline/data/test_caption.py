@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.caption import BOILERPLATE, CaptionConfig, apply_rules, why_not
+from pipeline.data.dedupe import same_url
+from pipeline.hashing import hash128
 from pipeline.schemas import Reason
 from tests.pipeline.data.rows import candidates
 
@@ -43,7 +45,6 @@ BAD = {
     "<b>bold</b> words in it": Reason.CAPTION_MARKUP,
     "Hello {{ user }} again": Reason.CAPTION_MARKUP,
     "Rock &amp; roll forever": Reason.CAPTION_MARKUP,
-    "write to me@a.example now": Reason.CAPTION_MARKUP,
     "buy buy buy buy now": Reason.CAPTION_REPETITION,
     "cheap Cheap CHEAP cheap, cheap shoes": Reason.CAPTION_REPETITION,
 }
@@ -135,7 +136,49 @@ def test_no_rows() -> None:
     assert apply_rules(table, CaptionConfig()) == table
 
 
-@given(st.lists(st.text(), max_size=6))
+PERSONAL = {
+    "Write to jane@a.example for a red car": "Write to [...] for a red car",
+    "jane@a.example": "[...]",
+    "Two dogs, call 030 1234567": "Two dogs, call [...]",
+    "A red star of 1999": "A red star of 1999",
+}
+
+
+def test_personal_data_is_redacted_before_all_else() -> None:
+    urls = [f"http://a.example/{number}" for number in range(4)]
+    table = candidates(caption=list(PERSONAL), image_url=urls, reason=[None, None, Reason.BAD_URL, None])
+    done = apply_rules(table, CaptionConfig(language=""))
+    assert done["caption"].to_pylist() == list(PERSONAL.values())
+    assert done["reason"].to_pylist() == [None, Reason.CAPTION_EMPTY, Reason.BAD_URL, None]
+    new = [hash128(url, caption) for url, caption in zip(urls, PERSONAL.values(), strict=True)]
+    assert done["pair_id"].to_pylist() == [*new[:3], table["pair_id"][3].as_py()], "what is the same keeps its id"
+    assert done.schema == table.schema
+    assert apply_rules(done, CaptionConfig(language="")) == done
+
+
+def test_personal_data_can_be_dropped_or_kept() -> None:
+    table = candidates(caption=list(PERSONAL), reason=[None, None, Reason.BAD_URL, None])
+    dropped = apply_rules(table, CaptionConfig(language="", personal_data="drop"))
+    personal = Reason.CAPTION_PERSONAL_DATA
+    assert dropped["reason"].to_pylist() == [personal, personal, Reason.BAD_URL, None]
+    assert dropped["caption"].to_pylist() == list(PERSONAL.values()), "it is not stored with the dropped rows either"
+    kept = apply_rules(table, CaptionConfig(language="", personal_data="keep"))
+    assert kept["caption"].to_pylist() == list(PERSONAL)
+    assert kept["pair_id"] == table["pair_id"]
+
+
+def test_no_spare_caption_brings_personal_data_back() -> None:
+    table = candidates(
+        caption=["A red car of jane@a.example", "The red car, +49 30 1234567"],
+        image_url=["http://a.example/x"] * 2,
+        caption_source=["alt", "title"],
+    )
+    kept = same_url(apply_rules(table, CaptionConfig(language="")))
+    row = next(row for row in kept.to_pylist() if row["reason"] is None)
+    assert sorted([row["caption"], *row["spare_captions"]]) == ["A red car of [...]", "The red car, [...]"]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="@", exclude_categories=["Nd", "Cs"])), max_size=6))
 def test_any_text_keeps_its_row(captions: list[str]) -> None:
     done = apply_rules(candidates(caption=captions), CaptionConfig())
     assert done["caption"].to_pylist() == captions

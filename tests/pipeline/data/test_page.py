@@ -1,6 +1,7 @@
 import base64
 import time
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +14,7 @@ from pipeline.data.page import (
     candidate,
     decode,
     is_deep,
+    join,
     normalize_url,
     page_candidates,
 )
@@ -25,7 +27,7 @@ PAGE = "http://a.example/blog/post.html"
 def rows_of(
     html: str, page_url: str = PAGE, srcset_max_width: int = 1024, max_images: int = 100
 ) -> list[dict[str, Any]]:
-    return list(page_candidates(html, page_url, srcset_max_width, max_images))
+    return [row._asdict() for row in page_candidates(html, page_url, srcset_max_width, max_images)]
 
 
 def found(html: str, page_url: str = PAGE) -> list[tuple[str, str, str]]:
@@ -127,6 +129,31 @@ def test_a_picture_is_read_from_its_sources() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ('<source data-srcset="lazy.webp 640w">', "lazy.webp"),
+        ('<source type="image/svg+xml" srcset="a.svg"><source type="image/avif" srcset="b.avif">', "b.avif"),
+        ('<source type="IMAGE/WebP; codecs=x" srcset="a.webp">', "a.webp"),
+        ('<source type="image/jxl" srcset="a.jxl">', "s"),
+        ('<source media="(max-width: 600px)" srcset="small"><source srcset="large">', "large"),
+        ('<source media="(min-width: 1200px)" srcset="huge"><source media="(min-width:600px)" srcset="b">', "b"),
+        ('<source media="(min-width: 600px) and (max-width: 1100.5px)" srcset="a">', "a"),
+        ('<source media="(min-width: 80em)" srcset="huge"><source media="(min-width: 40em)" srcset="b">', "b"),
+        ('<source media="print" srcset="printed">', "s"),
+        ('<source media="(orientation: landscape)" srcset="a">', "a"),
+    ],
+)
+def test_a_picture_is_that_of_a_screen(sources: str, expected: str) -> None:
+    assert address(f'<picture>{sources}<img src="s" alt="a star"></picture>') == f"http://a.example/blog/{expected}"
+
+
+def test_what_stands_in_noscript_is_read() -> None:
+    lazy = '<img src="data:image/gif;base64,R0lGODlhAQABAIAAAA" alt="a star" data-unknown="x">'
+    rows = found(f'<p>{lazy}<noscript><img src="star.jpg" alt="a star"></noscript>')
+    assert [url for url, *_ in rows][1:] == ["http://a.example/blog/star.jpg"]
+
+
+@pytest.mark.parametrize(
     ("srcset", "expected"),
     [
         ("", ""),
@@ -187,10 +214,9 @@ def test_a_data_address_without_an_image(src: str) -> None:
 
 
 def test_the_id_is_that_of_address_and_caption() -> None:
-    row = candidate("http://A.example/x.jpg#1", " a  star ", "alt", PAGE)
-    assert row["pair_id"] == hash128("http://a.example/x.jpg", "a star")
-    assert row == candidate("http://a.example:80/x.jpg", "a star", "alt", PAGE)
-    assert row["page_url"] == PAGE
+    row = candidate("http://A.example/x.jpg#1", " a  star ", "alt")
+    assert row.pair_id == hash128("http://a.example/x.jpg", "a star")
+    assert row == candidate("http://a.example:80/x.jpg", "a star", "alt")
 
 
 @settings(max_examples=200, deadline=None)
@@ -202,6 +228,54 @@ def test_normalising_an_address_twice_is_normalising_once(url: str) -> None:
         return
     assert normalize_url(once) == once
     assert "#" not in once
+
+
+PIECES = st.sampled_from(
+    (
+        "http://",
+        "https:",
+        "//",
+        "/",
+        "a.example",
+        "A",
+        ".",
+        "..",
+        "x.jpg",
+        "?",
+        "b=1",
+        "#",
+        ";",
+        ":80",
+        "%20",
+        " ",
+        "é",
+        "@",
+    )
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(PIECES, max_size=7).map("".join), st.sampled_from([PAGE, "https://a.example", "http://A.example/x/", "x"])
+)
+@example("/x/../y.jpg", PAGE)
+@example("/x?y=/../z", PAGE)
+@example("http://a.example/x?", PAGE)
+@example("http://a.example/x;", PAGE)
+@example("/x.jpg;", PAGE)
+@example("//", PAGE)
+def test_the_quick_ways_lead_to_the_same_addresses(url: str, base: str) -> None:
+    """Of joining and normalising: against urllib, and the way that is taken where an address is not a plain one."""
+    try:
+        expected = urljoin(base, url.strip())
+    except ValueError:
+        expected = ""
+    assert join(base, url) == expected
+    try:
+        slow = normalize_url(f"{expected}#")  # an address with a fragment is never a plain one
+    except ValueError:
+        return
+    assert normalize_url(expected) == slow
 
 
 def test_normalising_keeps_what_may_matter() -> None:
