@@ -25,7 +25,7 @@ from tests.web import Web, web
 
 pytestmark = [pytest.mark.realdata, pytest.mark.cluster]
 
-NUM_PHOTOS = 1500
+NUM_PHOTOS = 800
 NUM_HELD_OUT = 300
 PHOTOS_PER_PAGE = 5
 NUM_HOSTS = 10
