@@ -158,9 +158,8 @@ def _problem(complaints: str) -> str | None:
     return None
 
 
-@functools.cache
 def _resizer_module() -> Any:
-    """The module img2dataset.resizer, without the package around it, which brings torch, wandb and 700 MB.
+    """A copy of the module img2dataset.resizer, without the package around it, which brings torch, wandb and 700 MB.
 
     Two things of it are replaced, which change no byte of what it makes: the transforms it builds anew for every image
     are kept, and file descriptors 1 and 2 stay as they are, because libjpeg's complaints are wanted here.

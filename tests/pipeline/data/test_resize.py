@@ -190,6 +190,11 @@ class TestScaled:
         difference = np.asarray(opened(scaled.jpg or b""), float) - np.asarray(opened(full.jpg or b""), float)
         assert 10 * np.log10(255**2 / max((difference**2).mean(), 1e-9)) > 40
 
+    def test_two_in_one_process_keep_apart(self) -> None:
+        data = encode(photo_like(8, 1600, 1200), "JPEG")
+        scaled, full = (ImageProcessor(ImageConfig(resizer=resizer)) for resizer in RESIZERS)
+        assert scaled(data).jpg != full(data).jpg == ImageProcessor(ImageConfig())(data).jpg
+
     def test_grey_stays_grey_and_damage_is_seen(self) -> None:
         processor = ImageProcessor(ImageConfig(resizer="scaled"))
         grey = processor(encode(photo_like(9, 1200, 900, "L"), "JPEG"))
