@@ -44,6 +44,9 @@ def read_crawls(uris: list[str] | str) -> list[Run]:
     runs = [Run.read(uri, option="crawl") for uri in ([uris] if isinstance(uris, str) else uris)]
     if len({run.run_id for run in runs}) != len(runs) or not runs:
         raise ValueError(f"crawl={uris}: name one crawl or several different ones")
+    for run in runs:
+        if run.configuration["queries"] is None:
+            raise ValueError(f"crawl={run.uri} had no query list to balance by; crawl with --queries")
     for name, meaning in (("queries", "of another query list"), ("fetch_parts", "cut into another number of parts")):
         for run in runs[1:]:
             if run.configuration[name] != runs[0].configuration[name]:

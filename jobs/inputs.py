@@ -1,13 +1,17 @@
-"""The files that a crawl reads: those of a folder, or those of one of Common Crawl's lists of paths."""
+"""The files that a crawl reads: archives and tables of a folder or of Common Crawl's lists of paths, and queries."""
 
 from __future__ import annotations
 
 import gzip
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from cluster import storage
 from pipeline.data.extract import ARCHIVE_SUFFIXES
 from pipeline.data.img2dataset import SHARD_SUFFIX
 from pipeline.data.tables import TABLE_SUFFIXES
+from pipeline.schemas import QUERIES, SURVIVAL
 
 PATHS_SUFFIXES = (".paths", ".paths.gz")
 
@@ -36,3 +40,35 @@ def list_inputs(uri: str, paths_base: str) -> list[str]:
     if not lines:
         raise ValueError(f"input={uri}: the list has no paths")
     return [line if "://" in line else storage.join(paths_base, line) for line in lines]
+
+
+def read_queries(uri: str) -> pa.Table:
+    """The query list.
+
+    Raises:
+        ValueError: the file is no query list, or an empty one; the message says what is wrong.
+    """
+    table = read_table(uri, QUERIES, "queries", "not a query list", "jobs.queries makes one").sort_by("query_id")
+    if table.num_rows == 0:
+        raise ValueError(f"queries={uri}: the list is empty")
+    if table["query_id"].to_pylist() != list(range(table.num_rows)):
+        raise ValueError(f"queries={uri}: query_id must count from 0 to {table.num_rows - 1}; jobs.queries makes it so")
+    return table
+
+
+def read_survival(uri: str) -> pa.Table:
+    """What of each query survived an earlier crawl. Raises as `read_table`."""
+    return read_table(uri, SURVIVAL, "survival", "not the survival of queries", "jobs.crawl leaves one in its folder")
+
+
+def read_table(uri: str, schema: pa.Schema, option: str, not_one: str, advice: str) -> pa.Table:
+    """A table that an option names.
+
+    Raises:
+        ValueError: the file has not its columns; the message names those that are missing.
+    """
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    missing = sorted(set(schema.names) - set(table.column_names))
+    if missing:
+        raise ValueError(f"{option}={uri}: {not_one}, it has no columns {missing}; {advice}")
+    return table

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import pyarrow as pa
@@ -112,7 +112,8 @@ def crawl(
 ) -> Output:
     """From archives and tables to checked, resized images: FETCHED, one part for each bucket of registered domains.
 
-    `early` is how many pairs a query may have before fetching, `early_margin` times the limit where it is left out.
+    Without queries nothing is matched or balanced. `early` is how many pairs a query may have before fetching,
+    `early_margin` times the limit where it is left out.
     """
     buckets, parts = config.num_buckets, config.fetch_parts
     early = config.balance.max_pairs_before_fetch if early is None else early
@@ -123,18 +124,20 @@ def crawl(
         found = apply_lists(read_input(inputs[part], config.extract), ray.get(block_lists))
         return caption.apply_rules(found, config.caption)
 
-    def matcher() -> Transform:
-        matching = partial(match.match_captions, matcher=match.Matcher(ray.get(texts), config.match_mode))
-        if not screens_held:
-            return matching
-        held = HeldImages(Crawler(config.fetch, config.image, ray.get(block_lists)), Screen(config.safety))
-        return lambda table: held(matching(table))
+    def prepare() -> Transform:
+        steps: list[Transform] = []
+        if query_texts:
+            steps.append(partial(match.match_captions, matcher=match.Matcher(ray.get(texts), config.match_mode)))
+        if screens_held:
+            crawler = Crawler(config.fetch, config.image, ray.get(block_lists))
+            steps.append(HeldImages(crawler, Screen(config.safety)))
+        return lambda table: reduce(lambda done, step: step(done), steps, table)
 
     candidates = stages(
         "candidates",
         len(inputs),
         read,
-        pools=[(matcher, config.match_pool)],
+        pools=[(prepare, config.match_pool)] if query_texts or screens_held else [],
         place=by("image_url", buckets),
         num_buckets=buckets,
     )
@@ -146,11 +149,14 @@ def crawl(
         place=by_domain("image_url", parts),
         num_buckets=parts,
     )
-    limits = passes.limits(stages, "", buckets, unique.part, config.balance, early, buckets)
+    addresses: Read = unique.bucket
+    if query_texts:
+        limits = passes.limits(stages, "", buckets, unique.part, config.balance, early, buckets)
+        addresses = _then(unique.bucket, balance.Selection(limits, config.balance.seed))
     return stages(
         "fetched",
         parts,
-        _then(unique.bucket, balance.Selection(limits, config.balance.seed)),
+        addresses,
         pools=crawlers(config, lists),
         row_group_size=IMAGES_PER_ROW_GROUP,
     )

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.crawl import read_queries, read_survival
+from jobs.inputs import read_queries, read_survival
 from pipeline.schemas import QUERIES, SURVIVAL
 
 
