@@ -182,7 +182,7 @@ def main() -> None:
     """The child, with its options as JSON in its only argument."""
     options = json.loads(sys.argv[1])
     for pipe in (0, 1):  # which hold less than an image by themselves
-        with contextlib.suppress(PermissionError):  # a user may have so many bytes in pipes
+        with contextlib.suppress(OSError):  # a user may have so many bytes in pipes, and some loops take sockets
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     # Whatever else writes to standard output, a library's print say, must not become part of an answer
     with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
