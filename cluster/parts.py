@@ -101,9 +101,11 @@ class Stage:
             place[table["reason"].is_valid().to_numpy()] = num_buckets
             dropped.update(table["reason"].drop_null().to_pylist())
         rows = np.bincount(place, minlength=num_buckets + 1)
-        data = _encode(table.take(np.argsort(place, kind="stable")), [int(n) for n in rows], row_group_size)
+        in_order = bool((np.diff(place) >= 0).all())  # images are better not copied
+        table = table if in_order else table.take(np.argsort(place, kind="stable"))
+        data = _encode(table, [int(n) for n in rows], row_group_size)
         digest = hashlib.sha256(data).hexdigest()
-        footer = data[-8 - int.from_bytes(data[-8:-4], "little") :]
+        footer = data[len(data) - 8 - int.from_bytes(data[-8:-4], "little") :]
         part = Part(
             index=index,
             file=f"part-{index:05d}-{digest[:16]}.parquet" if table.num_rows else None,
@@ -252,7 +254,7 @@ def _concat(tables: Iterable[pa.Table | None]) -> pa.Table | None:
     return pa.concat_tables(found) if found else None
 
 
-def _encode(table: pa.Table, rows_by_bucket: Sequence[int], row_group_size: int) -> bytes:
+def _encode(table: pa.Table, rows_by_bucket: Sequence[int], row_group_size: int) -> memoryview:
     """Parquet bytes whose row groups never span two buckets; zstd, but not for large_binary, which holds JPEG."""
     sink = pa.BufferOutputStream()
     leaves = {f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: f.type for f in table.schema}
@@ -270,5 +272,4 @@ def _encode(table: pa.Table, rows_by_bucket: Sequence[int], row_group_size: int)
             if num_rows:
                 writer.write_table(table.slice(start, num_rows), row_group_size=row_group_size)
             start += num_rows
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return memoryview(sink.getvalue())

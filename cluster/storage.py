@@ -82,7 +82,7 @@ def read_bytes(uri: str) -> bytes:
     return _read_s3(uri) if is_s3(uri) else _local_path(uri).read_bytes()
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes | memoryview) -> None:
     """Writes a file, replacing what was there; readers see the old content or the new, never a part of it.
 
     Raises OSError where the stored size is not the size of the data.
@@ -90,7 +90,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     if is_s3(uri):
         bucket, key = _bucket_and_key(uri)
         client = _s3_client(_endpoint())
-        client.put_object(Bucket=bucket, Key=key, Body=data)
+        client.put_object(Bucket=bucket, Key=key, Body=bytes(data))
         stored = client.head_object(Bucket=bucket, Key=key)["ContentLength"]
         if stored != len(data):
             raise OSError(f"{uri}: {stored} bytes stored of {len(data)} written")
@@ -221,7 +221,7 @@ def _delete_s3(uri: str) -> None:
                 raise OSError(f"{uri}: {len(errors)} objects not deleted, the first: {errors[0]}")
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
+def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
     """A hidden file of its own beside `path` with the data on disk, ready to be renamed or linked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -74,7 +74,7 @@ class CrawlConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     match_pool: Pool = field(default_factory=Pool)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
-    fetch_pool: Pool = field(default_factory=lambda: Pool(max_calls=2))
+    fetch_pool: Pool = field(default_factory=lambda: Pool(max_calls=4))
     """Crawlers; each has image.num_decoders processes beside it, and max_calls parts at once, so that a slow host of
     one part keeps nobody waiting."""
     screen_pool: Pool = field(default_factory=Pool)

@@ -73,7 +73,7 @@ def crawl_command(folder: Path, output: Path, port: int) -> list[str]:
         "output": output,
         "num_buckets": 8,
         "fetch.connect_to": f'{{"*.example": "127.0.0.1:{port}"}}',
-        "fetch.min_interval_seconds": 0.2,
+        "fetch.min_interval_seconds": 0.1,
         "image.upright": "false",
     }
     return [sys.executable, "-m", "jobs.crawl", *(f"--{name}={value}" for name, value in options.items())]
