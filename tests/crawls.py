@@ -130,7 +130,13 @@ def crawl_of(folder: Path, urls: Sequence[str], *options: str) -> Crawl:
     folder.mkdir(parents=True, exist_ok=True)
     captions = [caption(number) for number in range(len(urls))]
     pq.write_table(pa.table({"url": list(urls), "caption": captions}), folder / "addresses.parquet")
-    queries = pa.table([[0], ["circle"], ["unigram"], [1.0], [0]], schema=QUERIES)
-    pq.write_table(queries, folder / "queries.parquet")
+    write_queries(folder)
     small = ("--num_buckets=1", "--image.image_size=64", "--image.num_decoders=1", "--match_pool.cpus=0.5")
     return Crawl(folder / "run", folder, (*small, *options))
+
+
+def write_queries(folder: Path) -> Path:
+    """The query list that every caption meets."""
+    table = pa.table([[0], ["circle"], ["unigram"], [1.0], [0]], schema=QUERIES)
+    pq.write_table(table, folder / "queries.parquet")
+    return folder / "queries.parquet"
