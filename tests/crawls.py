@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from jobs import crawl
 from jobs.crawl import CrawlJob
@@ -22,6 +23,8 @@ from tests.web import Web
 
 GONE_SECONDS = 10.0
 """So long the processes of a driver may outlive it."""
+CRAWLERS, DECODERS = "MapBatches(_Actor)", "pipeline.data.decoders"
+"""What is on their command lines."""
 
 
 def caption(number: int) -> str:
@@ -50,12 +53,13 @@ class Crawl:
 
     @contextmanager
     def driver(self, site: Web, *more: str) -> Iterator["Driver"]:
-        """The job in a process of its own, with a Ray of its own, which are gone afterwards."""
-        session = ("--session.address=local", "--session.num_cpus=4")
-        command = [sys.executable, "-m", "jobs.crawl", *self.arguments(site, *session, *more)]
+        """The job in a process of its own, on the Ray of this process; nothing of it is left afterwards."""
+        address = f"--session.address={ray.get_runtime_context().gcs_address}"
+        command = [sys.executable, "-m", "jobs.crawl", *self.arguments(site, address, *more)]
         log = self.folder.parent / f"{self.folder.name}.log"
         with log.open("ab") as sink:
-            driver = Driver(subprocess.Popen(command, stdout=sink, stderr=sink, env=os.environ.copy()), log)
+            environment = os.environ | {"RAY_AUTH_MODE": "disabled"}  # as that of a local Ray is
+            driver = Driver(subprocess.Popen(command, stdout=sink, stderr=sink, env=environment), log)
             try:
                 yield driver
             finally:
@@ -88,31 +92,34 @@ class Driver:
             assert time.monotonic() < deadline, f"not within {seconds} s: {self.log.read_text()}"
             time.sleep(0.01)
 
-    def family(self) -> dict[int, str]:
-        """All processes below it, and their command lines."""
-        parents = {pid: _parent(pid) for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*"))}
-        found = [self.process.pid]
-        for pid in found:
-            found += [child for child, parent in parents.items() if parent == pid]
-        return {pid: _command_line(pid) for pid in found[1:]}
-
     def kill(self) -> None:
-        """SIGKILL, after which all its processes go; Ray's agents take longer than those that do the work."""
+        """SIGKILL, after which its crawlers and decoders go, too."""
         if self.process.poll() is not None:
             return
-        family = {pid: line for pid, line in self.family().items() if "Agent" not in line}
+        workers = processes(CRAWLERS) + processes(DECODERS)
         self.process.kill()
         self.process.wait()
         deadline = time.monotonic() + GONE_SECONDS
-        while alive := [pid for pid in family if _parent(pid) is not None]:
-            assert time.monotonic() < deadline, f"{[family[pid] for pid in alive]} outlive their driver"
+        while any(_parent(pid) is not None for pid in workers):
+            assert time.monotonic() < deadline, "a crawler outlives its driver"
             time.sleep(0.02)
+
+
+def processes(title: str) -> list[int]:
+    """The processes of this process's Ray that have something on their command lines."""
+    parents = {pid: _parent(pid) for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*"))}
+    family = [os.getpid()]
+    for pid in family:
+        family += [child for child, parent in parents.items() if parent == pid]
+    return sorted(pid for pid in family[1:] if title in _command_line(pid))
 
 
 def _parent(pid: int) -> int | None:
     """The parent of a process; None where it has ended."""
     try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[:2]
+        state, parent = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:2]
+        )
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if state in "ZX" else int(parent)

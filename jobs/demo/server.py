@@ -249,10 +249,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
-    with SiteServer(arguments.folder, arguments.port) as server:
+    with SiteServer(arguments.folder, arguments.port) as server, suppress(KeyboardInterrupt):
         print(f"serving {arguments.folder} on http://127.0.0.1:{server.port} (Ctrl-C ends)", flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

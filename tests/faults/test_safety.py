@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,9 +125,8 @@ def found(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Found:  
     answers: dict[str, Answer] = {f"http://cdn.example/{name}.jpg": image for name, (image, _) in ROWS.items()}
     answers["http://cdn.example/redirect.jpg"] = Route(status=302, headers={"Location": REDIRECTED_URL})
     unsafe = [sha256(resized(image)) for image in (UNSAFE, HELD_UNSAFE)]
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
+    printed = StringIO()
+    handler = logging.StreamHandler(printed)
     logging.getLogger().addHandler(handler)
     with web(folder / "web", answers | {ADDRESS_URL: ADDRESS, REDIRECTED_URL: REDIRECT}) as site:
         launch(
@@ -155,7 +155,7 @@ def found(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Found:  
     return Found(
         {numbers[row["caption"]]: row["reason"] for row in rows},
         {file: file.read_bytes() for file in [*files, *logs]},
-        "\n".join(record.getMessage() for record in records),
+        printed.getvalue(),
         [entry for entries in lists.values() for entry in entries],
         asked,
     )

@@ -143,14 +143,15 @@ def story(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Story:  
     curate.main(curation)
     copy = replace(crawl, folder=folder / "copy")
     shutil.copytree(crawl.folder, copy.folder)
-    states = []
+    later = []
     for more in (("--retry=transient",), (), ("--retry=permanent",), ("--retry=policy",)):
         with web(folder / "later", LATER) as site:
             crawl.run(site, ONE_CRAWLER, *more)
-            states.append(state(crawl, site))
+            later.append(state(crawl, site))
     with pytest.raises(ValueError, match="curate holds a run of another configuration") as refusal:
         curate.main(curation)
-    return Story(crawl, first, copy, *states, str(refusal.value))
+    transient, idle, permanent, policy = later
+    return Story(crawl, first, copy, transient, idle, permanent, policy, str(refusal.value))
 
 
 def kept(state: State) -> dict[str, bytes]:
