@@ -43,7 +43,7 @@ _REWORDED = (
     (r'Parser key "([\w.]+)"', r"--\1"),
     (r"Option '(.*)' is not accepted", r"unknown option '\1'"),
     (r"Group '(.*)' does not accept option '(.*)'", r"unknown option '\1.\2'"),
-    (r"<class '(\w+)'>", r"\1"),
+    (r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1"),
     (r", NoneType", ""),
     (r"Expected an? typing\.Literal", "expected one of "),
     (r"Expected (an? )?", "expected "),

@@ -8,6 +8,7 @@ otherwise (see `Route`). A client reaches it as curl's `--connect-to` does, or a
 
 import argparse
 import json
+import math
 import mimetypes
 import signal
 import socket
@@ -55,6 +56,8 @@ class LogEntry(NamedTuple):
     """With its query."""
     status: int
     """0 for a connection that was reset."""
+    answered: float = math.inf
+    """Seconds of the same clock, when its answer, or the reset, began to be sent."""
 
 
 def address_key(url: str) -> str:
@@ -143,6 +146,12 @@ class _Http(ThreadingMixIn, HTTPServer):
         self._lock = threading.Lock()
         super().__init__(address, _Handler)
 
+    def arrived(self, entry: LogEntry) -> int:
+        """Log a request; its number in the log."""
+        with self._lock:
+            self.log.append(entry)
+            return len(self.log) - 1
+
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             self._open.add(request)
@@ -200,9 +209,10 @@ class _Handler(BaseHTTPRequestHandler):
         status = route.status if key in self.server.routes or file else HTTPStatus.NOT_FOUND.value
         path = urlsplit(url).path + (f"?{parts.query}" if parts.query else "")
         entry = LogEntry(asked, key.partition("/")[0], path, 0 if route.fault else status)
-        self.server.log.append(entry)
+        place = self.server.arrived(entry)
         if route.delay_seconds:
             self.server.stopping.wait(route.delay_seconds)
+        self.server.log[place] = entry._replace(answered=time.monotonic())
         if route.fault == "reset":
             self._reset()
             return
@@ -239,10 +249,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
-    with SiteServer(arguments.folder, arguments.port) as server:
+    with SiteServer(arguments.folder, arguments.port) as server, suppress(KeyboardInterrupt):
         print(f"serving {arguments.folder} on http://127.0.0.1:{server.port} (Ctrl-C ends)", flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

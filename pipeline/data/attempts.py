@@ -34,9 +34,23 @@ def due(table: pa.Table, retry: Retry) -> pa.Table:
     return candidates.append_column("redirect_url", redirects)
 
 
-def as_answers(table: pa.Table) -> pa.Table:
-    """ANSWERS of FETCHED."""
-    return table.rename_columns(ANSWERS.names)
+def as_answers(table: pa.Table, *, may_move: bool) -> pa.Table:
+    """ANSWERS of FETCHED.
+
+    Args:
+        may_move: whether a row may be asked for elsewhere once more. Otherwise one that has moved again has been
+            redirected too often.
+    """
+    return (table if may_move else _end_moves(table)).rename_columns(ANSWERS.names)
+
+
+def _end_moves(table: pa.Table) -> pa.Table:
+    moved = pc.fill_null(pc.equal(table["reason"], Reason.MOVED.value), False)
+    reason = Reason.TOO_MANY_REDIRECTS.value
+    for name, value in (("reason", reason), ("error_message", reason), ("redirect_url", None)):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, pc.if_else(moved, pa.scalar(value, pa.string()), table[name]))
+    return table
 
 
 def merge(before: pa.Table, answers: pa.Table | None) -> pa.Table:

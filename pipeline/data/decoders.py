@@ -33,6 +33,8 @@ _LENGTHS = struct.Struct("<II")
 _CHILD = ("-m", "pipeline.data.decoders")
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _PIPE_BYTES = 1 << 20
+_STARTS = 3
+"""Attempts at starting a child, which may be killed before it is ready."""
 
 
 class Decoders:
@@ -47,15 +49,22 @@ class Decoders:
     async def __call__(self, data: bytes) -> Picture:
         """What becomes of an image; waits where all children have enough to do, so that fetching cannot outrun them.
 
+        A child may be killed for what others do, where memory is short: an image is blamed for the second death.
+
         Raises:
             RuntimeError: a child does not start.
         """
+        suspected = False
         while True:
             child = await self._free.get()
             try:
                 return await child.process(data)
             except _DiedOfAnotherError:
                 continue
+            except _DiedError as death:
+                if suspected:
+                    return Picture(reason=Reason.DECODER_DIED, error_message=f"{Reason.DECODER_DIED.value} ({death})")
+                suspected = True
             finally:
                 self._free.put_nowait(child)
 
@@ -63,6 +72,10 @@ class Decoders:
         """End all children."""
         for child in self._children:
             await child.close()
+
+
+class _DiedError(Exception):
+    """The child died while it had this image."""
 
 
 class _DiedOfAnotherError(Exception):
@@ -101,8 +114,20 @@ class _Child:
             await self._reading
 
     async def _start(self) -> asyncio.subprocess.Process:
+        for _ in range(_STARTS):
+            process = await self._spawn()
+            assert process.stdout is not None
+            if await process.stdout.read(1):
+                break
+        else:
+            raise RuntimeError(f"a decoder does not start (exit status {await process.wait()})")
+        self._process, self._too_long = process, False
+        self._reading = asyncio.create_task(self._read(process))
+        return process
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             *_CHILD,
             self._options,
@@ -111,14 +136,6 @@ class _Child:
             limit=_PIPE_BYTES,
             env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        assert process.stdout is not None
-        try:
-            await process.stdout.readexactly(1)
-        except asyncio.IncompleteReadError as error:
-            raise RuntimeError(f"a decoder does not start (exit status {await process.wait()})") from error
-        self._process, self._too_long = process, False
-        self._reading = asyncio.create_task(self._read(process))
-        return process
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         """Hand out the answers of a process until it ends."""
@@ -139,9 +156,11 @@ class _Child:
         for number, answer in enumerate(waiting):
             if number:
                 answer.set_exception(_DiedOfAnotherError())
+            elif self._too_long:
+                message = f"{Reason.DECODER_TIMEOUT.value} (exit status {status})"
+                answer.set_result(Picture(reason=Reason.DECODER_TIMEOUT, error_message=message))
             else:
-                reason = Reason.DECODER_TIMEOUT if self._too_long else Reason.DECODER_DIED
-                answer.set_result(Picture(reason=reason, error_message=f"{reason.value} (exit status {status})"))
+                answer.set_exception(_DiedError(f"exit status {status}"))
 
     def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Give the process its time for the image it has come to."""

@@ -163,13 +163,14 @@ class Fetcher:
     async def _fetch(self, address: str) -> bytes:
         """The bytes at an address, after at most `max_redirects` redirects, each of which is checked anew."""
         url, time_left = self._check(address), self._time()
-        for _ in range(self._config.max_redirects + 1):
+        for num_redirects in range(self._config.max_redirects + 1):
             await self._check_rules(url)
             status, headers, body = await self._get(url, self._config.max_bytes, time_left)
             if status not in REDIRECTS or "Location" not in headers:
                 return self._accept(status, headers, body)
             url = self._check(headers["Location"], str(url))
-            if not self._owns_all and registered_domain(str(url)) != registered_domain(address):
+            is_elsewhere = registered_domain(str(url)) != registered_domain(address)
+            if is_elsewhere and not self._owns_all and num_redirects < self._config.max_redirects:
                 raise Refused(Reason.MOVED, redirect_url=str(url))
         raise Refused(Reason.TOO_MANY_REDIRECTS)
 

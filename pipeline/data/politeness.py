@@ -95,9 +95,10 @@ class Rules:
 class Host:
     """One host: its pace and its domain's, its rules, and whether it is down."""
 
-    def __init__(self, config: PolitenessConfig, domain: Pace, capacity: Capacity) -> None:
+    def __init__(self, config: PolitenessConfig, domain: Pace, capacity: Capacity, first_start: float) -> None:
         self._config, self._domain, self._capacity = config, domain, capacity
         self._pace = Pace(config.max_in_flight_per_host, config.min_interval_seconds)
+        self._pace.next_start = first_start
         self._num_failures = 0
         self._down_until = 0.0
         self.num_users = 0
@@ -141,8 +142,10 @@ class Host:
         self._domain.begin_pause()
 
     def ask_less(self, interval_seconds: float) -> None:
-        """Never ask more often than this (Crawl-delay)."""
-        self._pace.interval_seconds = max(self._pace.interval_seconds, interval_seconds)
+        """Never ask more often than this (Crawl-delay), from the last request on."""
+        longer = max(0.0, interval_seconds - self._pace.interval_seconds)
+        self._pace.interval_seconds += longer
+        self._pace.next_start += longer
 
     def succeeded(self) -> None:
         """The host has answered."""
@@ -173,6 +176,8 @@ class Hosts:
 
     def __init__(self, config: PolitenessConfig, capacity: Capacity) -> None:
         self._config, self._capacity = config, capacity
+        # Another crawler, which has been killed, may have asked any host a moment ago
+        self._first_start = time.monotonic() + config.min_interval_seconds
         self._hosts: dict[str, Host] = {}
         self._domains: dict[str, Pace] = {}
 
@@ -181,7 +186,8 @@ class Hosts:
         name = (url.raw_host or "").rstrip(".")
         host = self._hosts.get(name)
         if host is None:
-            host = self._hosts[name] = Host(self._config, self._domain(registered_domain(str(url))), self._capacity)
+            domain = self._domain(registered_domain(str(url)))
+            host = self._hosts[name] = Host(self._config, domain, self._capacity, self._first_start)
         return host
 
     def _domain(self, name: str) -> Pace:

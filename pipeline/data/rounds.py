@@ -7,6 +7,8 @@ it begins, so a run that is killed in one goes on with it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import partial
 
 import pyarrow as pa
 
@@ -14,7 +16,7 @@ from cluster import storage
 from cluster.parts import Output
 from cluster.runs import Run
 from cluster.stages import Stages
-from pipeline.data.attempts import Retry, as_answers, due, merge
+from pipeline.data.attempts import Retry, as_answers, due, merge, reasons_of
 from pipeline.data.block_lists import BlockLists
 from pipeline.data.flow import IMAGES_PER_ROW_GROUP, CrawlConfig, crawlers
 from pipeline.data.places import by_domain
@@ -24,26 +26,26 @@ from pipeline.schemas import FETCHED, Reason
 def later_attempts(
     stages: Stages, fetched: Output, retry: Retry | None, config: CrawlConfig, lists: BlockLists
 ) -> Output:
-    """Go on with the rounds that have begun; then follow what has moved, and make the round that is asked for.
+    """Go on with the rounds that have begun, follow what has moved, and make the round that is asked for.
 
-    A round of the kind that is asked for and that has not ended yet is the one that is meant.
+    Where the job has not ended since a round of the kind that is asked for began, that round is the one that is meant.
     """
     begun = _begun(stages.run)
-    if begun and begun[-1] == retry and not _is_complete(stages, fetched, len(begun)):
+    asked = [kind for kind in begun if kind != "moved"]
+    if asked and asked[-1] == retry and not _has_ended(stages.run, len(begun)):
         retry = None
-    for kind in begun:
-        fetched = attempt_again(stages, fetched, kind, config, lists)
     while True:
-        num_hops = next((number for number, kind in enumerate(reversed(begun)) if kind != "moved"), len(begun))
-        if Reason.MOVED in fetched.reasons() and num_hops < config.fetch.max_redirects:
-            begun.append("moved")
-        elif retry is not None:
-            begun.append(retry)
-            retry = None
-        else:
-            return fetched
-        storage.put_if_absent(_record(stages.run, len(begun)), json.dumps(begun[-1]).encode())
-        fetched = attempt_again(stages, fetched, begun[-1], config, lists)
+        generation = fetched.stage.generation + 1
+        if generation > len(begun):
+            if Reason.MOVED in fetched.reasons():
+                begun.append("moved")
+            elif retry is not None and reasons_of(retry) & fetched.reasons().keys():
+                begun.append(retry)
+                retry = None
+            else:
+                return fetched
+            storage.put_if_absent(_record(stages.run, generation), json.dumps(begun[-1]).encode())
+        fetched = attempt_again(stages, fetched, begun[:generation], config, lists)
 
 
 def _begun(run: Run) -> list[Retry]:
@@ -53,26 +55,38 @@ def _begun(run: Run) -> list[Retry]:
     return rounds
 
 
-def _is_complete(stages: Stages, fetched: Output, generation: int) -> bool:
-    num_parts = len(fetched.parts)
-    return len(stages.run.stage("fetched", num_parts, generation).complete()) == num_parts
+def _has_ended(run: Run, generation: int) -> bool:
+    """Whether the job has ended since that round: its funnel, the last thing that it writes, tells of it then."""
+    place = storage.join(run.uri, "funnel.json")
+    stages = json.loads(storage.read_bytes(place)) if storage.exists(place) else []
+    return any(stage["stage"] == f"answers-{generation}" for stage in stages)
 
 
 def _record(run: Run, generation: int) -> str:
     return storage.join(run.uri, f"attempts-{generation}.json")
 
 
-def attempt_again(stages: Stages, fetched: Output, retry: Retry, config: CrawlConfig, lists: BlockLists) -> Output:
+def attempt_again(
+    stages: Stages, fetched: Output, rounds: Sequence[Retry], config: CrawlConfig, lists: BlockLists
+) -> Output:
     """The next generation of FETCHED: rows with reasons of a kind asked for once more, all others as they are.
 
     A row is asked for by the actor that has the registered domain where it is now, and then goes back to its part.
+
+    Args:
+        stages: of the run.
+        fetched: the generation before.
+        rounds: all rounds up to this one. Rows that have moved as often as `max_redirects` in a row move no more.
+        config: of the crawl.
+        lists: what must not get in.
     """
-    parts, generation = config.fetch_parts, fetched.stage.generation + 1
+    parts, generation = config.fetch_parts, len(rounds)
+    num_moves = next((number for number, kind in enumerate(reversed(rounds)) if kind != "moved"), generation)
     columns = [name for name in FETCHED.names if name != "jpg"]
 
     def open_rows(part: int) -> pa.Table | None:
         table = fetched.dropped(part, columns)
-        return None if table is None else due(table, retry)
+        return None if table is None else due(table, rounds[-1])
 
     asked = stages(
         f"attempts-{generation}",
@@ -86,7 +100,7 @@ def attempt_again(stages: Stages, fetched: Output, retry: Retry, config: CrawlCo
         parts,
         asked.bucket,
         pools=crawlers(config, lists),
-        finish=as_answers,
+        finish=partial(as_answers, may_move=num_moves < config.fetch.max_redirects),
         place=by_domain("url", parts),
         num_buckets=parts,
         row_group_size=IMAGES_PER_ROW_GROUP,

@@ -1,6 +1,7 @@
 """What a user can get wrong: one line that names the option or the file and says what to do, and exit status 2."""
 
 import gzip
+import json
 import socket
 from pathlib import Path
 
@@ -168,3 +169,41 @@ def test_snapshot_takes_verb_and_uri_as_words() -> None:
         "--verb=list", "--uri=s3://bucket/pairs", "--version=v00000001",
     ]  # fmt: skip
     assert snapshot.arguments(["--help"]) == ["--help"]
+
+
+def test_a_class_of_reasons_that_there_is_not(
+    tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refuse_crawl(
+        capsys, f"--input={tmp_path}", f"--queries={query_list}", f"--output={tmp_path / 'run'}", "--retry=other"
+    )
+    assert "--retry: expected one of " in line
+    assert all(name in line for name in ("transient", "permanent", "policy", "'other'"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("", "has no entry; remove it from the option, or give the right file"),
+        ("not a hash\n", "line 1: not a SHA-256 of 64 hexadecimal digits"),
+    ],
+)
+def test_a_block_list_that_cannot_be_read(
+    content: str | None, message: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"url": ["http://a.example/x"], "caption": ["a circle"]}), tmp_path / "list.parquet")
+    if content is not None:
+        (tmp_path / "files.txt").write_text(content)
+    line = refuse_crawl(
+        capsys,
+        f"--input={tmp_path / 'list.parquet'}",
+        f"--queries={query_list}",
+        f"--output={tmp_path / 'run'}",
+        f"--safety.block_sha256={json.dumps([str(tmp_path / 'files.txt')])}",
+    )
+    assert f"safety.block_sha256: {tmp_path / 'files.txt'}" in line
+    assert message in line
+    assert "not a hash" not in line
+    assert not (tmp_path / "run" / "run.json").exists()

@@ -1,11 +1,23 @@
+import json
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import curate
+from jobs.curate import CurateJob
+from jobs.demo.server import Route
 from jobs.inputs import read_queries, read_survival
-from pipeline.schemas import QUERIES, SURVIVAL
+from pipeline.schemas import POLICY, QUERIES, SURVIVAL, Reason
+from tests.crawls import Crawl, crawl_of
+from tests.web import Answer, Web, picture, web
 
 
 def test_a_table_of_another_kind_is_named(tmp_path: Path) -> None:
@@ -18,3 +30,207 @@ def test_a_table_of_another_kind_is_named(tmp_path: Path) -> None:
         read_survival(queries)
     with pytest.raises(ValueError, match=r"queries=.*not a query list.* jobs.queries makes one"):
         read_queries(survival)
+
+
+MOVED = {"Location": "http://g.example/moved.jpg"}
+ALLOWED = b"User-agent: *\nDisallow: /none"
+URLS = [
+    *(f"http://a.example/{number}.jpg" for number in range(3)),
+    "http://b.example/busy.jpg",
+    "http://b.example/reset.jpg",
+    "http://c.example/gone.jpg",
+    "http://c.example/none.jpg",
+    "http://d.example/forbidden.jpg",
+    "http://e.example/noai.jpg",
+    "http://f.example/moved.jpg",
+    "http://h.example/loop.jpg",
+]
+PICTURES: dict[str, Answer] = {url: picture(number) for number, url in enumerate(URLS)}
+FIRST: dict[str, Answer] = PICTURES | {
+    "http://b.example/busy.jpg": Route(status=503),
+    "http://b.example/reset.jpg": Route(fault="reset"),
+    "http://c.example/gone.jpg": Route(status=410),
+    "http://c.example/none.jpg": Route(status=404),
+    "http://d.example/robots.txt": b"User-agent: *\nDisallow: /forbidden",
+    "http://e.example/noai.jpg": (picture(8), Route(headers={"X-Robots-Tag": "noai"})),
+    "http://f.example/moved.jpg": Route(status=301, headers=MOVED),
+    "http://g.example/moved.jpg": picture(9),
+    "http://h.example/loop.jpg": Route(status=302, headers={"Location": "http://i.example/loop.jpg"}),
+    "http://i.example/loop.jpg": Route(status=302, headers={"Location": "http://h.example/loop.jpg"}),
+}
+LATER = FIRST | {
+    "http://b.example/busy.jpg": (picture(3), Route(delay_seconds=1.0)),
+    "http://b.example/reset.jpg": picture(4),
+    "http://c.example/gone.jpg": picture(5),
+    "http://d.example/robots.txt": ALLOWED,
+}
+"""What answers when the crawl is run again."""
+TRANSIENT = ["http://b.example/busy.jpg", "http://b.example/reset.jpg"]
+FIRST_REASONS: dict[str, str | None] = {
+    **dict.fromkeys(URLS[:3]),
+    "http://b.example/busy.jpg": Reason.SERVER_ERROR,
+    "http://b.example/reset.jpg": Reason.CONNECTION,
+    "http://c.example/gone.jpg": Reason.NOT_FOUND,
+    "http://c.example/none.jpg": Reason.NOT_FOUND,
+    "http://d.example/forbidden.jpg": Reason.ROBOTS_TXT,
+    "http://e.example/noai.jpg": Reason.X_ROBOTS_TAG,
+    "http://f.example/moved.jpg": None,
+    "http://h.example/loop.jpg": Reason.TOO_MANY_REDIRECTS,
+}
+OPTIONS = (
+    "--num_fetch_parts=3",
+    "--fetch_pool.size=2",
+    "--fetch_pool.cpus=0.5",
+    "--fetch.min_interval_seconds=0",
+    "--fetch.attempts=1",
+    "--fetch.max_redirects=2",
+)
+
+ONE_CRAWLER = "--fetch_pool.size=1"
+"""It follows all redirects itself."""
+
+
+class State(NamedTuple):
+    """What a run has left."""
+
+    rows: dict[str, dict[str, Any]]
+    files: list[str]
+    """In fetched/."""
+    funnel: dict[str, Any]
+    survival: list[dict[str, Any]]
+    link_rot: list[dict[str, Any]]
+    asked: list[str]
+    """Addresses that were asked for, but for robots.txt."""
+    rounds: list[str]
+
+
+def state(crawl: Crawl, site: Web) -> State:
+    folder = crawl.folder
+    return State(
+        crawl.rows(),
+        sorted(file.name for file in (folder / "fetched").glob("*.parquet")),
+        {record["stage"]: record for record in json.loads((folder / "funnel.json").read_text())},
+        pq.read_table(folder / "survival.parquet").to_pylist(),
+        pq.read_table(folder / "link_rot.parquet").to_pylist(),
+        sorted(f"http://{entry.host}{entry.path}" for entry in site.log if entry.path != "/robots.txt"),
+        [json.loads(file.read_text()) for file in sorted(folder.glob("attempts-*.json"))],
+    )
+
+
+class Story(NamedTuple):
+    """One crawl, run again and again."""
+
+    crawl: Crawl
+    first: State
+    copy: Crawl
+    """As it was then."""
+    transient: State
+    idle: State
+    permanent: State
+    policy: State
+    refusal: str
+    """What a curation of the first state says to the second."""
+
+
+@pytest.fixture(scope="module")
+def story(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Story:  # noqa: ARG001
+    folder = tmp_path_factory.mktemp("crawl")
+    crawl = crawl_of(folder, URLS, *OPTIONS)
+    with web(folder / "first", FIRST) as site:
+        crawl.run(site)
+        first = state(crawl, site)
+    curation = CurateJob(crawl=str(crawl.folder), output=str(folder / "curate"), num_buckets=1)
+    curate.main(curation)
+    copy = replace(crawl, folder=folder / "copy")
+    shutil.copytree(crawl.folder, copy.folder)
+    later = []
+    for more in (("--retry=transient",), (), ("--retry=permanent",), ("--retry=policy",)):
+        with web(folder / "later", LATER) as site:
+            crawl.run(site, ONE_CRAWLER, *more)
+            later.append(state(crawl, site))
+    with pytest.raises(ValueError, match="curate holds a run of another configuration") as refusal:
+        curate.main(curation)
+    transient, idle, permanent, policy = later
+    return Story(crawl, first, copy, transient, idle, permanent, policy, str(refusal.value))
+
+
+def kept(state: State) -> dict[str, bytes]:
+    return {url: row["jpg"] for url, row in state.rows.items() if row["reason"] is None}
+
+
+def reasons(state: State) -> dict[str, str | None]:
+    return {url: row["reason"] for url, row in state.rows.items()}
+
+
+def test_every_address_ends_as_an_image_or_a_reason(story: Story) -> None:
+    assert reasons(story.first) == FIRST_REASONS
+    assert {url: row["jpg"] is not None for url, row in story.first.rows.items()} == {
+        url: reason is None for url, reason in FIRST_REASONS.items()
+    }
+
+
+def test_redirects_to_other_domains_are_followed_and_loops_end(story: Story) -> None:
+    """As often as within a domain: `max_redirects` redirects, so one request more."""
+    assert story.first.rounds == ["moved", "moved"]
+    assert story.first.asked.count("http://f.example/moved.jpg") == 1
+    assert story.first.asked.count("http://g.example/moved.jpg") == 1
+    assert story.first.asked.count("http://h.example/loop.jpg") == 2
+    assert story.first.asked.count("http://i.example/loop.jpg") == 1
+    assert story.first.rows["http://h.example/loop.jpg"]["error_message"] == Reason.TOO_MANY_REDIRECTS.value
+    assert {row["redirect_url"] for row in story.first.rows.values()} == {None}
+
+
+def test_only_what_has_failed_for_the_time_being_is_asked_for_again(story: Story) -> None:
+    assert story.transient.asked == TRANSIENT
+    assert reasons(story.transient) == FIRST_REASONS | dict.fromkeys(TRANSIENT)
+    before = {url: row for url, row in story.first.rows.items() if url not in TRANSIENT}
+    assert {url: row for url, row in story.transient.rows.items() if url not in TRANSIENT} == before
+    new = set(story.transient.files) - set(story.first.files)
+    assert len(story.transient.files) == len(story.first.files), "what was merged is gone"
+    assert len(new) == 1, "both are of one domain, so in one part"
+
+
+def test_what_is_told_of_a_crawl_is_that_of_its_last_attempt(story: Story) -> None:
+    for state in (story.first, story.transient, story.permanent, story.policy):
+        out = Counter(row["reason"] for row in state.rows.values() if row["reason"])
+        assert state.funnel["fetched"]["dropped"] == out
+        assert state.funnel["fetched"]["kept"] == len(URLS) - out.total()
+        assert state.survival == [{"text": "circle", "tried": len(URLS), "kept": len(URLS) - out.total()}]
+        by_host = {row["name"]: row["kept"] for row in state.link_rot if row["by"] == "host"}
+        hosts = Counter({urlsplit(url).hostname: 0 for url in URLS})
+        hosts.update(urlsplit(url).hostname for url in kept(state))
+        assert by_host == hosts
+
+
+def test_a_crawl_that_has_ended_asks_for_nothing(story: Story) -> None:
+    assert story.idle.asked == []
+    assert story.idle.rows == story.transient.rows
+    assert story.idle.files == story.transient.files
+
+
+def test_other_classes_are_asked_for_when_they_are_named(story: Story) -> None:
+    gone, none = "http://c.example/gone.jpg", "http://c.example/none.jpg"
+    assert story.permanent.asked == [gone, none]
+    assert reasons(story.permanent) == reasons(story.idle) | {gone: None}
+    policy = {url for url, reason in FIRST_REASONS.items() if reason in POLICY}
+    assert set(story.policy.asked) == policy | {"http://i.example/loop.jpg"}
+    assert reasons(story.policy) == reasons(story.permanent) | {"http://d.example/forbidden.jpg": None}
+    assert story.policy.rounds == ["moved", "moved", "transient", "permanent", "policy"]
+
+
+def test_a_later_attempt_that_is_killed_goes_on(story: Story, tmp_path: Path) -> None:
+    """Killed in a round's requests and run again with the same option, it is the same round."""
+    with web(tmp_path / "web", LATER) as site:
+        with story.copy.driver(site, ONE_CRAWLER, "--retry=transient") as driver:
+            driver.wait_until(lambda: "/busy.jpg" in site.paths("b.example"))
+            driver.kill()
+        story.copy.run(site, ONE_CRAWLER, "--retry=transient")
+        found = state(story.copy, site)
+    assert found.rounds == story.transient.rounds
+    assert found.rows == story.transient.rows
+    assert found.files == story.transient.files
+    assert set(found.asked) == set(TRANSIENT)
+
+
+def test_a_curation_does_not_go_on_with_another_attempts_images(story: Story) -> None:
+    assert re.search(r"it differs in crawl: \[\"\w{16}\.2\"\] there, \[\"\w{16}\.\d\"\] asked for", story.refusal)

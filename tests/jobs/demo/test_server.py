@@ -32,7 +32,7 @@ def test_hosts_are_told_apart_by_the_host_header(tmp_path: Path) -> None:
         connection.close()
         assert found[:3] == [(200, b"of a"), (200, b"of b"), (200, b"home")]
         assert found[3][0] == 404
-        assert [entry[1:] for entry in site.log] == [
+        assert [entry[1:4] for entry in site.log] == [
             ("a.example", "/x.txt", 200),
             ("b.example", "/x.txt?v=1", 200),
             ("a.example", "/", 200),

@@ -2,6 +2,7 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,9 @@ class Hostile(ImageProcessor):
     def __call__(self, data):
         if data == b"crash": os.kill(os.getpid(), 11)
         if data == b"hang": time.sleep(600)
+        if os.path.isfile(data[:4096]):
+            os.remove(data)
+            os.kill(os.getpid(), 9)
         if data == b"eat": return Picture(error_message=str(len(bytearray(3 << 30))))
         if data == b"print": print("this is no answer", flush=True)
         if data == b"who": return Picture(error_message=" ".join(sorted(os.environ)))
@@ -68,6 +72,12 @@ class TestFaults:
         assert [picture.error_message for picture in crashed] == ["decoder died of the image (exit status -11)"] * 3
         processor = ImageProcessor(ImageConfig())
         assert [picture for picture in found if picture not in crashed] == [processor(image) for image in IMAGES]
+
+    def test_a_child_that_is_killed_once_is_not_the_images_fault(self, tmp_path: Path) -> None:
+        (tmp_path / "once").touch()
+        once, *others = process([str(tmp_path / "once").encode(), *IMAGES], num_decoders=1)
+        assert once.reason is Reason.NOT_AN_IMAGE, "as the child says that comes after it"
+        assert [picture.reason for picture in others] == [None] * len(IMAGES)
 
     def test_one_that_never_ends(self) -> None:
         started = time.monotonic()

@@ -55,8 +55,16 @@ class TestPoliteness:
         }
         with web(tmp_path, answers) as site:
             assert outcomes(config(site.address), f"{A}/1", f"{A}/2") == [b"image", b"image"]
-            first, second = [entry.time for entry in site.log][1:]
-            assert second - first > 0.3
+            assert min(self.gaps([entry.time for entry in site.log])) > 0.3, "from robots.txt on"
+
+    def test_a_crawler_begins_with_a_pause(self, tmp_path: Path) -> None:
+        """Another one, which was killed, may have asked a moment ago."""
+        with web(tmp_path, {f"{A}/1": b"image"}) as site:
+            for _ in range(2):
+                outcomes(config(site.address, min_interval_seconds=0.2), f"{A}/1")
+            times = [entry.time for entry in site.log]
+            assert len(times) == 4
+            assert min(self.gaps(times)) > 0.1
 
     def test_a_host_that_wants_to_be_left_alone_is(self, tmp_path: Path) -> None:
         answers: dict[str, Answer] = {
@@ -157,6 +165,7 @@ class TestPoliteness:
 def test_hosts_are_forgotten_when_nobody_would_be_asked_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(politeness, "MAX_HOSTS", 2)
     hosts = Hosts(PolitenessConfig(min_interval_seconds=0.1), Capacity(1, 1))
+    time.sleep(0.1)  # the pause that every crawler begins with
     names = [URL(f"http://{name}.example/") for name in "abc"]
     kept = [hosts[url] for url in names]
     kept[0].begin_pause()
