@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import curate
+from jobs.crawl import CrawlJob, main
 from jobs.curate import CurateJob
 from jobs.demo.server import Route
 from jobs.inputs import read_queries, read_survival
+from jobs.launch import launch
 from pipeline.schemas import POLICY, QUERIES, SURVIVAL, Reason
 from tests.crawls import Crawl, crawl_of
 from tests.web import Answer, Web, picture, web
@@ -234,3 +236,13 @@ def test_a_later_attempt_that_is_killed_goes_on(story: Story, tmp_path: Path) ->
 
 def test_a_curation_does_not_go_on_with_another_attempts_images(story: Story) -> None:
     assert re.search(r"it differs in crawl: \[\"\w{16}\.2\"\] there, \[\"\w{16}\.\d\"\] asked for", story.refusal)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_addresses_become_images_without_queries_but_no_corpus(tmp_path: Path) -> None:
+    crawl = crawl_of(tmp_path, URLS[:2], "--num_buckets=1", "--fetch.min_interval_seconds=0")
+    with web(tmp_path / "site", {URLS[0]: picture(1), URLS[1]: picture(2)}) as site:
+        launch(CrawlJob, main, [option for option in crawl.arguments(site) if "queries" not in option])
+    assert crawl.reasons() == dict.fromkeys(URLS[:2])
+    with pytest.raises(ValueError, match="had no query list to balance by"):
+        curate.read_crawls(str(crawl.folder))
