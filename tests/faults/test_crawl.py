@@ -42,6 +42,7 @@ OPTIONS = (
     f"--num_fetch_parts={NUM_PARTS}",
     f"--fetch_pool.size={NUM_CRAWLERS}",
     "--fetch_pool.cpus=0.5",
+    "--fetch_pool.max_calls=1",
     f"--fetch.min_interval_seconds={INTERVAL_SECONDS}",
     f"--fetch.max_in_flight_per_host={MAX_IN_FLIGHT}",
     f"--fetch.hosts_per_domain={HOSTS_PER_DOMAIN}",

@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline.hashing import hash128
-from pipeline.schemas import CANDIDATES, FETCHED, conform
+from pipeline.schemas import CANDIDATES, FETCHED, PICTURES, conform
 
 
 def candidates(**columns: Sequence[Any]) -> pa.Table:
@@ -23,6 +23,11 @@ def candidates(**columns: Sequence[Any]) -> pa.Table:
 def fetched(**columns: Sequence[Any]) -> pa.Table:
     """FETCHED with these columns; ids are made of the row numbers where none are given."""
     return conform(pa.table(_with_ids(columns)), FETCHED)
+
+
+def pictures_of(**columns: Sequence[Any]) -> pa.Table:
+    """PICTURES with these columns; ids are made of the row numbers where none are given."""
+    return conform(pa.table(_with_ids(columns)), PICTURES)
 
 
 def ids(count: int, salt: str = "") -> list[str]:

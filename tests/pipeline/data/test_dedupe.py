@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data import dedupe
 from pipeline.data.dedupe import (
     DedupeConfig,
     DuplicateFilter,
@@ -18,9 +19,10 @@ from pipeline.data.dedupe import (
     resolve,
     same_url,
 )
+from pipeline.data.image import perceptual_hash
 from pipeline.hashing import bucket_of, hash128
 from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, Reason
-from tests.pipeline.data.rows import candidates, fetched, ids
+from tests.pipeline.data.rows import candidates, encode, fetched, ids, photo_like, pictures_of
 
 RADII = (0, 1, 3, 8, 20, 63)
 
@@ -93,7 +95,7 @@ class Graph(NamedTuple):
 
 def graph_of(found: list[Picture]) -> Graph:
     rows = dict(zip(ids(len(found)), found, strict=True))
-    table = fetched(
+    table = pictures_of(
         pair_id=list(rows),
         sha256=[hash128(str(p.phash), str(p.file)) for p in found],
         phash=pa.array([p.phash for p in found], pa.uint64()),
@@ -167,9 +169,27 @@ def test_nothing_is_near_to_nothing() -> None:
 
 def test_more_pixels_rank_higher_however_many() -> None:
     sides = [1, 2, 46_341, 65_536, 100_000]  # the last two are beyond 32 bits of pixels, and equal
-    table = fetched(sha256=["x"] * 5, phash=pa.array([0] * 5, pa.uint64()), original_width=sides, original_height=sides)
+    table = pictures_of(
+        sha256=["x"] * 5, phash=pa.array([0] * 5, pa.uint64()), original_width=sides, original_height=sides
+    )
     ranks = fingerprints(table, 0)["rank"].to_numpy() >> np.uint64(32)
     assert ranks[0] > ranks[1] > ranks[2] > ranks[3] == ranks[4] == 0
+
+
+def test_pictures_are_hashed_and_give_their_hashes_to_their_rows() -> None:
+    images = [encode(photo_like(seed), "JPEG") for seed in range(3)]
+    table = fetched(jpg=images, sha256=["x", "y", "z"], original_width=[9] * 3, original_height=[8] * 3)
+    made = dedupe.pictures(table.select(["pair_id", "sha256", "jpg", "original_width", "original_height"]))
+    assert made == pictures_of(
+        sha256=["x", "y", "z"],
+        phash=pa.array(perceptual_hash(images)),
+        original_width=[9] * 3,
+        original_height=[8] * 3,
+    )
+    assert dedupe.with_phash(table, made).drop_columns(["phash"]) == table
+    assert dedupe.with_phash(table, made)["phash"] == made["phash"]
+    with pytest.raises(AssertionError):
+        dedupe.with_phash(table, made.take([1, 0, 2]))
 
 
 def test_the_filter_marks_what_was_dropped() -> None:

@@ -12,13 +12,14 @@ from tests.pipeline.data.rows import fetched, ids
 
 
 def table_of(count: int) -> pa.Table:
-    return fetched(
+    table = fetched(
         pair_id=ids(count),
         url=[f"http://a.example/{i}.jpg" for i in range(count)],
         jpg=[b"%d" % i for i in range(count)],
         query_ids=pa.array([[i, i + 1] for i in range(count)], pa.list_(pa.int32())),
         width=list(range(count)),
     )
+    return table.append_column("phash", pa.array(range(count), pa.uint64()))
 
 
 @settings(max_examples=60, deadline=None)
