@@ -140,7 +140,7 @@ class _Child:
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         """Hand out the answers of a process until it ends."""
         assert process.stdout is not None
-        with contextlib.suppress(asyncio.IncompleteReadError):
+        with contextlib.suppress(asyncio.IncompleteReadError, ValueError, TypeError, LookupError):  # or it is no answer
             while True:
                 json_bytes, jpg_bytes = _LENGTHS.unpack(await process.stdout.readexactly(_LENGTHS.size))
                 values = json.loads(await process.stdout.readexactly(json_bytes))
@@ -148,15 +148,18 @@ class _Child:
                 values["reason"] = values["reason"] and Reason(values["reason"])
                 self._waiting.popleft().set_result(Picture(**values))
                 self._watch(process)
-        self._process = None
+        # Before anything is waited for, since a new child may be started meanwhile
+        self._process, waiting, self._waiting = None, self._waiting, deque()
+        too_long = self._too_long
         if self._timer is not None:
             self._timer.cancel()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         status = await process.wait()
-        waiting, self._waiting = self._waiting, deque()
         for number, answer in enumerate(waiting):
             if number:
                 answer.set_exception(_DiedOfAnotherError())
-            elif self._too_long:
+            elif too_long:
                 message = f"{Reason.DECODER_TIMEOUT.value} (exit status {status})"
                 answer.set_result(Picture(reason=Reason.DECODER_TIMEOUT, error_message=message))
             else:

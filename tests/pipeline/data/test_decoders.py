@@ -29,10 +29,12 @@ class Hostile(ImageProcessor):
             os.kill(os.getpid(), 9)
         if data == b"eat": return Picture(error_message=str(len(bytearray(3 << 30))))
         if data == b"print": print("this is no answer", flush=True)
+        if data == b"lie": os.write(lies, b"\\5\\0\\0\\0\\0\\0\\0\\0[1,2]")
         if data == b"who": return Picture(error_message=" ".join(sorted(os.environ)))
         return super().__call__(data)
 
 decoders.ImageProcessor = Hostile
+lies = os.dup(1)
 decoders.main()
 """
 
@@ -89,6 +91,10 @@ class TestFaults:
         (picture, other) = process([b"eat", IMAGES[0]], num_decoders=1, decoder_memory_gib=1.0)
         assert picture.reason is Reason.DECODER_DIED
         assert other.reason is None
+
+    def test_an_answer_that_is_none(self) -> None:
+        lie, other = process([b"lie", IMAGES[0]], num_decoders=1)
+        assert (lie.reason, other.reason) == (Reason.DECODER_DIED, None)
 
     def test_what_a_library_prints_is_no_answer(self) -> None:
         printed, other = process([b"print", IMAGES[0]], num_decoders=1)
