@@ -84,9 +84,14 @@ class Stages:
             writer = _Writer(stage, finish, place, num_buckets, row_group_size)
             dataset: Any = ray.data.from_arrow([pa.table({_PART: pa.array([index], pa.int32())}) for index in pending])
             dataset = dataset.map_batches(_Reader(read, writer), batch_size=1, batch_format="pyarrow")
-            for factory, pool in pools:
-                dataset = dataset.map_batches(_Actor, fn_constructor_args=(factory,), **pool.map_batches_arguments())
-            dataset = dataset.map_batches(writer, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+            for number, (factory, pool) in enumerate(pools, 1):
+                # What the last pool makes is written where it was made: images are better not copied
+                arguments = (factory, writer if number == len(pools) else None)
+                dataset = dataset.map_batches(_Actor, fn_constructor_args=arguments, **pool.map_batches_arguments())
+            if not pools:
+                dataset = dataset.map_batches(
+                    writer.of_block, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+                )
             with Progress(name, len(pending), "parts") as progress:
                 for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                     progress.update(block.num_rows)
@@ -121,10 +126,12 @@ class _Writer:
     num_buckets: int
     row_group_size: int
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        index, table = _unmark(block)
+    def __call__(self, index: int, table: pa.Table) -> pa.Table:
         self.write(index, self.finish(table) if self.finish else table)
         return pa.table({_PART: pa.array([index], pa.int32())})
+
+    def of_block(self, block: pa.Table) -> pa.Table:
+        return self(*_unmark(block))
 
     def write(self, index: int, table: pa.Table) -> None:
         buckets = self.place(table) if self.place and table.num_rows else None
@@ -150,10 +157,10 @@ class _Reader:
 
 
 class _Actor:
-    """Keeps what a pool's function needs, and checks that it keeps every row."""
+    """Keeps what a pool's function needs, checks that it keeps every row, and ends the part where it is the last."""
 
-    def __init__(self, factory: Factory) -> None:
-        self._function = factory()
+    def __init__(self, factory: Factory, writer: _Writer | None) -> None:
+        self._function, self._writer = factory(), writer
         # What is there by now stays; to walk through it again and again takes a crawler 15% of its time
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
@@ -162,7 +169,7 @@ class _Actor:
         index, table = _unmark(block)
         result = self._function(table)
         assert result.num_rows == table.num_rows, f"{self._function}: {table.num_rows} rows in, {result.num_rows} out"
-        return _mark(index, result)
+        return self._writer(index, result) if self._writer else _mark(index, result)
 
 
 def _mark(index: int, table: pa.Table) -> pa.Table:

@@ -11,12 +11,14 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import count
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.data.block_lists import NO_LISTS, BlockLists
+from pipeline.data.capacity import TURN
 from pipeline.data.decoders import Decoders
 from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig
@@ -40,9 +42,11 @@ class Crawler:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="crawler", daemon=True)
         self._thread.start()
+        self._turns = count()
         self._lists = lists
         self._fetcher = Fetcher(fetch, lists.why_not_url, owns_all=owns_all)
         self._decoders = Decoders(image, with_phash=bool(lists.pictures))
+        asyncio.run_coroutine_threadsafe(self._decoders.start(), self._loop)  # who needs one that fails is told so
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """FETCHED from CANDIDATES, row by row.
@@ -69,6 +73,7 @@ class Crawler:
         await self._decoders.close()
 
     async def _crawl(self, table: pa.Table) -> list[tuple[Picture, str | None]]:
+        TURN.set(next(self._turns))
         columns = {name: table[name].to_pylist() for name in ("image_url", "reason")}
         redirects = (
             table["redirect_url"].to_pylist() if "redirect_url" in table.column_names else [None] * table.num_rows

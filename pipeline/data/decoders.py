@@ -25,7 +25,7 @@ from pipeline.data.image import ImageConfig
 from pipeline.data.resize import ImageProcessor, Picture
 from pipeline.schemas import Reason
 
-_IN_HAND = 2
+_IN_HAND = 8
 """Images that a child has at once: the next one is there when it has done with the first."""
 _LENGTH = struct.Struct("<I")
 _LENGTHS = struct.Struct("<II")
@@ -33,6 +33,8 @@ _LENGTHS = struct.Struct("<II")
 _CHILD = ("-m", "pipeline.data.decoders")
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _PIPE_BYTES = 1 << 20
+_ENDING_SECONDS = 1.0
+"""For a child that answers no more to end by itself."""
 _STARTS = 3
 """Attempts at starting a child, which may be killed before it is ready."""
 
@@ -45,6 +47,14 @@ class Decoders:
         self._free: asyncio.Queue[_Child] = asyncio.Queue()
         for child in self._children * _IN_HAND:
             self._free.put_nowait(child)
+
+    async def start(self) -> None:
+        """Start all children ahead of the first image, for which each would take a second.
+
+        Raises:
+            RuntimeError: a child does not start.
+        """
+        await asyncio.gather(*(child.start() for child in self._children))
 
     async def __call__(self, data: bytes) -> Picture:
         """What becomes of an image; waits where all children have enough to do, so that fetching cannot outrun them.
@@ -95,9 +105,12 @@ class _Child:
         self._timer: asyncio.TimerHandle | None = None
         self._too_long = False
 
-    async def process(self, data: bytes) -> Picture:
+    async def start(self) -> asyncio.subprocess.Process:
         async with self._starting:
-            process = self._process or await self._start()
+            return self._process or await self._start()
+
+    async def process(self, data: bytes) -> Picture:
+        process = await self.start()
         answer: asyncio.Future[Picture] = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
         if len(self._waiting) == 1:
@@ -153,9 +166,12 @@ class _Child:
         too_long = self._too_long
         if self._timer is not None:
             self._timer.cancel()
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        status = await process.wait()
+        try:  # to kill it at once would take its exit status from asyncio, where it is ending by itself
+            status = await asyncio.wait_for(process.wait(), _ENDING_SECONDS)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            status = await process.wait()
         for number, answer in enumerate(waiting):
             if number:
                 answer.set_exception(_DiedOfAnotherError())
