@@ -43,7 +43,7 @@ def as_set(a: UInt64, b: UInt64) -> set[frozenset[int]]:
     return {frozenset(pair) for pair in zip(a.tolist(), b.tolist(), strict=True)}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(hash_lists, st.sampled_from(RADII), st.sampled_from([1, 2]))
 def test_near_pairs_are_all_pairs_within_the_radius(values: list[int], radius: int, num_threads: int) -> None:
     hashes = np.array(values, np.uint64)
@@ -52,7 +52,7 @@ def test_near_pairs_are_all_pairs_within_the_radius(values: list[int], radius: i
     assert found.tolist() == all_pairs(hashes, radius).tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(hash_lists, hash_lists, st.sampled_from(RADII))
 def test_near_is_all_of_the_hashes_around_each_query(queries: list[int], values: list[int], radius: int) -> None:
     sides = np.array(queries, np.uint64), np.array(values, np.uint64)
@@ -61,7 +61,7 @@ def test_near_is_all_of_the_hashes_around_each_query(queries: list[int], values:
     assert found.tolist() == compared(*sides, radius).tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(hash_lists, st.sampled_from(RADII))
 def test_bands_tell_each_pair_once_together(values: list[int], radius: int) -> None:
     hashes = np.unique(np.array(values, np.uint64))
@@ -71,7 +71,7 @@ def test_bands_tell_each_pair_once_together(values: list[int], radius: int) -> N
     assert set().union(*(as_set(*pairs) for pairs in found)) == as_set(hashes[i], hashes[j])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 63), st.data())
 def test_hashes_within_the_radius_share_a_band(value: int, radius: int, data: st.DataObject) -> None:
     other = flipped(value, data.draw(st.lists(st.integers(0, 63), max_size=radius)))
@@ -102,9 +102,9 @@ def in_one_block(count: int, seed: int) -> UInt64:
 
 
 SETS: dict[str, Callable[[], UInt64]] = {
-    "even": lambda: np.random.default_rng(0).integers(0, 2**64, 6_000, dtype=np.uint64),
-    "weight 32": lambda: of_weight_32(5_000, 1),
-    "loose heaps": lambda: clustered(5_000, 20, 0.1, 2),
+    "even": lambda: np.random.default_rng(0).integers(0, 2**64, 4_000, dtype=np.uint64),
+    "weight 32": lambda: of_weight_32(3_000, 1),
+    "loose heaps": lambda: clustered(3_000, 20, 0.1, 2),
     "tight heaps": lambda: clustered(3_000, 40, 0.02, 3),
     "one heap": lambda: clustered(2_000, 1, 0.05, 4),
     "one block": lambda: in_one_block(1_500, 5),
@@ -112,54 +112,47 @@ SETS: dict[str, Callable[[], UInt64]] = {
 }
 
 
-@pytest.mark.parametrize("heap", [hamming._HEAP, 64])
+@pytest.mark.parametrize("heap", [hamming._HEAP, 10_000])
 @pytest.mark.parametrize("name", SETS)
 def test_thousands_of_hashes_of_any_distribution(name: str, heap: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With tables at the first level, and with small heaps having tables of their own."""
     monkeypatch.setattr(hamming, "_HEAP", heap)
-    monkeypatch.setattr(hamming, "_TABLE_COST", heap)
+    monkeypatch.setattr(hamming, "_TABLE_COST", heap / 100)
     monkeypatch.setattr(hamming, "_SLICE", 1_000)
     hashes = SETS[name]()
     distances = np.bitwise_count(hashes[:, None] ^ hashes[None])
-    for radius in (0, 1, 3, 4, 6):
-        expected = np.argwhere(np.triu(distances <= radius, 1))
-        assert near_pairs(hashes, radius, 2).tolist() == expected.tolist()
+    for radius in (3, 6):
+        assert np.array_equal(near_pairs(hashes, radius, 2), np.argwhere(np.triu(distances <= radius, 1)))
     queries = hashes[::7] ^ np.uint64(5)
-    assert near(queries, hashes, 4, 2).tolist() == compared(queries, hashes, 4).tolist()
+    assert np.array_equal(near(queries, hashes, 4, 2), compared(queries, hashes, 4))
 
 
 def test_more_hashes_have_more_blocks() -> None:
     """Keys become longer as there are more hashes, so that a key stays shared by few."""
-    numbers = [hamming._num_blocks(10**power, 10**power, 64, 4) for power in range(2, 10)]
+    hashes = np.random.default_rng(0).integers(0, 2**64, 10**7, dtype=np.uint64)
+    numbers = [len(hamming._blocks(hashes[: 10**power], None, 64, 4)) for power in range(2, 8)]
     assert numbers == sorted(numbers)
-    assert (numbers[0], numbers[3], numbers[-1]) == (0, 5, 8)
-    assert hamming._num_blocks(10**6, 10**6, 64, 63) == 0, "every pair is near: nothing is won by tables"
-    assert hamming._num_blocks(10**6, 10**6, 4, 4) == 0, "no bits to make tables of"
+    assert (numbers[0], numbers[3], numbers[-1]) == (1, 5, 6)
+    assert len(hamming._blocks(hashes, None, 64, 63)) == 1, "every pair is near: nothing is won by tables"
+    assert len(hamming._blocks(hashes[:10_000] & np.uint64(15), None, 4, 4)) == 1, "no bits to make tables of"
 
 
-def test_no_slice_holds_more_than_a_key_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Candidates are compared in pieces, also where all hashes share all keys."""
-    sizes = []
-
-    def recorded(own: UInt64, others: UInt64, begins: Int64, ends: Int64, radius: int) -> hamming.Pairs:
-        sizes.append(int((ends - begins).sum()))
-        return compare(own, others, begins, ends, radius)
-
-    compare = hamming._compared
-    monkeypatch.setattr(hamming, "_compared", recorded)
-    hashes = np.arange(3_000, dtype=np.uint64)
-    assert len(near_pairs(hashes, 0)) == 0
-    for a, _ in near_values(hashes, 12):
-        assert len(a) == 3_000 * 2_999 // 2, "12 bits are all they have"
-    assert max(sizes) <= hamming._SLICE + len(hashes)
-    assert sum(sizes) >= 3_000 * 2_999 // 2
+def test_blocks_are_cut_where_bits_differ() -> None:
+    """20 bits are the same in all hashes, 12 in most of them."""
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 2**64, 100_000, dtype=np.uint64) >> np.uint64(20)
+    hashes &= np.where(random.random(len(hashes)) < 0.9, np.uint64(2**32 - 1), np.uint64(2**64 - 1))
+    blocks = hamming._blocks(hashes, None, 64, 3)
+    assert [low for low, _ in blocks[1:]] == [high for _, high in blocks[:-1]], "one behind the other"
+    assert (blocks[0][0], blocks[-1][1]) == (0, 64)
+    assert [high - low for low, high in blocks] == [7, 7, 7, 6, 37]
 
 
-def test_a_hash_a_million_times_costs_what_it_costs_once() -> None:
-    hashes = np.concatenate([np.full(10**6, 7, np.uint64), np.array([5, 1 << 40], np.uint64)])
+def test_a_hash_many_times_costs_what_it_costs_once() -> None:
+    hashes = np.concatenate([np.full(10**5, 7, np.uint64), np.array([5, 1 << 40], np.uint64)])
     (values,) = near_values(np.unique(hashes), 3)
     assert as_set(*values) == {frozenset({5, 7}), frozenset({5, 1 << 40})}
-    assert near(np.array([7, 6], np.uint64), hashes, 0).tolist() == [[0, i] for i in range(10**6)]
+    assert near(np.array([7, 6], np.uint64), hashes, 0).tolist() == [[0, i] for i in range(10**5)]
 
 
 def test_dedupe_offers_it_too() -> None:

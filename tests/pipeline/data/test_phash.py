@@ -90,11 +90,13 @@ class TestVariants:
     PICTURES = tuple(photo_like(seed, 400, 300) for seed in range(8))
 
     def check(self, variant: Variant, changed: list[Image.Image], max_bits: int) -> None:
+        """Within these bits of what was done to them, which is farther away from the pictures as they are."""
         hashes = perceptual_hashes([encode(picture) for picture in self.PICTURES], [AS_IT_IS, variant])
         assert hashes.shape == (len(self.PICTURES), 2)
         expected = perceptual_hash([encode(picture) for picture in changed])
-        assert np.bitwise_count(hashes[:, 1] ^ expected).max() <= max_bits
-        assert np.bitwise_count(hashes[:, 0] ^ expected).min() > max_bits + 4, "which is another hash"
+        distances = np.bitwise_count(hashes ^ expected[:, None])
+        assert distances[:, 1].max() <= max_bits
+        assert distances[:, 0].mean() > max_bits + 6
 
     def test_mirrored(self) -> None:
         self.check(MIRRORED, [ImageOps.mirror(picture) for picture in self.PICTURES], 0)
