@@ -1,9 +1,8 @@
 """Duplicates: rows that show the same picture, of which the best stays.
 
 Before fetching, rows with the same address are one picture (`same_url`). After it, an edge joins two rows whose files
-are equal (sha256) or whose perceptual hashes differ in at most `radius` bits. Near hashes are found exactly with a
-banded multi-index (Norouzi et al. 2012): 64 bits are cut into radius + 1 bands, and by the pigeonhole principle two
-hashes within the radius agree on one band.
+are equal (sha256) or whose perceptual hashes differ in at most `radius` bits, which is exact (hamming.py): 64 bits are
+cut into radius + 1 bands, and by the pigeonhole principle two hashes within the radius agree on one band.
 
 A row is dropped only for a direct edge to a row that is kept and ranks higher, never along a chain: walking the rows
 from best to worst, each one stays unless a row that stayed is its neighbour.
@@ -12,20 +11,20 @@ from best to worst, each one stays unless a row that stayed is its neighbour.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.data.hamming import band_keys as band_keys
+from pipeline.data.hamming import near_pairs as near_pairs
 from pipeline.data.image import perceptual_hash
-from pipeline.hashing import UInt64, mix, words_of_ids
+from pipeline.hashing import words_of_ids
 from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, PICTURES, Reason, conform, with_reasons
 
 CAPTION_SOURCES = ("figcaption", "alt", "table", "title", "og:image:alt")
 """Where a caption came from, best first."""
-_NO_PAIRS = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,43 +114,6 @@ def fingerprints(table: pa.Table, radius: int) -> pa.Table:
     return pa.concat_tables(bands).cast(FINGERPRINTS)
 
 
-def band_keys(hashes: UInt64, radius: int) -> list[UInt64]:
-    """For each of radius + 1 bands a key per hash; two hashes within the radius share one of them."""
-    cuts = np.linspace(0, 64, radius + 2).astype(int)
-    keys = []
-    for number, (low, high) in enumerate(pairwise(cuts)):
-        bits = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        keys.append(mix(mix(bits) ^ np.uint64(number)))
-    return keys
-
-
-def near_pairs(hashes: UInt64, radius: int) -> npt.NDArray[np.int64]:
-    """All pairs of hashes that differ in at most `radius` bits.
-
-    Args:
-        hashes: uint64 of shape (B,).
-        radius: bits, 0 to 63.
-
-    Returns:
-        int64 of shape (M, 2): i < j, each pair once, in ascending order.
-    """
-    found = [_NO_PAIRS]
-    for keys in band_keys(hashes, radius):
-        order = np.argsort(keys, kind="stable")
-        starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order][:1]))
-        found += [_near_in_group(np.sort(group), hashes, radius) for group in np.split(order, starts[1:])]
-    return np.unique(np.concatenate(found), axis=0)
-
-
-def _near_in_group(group: npt.NDArray[np.int64], hashes: UInt64, radius: int) -> npt.NDArray[np.int64]:
-    pairs = [_NO_PAIRS]
-    for position, first in enumerate(group[:-1]):
-        others = group[position + 1 :]
-        near = others[np.bitwise_count(hashes[others] ^ hashes[first]) <= radius]
-        pairs.append(np.stack([np.full(len(near), first), near], axis=1))
-    return np.concatenate(pairs)
-
-
 def edges(table: pa.Table, radius: int) -> pa.Table:
     """EDGES among FINGERPRINTS that hold all rows of their bands.
 
@@ -169,7 +131,7 @@ def edges(table: pa.Table, radius: int) -> pa.Table:
     leader_of = np.repeat(leaders, np.diff(np.append(starts, len(order))))
     found = [np.stack([leader_of, order], axis=1)[~new_hash]]
     for group in np.split(leaders, np.flatnonzero(new_band[starts])[1:]):
-        pairs = _near_in_group(group, hashes, radius)
+        pairs = group[near_pairs(hashes[group], radius)]
         first_is_better = standing[pairs[:, :1]] < standing[pairs[:, 1:]]
         found.append(np.where(first_is_better, pairs, pairs[:, ::-1]))
     better, worse = np.concatenate(found).T

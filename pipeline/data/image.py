@@ -1,4 +1,4 @@
-"""What an image says of itself before it is decoded, the checks that need no more, and the perceptual hash."""
+"""What an image says of itself before it is decoded, and the checks that need no more."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import json
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
-from scipy.fft import dct
 
+from pipeline.data.phash import perceptual_hash as perceptual_hash
 from pipeline.schemas import Reason
 
 OPERATIONAL = {"operational": True}
@@ -156,29 +153,3 @@ def _exif(image: Image.Image) -> tuple[str, int]:
         return json.dumps({str(key): str(value) for key, value in tags.items()}), orientation if valid else 1
     except DECODER_ERRORS:  # damage beside the picture does not harm the picture
         return "{}", 1
-
-
-def perceptual_hash(images: Sequence[bytes]) -> npt.NDArray[np.uint64]:
-    """The 64-bit DCT hash of each encoded image: pHash (Zauner 2010), bit for bit imagehash.phash.
-
-    Luminance at 32x32 pixels (Lanczos), the 8x8 lowest frequencies of its DCT, a bit for each above their median; the
-    first row's first column is the highest bit.
-
-    Args:
-        images: encoded images that decode, B of them.
-
-    Returns:
-        uint64 of shape (B,).
-    """
-    if not images:
-        return np.zeros(0, np.uint64)
-    grey = np.stack([_luminance(image) for image in images]).astype(np.float64)
-    # Not by matrix products, whose rounding would decide the bits of flat and of symmetric images
-    low = dct(dct(grey, axis=1)[:, :8], axis=2)[:, :, :8].reshape(len(images), 64)
-    bits = low > np.median(low, axis=1, keepdims=True)
-    return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
-
-
-def _luminance(data: bytes) -> npt.NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS))

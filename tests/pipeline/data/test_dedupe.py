@@ -11,11 +11,9 @@ from pipeline.data import dedupe
 from pipeline.data.dedupe import (
     DedupeConfig,
     DuplicateFilter,
-    band_keys,
     caption_order,
     edges,
     fingerprints,
-    near_pairs,
     resolve,
     same_url,
 )
@@ -41,25 +39,6 @@ hashes = st.builds(
 
 def distance(a: int, b: int) -> int:
     return (a ^ b).bit_count()
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(hashes, max_size=40), st.sampled_from(RADII))
-def test_near_pairs_are_all_pairs_within_the_radius(values: list[int], radius: int) -> None:
-    n = len(values)
-    expected = [[i, j] for i in range(n) for j in range(i + 1, n) if distance(values[i], values[j]) <= radius]
-    found = near_pairs(np.array(values, np.uint64), radius)
-    assert found.tolist() == expected
-    assert found.shape == (len(expected), 2)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(0, 2**64 - 1), st.integers(0, 63), st.data())
-def test_hashes_within_the_radius_share_a_band(value: int, radius: int, data: st.DataObject) -> None:
-    other = flipped(value, data.draw(st.lists(st.integers(0, 63), max_size=radius)))
-    keys = band_keys(np.array([value, other], np.uint64), radius)
-    assert len(keys) == radius + 1
-    assert any(a == b for a, b in keys)
 
 
 class Picture(NamedTuple):
