@@ -212,8 +212,8 @@ class Output:
         return _concat(self.stage.read(part, bucket, columns) for bucket in range(len(part.buckets)))
 
     def table(self, schema: pa.Schema) -> pa.Table:
-        """All rows that are still in, of all parts; for outputs that one process can hold."""
-        tables = (self.part(index) for index in range(len(self.parts)))
+        """The schema's columns of all rows that are still in, of all parts; for outputs that one process can hold."""
+        tables = (self.part(index, schema.names) for index in range(len(self.parts)))
         return pa.concat_tables([schema.empty_table(), *(table for table in tables if table is not None)])
 
     def dropped(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:

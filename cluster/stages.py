@@ -35,7 +35,7 @@ Factory = Callable[[], Transform]
 
 GC_THRESHOLD = 20_000
 """Python's 700 objects are many collections an image."""
-_PART = "part"
+_PART = "__part__"
 
 
 class Stages:

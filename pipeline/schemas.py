@@ -49,6 +49,8 @@ class Reason(StrEnum):
     DUPLICATE_URL = "same address as a better pair"
     DUPLICATE_SHA256 = "same file as a better pair"
     DUPLICATE_PERCEPTUAL = "same picture as a better pair"
+    DUPLICATE_CAPTION = "like picture and same caption as a better pair"
+    DUPLICATE_TURNED = "same picture as a better pair, mirrored or turned"
     # Policy: the crawler may not, or does not, go there
     ROBOTS_TXT = "forbidden by robots.txt"
     X_ROBOTS_TAG = "forbidden by X-Robots-Tag"
@@ -240,39 +242,71 @@ THRESHOLDS = pa.schema([("query_id", pa.int32()), ("num_pairs", pa.int64()), ("t
 PICTURES = pa.schema(
     [
         ("pair_id", pa.string()),
+        ("part", pa.int32()),  # of the fetched images
         ("sha256", pa.string()),
         ("phash", pa.uint64()),  # 64-bit perceptual hash of the resized image
-        ("original_width", pa.int32()),
-        ("original_height", pa.int32()),
+        ("variants", pa.list_(pa.uint64())),  # of what it would be mirrored or turned
+        ("rank", pa.uint64()),  # lower is better
+        ("caption_key", pa.uint64()),  # what captions that are nearly equal have in common; 0 for those that say little
     ]
 )
 """What tells duplicates of an image of FETCHED."""
 
 FINGERPRINTS = pa.schema(
     [
-        ("band", pa.uint64()),  # what two near rows must share: band number and its bits, or the whole sha256
-        ("pair_id", pa.string()),
-        ("sha256", pa.string()),
+        ("band", pa.int8()),  # of the hash, or that of captions (duplicate_graph.py)
+        ("key", pa.uint64()),  # what two like pictures share in the band
+        ("probe", pa.uint64()),  # the picture's hash, or that of a variant
         ("phash", pa.uint64()),
-        ("rank", pa.uint64()),  # lower is better
+        ("rank", pa.uint64()),  # of the best row with this hash, as what follows
+        ("pair_id", pa.string()),
+        ("part", pa.int32()),
     ]
 )
-"""One row per picture and band of the multi-index."""
+"""A picture in one band."""
 
 EDGES = pa.schema(
     [
-        ("better_id", pa.string()),
+        ("better_hash", pa.uint64()),
         ("better_rank", pa.uint64()),
-        ("worse_id", pa.string()),
-        ("worse_rank", pa.uint64()),
-        ("same_hash", pa.bool_()),
-        ("same_file", pa.bool_()),
+        ("better_id", pa.string()),
+        ("better_part", pa.int32()),
+        ("worse_hash", pa.uint64()),
+        ("why", pa.string()),  # the Reason for which the worse one may go
     ]
 )
-"""Two rows that show the same picture."""
+"""Two like pictures."""
 
-DUPLICATES = pa.schema([("pair_id", pa.string()), ("kept_id", pa.string()), ("same_file", pa.bool_())])
-"""Rows to drop, each with the kept row it has a direct edge to."""
+LINKS = pa.schema(
+    [
+        ("kind", pa.int8()),  # what the row says to its node (duplicate_graph.py)
+        ("node", pa.uint64()),
+        ("other", pa.uint64()),
+        ("node_is_better", pa.bool_()),
+        ("better_rank", pa.uint64()),
+        ("better_id", pa.string()),
+        ("better_part", pa.int32()),
+        ("why", pa.string()),
+    ]
+)
+"""One end of an edge, or what one of its ends says to the other."""
+
+GONE = pa.schema([("phash", pa.uint64()), ("kept_id", pa.string()), ("kept_part", pa.int32()), ("why", pa.string())])
+"""A picture that goes for another one."""
+
+DUPLICATES = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("part", pa.int32()),
+        ("kept_id", pa.string()),
+        ("kept_part", pa.int32()),
+        ("why", pa.string()),
+    ]
+)
+"""Rows to drop, each with the row that stays for it."""
+
+SPARES = pa.schema([("kept_id", pa.string()), ("kept_part", pa.int32()), ("caption", pa.string())])
+"""Captions of dropped rows, for the rows that stay."""
 
 PAIRS = pa.schema(
     [

@@ -12,6 +12,7 @@ PACKAGES = ("cluster", "jobs", "pipeline", "tests")
 RAY_FILES = {
     "pipeline.data.flow",
     "pipeline.data.passes",
+    "pipeline.data.duplicate_passes",
     "pipeline.data.rounds",
     "pipeline.data.query_flow",
     "pipeline.data.sources",

@@ -10,8 +10,10 @@ shuffle ever moves an image but the last one.
     attempts, answers, fetched          what had failed, once more                     | by registered domain
     outcomes, survival                  every query's tried and kept pairs             | by query
     addresses                           one pair for each address, over several crawls | by crawl
-    pictures                            perceptual hashes                              |
-    fingerprints, edges, duplicates     the duplicate graph                            | by band
+    pictures                            perceptual hashes                              | by hash
+    fingerprints, edges                 like pictures                                  | by band
+    links, settled, spread, gone        the duplicate graph, in rounds                 | by hash
+    duplicates, spares                  rows that go, and their captions               | by part
     final_counts ... final_limits       every query's pairs that are left              | by query
     placed                              duplicates out -> final balance                | by shard
     shards                              in the order of the shuffle                    |
@@ -44,14 +46,15 @@ from pipeline.data import (
 )
 from pipeline.data.block_lists import NO_LISTS, BlockLists, apply_lists
 from pipeline.data.crawler import Crawler
+from pipeline.data.duplicate_graph import DedupeConfig
+from pipeline.data.duplicate_passes import duplicates
 from pipeline.data.fetch import FetchConfig
 from pipeline.data.held import HeldImages
 from pipeline.data.image import ImageConfig
-from pipeline.data.places import by, by_domain
+from pipeline.data.places import by_domain, by_url
 from pipeline.data.safety import SafetyConfig, Screen
 from pipeline.data.sources import read_input
-from pipeline.hashing import bucket_of
-from pipeline.schemas import DUPLICATES, EDGES
+from pipeline.schemas import DUPLICATES, SPARES
 
 IMAGES_PER_ROW_GROUP = 1024
 
@@ -97,7 +100,7 @@ class CurateConfig:
 
     num_buckets: int = 64
     """Parts of the stages that are partitioned by hash or by query."""
-    dedupe: dedupe.DedupeConfig = field(default_factory=dedupe.DedupeConfig)
+    dedupe: DedupeConfig = field(default_factory=DedupeConfig)
     balance: balance.BalanceConfig = field(default_factory=balance.BalanceConfig)
     shard: shard.ShardConfig = field(default_factory=shard.ShardConfig)
 
@@ -138,7 +141,7 @@ def crawl(
         len(inputs),
         read,
         pools=[(prepare, config.match_pool)] if query_texts or screens_held else [],
-        place=by("image_url", buckets),
+        place=by_url("image_url", buckets),
         num_buckets=buckets,
     )
     unique = stages(
@@ -184,43 +187,31 @@ def curate(
     """
     fetched = passes.join(stages, crawls)
     buckets, parts = config.num_buckets, fetched.num_parts
-    pictures = stages(
-        "pictures",
-        parts,
-        lambda part: fetched.part(part, ["pair_id", "sha256", "jpg", "original_width", "original_height"]),
-        finish=dedupe.pictures,
-    )
-    fingerprints = stages(
-        "fingerprints",
-        parts,
-        pictures.part,
-        finish=lambda table: dedupe.fingerprints(table, config.dedupe.radius),
-        place=lambda table: bucket_of(table["band"].to_numpy(), buckets),
-        num_buckets=buckets,
-    )
-    edges = stages(
-        "edges", buckets, fingerprints.bucket, finish=lambda table: dedupe.edges(table, config.dedupe.radius)
-    )
-    duplicates = stages("duplicates", 1, lambda _: edges.table(EDGES), finish=dedupe.resolve)
-    drop = dedupe.DuplicateFilter(duplicates.table(DUPLICATES))
+    pictures, going, spares = duplicates(stages, parts, fetched.part, config.dedupe, buckets)
 
     def left(part: int, columns: Sequence[str]) -> pa.Table | None:
         table = fetched.part(part, sorted({*columns, "pair_id", "reason"}))
-        return None if table is None else (marked := drop(table)).filter(marked["reason"].is_null())
+        if table is None:
+            return None
+        marked = dedupe.mark(table, going.bucket(part) or DUPLICATES.empty_table())
+        return marked.filter(marked["reason"].is_null())
 
     limits = passes.limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
-
-    def hashed(part: int) -> pa.Table | None:
-        table = fetched.part(part)
-        return None if table is None else dedupe.with_phash(table, pictures.part(part, ["pair_id", "phash"]))
-
     draw = balance.Selection(limits, config.balance.seed)
+
+    def drawn(part: int) -> pa.Table | None:
+        table = fetched.part(part)
+        if table is None:
+            return None
+        table = draw(dedupe.mark(table, going.bucket(part) or DUPLICATES.empty_table()))
+        table = dedupe.with_spares(table, spares.bucket(part) or SPARES.empty_table())
+        return dedupe.with_phash(table, pictures.part(part, ["pair_id", "phash"]))
+
     count = shard.num_shards(fetched.num_bytes, config.shard)
     placed = stages(
         "placed",
         parts,
-        hashed,
-        finish=lambda table: draw(drop(table)),
+        drawn,
         place=lambda table: shard.shard_of(table, count, config.shard.seed),
         num_buckets=count,
         row_group_size=IMAGES_PER_ROW_GROUP,

@@ -57,8 +57,8 @@ def band_keys(hashes: UInt64, radius: int) -> list[UInt64]:
     return keys
 
 
-def near_in_band(hashes: UInt64, radius: int, band: int) -> Pairs:
-    """The pairs of `near_values` that share this band and none before it.
+def near_in_band(hashes: UInt64, radius: int, band: int, others: UInt64 | None = None) -> Pairs:
+    """The pairs of `near_values`, or of hashes and others, that share this band and none before it.
 
     Of all hashes in buckets by their keys of a band (`band_keys`), the bands together tell each pair once.
 
@@ -66,9 +66,10 @@ def near_in_band(hashes: UInt64, radius: int, band: int) -> Pairs:
         hashes: distinct, those that share a key with one of them among them; in any order.
         radius: bits, 0 to 63.
         band: number of the band, 0 to radius.
+        others: distinct as well, to compare the hashes with, instead of with each other.
     """
     assert radius < 64, radius
-    return _join((band,), _bands(radius), radius, np.sort(hashes), None)
+    return _join((band,), _bands(radius), radius, np.sort(hashes), None if others is None else np.sort(others))
 
 
 def near_values(hashes: UInt64, radius: int, num_threads: int = 1) -> Iterator[Pairs]:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.data import queries
 from pipeline.data.addresses import registered_domain
+from pipeline.data.urls import normalized
 from pipeline.hashing import bucket_of, hash64, mix
 
 Place = Callable[[pa.Table], np.ndarray[Any, np.dtype[np.int32]]]
@@ -23,6 +24,21 @@ def by(column: str, num_buckets: int) -> Place:
         return bucket_of(hash64(value or "" for value in table[column].to_pylist()), num_buckets)
 
     return place
+
+
+def by_url(column: str, num_buckets: int) -> Place:
+    """Buckets by the hash of an address, in whatever way it is written."""
+    return lambda table: bucket_of(hash64(normalized(url or "") for url in table[column].to_pylist()), num_buckets)
+
+
+def by_number(column: str, num_buckets: int) -> Place:
+    """Buckets by the hash of a column of 64-bit numbers."""
+    return lambda table: bucket_of(mix(table[column].to_numpy()), num_buckets)
+
+
+def by_part(column: str) -> Place:
+    """A bucket for each part that the column names."""
+    return lambda table: table[column].to_numpy()
 
 
 def by_word(place: int, num_buckets: int) -> Place:

@@ -1,5 +1,5 @@
 import random
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,177 +8,130 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import dedupe
-from pipeline.data.dedupe import (
-    DedupeConfig,
-    DuplicateFilter,
-    caption_order,
-    edges,
-    fingerprints,
-    resolve,
-    same_url,
-)
-from pipeline.data.image import perceptual_hash
-from pipeline.hashing import bucket_of, hash128
-from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, Reason
-from tests.pipeline.data.rows import candidates, encode, fetched, ids, photo_like, pictures_of
-
-RADII = (0, 1, 3, 8, 20, 63)
+from pipeline.data.dedupe import caption_order, same_url
+from pipeline.data.duplicate_graph import DedupeConfig
+from pipeline.data.phash import MIRRORED, Variant, perceptual_hash, perceptual_hashes
+from pipeline.hashing import hash128
+from pipeline.schemas import DUPLICATES, PICTURES, SPARES, Reason
+from tests.pipeline.data.rows import candidates, encode, fetched, ids, photo_like
 
 
-def flipped(base: int, bits: list[int]) -> int:
-    return base ^ sum(1 << bit for bit in set(bits))
+def images(**columns: list[Any]) -> pa.Table:
+    """What `pictures` takes, of three images."""
+    given: dict[str, list[Any]] = {
+        "original_width": [9] * 3,
+        "original_height": [8] * 3,
+        "caption": ["a"] * 3,
+        "caption_source": ["alt"] * 3,
+    }
+    jpgs = [encode(photo_like(seed), "JPEG") for seed in range(3)]
+    table = fetched(**given | {"jpg": jpgs, "sha256": ["x", "y", "z"]} | columns)
+    names = ["pair_id", "sha256", "jpg", "original_width", "original_height", "caption", "caption_source"]
+    return table.select(names).append_column("part", pa.array([5] * 3, pa.int32()))
 
 
-# Hashes that lie in heaps, some at the very radius
-hashes = st.builds(
-    flipped,
-    st.sampled_from([0, 2**64 - 1, 0x0123456789ABCDEF, 0x0123456789ABCDE0]),
-    st.lists(st.integers(0, 63), max_size=5) | st.lists(st.integers(0, 63), max_size=24),
-)
+def test_pictures_are_hashed_with_their_variants() -> None:
+    table = images()
+    jpgs = table["jpg"].to_pylist()
+    made = dedupe.pictures(table, DedupeConfig())
+    assert made.schema == PICTURES
+    assert made["phash"].to_pylist() == perceptual_hash(jpgs).tolist()
+    assert made["variants"].to_pylist() == [[]] * 3
+    assert (made["part"].to_pylist(), made["sha256"].to_pylist()) == ([5] * 3, ["x", "y", "z"])
+    turned = dedupe.pictures(table, DedupeConfig(mirrored=True, degrees=(5.0,)))
+    assert turned["phash"] == made["phash"]
+    assert turned["variants"].to_pylist() == perceptual_hashes(jpgs, [MIRRORED, Variant(degrees=5.0)]).tolist()
+    assert dedupe.pictures(table.slice(0, 0), DedupeConfig()) == PICTURES.empty_table()
 
 
-def distance(a: int, b: int) -> int:
-    return (a ^ b).bit_count()
-
-
-class Picture(NamedTuple):
-    phash: int
-    file: int
-    side: int
-
-
-# Few hashes, sizes and files; a file has one hash
-pictures = st.lists(st.builds(Picture, hashes, st.integers(0, 2), st.integers(1, 3)), max_size=25)
-
-
-class Graph(NamedTuple):
-    """The pictures as rows, and who is better than whom."""
-
-    table: pa.Table
-    rows: dict[str, Picture]
-    order: list[str]
-    """Best first: more pixels, then the lower upper half of the id, then the id."""
-
-    def greedy(self, radius: int) -> dict[str, str]:
-        """The definition: from best to worst each row stays unless a row that stayed is its neighbour."""
-        dropped: dict[str, str] = {}
-        kept: list[str] = []
-        for row in self.order:
-            near = [k for k in kept if distance(self.rows[k].phash, self.rows[row].phash) <= radius]
-            if near:
-                dropped[row] = near[0]
-            else:
-                kept.append(row)
-        return dropped
-
-
-def graph_of(found: list[Picture]) -> Graph:
-    rows = dict(zip(ids(len(found)), found, strict=True))
-    table = pictures_of(
-        pair_id=list(rows),
-        sha256=[hash128(str(p.phash), str(p.file)) for p in found],
-        phash=pa.array([p.phash for p in found], pa.uint64()),
-        original_width=[p.side for p in found],
-        original_height=[100] * len(found),
-    )
-    return Graph(table, rows, sorted(rows, key=lambda row: (-rows[row].side, row[:8], row)))
-
-
-def duplicates_of(graph: Graph, radius: int, num_buckets: int, order: random.Random) -> pa.Table:
-    """As flow.py does it: parts in any order, bands in buckets, edges of each bucket, all edges resolved."""
-    rows = list(range(graph.table.num_rows))
-    order.shuffle(rows)
-    cut = order.randint(0, len(rows))
-    parts = [fingerprints(graph.table.take(pa.array(part, pa.int64())), radius) for part in (rows[:cut], rows[cut:])]
-    prints = pa.concat_tables(parts)
-    assert prints.schema == FINGERPRINTS
-    assert prints.num_rows == graph.table.num_rows * (radius + 1)
-    buckets = bucket_of(prints["band"].to_numpy(), num_buckets)
-    found = [edges(prints.filter(pa.array(buckets == bucket)), radius) for bucket in range(num_buckets)]
-    order.shuffle(found)
-    return resolve(pa.concat_tables(found))
-
-
-@settings(max_examples=200, deadline=None)
-@given(pictures, st.sampled_from(RADII[:5]), st.integers(1, 5), st.randoms(use_true_random=False))
-def test_duplicates_are_those_of_the_definition_in_any_order_and_partition(
-    found: list[Picture], radius: int, num_buckets: int, order: random.Random
-) -> None:
-    graph = graph_of(found)
-    duplicates = duplicates_of(graph, radius, num_buckets, order)
-    assert duplicates.schema == DUPLICATES
-    dropped = {row["pair_id"]: row for row in duplicates.to_pylist()}
-    assert len(dropped) == duplicates.num_rows
-    assert dropped.keys() == graph.greedy(radius).keys()
-    for row, duplicate in dropped.items():
-        best = duplicate["kept_id"]
-        assert best not in dropped
-        assert graph.order.index(best) < graph.order.index(row)
-        assert distance(graph.rows[best].phash, graph.rows[row].phash) <= radius, "dropped along a chain"
-        assert duplicate["same_file"] == (graph.rows[best][:2] == graph.rows[row][:2])
-    kept = graph.rows.keys() - dropped.keys()
-    assert all(distance(graph.rows[a].phash, graph.rows[b].phash) > radius for a in kept for b in kept if a < b)
-
-
-def test_a_chain_keeps_both_of_its_ends() -> None:
-    """a - b - c, each 2 bits from the next: b goes for a, and c, 4 bits from a, stays."""
-    graph = graph_of([Picture(0b0, 0, 30), Picture(0b11, 0, 20), Picture(0b1111, 0, 10)])
-    (row,) = duplicates_of(graph, 2, 3, random.Random(0)).to_pylist()
-    a, b, _ = graph.rows
-    assert row == {"pair_id": b, "kept_id": a, "same_file": False}
-
-
-def test_a_picture_that_stands_everywhere_costs_an_edge_each() -> None:
-    count = 2_000
-    graph = graph_of([Picture(7, i % 2, 1 + i) for i in range(count)])
-    prints = fingerprints(graph.table, 3)
-    found = edges(prints, 3)
-    assert found.schema == EDGES
-    assert found.num_rows == (count - 1) * 4, "one per band"
-    assert set(found["better_id"].to_pylist()) == {graph.order[0]}
-    duplicates = resolve(found)
-    assert duplicates.num_rows == count - 1
-    assert sum(duplicates["same_file"].to_pylist()) == count // 2 - 1
-
-
-def test_nothing_is_near_to_nothing() -> None:
-    assert resolve(EDGES.empty_table()) == DUPLICATES.empty_table()
-    assert edges(fingerprints(graph_of([Picture(1, 0, 1)]).table, 3), 3).num_rows == 0
+def ranks_of(**columns: list[Any]) -> list[int]:
+    ranks: list[int] = dedupe.pictures(images(**columns), DedupeConfig())["rank"].to_pylist()
+    return ranks
 
 
 def test_more_pixels_rank_higher_however_many() -> None:
-    sides = [1, 2, 46_341, 65_536, 100_000]  # the last two are beyond 32 bits of pixels, and equal
-    table = pictures_of(
-        sha256=["x"] * 5, phash=pa.array([0] * 5, pa.uint64()), original_width=sides, original_height=sides
-    )
-    ranks = fingerprints(table, 0)["rank"].to_numpy() >> np.uint64(32)
-    assert ranks[0] > ranks[1] > ranks[2] > ranks[3] == ranks[4] == 0
+    for sides in ([46_341, 2, 1], [65_536, 46_340, 2]):
+        ranks = ranks_of(original_width=sides, original_height=sides)
+        assert ranks == sorted(ranks)
+    beyond = ranks_of(original_width=[65_536, 100_000, 1], original_height=[65_536, 100_000, 1])
+    assert beyond[0] >> 32 == beyond[1] >> 32 == 0, "both have more pixels than 32 bits count"
 
 
-def test_pictures_are_hashed_and_give_their_hashes_to_their_rows() -> None:
-    images = [encode(photo_like(seed), "JPEG") for seed in range(3)]
-    table = fetched(jpg=images, sha256=["x", "y", "z"], original_width=[9] * 3, original_height=[8] * 3)
-    made = dedupe.pictures(table.select(["pair_id", "sha256", "jpg", "original_width", "original_height"]))
-    assert made == pictures_of(
-        sha256=["x", "y", "z"],
-        phash=pa.array(perceptual_hash(images)),
-        original_width=[9] * 3,
-        original_height=[8] * 3,
-    )
-    assert dedupe.with_phash(table, made).drop_columns(["phash"]) == table
-    assert dedupe.with_phash(table, made)["phash"] == made["phash"]
-    with pytest.raises(AssertionError):
-        dedupe.with_phash(table, made.take([1, 0, 2]))
+def test_of_equal_size_the_better_caption_ranks_higher_and_then_the_id_decides() -> None:
+    sources = ["figcaption", "alt", "from afar"]
+    assert ranks_of(caption_source=sources) == sorted(ranks_of(caption_source=sources))
+    reverse = ranks_of(caption_source=sources[::-1])
+    assert reverse == sorted(reverse, reverse=True)
+    ranks = dict(zip(ids(3), ranks_of(), strict=True))
+    assert sorted(ranks, key=ranks.__getitem__) == sorted(ranks)
 
 
-def test_the_filter_marks_what_was_dropped() -> None:
+def test_captions_that_are_nearly_equal_have_one_key() -> None:
+    texts = ["A dog, running!", "a dog  running", "a dog ran"]
+    keys = dedupe.pictures(images(caption=texts), DedupeConfig())["caption_key"].to_pylist()
+    assert keys[0] == keys[1] != keys[2]
+    assert 0 not in keys
+    short = ["a dog", "Ünïcode", "..."]
+    assert dedupe.pictures(images(caption=short), DedupeConfig())["caption_key"].to_pylist() == [0] * 3
+
+
+def duplicates_of(rows: dict[str, tuple[str, str]]) -> pa.Table:
+    """DUPLICATES: rows that go, for whom, and why."""
+    kept, why = zip(*rows.values(), strict=True)
+    return pa.table([list(rows), [0] * len(rows), kept, [0] * len(rows), why], schema=DUPLICATES)
+
+
+def test_rows_are_marked_with_why_they_go() -> None:
     a, b, c, d = ids(4)
     table = fetched(pair_id=[a, b, c, d], reason=[None, None, None, Reason.TOO_SMALL])
-    duplicates = pa.table([[b, c, d], [a, a, a], [True, False, True]], schema=DUPLICATES)
-    done = DuplicateFilter(duplicates)(table)
-    expected = [None, Reason.DUPLICATE_SHA256, Reason.DUPLICATE_PERCEPTUAL, Reason.TOO_SMALL]
-    assert done["reason"].to_pylist() == expected
-    assert DuplicateFilter(DUPLICATES.empty_table())(table) == table
+    going = duplicates_of(
+        {b: (a, Reason.DUPLICATE_SHA256), c: (a, Reason.DUPLICATE_CAPTION), d: (a, "x"), "z": (a, "x")}
+    )
+    expected = [None, Reason.DUPLICATE_SHA256, Reason.DUPLICATE_CAPTION, Reason.TOO_SMALL]
+    assert dedupe.mark(table, going)["reason"].to_pylist() == expected
+    assert dedupe.mark(table, DUPLICATES.empty_table()) == table
+
+
+def test_captions_of_rows_that_go_are_spares_of_those_that_stay() -> None:
+    a, b, c = ids(3)
+    table = fetched(
+        pair_id=[a, b, c],
+        caption=["a dog", "A brown dog", "a dog!"],
+        spare_captions=[["old dog"], ["the dog of a friend", "a brown dog"], None],
+    )
+    going = duplicates_of({b: (a, "x"), c: (a, "x"), "z": (a, "x")})
+    found = dedupe.spares(table, going)
+    assert found.schema == SPARES
+    assert sorted(found["caption"].to_pylist()) == ["A brown dog", "a brown dog", "a dog!", "the dog of a friend"]
+    assert set(found["kept_id"].to_pylist()) == {a}
+    done = dedupe.with_spares(table, found)["spare_captions"].to_pylist()
+    assert done == [["the dog of a friend", "A brown dog", "old dog"], ["the dog of a friend"], []]
+    assert dedupe.spares(table, DUPLICATES.empty_table()) == SPARES.empty_table()
+    assert dedupe.with_spares(table.slice(2), SPARES.empty_table())["spare_captions"].to_pylist() == [[]]
+
+
+def test_a_row_has_only_so_many_spare_captions() -> None:
+    table = fetched(caption=["a dog"], spare_captions=[[]])
+    texts = [f"a dog of {number}" for number in range(100)]
+    n = len(texts)
+    more = pa.table([[table["pair_id"][0].as_py()] * n, [0] * n, texts], schema=SPARES)
+    (found,) = dedupe.with_spares(table, more)["spare_captions"].to_pylist()
+    assert len(found) == dedupe.MAX_SPARE_CAPTIONS
+    assert found == sorted(texts, key=lambda text: (-len(text), text))[: dedupe.MAX_SPARE_CAPTIONS]
+
+
+def test_hashes_come_back_to_their_rows() -> None:
+    table = images()
+    made = dedupe.pictures(table, DedupeConfig())
+    done = dedupe.with_phash(table, made.take([1, 0, 2]))
+    assert done.drop_columns(["phash"]) == table
+    assert done["phash"].combine_chunks() == made["phash"].combine_chunks()
+    with pytest.raises(AssertionError, match="every image has been hashed"):
+        dedupe.with_phash(table, made.take([1, 0]))
+
+
+def test_near_pairs_can_be_had_from_here() -> None:
+    assert dedupe.near_pairs(np.array([1, 0, 3], np.uint64), 1).tolist() == [[0, 1], [0, 2]]
 
 
 URL = "http://a.example/x.jpg"
@@ -254,9 +207,3 @@ def test_caption_order_is_by_source_then_length_then_id() -> None:
     )
     first, second = sorted((0, 2), key=lambda row: table["pair_id"][row].as_py())
     assert caption_order(table).tolist() == [3, 1, first, second, 4]
-
-
-@pytest.mark.parametrize("radius", [-1, 64])
-def test_a_radius_that_makes_no_sense_is_refused(radius: int) -> None:
-    with pytest.raises(ValueError, match=rf"dedupe\.radius = {radius}"):
-        DedupeConfig(radius=radius)
