@@ -329,6 +329,9 @@ PAIRS = pa.schema(
 )
 """A pair of the corpus, as shards hold it."""
 
+CARD_COUNTS = pa.schema([("topic", pa.string()), ("name", pa.string()), ("num_pairs", pa.int64())])
+"""Pairs by what they have in common (card.py)."""
+
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the schema's columns, in its order; a missing column is null, an unknown one an error.
