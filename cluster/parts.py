@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
+from cluster.parquet import writer
 
 ROW_GROUP_SIZE = 16_384
 
@@ -255,21 +256,12 @@ def _concat(tables: Iterable[pa.Table | None]) -> pa.Table | None:
 
 
 def _encode(table: pa.Table, rows_by_bucket: Sequence[int], row_group_size: int) -> memoryview:
-    """Parquet bytes whose row groups never span two buckets; zstd, but not for large_binary, which holds JPEG."""
+    """Parquet bytes whose row groups never span two buckets."""
     sink = pa.BufferOutputStream()
-    leaves = {f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: f.type for f in table.schema}
-    texts = [leaf for leaf, kind in leaves.items() if not pa.types.is_large_binary(kind)]
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression={leaf: "zstd" if leaf in texts else "none" for leaf in leaves},
-        use_dictionary=texts,
-        write_statistics=texts,
-        write_page_checksum=True,
-    ) as writer:
+    with writer(sink, table.schema) as file:
         start = 0
         for num_rows in rows_by_bucket:
             if num_rows:
-                writer.write_table(table.slice(start, num_rows), row_group_size=row_group_size)
+                file.write_table(table.slice(start, num_rows), row_group_size=row_group_size)
             start += num_rows
     return memoryview(sink.getvalue())

@@ -1,37 +1,44 @@
 """Bytes at a URI: local paths, `file://` and `s3://` alike, with the one conditional write that commits need.
 
-Inputs may also be files of a web server (cluster/http.py), which nothing is written to.
+Inputs may also be files of a web server (cluster/http.py), which nothing is written to. S3 is in cluster/s3.py.
 
 Whole objects only, because every file of ours is written once and never changed: a write becomes visible complete or
 not at all (locally a temporary file and a rename, on S3 one put). `put_if_absent` is the primitive under every record
-and snapshot: of any number of racing writers one wins. pyarrow's filesystem has no conditional write and
-takes a body cut short for whole, so S3 objects are written and read with boto3; what reads a Parquet file through
-`filesystem` checks its checksums. The endpoint of an S3 other than Amazon's comes from AWS_ENDPOINT_URL.
+and snapshot: of any number of racing writers one wins. What reads a Parquet file through `filesystem` checks its
+checksums, since pyarrow takes a body cut short for whole.
 """
 
+import errno
 import functools
 import os
-import random
 import shutil
-import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-import boto3
 import pyarrow.fs
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cluster import http
+from cluster import http, s3
 
-RETRY_ATTEMPTS = 10
-"""Attempts at one S3 request; with 30% of answers faulty, one request in 170,000 fails all of them."""
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
-_CONFLICT_DELAY_SECONDS = 0.05
-_CONFLICT_DELAY_MAX_SECONDS = 5.0
+
+class StorageFullError(OSError):
+    """There is no room left for a file; nothing of it is visible."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a listing."""
+
+    uri: str
+    num_bytes: int
+    modified: float
+    """When it was written, by the storage's clock: seconds since 1970."""
 
 
 def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -42,8 +49,8 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if is_web(uri):
         return _web_filesystem(), uri
     if is_s3(uri):
-        bucket, key = _bucket_and_key(uri)
-        return _s3_filesystem(bucket, _endpoint()), f"{bucket}/{key}".rstrip("/")
+        bucket, key = s3.bucket_and_key(uri)
+        return s3.filesystem(bucket), f"{bucket}/{key}".rstrip("/")
     return pyarrow.fs.LocalFileSystem(), str(_local_path(uri))
 
 
@@ -79,23 +86,31 @@ def read_bytes(uri: str) -> bytes:
         with http.HttpFileSystem().open(uri) as file:
             data: bytes = file.read()
             return data
-    return _read_s3(uri) if is_s3(uri) else _local_path(uri).read_bytes()
+    return b"".join(s3.read(uri)) if is_s3(uri) else _local_path(uri).read_bytes()
+
+
+def read_chunks(uri: str) -> Iterator[bytes]:
+    """The content of a local file or an S3 object, some megabytes at a time. Raises as read_bytes does."""
+    if is_s3(uri):
+        yield from s3.read(uri)
+        return
+    with _local_path(uri).open("rb") as file:
+        while chunk := file.read(s3.CHUNK_BYTES):
+            yield chunk
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:
     """Writes a file, replacing what was there; readers see the old content or the new, never a part of it.
 
-    Raises OSError where the stored size is not the size of the data.
+    Raises:
+        StorageFullError: there is no room for it.
+        OSError: the stored size is not the size of the data.
     """
     if is_s3(uri):
-        bucket, key = _bucket_and_key(uri)
-        client = _s3_client(_endpoint())
-        client.put_object(Bucket=bucket, Key=key, Body=bytes(data))
-        stored = client.head_object(Bucket=bucket, Key=key)["ContentLength"]
-        if stored != len(data):
-            raise OSError(f"{uri}: {stored} bytes stored of {len(data)} written")
-    else:
-        path = _local_path(uri)
+        s3.write(uri, data)
+        return
+    path = _local_path(uri)
+    with _room_for(path, data):
         temporary = _write_temporary(path, data)
         try:
             temporary.replace(path)
@@ -109,19 +124,21 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 
     Of racing writers with different data one gets True. A retried put whose first answer was lost finds its own data
     and gets True as well, so data that must have one author carries the author's id.
+    Raises StorageFullError where there is no room for it.
     """
     if is_s3(uri):
-        written = _put_if_absent_s3(uri, data)
+        written = s3.put_if_absent(uri, data)
     else:
         path = _local_path(uri)
-        temporary = _write_temporary(path, data)
-        try:
-            os.link(temporary, path)  # fails if the name exists, and the name appears with all of its content
-            written = True
-        except FileExistsError:
-            written = False
-        finally:
-            temporary.unlink()
+        with _room_for(path, data):
+            temporary = _write_temporary(path, data)
+            try:
+                os.link(temporary, path)  # fails if the name exists, and the name appears with all of its content
+                written = True
+            except FileExistsError:
+                written = False
+            finally:
+                temporary.unlink()
     return written or read_bytes(uri) == data
 
 
@@ -148,10 +165,22 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     return found
 
 
+def entries(uri: str) -> list[Entry]:
+    """Every file under a folder, recursively, hidden and temporary ones too; by URI, none where nothing is there."""
+    if is_s3(uri):
+        files, root = filesystem(uri)
+        found = files.get_file_info(pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True))
+        objects = (info for info in found if info.type == pyarrow.fs.FileType.File)
+        listed = [Entry(f"s3://{info.path}", info.size, info.mtime_ns / 1e9) for info in objects]
+    else:
+        listed = list(_local_entries(_local_path(uri)))
+    return sorted(listed, key=lambda entry: entry.uri)
+
+
 def delete(uri: str) -> None:
     """Removes a file, or a folder with all that is in it; nothing there is no error."""
     if is_s3(uri):
-        _delete_s3(uri)
+        s3.delete(uri)
     elif (path := _local_path(uri)).is_dir():
         shutil.rmtree(path)
     else:
@@ -171,54 +200,29 @@ def ensure_writable(uri: str, option: str) -> None:
         raise ValueError(f"{option}: cannot write to '{uri}' ({error}); name a folder you may write") from error
 
 
-def _read_s3(uri: str) -> bytes:
-    # Not through pyarrow: where a body ends early, it fills the rest with whatever lies in memory
-    bucket, key = _bucket_and_key(uri)
-    client = _s3_client(_endpoint())
+def _local_entries(folder: Path) -> Iterator[Entry]:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # a temporary file that has been renamed since
+                continue
+            yield Entry(str(path), status.st_size, status.st_mtime)
+
+
+@contextmanager
+def _room_for(path: Path, data: bytes | memoryview) -> Iterator[None]:
+    """Says what to do where a disk is full."""
     try:
-        head = client.head_object(Bucket=bucket, Key=key)
-        data: bytes = client.get_object(Bucket=bucket, Key=key, IfMatch=head["ETag"])["Body"].read()
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-            raise FileNotFoundError(f"nothing at '{uri}'") from error
-        raise
-    if len(data) != head["ContentLength"]:
-        raise OSError(f"{uri}: read {len(data)} of {head['ContentLength']} bytes")
-    return data
-
-
-def _put_if_absent_s3(uri: str, data: bytes) -> bool:
-    bucket, key = _bucket_and_key(uri)
-    client = _s3_client(_endpoint())
-    for attempt in range(RETRY_ATTEMPTS):
-        try:
-            client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-            return True
-        except ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status == 412:
-                return False
-            if status != 409 or attempt + 1 == RETRY_ATTEMPTS:  # boto3 itself has retried 5xx and broken connections
-                raise
-        # 409: another conditional put of this key is in flight, and S3 will not say how it ends
-        delay = min(_CONFLICT_DELAY_SECONDS * 2**attempt, _CONFLICT_DELAY_MAX_SECONDS)
-        time.sleep(delay * random.uniform(0.5, 1.0))
-    raise AssertionError("the loop returns or raises")
-
-
-def _delete_s3(uri: str) -> None:
-    # Not through pyarrow, which leaves an object behind for the parent folder
-    bucket, key = _bucket_and_key(uri)
-    client = _s3_client(_endpoint())
-    if key.rstrip("/"):
-        client.delete_object(Bucket=bucket, Key=key.rstrip("/"))
-    prefix = key.rstrip("/") + "/" if key else ""
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        below = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
-        if below:
-            errors = client.delete_objects(Bucket=bucket, Delete={"Objects": below, "Quiet": True}).get("Errors", [])
-            if errors:
-                raise OSError(f"{uri}: {len(errors)} objects not deleted, the first: {errors[0]}")
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise StorageFullError(
+            f"'{path}': no room for its {len(data):,} bytes ({os.strerror(error.errno or 0)}). Free some, or make the "
+            "folder's disk larger, and give the same command again: what is complete is kept"
+        ) from error
 
 
 def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
@@ -245,35 +249,6 @@ def _local_path(uri: str) -> Path:
     return Path(uri).absolute()
 
 
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise ValueError(f"'{uri}': no bucket; write s3://bucket/key")
-    return bucket, key
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
-@functools.lru_cache
-def _s3_client(endpoint: str | None) -> Any:  # botocore makes the methods of its clients at run time
-    # Servers other than Amazon's seldom resolve bucket names as hosts
-    addressing: Literal["auto", "path"] = "auto" if endpoint is None else "path"
-    retries: Any = {"mode": "standard", "total_max_attempts": RETRY_ATTEMPTS}
-    config = Config(retries=retries, s3={"addressing_style": addressing})
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
-
-
 @functools.lru_cache
 def _web_filesystem() -> pyarrow.fs.FileSystem:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(http.HttpFileSystem()))
-
-
-@functools.lru_cache
-def _s3_filesystem(bucket: str, endpoint: str | None) -> pyarrow.fs.S3FileSystem:
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if region is None and endpoint is None:
-        region = pyarrow.fs.resolve_s3_region(bucket)
-    retries = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=RETRY_ATTEMPTS)
-    return pyarrow.fs.S3FileSystem(region=region, endpoint_override=endpoint, retry_strategy=retries)

@@ -2,10 +2,10 @@
 
     python -m jobs.NAME --config jobs/configs/x.toml --some.option value
 
-What a user got wrong (an unknown key, a wrong type, a missing file, no Ray at an address) ends with exit status 2 and
-one line on standard error (with CLIP_TRACEBACK=1 with a traceback, like any other); what is wrong with us ends with a
-traceback and 1; SIGTERM ends with 143, after everything on the stack has cleaned up. The configuration that a job has
-resolved is kept beside its output, as config.<job>.toml.
+What a user can put right (an unknown key, a wrong type, a missing file, a full disk, no Ray at an address) ends with
+exit status 2 and one line on standard error (with CLIP_TRACEBACK=1 with a traceback, like any other); what is wrong
+with us ends with a traceback and 1; SIGTERM ends with 143, after everything on the stack has cleaned up. The
+configuration that a job has resolved is kept beside its output, as config.<job>.toml.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Job = TypeVar("Job")
 
 logger = logging.getLogger("clip")
 
-_USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError, PermissionError)
+_USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError, PermissionError, storage.StorageFullError)
 
 _OUR_MODULES = {"builtins", "__main__", "cluster", "jobs", "pipeline"}
 """Libraries derive from ValueError as well (pyarrow's ArrowInvalid), but then it is not the user they speak to."""

@@ -26,7 +26,7 @@ class PretrainJob:
     output: str
     """Folder of the run: model/, metrics.jsonl, tensorboard/, curves.png, result.json."""
     snapshot_version: str | None = None
-    """Which version of the data set, such as v00000003; unset: the latest."""
+    """Which version of the data set, such as v00000003, or a tag; unset: the latest."""
     model: str = "tiny"
     """Name in the table of models (pipeline/model/config.py)."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -38,7 +38,7 @@ def main(job: PretrainJob) -> None:
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
     run = Pretraining(
         output=job.output,
-        shards=tuple(ShardInfo(shard.path, shard.row_groups) for shard in snapshot.shards),
+        shards=tuple(ShardInfo(shard.path, shard.row_groups, shard.taken_down) for shard in snapshot.shards),
         snapshot_id=snapshot.snapshot_id,
         model=model_config(job.model),
         train=job.train,

@@ -2,33 +2,50 @@
 
 import enum
 import http.client
+import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
 _CONFLICT = b"<Error><Code>ConditionalRequestConflict</Code><Message>conflict</Message></Error>"
+_ERROR = b"<Error><Code>InternalError</Code><Message>try again</Message></Error>"
 _UNAVAILABLE = b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
 
 
 class Fault(enum.Enum):
     NONE = "pass on"
     CONFLICT = "answer 409, as in a race of conditional puts"
+    ERROR = "answer 500"
     UNAVAILABLE = "answer 503"
     RESET = "close the connection before the request is passed on"
     LOST_ANSWER = "pass on and close the connection: done, but nobody says so"
     DROPPED_BYTES = "pass on half of the body, with the length of that half"
+    STALLED = "pass on, and answer with half of the body and then nothing more"
+
+
+def at_random(share: float, kinds: Sequence[Fault], seed: int) -> Iterator[Fault]:
+    """One of these faults for that share of requests, for ever."""
+    generator = random.Random(seed)
+    while True:
+        yield generator.choice(kinds) if generator.random() < share else Fault.NONE
 
 
 class FaultyS3:
-    """Passes requests of one method on to `endpoint`, the first ones with these faults, all later ones without."""
+    """Passes requests on to `endpoint`: those of one method (all, where it is None) with one fault after the other, and
+    without when there are no more.
 
-    def __init__(self, endpoint: str, method: str, faults: Sequence[Fault]) -> None:
+    `num_requests` counts the requests that could have had one, `given` are the faults they had.
+    """
+
+    def __init__(self, endpoint: str, method: str | None, faults: Iterable[Fault]) -> None:
         self.num_requests = 0
+        self.given: list[Fault] = []
+        self._closing = threading.Event()
         upstream = urlsplit(endpoint).netloc
-        pending = list(faults)
+        pending = iter(faults)
         lock = threading.Lock()
         proxy = self
 
@@ -38,13 +55,16 @@ class FaultyS3:
             def _pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 fault = Fault.NONE
-                if self.command == method:
+                if method in (None, self.command):
                     with lock:
                         proxy.num_requests += 1
-                        fault = pending.pop(0) if pending else Fault.NONE
+                        fault = next(pending, Fault.NONE)
+                        proxy.given += [] if fault is Fault.NONE else [fault]
                 self.close_connection = True
                 if fault is Fault.CONFLICT:
                     self._answer(409, _CONFLICT)
+                elif fault is Fault.ERROR:
+                    self._answer(500, _ERROR)
                 elif fault is Fault.UNAVAILABLE:
                     self._answer(503, _UNAVAILABLE)
                 elif fault is not Fault.RESET:
@@ -62,7 +82,13 @@ class FaultyS3:
                     content = content[: len(content) // 2]
                 headers = {name: value for name, value in response.getheaders() if name.lower() in _KEPT}
                 length = response.getheader("Content-Length") if self.command == "HEAD" else None
+                if fault is Fault.STALLED:
+                    length = length or str(len(content))
+                    content = content[: len(content) // 2]
                 self._answer(response.status, content, headers, length)
+                if fault is Fault.STALLED:
+                    self.wfile.flush()
+                    proxy._closing.wait()
 
             def _answer(
                 self, status: int, body: bytes, headers: dict[str, str] | None = None, length: str | None = None
@@ -90,6 +116,7 @@ class FaultyS3:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closing.set()
         self._server.shutdown()
         self._server.server_close()
 

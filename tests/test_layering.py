@@ -20,13 +20,21 @@ RAY_FILES = {
     "pipeline.eval.flow",
 }
 
+_DATA = {"pipeline.data", "pipeline.schemas", "pipeline.hashing", "pipeline.paper"}
+_FILES_OF_SNAPSHOTS = _DATA | {"cluster.storage", "cluster.s3", "cluster.parquet"}
+
 MAY_IMPORT: dict[str, set[str]] = {
     "cluster": {"cluster"},
     "jobs": {"cluster", "jobs", "pipeline"},
     "pipeline.paper": set(),
     "pipeline.hashing": set(),
     "pipeline.schemas": set(),
-    "pipeline.data": {"pipeline.data", "pipeline.schemas", "pipeline.hashing", "pipeline.paper"},
+    "pipeline.data": _DATA,
+    # Snapshots are files, and whoever has a URI opens one; what Ray needs of cluster/ is none of their business
+    "pipeline.data.garbage": _FILES_OF_SNAPSHOTS,
+    "pipeline.data.snapshot": _FILES_OF_SNAPSHOTS,
+    "pipeline.data.takedown": _FILES_OF_SNAPSHOTS,
+    "pipeline.data.tombstones": _FILES_OF_SNAPSHOTS,
     "pipeline.model": {"pipeline.model", "pipeline.paper"},
     "pipeline.train": {"pipeline.train", "pipeline.model", "pipeline.hashing", "pipeline.paper"},
     "pipeline.eval": {"pipeline.eval", "pipeline.model", "pipeline.paper"},

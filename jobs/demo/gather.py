@@ -66,7 +66,7 @@ def link_rot(folder: Path) -> list[LinkCount]:
 
 def kept_pairs(snapshot: Snapshot) -> list[KeptPair]:
     """The first pairs of the snapshot: a sample, because it is shuffled."""
-    table = pq.ParquetFile(snapshot.shards[0].path).read_row_group(0, columns=["image", "caption", "url"])
+    table = snapshot.shards[0].read_row_group(0, columns=["image", "caption", "url"])
     return [KeptPair(**row) for row in table.slice(0, NUM_KEPT_SHOWN).to_pylist()]
 
 

@@ -226,7 +226,7 @@ def curate(
         uri=storage.join(dataset, folder),
     )
     kept = passes.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
-    return snapshot.commit(dataset, list(_records(shards, folder)), kept, metadata, storage.put_if_absent)
+    return snapshot.commit(dataset, list(_records(shards, folder)), kept, {**metadata, "funnel": stages.funnel()})
 
 
 def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:

@@ -43,11 +43,13 @@ class Shards:
         return table.take(pa.array(rows.rows))
 
     def captions(self, most: int) -> Iterator[str]:
-        """The first captions, in the snapshot's order."""
+        """The first captions, in the snapshot's order, less what is taken down."""
         for path, info in zip(self.paths, self.infos, strict=True):
+            gone = set(info.taken_down)
             with self._open(path) as file:
                 for row_group in range(len(info.row_groups)):
-                    captions = file.read_row_group(row_group, columns=["caption"])["caption"].to_pylist()[:most]
+                    found = file.read_row_group(row_group, columns=["caption"])["caption"].to_pylist()
+                    captions = [text for row, text in enumerate(found) if (row_group, row) not in gone][:most]
                     yield from captions
                     most -= len(captions)
                     if not most:

@@ -97,6 +97,7 @@ def pretrain(run: Pretraining) -> None:
     if storage.exists(result_uri):
         logger.info("%s is there: this run is finished, nothing to do", result_uri)
         return
+    _note_take_downs(run)
     filesystem, path = storage.filesystem(run.output)
     trainer = _Trainer(
         partial(_train_worker, run, _tokenizer(run).to_json()),
@@ -131,6 +132,20 @@ def pretrain(run: Pretraining) -> None:
         "snapshot_id": run.snapshot_id,
     }
     storage.write_bytes(result_uri, json.dumps(result, indent=1).encode())
+
+
+def _note_take_downs(run: Pretraining) -> None:
+    """Remember how many pairs of the snapshot are taken down, and warn where there are more than at the last start."""
+    uri = storage.join(run.output, "taken_down.json")
+    num_pairs = sum(len(shard.taken_down) for shard in run.shards)
+    before = json.loads(storage.read_bytes(uri))["num_pairs"] if storage.exists(uri) else num_pairs
+    if before != num_pairs:
+        logger.warning(
+            "%d pairs of the snapshot are taken down, %d when this run was last started: they are in no step from here "
+            "on, and the rest of the epoch is planned anew",
+            num_pairs, before,
+        )  # fmt: skip
+    storage.write_bytes(uri, json.dumps({"num_pairs": num_pairs}).encode())
 
 
 def _user_error(error: BaseException | None) -> ValueError | FileNotFoundError | None:

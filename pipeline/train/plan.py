@@ -1,5 +1,7 @@
 """Which pairs make which step: a pure function of (shards, seed, epoch, step), the same for any number of workers.
 
+The shards say which of their rows are taken down. Those are left out; the others keep their numbers and so their crops.
+
 An epoch takes all row groups in a seeded order, cuts that order into windows of `shuffle_row_groups`, and shuffles the
 rows within each window. Step s takes rows [s B, (s + 1) B) of the sequence that results; rows beyond the last whole
 batch sit this epoch out. So a reader opens the row groups of one or two windows at a time and holds no list of rows.
@@ -39,6 +41,8 @@ class ShardInfo:
     """URI."""
     row_groups: tuple[int, ...]
     """Rows of each row group."""
+    taken_down: tuple[tuple[int, int], ...] = ()
+    """Row group and row of each pair that nobody may show any more; it is in no step."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,13 @@ class Plan:
         self._seed = seed
         self._shard_of = np.repeat(np.arange(len(shards)), [len(shard.row_groups) for shard in shards])
         self._first_group = np.cumsum([0, *(len(shard.row_groups) for shard in shards)])
-        self._sizes = np.array([rows for shard in shards for rows in shard.row_groups], np.int64)
-        self._starts = np.cumsum([0, *self._sizes])
-        self.num_rows = int(self._starts[-1])
+        stored = np.array([rows for shard in shards for rows in shard.row_groups], np.int64)
+        self._starts = np.cumsum([0, *stored])
+        places = [(self._first_group[i] + group, row) for i, s in enumerate(shards) for group, row in s.taken_down]
+        groups, rows = np.array(places, np.int64).reshape(-1, 2).T
+        self._taken_down = self._starts[groups] + rows
+        self._sizes = stored - np.bincount(groups, minlength=len(stored))
+        self.num_rows = int(self._sizes.sum())
         self.steps_per_epoch = self.num_rows // global_batch_size
         if self.steps_per_epoch == 0:
             raise ValueError(
@@ -121,6 +129,8 @@ class Plan:
 
     def _shuffled(self, epoch: int, groups: Int64) -> Int64:
         rows = np.concatenate([np.arange(self._starts[group], self._starts[group + 1]) for group in groups])
+        if len(self._taken_down):
+            rows = rows[~np.isin(rows, self._taken_down)]
         return _shuffle(rows, self._seed, Purpose.ROWS, epoch)
 
 

@@ -1,12 +1,14 @@
 import concurrent.futures
 import os
 import threading
+import time
 from pathlib import Path
 
 import pyarrow.fs
 import pytest
 from botocore.exceptions import ClientError
 
+from cluster import s3 as s3_storage
 from cluster import storage
 from tests.s3_faults import Fault, FaultyS3
 
@@ -147,21 +149,78 @@ def test_a_put_that_got_through_is_known_as_ours(
 
 
 def test_a_conflict_that_never_ends_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "_CONFLICT_DELAY_SECONDS", 0.001)
+    monkeypatch.setattr(s3_storage, "_DELAY_SECONDS", 0.001)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", [Fault.CONFLICT] * 100) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
         with pytest.raises(ClientError, match="ConditionalRequestConflict"):
             storage.put_if_absent(f"{s3}/conflict.json", b"")
-        assert faulty.num_requests == storage.RETRY_ATTEMPTS
+        assert faulty.num_requests == s3_storage.RETRY_ATTEMPTS
 
 
-def test_a_short_body_is_noticed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", [Fault.DROPPED_BYTES, Fault.STALLED])
+def test_a_body_that_breaks_off_is_read_on(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    place, data = f"{s3}/{tmp_path.name}.bin", os.urandom(10_000)
+    storage.write_bytes(place, data)
+    monkeypatch.setattr(s3_storage, "SILENCE_SECONDS", 0.5)
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", [fault, Fault.NONE] * 2) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
+        assert storage.read_bytes(place) == data
+        assert b"".join(storage.read_chunks(place)) == data
+
+
+def test_a_body_that_never_ends_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place = f"{s3}/short.bin"
     storage.write_bytes(place, b"0123456789" * 1000)
-    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", [Fault.DROPPED_BYTES]) as faulty:
+    monkeypatch.setattr(s3_storage, "_DELAY_SECONDS", 0.001)
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", [Fault.DROPPED_BYTES] * 100) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        with pytest.raises(OSError, match="read 5000 of 10000 bytes"):
+        with pytest.raises(OSError, match="read 9999 of 10000 bytes"):
             storage.read_bytes(place)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        [Fault.ERROR, Fault.NONE, Fault.LOST_ANSWER, Fault.RESET, Fault.UNAVAILABLE],
+        [Fault.NONE] * 4 + [Fault.LOST_ANSWER],
+    ],
+)
+def test_large_objects_go_up_in_parts(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
+) -> None:
+    place, data = f"{s3}/{tmp_path.name}/large.bin", os.urandom(11 * 2**20)
+    monkeypatch.setattr(s3_storage, "PART_BYTES", 5 * 2**20)  # the least that S3 allows
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, faults) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
+        storage.write_bytes(place, memoryview(data))
+        assert faulty.num_requests >= 6, "begin, three parts, end, look"
+    monkeypatch.undo()
+    assert storage.read_bytes(place) == data
+    assert s3_storage.unfinished_uploads(s3) == []
+
+
+def test_an_upload_that_fails_leaves_nothing(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_storage, "PART_BYTES", 5 * 2**20)
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", [Fault.CONFLICT] * 9) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
+        with pytest.raises(ClientError, match="ConditionalRequestConflict"):
+            storage.write_bytes(f"{s3}/{tmp_path.name}/large.bin", bytes(11 * 2**20))
+    monkeypatch.undo()
+    assert not storage.exists(f"{s3}/{tmp_path.name}")
+    assert s3_storage.unfinished_uploads(s3) == []
+
+
+def test_entries_tell_of_every_file(folder: str) -> None:
+    assert storage.entries(folder) == []
+    for name in ("b/2.parquet", "a.parquet", ".hidden.tmp"):
+        storage.write_bytes(storage.join(folder, name), name.encode())
+    found = storage.entries(folder)
+    assert [storage.read_bytes(entry.uri).decode() for entry in found] == [".hidden.tmp", "a.parquet", "b/2.parquet"]
+    assert [entry.num_bytes for entry in found] == [11, 9, 11]
+    assert all(abs(entry.modified - time.time()) < 60 for entry in found)
 
 
 def test_a_short_upload_is_noticed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +231,7 @@ def test_a_short_upload_is_noticed(s3: str, monkeypatch: pytest.MonkeyPatch) -> 
         def head_object(self, **_: object) -> dict[str, int]:
             return {"ContentLength": 3}
 
-    monkeypatch.setattr(storage, "_s3_client", lambda _endpoint: Forgetful())
+    monkeypatch.setattr(s3_storage, "_client", lambda _endpoint: Forgetful())
     with pytest.raises(OSError, match="3 bytes stored of 5 written"):
         storage.write_bytes(f"{s3}/short.bin", b"12345")
 

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import threading
 from collections.abc import Mapping
@@ -6,14 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster import storage
-from pipeline.data.snapshot import QUERY_COUNTS, Shard, Snapshot, commit, versions
+from pipeline.data import snapshot as snapshots
+from pipeline.data.snapshot import OWN_FIELDS, ConflictError, Shard, Snapshot, commit, tag, tags, versions
 from pipeline.schemas import PAIRS
+from tests.pipeline.data.datasets import add_shard, counts, make, readable
 
-COUNTS = pa.table([[0, 7], [3, 1]], schema=QUERY_COUNTS)
+ROOT = Path(__file__).resolve().parents[3]
+SCHEMA = json.loads((ROOT / "docs" / "snapshot.schema.json").read_text())
 
 
 @pytest.fixture
@@ -30,51 +34,44 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "data set") if request.param == "local" else (tmp_path / "data-set").as_uri()
 
 
-def add_shard(dataset: str, content: bytes, num_rows: int = 300) -> Shard:
-    digest = hashlib.sha256(content).hexdigest()
-    path = f"data/run/part-00000-{digest[:16]}.parquet"
-    storage.write_bytes(storage.join(dataset, path), content)
-    return Shard(path=path, num_rows=num_rows, num_bytes=len(content), sha256=digest, row_groups=(256, num_rows - 256))
-
-
-def make(dataset: str, *shards: Shard, metadata: Mapping[str, Any] | None = None) -> Snapshot:
-    return commit(dataset, shards, COUNTS, metadata or {"run": "abc"}, storage.put_if_absent)
-
-
 def test_a_version_is_read_as_it_was_committed(anywhere: str) -> None:
-    shards = [add_shard(anywhere, b"first"), add_shard(anywhere, b"second", 257)]
-    made = make(anywhere, *shards, metadata={"run": "abc", "configuration": {"seed": 1}})
+    made = make(anywhere, range(6), range(6, 15), metadata={"run": "abc", "configuration": {"seed": 1}})
     for found in (made, Snapshot.open(anywhere), Snapshot.open(anywhere + "/", "v00000001")):
         assert found == made
-        assert (found.name, found.num_rows, found.num_bytes) == ("v00000001", 557, 11)
-        assert [storage.read_bytes(shard.path) for shard in found.shards] == [b"first", b"second"]
-        assert [shard.row_groups for shard in found.shards] == [(256, 44), (256, 1)]
-        assert found.query_counts() == COUNTS
+        assert (found.name, found.num_rows, found.num_taken_down) == ("v00000001", 15, 0)
+        assert found.num_bytes == sum(len(storage.read_bytes(shard.path)) for shard in found.shards)
+        assert [shard.row_groups for shard in found.shards] == [(4, 2), (4, 4, 1)]
+        assert readable(found) == list(range(15))
+        assert found.query_counts() == counts(range(15))
         assert found.verify() == []
-    assert made.metadata == {
-        "run": "abc",
-        "configuration": {"seed": 1},
-        "name": "v00000001",
-        "snapshot_id": made.snapshot_id,
-        "parent": None,
-        "num_pairs": 557,
-        "num_bytes": 11,
-        "num_shards": 2,
-        "schema": {field.name: str(field.type) for field in PAIRS},
-    }
-    assert len(made.snapshot_id) == 64
+    assert made.metadata["configuration"] == {"seed": 1}
+    assert made.metadata["num_pairs"] == 15
+    assert made.metadata["schema"] == {field.name: str(field.type) for field in PAIRS}
+    assert made.metadata.keys() == OWN_FIELDS | {"run", "configuration"}
+
+
+def test_records_are_as_the_schema_says(dataset: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    for metadata in ({"run": "abc"}, {"configuration": {"seed": 1}, "funnel": [], "compacted": {"from": "v00000001"}}):
+        record = dict(make(dataset, [len(metadata)], metadata=metadata).metadata)
+        jsonschema.validate(record, SCHEMA)
+        assert set(SCHEMA["required"]) == OWN_FIELDS
+        for name in OWN_FIELDS:
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate({key: value for key, value in record.items() if key != name}, SCHEMA)
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(record | {name: [1]}, SCHEMA)
 
 
 def test_the_same_shards_again_are_the_same_version(dataset: str) -> None:
-    shard = add_shard(dataset, b"first")
-    first = make(dataset, shard)
-    assert make(dataset, shard, metadata={"run": "another"}) == first
-    assert make(dataset + "/", shard) == first
+    first = make(dataset, range(5))
+    assert make(dataset, range(5), metadata={"run": "another"}) == first
+    assert make(dataset + "/", range(5), parent="v00000001") == first
     assert versions(dataset) == ["v00000001"]
 
 
 def test_other_shards_are_the_next_version_and_the_old_one_stays(dataset: str) -> None:
-    made = [make(dataset, add_shard(dataset, b"%d" % i)) for i in range(3)]
+    made = [make(dataset, [i]) for i in range(3)]
     assert versions(dataset) == [snapshot.name for snapshot in made] == ["v00000001", "v00000002", "v00000003"]
     assert [snapshot.metadata["parent"] for snapshot in made] == [None, "v00000001", "v00000002"]
     assert len({snapshot.snapshot_id for snapshot in made}) == 3
@@ -82,13 +79,19 @@ def test_other_shards_are_the_next_version_and_the_old_one_stays(dataset: str) -
     assert Snapshot.open(dataset, "v00000001") == made[0]
 
 
+def test_older_content_again_is_a_new_version_of_the_old_id(dataset: str) -> None:
+    first, second, third = make(dataset, [1]), make(dataset, [2]), make(dataset, [1])
+    assert (third.name, third.metadata["parent"]) == ("v00000003", second.name)
+    assert third.snapshot_id == first.snapshot_id
+    assert readable(Snapshot.open(dataset)) == [1]
+
+
 def test_order_and_place_of_the_shards_are_part_of_a_version_but_not_the_data_sets(
     dataset: str, tmp_path: Path
 ) -> None:
-    shards = [add_shard(dataset, b"first"), add_shard(dataset, b"second")]
     elsewhere = str(tmp_path / "elsewhere")
-    assert make(elsewhere, *shards).snapshot_id == make(dataset, *shards).snapshot_id
-    assert make(dataset, *reversed(shards)).name == "v00000002"
+    assert make(elsewhere, [1], [2]).snapshot_id == make(dataset, [1], [2]).snapshot_id
+    assert make(dataset, [2], [1]).name == "v00000002"
 
 
 def test_a_version_without_pairs(dataset: str) -> None:
@@ -97,68 +100,154 @@ def test_a_version_without_pairs(dataset: str) -> None:
     assert Snapshot.open(dataset).verify() == []
 
 
-def race(dataset: str, shards: list[Shard]) -> list[Snapshot]:
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"num_bytes": 7}, ValueError, "7 bytes expected, .* found; write it again"),
+        ({"path": "data/run/gone.parquet"}, FileNotFoundError, "gone.parquet: this shard is not there"),
+    ],
+)
+def test_what_is_not_there_is_not_committed(
+    anywhere: str, change: Mapping[str, Any], error: type[Exception], message: str
+) -> None:
+    shard = add_shard(anywhere, range(3))
+    wrong = Shard(**{**vars(shard), **change})
+    with pytest.raises(error, match=message):
+        commit(anywhere, [wrong], counts([]), {})
+    assert versions(anywhere) == []
+
+
+def test_a_commit_on_a_version_that_is_not_the_latest_is_told_which_is(anywhere: str) -> None:
+    make(anywhere, [1])
+    make(anywhere, [2])
+    with pytest.raises(ConflictError, match="v00000002 is the latest now, not v00000001"):
+        make(anywhere, [3], parent="v00000001")
+    assert make(anywhere, [3], parent="v00000002").name == "v00000003"
+
+
+def test_a_commit_on_a_version_of_no_data_set(dataset: str) -> None:
+    with pytest.raises(ConflictError, match="no version is the latest now, not v00000001"):
+        make(dataset, [3], parent="v00000001")
+
+
+def race(dataset: str, shards: list[Shard], parent: str | None = None) -> list[Snapshot | ConflictError]:
     """All commits at once."""
     barrier = threading.Barrier(len(shards))
 
-    def one(number: int) -> Snapshot:
+    def one(number: int) -> Snapshot | ConflictError:
         barrier.wait()
-        return make(dataset, shards[number], metadata={"run": str(number)})
+        try:
+            return commit(dataset, [shards[number]], counts([]), {"run": str(number)}, parent=parent)
+        except ConflictError as error:
+            return error
 
     with ThreadPoolExecutor(len(shards)) as threads:
         return list(threads.map(one, range(len(shards))))
 
 
 def test_of_racing_commits_each_gets_a_version_and_none_is_lost(anywhere: str) -> None:
-    rounds, writers = 2, 4 if storage.is_s3(anywhere) else 8
+    rounds, writers = 2, 4
     for number in range(rounds):
-        made = race(anywhere, [add_shard(anywhere, b"%d %d" % (number, writer)) for writer in range(writers)])
+        made = race(anywhere, [add_shard(anywhere, [10 * number + writer]) for writer in range(writers)])
         names = versions(anywhere)
         assert names == [f"v{i:08d}" for i in range(1, (number + 1) * writers + 1)]
-        assert sorted(snapshot.name for snapshot in made) == names[-writers:]
-        for writer, snapshot in enumerate(made):
-            assert storage.read_bytes(snapshot.shards[0].path) == b"%d %d" % (number, writer)
+        won = [snapshot for snapshot in made if isinstance(snapshot, Snapshot)]
+        assert sorted(snapshot.name for snapshot in won) == names[-writers:]
+        for writer, snapshot in enumerate(won):
+            assert readable(snapshot) == [10 * number + writer]
             assert Snapshot.open(anywhere, snapshot.name) == snapshot
     parents = [Snapshot.open(anywhere, name).metadata["parent"] for name in versions(anywhere)]
     assert parents == [None, *versions(anywhere)[:-1]], "each one knows the one before it"
 
 
+def test_of_racing_commits_on_one_parent_exactly_one_wins(anywhere: str) -> None:
+    parent = make(anywhere, [0]).name
+    made = race(anywhere, [add_shard(anywhere, [writer]) for writer in range(1, 5)], parent)
+    assert versions(anywhere) == ["v00000001", "v00000002"]
+    (winner,) = [snapshot for snapshot in made if isinstance(snapshot, Snapshot)]
+    assert winner == Snapshot.open(anywhere)
+    assert len([error for error in made if "v00000002 is the latest now" in str(error)]) == 3
+
+
 def test_racing_commits_of_the_same_shards_make_one_version(dataset: str) -> None:
-    made = race(dataset, [add_shard(dataset, b"the same")] * 8)
+    made = [found for found in race(dataset, [add_shard(dataset, [7])] * 8) if isinstance(found, Snapshot)]
     assert {snapshot.name for snapshot in made} == {"v00000001"}
-    assert len({snapshot.metadata["run"] for snapshot in made}) == 1
+    assert len({snapshot.metadata["commit_id"] for snapshot in made}) == 1
     assert versions(dataset) == ["v00000001"]
 
 
 def test_verify_names_every_damaged_shard(anywhere: str) -> None:
-    contents = [b"whole", b"truncated", b"flipped", b"missing", b"empty"]
-    snapshot = make(anywhere, *(add_shard(anywhere, content) for content in contents))
-    _, truncated, flipped, missing, empty = (shard.path for shard in snapshot.shards)
-    storage.write_bytes(truncated, b"trunc")
-    storage.write_bytes(flipped, b"flipqed")
+    snapshot = make(anywhere, *([number] for number in range(6)))
+    _, truncated, flipped, missing, empty, other = (shard.path for shard in snapshot.shards)
+    size = snapshot.shards[1].num_bytes
+    data = storage.read_bytes(flipped)
+    storage.write_bytes(truncated, storage.read_bytes(truncated)[:-9])
+    storage.write_bytes(flipped, data[:99] + bytes([data[99] ^ 1]) + data[100:])
     storage.write_bytes(empty, b"")
     storage.delete(missing)
-    digest, found = (hashlib.sha256(content).hexdigest() for content in (b"flipped", b"flipqed"))
-    assert snapshot.verify() == [
-        f"{truncated}: 9 bytes expected, 5 found",
-        f"{flipped}: sha256 {digest} expected, {found} found",
-        f"{missing}: is missing",
-        f"{empty}: 5 bytes expected, 0 found",
+    told: list[int] = []
+    found = snapshot.verify(told.append)
+    assert [fault.split(": ", 1) for fault in found] == [
+        [truncated, f"{size} bytes expected, {size - 9} found"],
+        [flipped, found[1].split(": ", 1)[1]],
+        [missing, "is missing"],
+        [empty, f"{snapshot.shards[4].num_bytes} bytes expected, 0 found"],
     ]
+    assert f"sha256 {snapshot.shards[2].sha256} expected, " in found[1]
+    assert sum(told) == snapshot.num_bytes
+    assert other not in str(found)
+
+
+def test_verify_counts_rows(dataset: str) -> None:
+    shard = add_shard(dataset, range(5))
+    made = commit(dataset, [Shard(**{**vars(shard), "num_rows": 6, "row_groups": (4, 2)})], counts([]), {})
+    assert made.verify() == [f"{made.shards[0].path}: 6 rows in groups (4, 2) expected, 5 in (4, 1)"]
+
+
+def test_verify_looks_at_record_and_counts(dataset: str) -> None:
+    made = make(dataset, range(5))
+    place = Path(dataset, "snapshots", "v00000001.json")
+    place.write_text(json.dumps({**made.metadata, "num_pairs": 4}))
+    Path(dataset, "query_counts", f"{made.snapshot_id}.parquet").write_bytes(b"PAR1")
+    first, second = Snapshot.open(dataset).verify()
+    assert first.startswith(f"{place}: ")
+    assert "'num_pairs': 5" in first
+    assert "the counts of queries of v00000001 cannot be read" in second
 
 
 def test_a_damaged_manifest_is_noticed(dataset: str) -> None:
-    snapshot = make(dataset, add_shard(dataset, b"first"))
+    snapshot = make(dataset, [1])
     manifest = storage.join(dataset, "manifests", f"{snapshot.snapshot_id}.parquet")
     data = storage.read_bytes(manifest)
     storage.write_bytes(manifest, data[:40] + bytes([data[40] ^ 1]) + data[41:])
     with pytest.raises(ValueError, match="the manifest of v00000001 is damaged"):
         Snapshot.open(dataset)
+    make(dataset, [2])
+    with pytest.raises(ValueError, match=f"{snapshot.snapshot_id}.parquet is damaged; remove it and commit again"):
+        make(dataset, [1])
+    storage.delete(manifest)
+    assert readable(make(dataset, [1])) == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "the record of v00000001 is damaged"),
+        (b"[]", "the record of v00000001 is damaged"),
+        (b'{"schema_version": 1}', "not a record of this version"),
+        (b'{"schema_version": 2}', "schema_version 2, this program reads 1; use the one that wrote it"),
+    ],
+)
+def test_a_damaged_record_is_noticed(dataset: str, content: bytes, message: str) -> None:
+    make(dataset, [1])
+    storage.write_bytes(storage.join(dataset, "snapshots", "v00000001.json"), content)
+    with pytest.raises(ValueError, match=message):
+        Snapshot.open(dataset)
 
 
 @pytest.mark.parametrize("version", ["v00000002", "v1", "latest", "../v00000001"])
 def test_an_unknown_version(dataset: str, version: str) -> None:
-    make(dataset, add_shard(dataset, b"first"))
+    make(dataset, [1])
     with pytest.raises(FileNotFoundError, match=rf"no snapshot {version}; there are \['v00000001'\]"):
         Snapshot.open(dataset, version)
 
@@ -170,8 +259,50 @@ def test_a_data_set_without_versions(dataset: str) -> None:
             Snapshot.open(dataset, version)
 
 
+def test_a_tag_names_a_version_for_good(anywhere: str) -> None:
+    first, second = make(anywhere, [1]), make(anywhere, [2])
+    tag(anywhere, "paper-run", first.name)
+    tag(anywhere, "paper-run", first.name)
+    assert Snapshot.open(anywhere, "paper-run") == first
+    assert tags(anywhere) == {"paper-run": "v00000001"}
+    with pytest.raises(ValueError, match="tag=paper-run names v00000001 already"):
+        tag(anywhere, "paper-run", second.name)
+    with pytest.raises(
+        FileNotFoundError, match=r"no snapshot other; there are \['v00000001', 'v00000002', 'paper-run'\]"
+    ):
+        Snapshot.open(anywhere, "other")
+
+
+@pytest.mark.parametrize("name", ["v00000001", "", ".x", "a/b", "../x", "x" * 65])
+def test_a_tag_is_a_plain_name(dataset: str, name: str) -> None:
+    make(dataset, [1])
+    with pytest.raises(ValueError, match="tag="):
+        tag(dataset, name, "v00000001")
+
+
 def test_other_files_are_no_versions(dataset: str) -> None:
-    made = make(dataset, add_shard(dataset, b"first"))
+    made = make(dataset, [1])
     for name in ("v2.json", "v00000009.json.tmp", ".v00000009.json.1.tmp", "notes.txt", "xv00000009.json"):
         storage.write_bytes(storage.join(dataset, "snapshots", name), json.dumps(made.metadata).encode())
     assert versions(dataset) == ["v00000001"]
+
+
+def test_a_damaged_shard_is_named_by_whoever_reads_it(dataset: str) -> None:
+    shard = make(dataset, range(5)).shards[0]
+    data = bytearray(Path(shard.path).read_bytes())
+    column = pq.read_metadata(shard.path).row_group(1).column(PAIRS.names.index("image"))
+    data[column.data_page_offset + column.total_compressed_size - 5] ^= 1
+    Path(shard.path).write_bytes(data)
+    assert shard.read_row_group(0, ["caption"]).num_rows == 4
+    with pytest.raises(ValueError, match=f"{shard.path}: this shard is damaged"):
+        shard.read_row_group(1)
+    Path(shard.path).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{shard.path}: this shard is gone"):
+        shard.read_row_group(0)
+
+
+def test_manifests_are_parquet_of_the_documented_columns(dataset: str) -> None:
+    made = make(dataset, [1])
+    table = pq.read_table(Path(dataset, "manifests", f"{made.snapshot_id}.parquet"))
+    assert table.schema == snapshots.SHARDS
+    assert isinstance(table["row_groups"].combine_chunks(), pa.ListArray)

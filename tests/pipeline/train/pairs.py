@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster import storage
 from pipeline.data.snapshot import QUERY_COUNTS, Shard, Snapshot, commit
 from pipeline.schemas import PAIRS, conform
 
@@ -51,4 +50,4 @@ def write_snapshot(folder: Path, num_rows: int, *, num_shards: int = 2, rows_per
                 row_groups=tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)),
             )
         )
-    return commit(str(folder), shards, QUERY_COUNTS.empty_table(), {}, storage.put_if_absent)
+    return commit(str(folder), shards, QUERY_COUNTS.empty_table(), {})
