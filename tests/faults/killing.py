@@ -1,0 +1,61 @@
+"""Processes that are killed at a step of their work: before the n-th touch of a file, or at the n-th request to S3."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tests.s3_faults import Fault, FaultyS3
+
+_STEPS = {"open", "os.link", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.scandir"}
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["cluster.storage", "pipeline.data.takedown", "pipeline.data.garbage"])
+
+
+def killed_at_file(step: int, folder: str, work: Callable[..., Any], *arguments: Any) -> bool:
+    """Do the work in a process that is killed before its `step`-th touch of a file in the folder; whether it was."""
+    return _killed(_PROCESSES.Process(target=_until_file, args=(step, folder, work, *arguments)))
+
+
+def killed_at_put(step: int, arrives: bool, work: Callable[..., Any], *arguments: Any) -> bool:
+    """Do the work in a process that is killed at its `step`-th PUT, which the server still gets or does not."""
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", _fault_at(step, arrives, lambda: process)) as proxy:
+        process = _PROCESSES.Process(target=_through, args=(proxy.endpoint, work, *arguments))
+        return _killed(process)
+
+
+def _killed(process: Any) -> bool:
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
+    return bool(process.exitcode)
+
+
+def _until_file(step: int, folder: str, work: Callable[..., Any], *arguments: Any) -> None:
+    left, lock = step, threading.Lock()
+
+    def hook(event: str, values: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in _STEPS and values and folder in str(values[0]):
+            with lock:
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    work(*arguments)
+
+
+def _through(endpoint: str, work: Callable[..., Any], *arguments: Any) -> None:
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+    work(*arguments)
+
+
+def _fault_at(step: int, arrives: bool, process: Callable[[], Any]) -> Iterator[Fault]:
+    for _ in range(step - 1):
+        yield Fault.NONE
+    os.kill(process().pid, signal.SIGKILL)
+    yield Fault.LOST_ANSWER if arrives else Fault.RESET

@@ -1,0 +1,154 @@
+"""Snapshots where something dies or fails: there is always the old version or the new one, whole."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cluster import s3 as s3_storage
+from cluster import storage
+from cluster.parts import Output, Stage
+from pipeline.data import garbage
+from pipeline.data.snapshot import Shard, Snapshot, commit, versions
+from pipeline.data.takedown import compact, take_down
+from tests.faults.killing import killed_at_file, killed_at_put
+from tests.pipeline.data.datasets import add_shard, counts, make, pair_id, pairs, readable
+from tests.s3_faults import Fault, FaultyS3, at_random
+
+ROOT = Path(__file__).resolve().parents[2]
+OLD, NEW = [0, 2, 3], [2, 3, 4, 5]
+
+
+def prepare(uri: str) -> list[Shard]:
+    """A version, a take-down, and the shards of the version to come, one of whose pairs is taken down already."""
+    make(uri, range(4))
+    take_down(uri, {"pair_id": [pair_id(1)]}, "")
+    return [add_shard(uri, range(1, 4)), add_shard(uri, range(4, 6))]
+
+
+def commit_new(uri: str, shards: list[Shard]) -> None:
+    commit(uri, shards, counts(range(1, 6)), {"run": "new"})
+
+
+def compact_old(uri: str, _: list[Shard]) -> None:
+    compact(uri)
+
+
+def sweep(uri: str, _: list[Shard]) -> None:
+    garbage.sweep(garbage.find(uri, now=time.time() + 60, grace_seconds=0, keep_last=1))
+
+
+def check_whole(uri: str, after: list[int]) -> None:
+    """Every version can be read, and is one of the two."""
+    for name in versions(uri):
+        found = Snapshot.open(uri, name)
+        assert readable(found) == (OLD if name == "v00000001" else after)
+        assert found.verify() == []
+
+
+@pytest.mark.parametrize(("work", "after", "fewest_steps"), [(commit_new, NEW, 30), (compact_old, OLD, 30)])
+def test_killed_before_any_touch_of_a_file(
+    tmp_path: Path, work: Callable[[str, list[Shard]], None], after: list[int], fewest_steps: int
+) -> None:
+    model = tmp_path / "model"
+    shards = prepare(str(model))
+    step, seen = 0, set()
+    killed = True
+    while killed:
+        step += 1
+        uri = str(tmp_path / str(step))
+        shutil.copytree(model, uri)
+        killed = killed_at_file(step, uri, work, uri, shards)
+        assert versions(uri) in (["v00000001"], ["v00000001", "v00000002"])
+        seen.add(len(versions(uri)))
+        check_whole(uri, after)
+        work(uri, shards)
+        assert versions(uri) == ["v00000001", "v00000002"], step
+        check_whole(uri, after)
+        sweep(uri, [])
+        assert not [path for path in Path(uri).rglob("*") if path.name.endswith(".tmp")]
+        check_whole(uri, after)
+    assert step > fewest_steps
+    assert seen == {1, 2}
+
+
+def test_garbage_collection_killed_at_any_step(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    commit_new(str(model), prepare(str(model)))
+    add_shard(str(model), [9])
+    step, killed = 0, True
+    while killed:
+        step += 1
+        uri = str(tmp_path / str(step))
+        shutil.copytree(model, uri)
+        killed = killed_at_file(step, uri, sweep, uri, [])
+        check_whole(uri, NEW)
+        sweep(uri, [])
+        assert versions(uri) == ["v00000002"]
+        assert len(list(Path(uri).rglob("*.parquet"))) == 2 + 2 + 2, "shards, manifest and counts, tombstones"
+    assert step > 10
+
+
+@pytest.mark.parametrize("arrives", [False, True])
+def test_killed_at_any_put_to_s3(s3: str, tmp_path: Path, arrives: bool) -> None:
+    step, seen = 0, []
+    killed = True
+    while killed:
+        step += 1
+        uri = f"{s3}/{tmp_path.name}/{step}"
+        shards = prepare(uri)
+        killed = killed_at_put(step, arrives, commit_new, uri, shards)
+        seen.append(len(versions(uri)))
+        check_whole(uri, NEW)
+        commit_new(uri, shards)
+        assert versions(uri) == ["v00000001", "v00000002"]
+        check_whole(uri, NEW)
+    # counts, manifest, tombstone, record; whoever dies with the record's put on its way has committed
+    assert seen == [1, 1, 1, 2 if arrives else 1, 2]
+
+
+def test_one_request_in_ten_fails(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """500, 503, resets and bodies that stall: parts are written, read back, committed, verified."""
+    uri = f"{s3}/{tmp_path.name}"
+    monkeypatch.setattr(s3_storage, "SILENCE_SECONDS", 0.4)
+    kinds = (Fault.ERROR, Fault.UNAVAILABLE, Fault.RESET, Fault.STALLED)
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, at_random(0.1, kinds, seed=1)) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
+        stage = Stage(f"{uri}/data/run", 5)
+        for index in range(5):
+            stage.write(index, pairs(range(10 * index, 10 * index + 10)), row_group_size=4)
+        output = Output.of(stage)
+        assert output.table(pairs([0]).schema).equals(pa.concat_tables([pairs(range(50))]))
+        shards = [
+            Shard(
+                path=f"data/run/{part.file}",
+                num_rows=part.num_rows,
+                num_bytes=part.num_bytes,
+                sha256=part.sha256,
+                row_groups=(4, 4, 2),
+            )
+            for part in output.parts
+        ]
+        commit(uri, shards, counts(range(50)), {})
+        take_down(uri, {"pair_id": [pair_id(7)]}, "")
+        found = Snapshot.open(uri)
+        assert found.verify() == []
+        assert readable(found) == [number for number in range(50) if number != 7]
+        assert set(faulty.given) == set(kinds), f"{len(faulty.given)} of {faulty.num_requests}"
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A real one: a small tmpfs in a mount namespace of its own."""
+    command = f"mount -t tmpfs -o size=4m tmpfs {tmp_path} && exec {sys.executable} -m tests.faults.full_disk {tmp_path}"
+    namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if subprocess.run([*namespace, f"mount -t tmpfs tmpfs {tmp_path}"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a tmpfs")
+    done = subprocess.run([*namespace, command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "the same command has finished"

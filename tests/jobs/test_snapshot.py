@@ -1,0 +1,117 @@
+"""The verbs as people type them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.launch import launch
+from jobs.snapshot import SnapshotJob, arguments, main
+from pipeline.data.snapshot import Snapshot, versions
+from tests.pipeline.data.datasets import make, pair_id, readable
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    """Two versions."""
+    uri = str(tmp_path / "set")
+    make(uri, range(6), metadata={"configuration": {"seed": 1}, "funnel": [{"stage": "placed", "kept": 6}]})
+    make(uri, range(2, 9))
+    return uri
+
+
+def run(*words: str) -> None:
+    launch(SnapshotJob, main, arguments(words))
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(*words)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def write_lines(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(lines) + "\n\n")
+    return str(path)
+
+
+def test_list_has_a_line_for_each_version(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("tag", dataset, "--version=v00000001", "--tag=first")
+    run("tombstone", dataset, f"--pairs={write_lines(tmp_path / 'ids', pair_id(3))}")
+    capsys.readouterr()
+    run("list", dataset)
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["version", "created", "parent", "pairs"]
+    size = f"{Snapshot.open(dataset, 'first').num_bytes:,}"
+    assert first.split()[0::2][:3] == ["v00000001", "-", "1"]
+    assert [first.split()[place] for place in (3, 5, 6, 8)] == ["5", "1", size, "first"]
+    assert [second.split()[place] for place in (0, 2, 3, 4)] == ["v00000002", "v00000001", "6", "1"]
+
+
+def test_show_is_the_record(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("show", dataset, "--version=v00000001")
+    record = json.loads(capsys.readouterr().out)
+    assert record["funnel"] == [{"stage": "placed", "kept": 6}]
+    assert (record["num_pairs"], record["taken_down"], record["tags"]) == (6, 0, [])
+    assert record["configuration"] == {"seed": 1}
+
+
+def test_verify_ends_with_2_and_names_the_shard(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("verify", dataset)
+    assert "v00000002: 1 shards, 7 pairs, all as the manifest says" in capsys.readouterr().out
+    shard = Path(Snapshot.open(dataset).shards[0].path)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    line = refuse(capsys, "verify", dataset)
+    assert line.startswith("error: v00000002 of ")
+    assert shard.name in line
+    run("verify", dataset, "--version=v00000001")
+
+
+def test_diff(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("diff", dataset, "--version=v00000001")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "v00000001 -> v00000002: 1 and 1 shards, 0 in both"
+    assert [line.split()[:2] for line in lines[1:]] == [["added", "3"], ["removed", "2"], ["changed", "0"]]
+    assert set(lines[2].split()[2:]) == {pair_id(0), pair_id(1)}
+    run("diff", dataset, "--version=v00000002", "--against=v00000001")
+    assert "v00000002 -> v00000001" in capsys.readouterr().out
+
+
+def test_a_take_down_from_request_to_the_last_byte(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    urls = write_lines(tmp_path / "urls", "http://a.example/3.jpg", " http://a.example/99.jpg ")
+    run("tombstone", dataset, f"--urls={urls}", "--reason=asked for")
+    assert "1 pairs are taken down from all versions" in capsys.readouterr().out
+    assert "1 names are nowhere, and will be taken down if they come: http://a.example/99.jpg" in caplog.text
+    assert readable(Snapshot.open(dataset, "v00000001")) == [0, 1, 2, 4, 5]
+    run("tombstone", dataset, "--compact=true")
+    assert "v00000003: 6 pairs" in capsys.readouterr().out
+    run("gc", dataset, "--keep_last=1", "--grace_hours=0")
+    told = capsys.readouterr().out
+    assert "8 files" in told
+    assert "would go; delete them with --delete true" in told
+    assert versions(dataset) == ["v00000001", "v00000002", "v00000003"]
+    run("gc", dataset, "--keep_last=1", "--grace_hours=0", "--delete=true")
+    assert "deleted" in capsys.readouterr().out
+    assert versions(dataset) == ["v00000003"]
+    assert not [path for path in Path(dataset, "data").rglob("*.parquet") if b"image of 3 " in path.read_bytes()]
+    run("verify", dataset)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["list", "--keep_last=3"], "--keep_last: is an option of gc, not of list"),
+        (["gc", "--version=v00000001"], "--version: is an option of show and verify and diff and tag, not of gc"),
+        (["diff"], "--version: name the version to compare"),
+        (["tag"], "--tag: give the version a name"),
+        (["tombstone"], "--pairs, --urls, --files: name a file"),
+        (["tombstone", "--pairs=/no/such/file"], "/no/such/file"),
+        (["gc", "--keep_last=0"], "keep_last=0: the latest version always stays"),
+        (["show", "--version=v00000007"], "no snapshot v00000007; there are ['v00000001', 'v00000002']"),
+    ],
+)
+def test_what_cannot_be_done(dataset: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refuse(capsys, words[0], dataset, *words[1:])
