@@ -122,13 +122,23 @@ def delete(uri: str) -> None:
     client = _client(_endpoint())
     if key.rstrip("/"):
         client.delete_object(Bucket=bucket, Key=key.rstrip("/"))
-    prefix = key.rstrip("/") + "/" if key else ""
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=_folder(key)):
         below = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
         if below:
             errors = client.delete_objects(Bucket=bucket, Delete={"Objects": below, "Quiet": True}).get("Errors", [])
             if errors:
                 raise OSError(f"{uri}: {len(errors)} objects not deleted, the first: {errors[0]}")
+
+
+def objects(uri: str) -> list[tuple[str, int, datetime]]:
+    """The objects below a prefix: URI, bytes, when each was written."""
+    bucket, key = bucket_and_key(uri)
+    pages = _client(_endpoint()).get_paginator("list_objects_v2")
+    return [
+        (f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["LastModified"])
+        for page in pages.paginate(Bucket=bucket, Prefix=_folder(key))
+        for entry in page.get("Contents", [])
+    ]
 
 
 def unfinished_uploads(uri: str) -> list[tuple[str, str, datetime]]:
@@ -137,7 +147,7 @@ def unfinished_uploads(uri: str) -> list[tuple[str, str, datetime]]:
     pages = _client(_endpoint()).get_paginator("list_multipart_uploads")
     return [
         (f"s3://{bucket}/{upload['Key']}", upload["UploadId"], upload["Initiated"])
-        for page in pages.paginate(Bucket=bucket, Prefix=key.rstrip("/") + "/")
+        for page in pages.paginate(Bucket=bucket, Prefix=_folder(key))
         for upload in page.get("Uploads", [])
     ]
 
@@ -168,6 +178,10 @@ def _write_in_parts(client: Any, bucket: str, key: str, data: memoryview) -> Non
     except BaseException:
         client.abort_multipart_upload(**upload)
         raise
+
+
+def _folder(key: str) -> str:
+    return key.rstrip("/") + "/" if key else ""
 
 
 def _holds(uri: str, data: memoryview) -> bool:

@@ -168,10 +168,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
 def entries(uri: str) -> list[Entry]:
     """Every file under a folder, recursively, hidden and temporary ones too; by URI, none where nothing is there."""
     if is_s3(uri):
-        files, root = filesystem(uri)
-        found = files.get_file_info(pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True))
-        objects = (info for info in found if info.type == pyarrow.fs.FileType.File)
-        listed = [Entry(f"s3://{info.path}", info.size, info.mtime_ns / 1e9) for info in objects]
+        listed = [Entry(place, size, modified.timestamp()) for place, size, modified in s3.objects(uri)]
     else:
         listed = list(_local_entries(_local_path(uri)))
     return sorted(listed, key=lambda entry: entry.uri)

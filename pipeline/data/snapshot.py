@@ -160,7 +160,7 @@ class Snapshot:
     def query_counts(self) -> pa.Table:
         """QUERY_COUNTS: how many pairs each query has that has any, those taken down included."""
         data = storage.read_bytes(storage.join(self.uri, "query_counts", f"{self.snapshot_id}.parquet"))
-        return pq.read_table(pa.BufferReader(data))
+        return pq.ParquetFile(pa.BufferReader(data)).read()
 
     def verify(self, tell: Callable[[int], None] = lambda _: None) -> list[str]:
         """What is wrong: totals, counts of queries, and size, sha256 and rows of every shard; nothing: it is sound.
@@ -288,7 +288,7 @@ def read_manifest(uri: str, record: Mapping[str, Any]) -> list[Shard]:
     data = storage.read_bytes(place)
     if hashlib.sha256(data).hexdigest() != record["snapshot_id"]:
         raise ValueError(f"{place}: the manifest of {record['name']} is damaged (its sha256 is not its name)")
-    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    rows = pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()
     return [Shard(**row | {"row_groups": tuple(row["row_groups"])}) for row in rows]
 
 

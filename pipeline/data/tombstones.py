@@ -115,7 +115,7 @@ def _read_one(uri: str) -> pa.Table:
     data = storage.read_bytes(uri)
     if hashlib.sha256(data).hexdigest() != uri.removesuffix(".parquet").rsplit("-", 1)[-1]:
         raise ValueError(f"{uri}: this tombstone is damaged; put the file back as it was, its name is its sha256")
-    return pq.read_table(pa.BufferReader(data))
+    return pq.ParquetFile(pa.BufferReader(data)).read()
 
 
 def _places(table: pa.Table) -> list[Place]:

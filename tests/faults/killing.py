@@ -12,7 +12,7 @@ from tests.s3_faults import Fault, FaultyS3
 
 _STEPS = {"open", "os.link", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.scandir"}
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["cluster.storage", "pipeline.data.takedown", "pipeline.data.garbage"])
+_PROCESSES.set_forkserver_preload(["pandas", "tests.faults.test_snapshots"])  # pyarrow imports pandas
 
 
 def killed_at_file(step: int, folder: str, work: Callable[..., Any], *arguments: Any) -> bool:

@@ -115,6 +115,13 @@ def test_captions_in_the_snapshots_order(reader: StepReader, most: int) -> None:
     assert list(reader.shards.captions(most)) == expected
 
 
+def test_captions_that_are_taken_down_are_not_learned_from(reader: StepReader) -> None:
+    infos = (reader.shards.infos[0], replace(reader.shards.infos[1], taken_down=((0, 3), (2, 4))))
+    expected = make_pairs(NUM_ROWS)["caption"].to_pylist()
+    del expected[49], expected[28]
+    assert list(replace(reader.shards, infos=infos).captions(1000)) == expected
+
+
 def test_an_undecodable_image(reader: StepReader, tmp_path: Path) -> None:
     table = make_pairs(50)
     images = pa.array([b"no image"] * 50, pa.large_binary())

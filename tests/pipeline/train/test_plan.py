@@ -39,6 +39,31 @@ def test_an_epoch_takes_no_row_twice_and_drops_less_than_a_batch(
         assert set(rows) <= set(range(num_rows))
 
 
+@given(row_groups, st.integers(1, 8), st.integers(1, 6), st.data())
+def test_what_is_taken_down_is_in_no_step(
+    shards: list[list[int]], batch: int, window: int, data: st.DataObject
+) -> None:
+    places = [(s, g, row) for s, groups in enumerate(shards) for g, size in enumerate(groups) for row in range(size)]
+    gone = data.draw(st.sets(st.sampled_from(places), max_size=len(places) - 1))
+    infos = [
+        ShardInfo(str(s), tuple(groups), tuple(sorted((g, row) for shard, g, row in gone if shard == s)))
+        for s, groups in enumerate(shards)
+    ]
+    left = {number for number, place in enumerate(places) if place not in gone}
+    if batch > len(left):
+        return
+    made = Plan(infos, global_batch_size=batch, shuffle_row_groups=window, seed=0)
+    assert (made.num_rows, made.steps_per_epoch) == (len(left), len(left) // batch)
+    for epoch in range(2):
+        rows = epoch_rows(made, epoch)
+        assert len(set(rows)) == len(rows) == len(left) // batch * batch
+        assert set(rows) <= left, "the others keep their numbers"
+    _, parts = made.share(0, [batch], 0)
+    read = {(part.shard, part.row_group, row) for part in parts for row in part.rows.tolist()}
+    assert not read & gone
+    assert len(read) == batch
+
+
 def test_steps_do_not_depend_on_which_were_asked_before() -> None:
     made = plan()
     forwards = [made.step(step)[1].tolist() for step in range(12)]
