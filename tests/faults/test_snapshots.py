@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from cluster import s3 as s3_storage
-from cluster import storage
 from cluster.parts import Output, Stage
 from pipeline.data import garbage
 from pipeline.data.snapshot import Shard, Snapshot, commit, versions
@@ -143,7 +142,9 @@ def test_one_request_in_ten_fails(s3: str, tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_full_disk(tmp_path: Path) -> None:
     """A real one: a small tmpfs in a mount namespace of its own."""
-    command = f"mount -t tmpfs -o size=4m tmpfs {tmp_path} && exec {sys.executable} -m tests.faults.full_disk {tmp_path}"
+    command = (
+        f"mount -t tmpfs -o size=4m tmpfs {tmp_path} && exec {sys.executable} -m tests.faults.full_disk {tmp_path}"
+    )
     namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if subprocess.run([*namespace, f"mount -t tmpfs tmpfs {tmp_path}"], capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a tmpfs")

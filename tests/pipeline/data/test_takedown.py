@@ -33,7 +33,11 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_readers_of_every_version_leave_out_what_is_taken_down(anywhere: str) -> None:
     make(anywhere, range(10), range(10, 16))
     make(anywhere, range(5, 25))
-    asked: dict[Kind, list[str]] = {"pair_id": [pair_id(7)], "url": ["http://a.example/12.jpg"], "sha256": [sha256(2), sha256(99)]}
+    asked: dict[Kind, list[str]] = {
+        "pair_id": [pair_id(7)],
+        "url": ["http://a.example/12.jpg"],
+        "sha256": [sha256(2), sha256(99)],
+    }
     done = take_down(anywhere, asked, "asked for")
     assert done.num_pairs == 3
     assert done.not_found == (sha256(99),)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,21 +130,21 @@ def test_a_batch_larger_than_the_snapshot_is_refused(run: Pretraining, tmp_path:
 
 
 @pytest.mark.cluster
-@pytest.mark.usefixtures("ray_local")
 def test_a_run_goes_on_without_what_was_taken_down_meanwhile(
-    run: Pretraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    finished: Pretraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Killed after its second checkpoint, as it were; by then there are pairs fewer, and so steps fewer."""
-    alone = replace(run, output=str(tmp_path), train=replace(CONFIG, num_workers=1, rows_per_read=100))
-    pretrain(alone)
-    assert "taken down" not in caplog.text
+    shutil.copytree(finished.output, tmp_path / "run")
     for name in ("result.json", "checkpoints/step-00000012/manifest.json"):
-        (tmp_path / name).unlink()
+        (tmp_path / "run" / name).unlink()
     gone = tuple((0, row) for row in range(8))
-    pretrain(replace(alone, shards=(replace(run.shards[0], taken_down=gone), run.shards[1])))
+    shards = (replace(finished.shards[0], taken_down=gone), finished.shards[1])
+    resumed = replace(finished, output=str(tmp_path / "run"), shards=shards)
+    pretrain(resumed)
     assert "8 pairs of the snapshot are taken down, 0 when this run was last started" in caplog.text
-    assert "going on at step 8" in caplog.text
-    assert curve(alone)[-1].step == 9, "56 // 15 steps in each of 3 epochs"
+    rows = curve(resumed)
+    assert rows[:8] == curve(finished)[:8]
+    assert [row.step for row in rows[8:]] == [9], "56 // 15 steps in each of 3 epochs"
 
 
 @pytest.mark.cluster
