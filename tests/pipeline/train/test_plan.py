@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.train.plan import Plan, ShardInfo
@@ -39,6 +39,7 @@ def test_an_epoch_takes_no_row_twice_and_drops_less_than_a_batch(
         assert set(rows) <= set(range(num_rows))
 
 
+@settings(deadline=None)
 @given(row_groups, st.integers(1, 8), st.integers(1, 6), st.data())
 def test_what_is_taken_down_is_in_no_step(
     shards: list[list[int]], batch: int, window: int, data: st.DataObject
