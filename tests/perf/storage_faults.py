@@ -75,7 +75,8 @@ def on_a_full_disk(folder: Path, disk: Path) -> None:
     assert not hidden, hidden
     assert not list(disk.rglob("v0*.json"))
     filler.unlink()
-    assert (done := curate(folder, str(disk / "curate"))).returncode == 0, done.stderr
+    done = curate(folder, str(disk / "curate"))
+    assert done.returncode == 0, done.stderr
     found = Snapshot.open(str(disk / "curate" / "dataset"))
     assert found.verify() == []
     print(found.snapshot_id)
