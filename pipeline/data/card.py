@@ -160,18 +160,11 @@ def largest(table: pa.Table) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def card(
-    record: Mapping[str, Any],
-    funnel: Sequence[Mapping[str, Any]],
-    counts: pa.Table,
-    query_counts: pa.Table,
-    overlaps: Mapping[str, int],
-) -> Card:
+def card(record: Mapping[str, Any], counts: pa.Table, query_counts: pa.Table, overlaps: Mapping[str, int]) -> Card:
     """The card of a version.
 
     Args:
-        record: of the version (snapshot.py), with the funnels of its crawls.
-        funnel: of its curation.
+        record: of the version (snapshot.py), with the funnels of its crawls and of its curation.
         counts: CARD_COUNTS, the largest of each topic.
         query_counts: QUERY_COUNTS.
         overlaps: pictures of each evaluation set that pairs show.
@@ -184,7 +177,7 @@ def card(
         snapshot_id=record["snapshot_id"],
         parent=record["parent"],
         totals={name: int(record[name]) for name in ("num_pairs", "num_bytes", "num_shards")},
-        funnels=(*funnels, ("Curation", _steps(funnel))),
+        funnels=(*funnels, ("Curation", _steps(record["funnel"]))),
         topics=tuple(_topic(topic, counts.filter(pc.equal(counts["topic"], topic)), num_pairs) for topic in TOPICS),
         queries=_coverage(query_counts),
         overlaps=tuple(Count(name, num, num / max(num_pairs, 1)) for name, num in sorted(overlaps.items())),

@@ -18,6 +18,7 @@ shuffle ever moves an image but the last one.
     placed                              duplicates out -> final balance                | by shard
     shards                              in the order of the shuffle                    |
     kept_counts, kept_totals            every query's pairs in the snapshot -> commit  | by query
+    card_counts, card_totals            the data card                                  | by name
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from cluster.stages import Factory, Read, Stages, Transform
 from pipeline.data import (
     balance,
     caption,
+    card,
     dedupe,
     extract,
     match,
@@ -45,6 +47,7 @@ from pipeline.data import (
     snapshot,
 )
 from pipeline.data.block_lists import NO_LISTS, BlockLists, apply_lists
+from pipeline.data.card_pages import to_html, to_markdown
 from pipeline.data.crawler import Crawler
 from pipeline.data.duplicate_graph import DedupeConfig
 from pipeline.data.duplicate_passes import duplicates
@@ -226,7 +229,12 @@ def curate(
         uri=storage.join(dataset, folder),
     )
     kept = passes.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
-    return snapshot.commit(dataset, list(_records(shards, folder)), kept, {**metadata, "funnel": stages.funnel()})
+    version = snapshot.commit(dataset, list(_records(shards, folder)), kept, {**metadata, "funnel": stages.funnel()})
+    counts = passes.card_counts(stages, count, shards.part, buckets)
+    about = card.card(version.metadata, counts, kept, {})
+    for ending, page in (("md", to_markdown(about)), ("html", to_html(about))):
+        storage.write_bytes(storage.join(dataset, "cards", f"{version.name}.{ending}"), page.encode())
+    return version
 
 
 def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:

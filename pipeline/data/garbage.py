@@ -22,7 +22,7 @@ from cluster.storage import Entry
 from pipeline.data.snapshot import ConflictError, Snapshot, tags, versions
 
 NUM_THREADS = 8
-_CONTENT = ("data", "manifests", "query_counts")
+_CONTENT = ("data", "manifests", "query_counts", "overlaps", "cards")
 """Folders of files that a version names."""
 _HIDDEN = ("snapshots", "refs", "tombstones")
 """Folders in which only leftovers of killed writers are garbage."""
@@ -116,7 +116,8 @@ def _alive(uri: str, names: list[str]) -> set[str]:
     alive = set()
     for name in names:
         snapshot = Snapshot.open(uri, name)
-        alive |= {f"{folder}/{snapshot.snapshot_id}.parquet" for folder in ("manifests", "query_counts")}
+        alive |= {f"{folder}/{snapshot.snapshot_id}.parquet" for folder in ("manifests", "query_counts", "overlaps")}
+        alive |= {f"cards/{name}.{ending}" for ending in ("md", "html")}
         for shard in snapshot.shards:
             path = snapshot.below(shard)
             alive |= {path, path.rpartition("-")[0]}

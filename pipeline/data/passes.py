@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from cluster.parts import Output
 from cluster.stages import Stages
-from pipeline.data import balance, dedupe, survival
+from pipeline.data import balance, card, dedupe, survival
 from pipeline.data import link_rot as rot
 from pipeline.data.places import by_name, by_query
-from pipeline.schemas import ADDRESSES, LINK_ROT, OUTCOMES, SKETCHES, THRESHOLDS
+from pipeline.schemas import ADDRESSES, CARD_COUNTS, LINK_ROT, OUTCOMES, SKETCHES, THRESHOLDS
 
 Read = Callable[[int, Sequence[str]], pa.Table | None]
 """Some columns of a part."""
@@ -165,3 +165,10 @@ def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM
         generation=generation,
     )
     return rot.busiest(added.table(LINK_ROT), num_names)
+
+
+def card_counts(stages: Stages, parts: int, read: Callable[[int], pa.Table | None], buckets: int) -> pa.Table:
+    """CARD_COUNTS of the pairs that `read` gives: of each topic the largest."""
+    counts = stages("card_counts", parts, read, finish=card.count, place=by_name(buckets), num_buckets=buckets)
+    added = stages("card_totals", buckets, counts.bucket, finish=lambda table: card.largest(card.add(table)))
+    return card.largest(added.table(CARD_COUNTS))

@@ -34,13 +34,13 @@ RECORD: dict[str, Any] = {
             {"stage": "fetched", "kept": 6, "dropped": {"timeout": 1, "not found": 1}},
         ]
     },
+    "funnel": [{"stage": "placed", "kept": 4, "dropped": {"same picture as a better pair": 2}}],
     "configuration": {
         "balance": {"mode": "paper", "max_pairs_per_query": 20_000},
         "dedupe": {"radius": 3, "caption_radius": 8},
         "crawl": {"c1": CRAWL},
     },
 }
-FUNNEL = [{"stage": "placed", "kept": 4, "dropped": {"same picture as a better pair": 2}}]
 
 
 def pairs(n: int = 4) -> pa.Table:
@@ -112,7 +112,7 @@ def test_of_many_names_the_largest_are_told_and_the_rest_together() -> None:
 
 def made(counts: pa.Table, **changes: object) -> Card:
     query_counts = pa.table({"query_id": [1, 2, 3], "num_pairs": pa.array([1, 150, 20_000], pa.int64())})
-    return card(RECORD | changes, FUNNEL, counts, query_counts, {"imagenet": 2})
+    return card(RECORD | changes, counts, query_counts, {"imagenet": 2})
 
 
 def test_the_card_tells_what_the_record_and_the_counts_tell() -> None:
@@ -150,7 +150,7 @@ def test_both_pages_tell_it_and_trust_nothing_from_the_web(overlaps: dict[str, i
         pairs().schema.get_field_index("caption_source"), "caption_source", pa.array(["<b>|`x`", "alt", "alt", "alt"])
     )
     query_counts = pa.table({"query_id": [1], "num_pairs": pa.array([1], pa.int64())})
-    found = card(RECORD, FUNNEL, largest(add(count(table))), query_counts, overlaps)
+    found = card(RECORD, largest(add(count(table))), query_counts, overlaps)
     page, text = to_html(found), to_markdown(found)
     for told in ("v00000002", "1.2 MB", "site0.example", "One of each picture, balanced"):
         assert told in page
@@ -164,8 +164,7 @@ def test_both_pages_tell_it_and_trust_nothing_from_the_web(overlaps: dict[str, i
 
 
 def test_a_card_of_nothing_can_be_made() -> None:
-    found = card(
-        RECORD | {"num_pairs": 0}, [], CARD_COUNTS.empty_table(), pa.table({"num_pairs": pa.array([], pa.int64())}), {}
-    )
+    query_counts = pa.table({"num_pairs": pa.array([], pa.int64())})
+    found = card(RECORD | {"num_pairs": 0, "funnel": []}, CARD_COUNTS.empty_table(), query_counts, {})
     assert "v00000002" in to_html(found)
     assert "v00000002" in to_markdown(found)
