@@ -173,12 +173,10 @@ def project(num_hashes: int, seconds: float, radius: int) -> None:
     per_bucket = TARGET // NUM_BUCKETS * num_hashes // 10_000_000
     num_buckets = (radius + 1) * NUM_BUCKETS
     bucket_seconds, peak_mib = alone(bucket, per_bucket, radius)
-    print(
-        f"\nOne of {num_buckets} buckets ({radius + 1} bands), {per_bucket:,} hashes: {bucket_seconds:.1f} s of a core,",
-        end="",
-    )
-    print(f" {peak_mib:,.0f} MiB; all of them {num_buckets * bucket_seconds / 3600:.2f} core hours, ", end="")
-    print(f"{(radius + 1) * per_bucket * NUM_BUCKETS * 8 / 1e9:.0f} GB of hashes exchanged")
+    exchanged_gb = (radius + 1) * per_bucket * NUM_BUCKETS * 8 / 1e9
+    print(f"\nOne of {num_buckets} buckets of {radius + 1} bands, {per_bucket:,} hashes each: ", end="")
+    print(f"{bucket_seconds:.1f} s, {peak_mib:,.0f} MiB", end="; ")
+    print(f"all of them {num_buckets * bucket_seconds / 3600:.2f} core hours, {exchanged_gb:,.1f} GB exchanged")
     theory = 1 + entropy(radius / 64)
     hours = (TARGET / num_hashes) ** theory * seconds * NUM_THREADS / 3600
     print(f"One machine that grows as n^{theory:.3f} from {num_hashes:,}: {hours:.2f} core hours")
