@@ -301,9 +301,9 @@ def _among(layout: _Layout, radius: int, own: UInt64) -> Iterator[Pairs]:
         near = np.flatnonzero(np.bitwise_count(own[step:] ^ own[:-step]) <= radius)
         yield own[near], own[near + step]
     large = sizes > num_steps + 1
-    rows = np.flatnonzero(np.repeat(large, sizes))
+    places = np.flatnonzero(np.repeat(large, sizes))
     ends = np.repeat(np.cumsum(sizes)[large], sizes[large])
-    yield from _compared(own[rows], own, np.minimum(rows + num_steps + 1, ends), ends, radius)
+    yield from _compared(own[places], own, np.minimum(places + num_steps + 1, ends), ends, radius)
 
 
 def _between(layout: _Layout, radius: int, own: UInt64, others: UInt64) -> Iterator[Pairs]:
