@@ -96,6 +96,7 @@ def _luminances(data: bytes, variants: Sequence[Variant]) -> npt.NDArray[np.uint
 def _reduced(grey: Image.Image, degrees: float) -> npt.NDArray[np.uint8]:
     box = None
     if degrees:
+        grey = grey.reduce(max(min(grey.size) // (2 * _SIDE), 1))  # turning costs by the pixel
         width, height = grey.size
         sine, cosine = abs(sin(radians(degrees))), cos(radians(degrees))
         share = 1 / (cosine + sine * max(width, height) / min(width, height))

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from math import cos, radians, sin
 from multiprocessing import get_context
 
 import numpy as np
@@ -64,6 +65,15 @@ TRANSFORMATIONS: Mapping[str, Callable[[Image.Image], bytes]] = {
     "mirrored": lambda picture: jpeg(ImageOps.mirror(picture)),
 }
 """Each gives a file, a JPEG of quality 90 where nothing else is said. Cropped is so much of each side's length."""
+
+
+def turned(picture: Image.Image, degrees: float) -> bytes:
+    """The picture turned, without the corners that come out empty: its largest middle part of its own proportions."""
+    angle, longer, shorter = radians(abs(degrees)), max(picture.size), min(picture.size)
+    share = shorter / (longer * sin(angle) + shorter * cos(angle))
+    x, y = (round(side * (1 - share) / 2) for side in picture.size)
+    whole = picture.rotate(degrees, Image.Resampling.BICUBIC)
+    return jpeg(whole.crop((x, y, picture.width - x, picture.height - y)))
 
 
 def versions(photograph: bytes) -> list[bytes]:
