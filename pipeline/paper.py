@@ -59,6 +59,17 @@ NUM_QUERIES = Fact(500_000, "section 2.2", Mark.SECOND_HAND)
 MAX_PAIRS_PER_QUERY = Fact(20_000, "section 2.2", Mark.SECOND_HAND)
 MIN_WORD_COUNT = Fact(100, "section 2.2", Mark.SECOND_HAND)
 
+# Overlap with evaluation sets: section 5, figure 17, appendix C
+DETECTOR_TEMPERATURE = Fact(0.07, "appendix C", Mark.MEMORY)
+DETECTOR_BATCH_SIZE = Fact(1_712, "appendix C", Mark.MEMORY)
+DETECTOR_NUM_IMAGES = Fact(30_000_000, "appendix C", Mark.MEMORY)
+OVERLAP_CONFIDENCE = Fact(0.995, "section 5", Mark.VERIFIED)
+OVERLAP_NUM_SETS = Fact(35, "section 5", Mark.VERIFIED)
+OVERLAP_NUM_SETS_WITHOUT = Fact(9, "section 5", Mark.VERIFIED)
+OVERLAP_MEDIAN_SHARE = Fact(0.022, "section 5", Mark.VERIFIED)
+OVERLAP_MEAN_SHARE = Fact(0.032, "section 5", Mark.VERIFIED)
+OVERLAP_NUM_SETS_MOVED = Fact(7, "section 5: by more than 0.1 points", Mark.VERIFIED)
+
 # The published reconstruction of the query list: MetaCLIP (Xu et al. 2024, arXiv 2309.16671), section 3 and its code
 METACLIP_MIN_WORD_COUNT = Fact(100, "MetaCLIP, section 3.1", Mark.SECOND_HAND)
 METACLIP_MIN_PMI_BITS = Fact(30.0, "MetaCLIP, section 3.1", Mark.SECOND_HAND)

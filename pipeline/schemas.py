@@ -51,6 +51,8 @@ class Reason(StrEnum):
     DUPLICATE_PERCEPTUAL = "same picture as a better pair"
     DUPLICATE_CAPTION = "like picture and same caption as a better pair"
     DUPLICATE_TURNED = "same picture as a better pair, mirrored or turned"
+    # Overlap
+    OVERLAP = "shows a picture of an evaluation set"
     # Policy: the crawler may not, or does not, go there
     ROBOTS_TXT = "forbidden by robots.txt"
     X_ROBOTS_TAG = "forbidden by X-Robots-Tag"
@@ -307,6 +309,53 @@ DUPLICATES = pa.schema(
 
 SPARES = pa.schema([("kept_id", pa.string()), ("kept_part", pa.int32()), ("caption", pa.string())])
 """Captions of dropped rows, for the rows that stay."""
+
+EMBEDDINGS = pa.schema([("pair_id", pa.string()), ("embedding", pa.list_(pa.float16()))])
+"""What an image encoder makes of a picture: all rows of one length in dimensions, and of length one as vectors."""
+
+CELL_MEMBERS = pa.schema(
+    [
+        ("cell", pa.int32()),  # the one that this row is for
+        ("cells", pa.list_(pa.int32())),  # all that the picture is in, nearest first
+        ("pair_id", pa.string()),
+        ("rank", pa.uint64()),  # as in FINGERPRINTS
+        ("embedding", pa.list_(pa.float16())),
+    ]
+)
+"""One row per picture and cell of the space of embeddings."""
+
+EMBEDDING_EDGES = pa.schema(
+    [
+        ("better_id", pa.string()),
+        ("better_rank", pa.uint64()),
+        ("worse_id", pa.string()),
+        ("worse_rank", pa.uint64()),
+        ("similarity", pa.float32()),  # cosine
+    ]
+)
+"""Two pictures whose embeddings are near each other."""
+
+OVERLAP_INDEX = pa.schema(
+    [
+        ("benchmark", pa.string()),
+        ("set_sha256", pa.string()),  # of the set's files, so that a number always means the same picture
+        ("split", pa.string()),
+        ("item", pa.int64()),  # number of the sample in its split
+        ("phash", pa.uint64()),  # null for a picture so plain that its hash tells nothing
+        ("embedding", pa.list_(pa.float16())),  # null where the index was made without an encoder
+    ]
+)
+"""The pictures of evaluation sets, as `pipeline.data.overlap` looks for them."""
+
+OVERLAPS = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        *(field for field in OVERLAP_INDEX if field.name not in {"phash", "embedding"}),
+        ("distance", pa.int32()),  # bits in which the hashes differ; null where an embedding told
+        ("similarity", pa.float32()),  # cosine of the embeddings; null where the hashes told
+    ]
+)
+"""A pair that shows a picture of an evaluation set; a row for each picture and each way of telling."""
 
 PAIRS = pa.schema(
     [

@@ -1,0 +1,75 @@
+"""Encoded images -> embeddings of length one, by a duplicate detector or by a model's image tower.
+
+A detector is made for the purpose: it holds copies together and everything else apart. A CLIP holds pictures of one
+thing together as well, so its threshold must be higher, and still confuses pictures that differ in details only (the
+paper's authors gave this up for the detector, appendix C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.model import duplicates, weights
+from pipeline.model.image import preprocess_for
+from pipeline.model.pixels import decode
+
+ENCODER_FILES = (*duplicates.DETECTOR_FILES, *weights.MODEL_FILES)
+
+Prepare = Callable[[bytes], Tensor]
+
+
+class ImageEncoder:
+    """A network with what prepares its images; calls take encoded images and give float32 [N, E] of length one."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], prepare: Prepare, batch_size: int, device: str) -> None:
+        self._encode = encode
+        self._prepare = prepare
+        self._batch_size = batch_size
+        self._device = device
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """The embeddings. Raises ValueError where an image cannot be decoded."""
+        assert images
+        embeddings = []
+        for start in range(0, len(images), self._batch_size):
+            pixels = torch.stack([self._prepare(image) for image in images[start : start + self._batch_size]])
+            embeddings.append(self._encode(pixels.to(self._device)).float().cpu())
+        return torch.cat(embeddings).numpy()
+
+
+def encoder_from_files(files: Mapping[str, bytes], source: str, batch_size: int, device: str) -> ImageEncoder:
+    """The encoder in a folder: a detector of jobs.detector or a model of jobs.pretrain.
+
+    Args:
+        files: content by name, of those of ENCODER_FILES that are there.
+        source: where they come from, for messages.
+        batch_size: images in a forward pass.
+        device: where the network runs.
+
+    Raises:
+        FileNotFoundError: it is neither.
+        ValueError: a file is damaged.
+    """
+    if duplicates.CONFIG_FILE in files:
+        detector = duplicates.from_files(files, source).to(device).eval()
+        size = detector.config.image.image_size
+        return ImageEncoder(
+            detector, lambda image: torch.from_numpy(duplicates.squash(decode(image), size)), batch_size, device
+        )
+    if weights.CONFIG_FILE not in files:
+        raise FileNotFoundError(f"{source} holds no image encoder: neither a detector nor a model")
+    network = weights.from_files(files, source).network.to(device).eval()
+    preprocess = preprocess_for(network.config.image.image_size)
+    return ImageEncoder(
+        lambda pixels: network.encode_image(pixels, normalize=True),
+        lambda image: preprocess(Image.fromarray(decode(image))),
+        batch_size,
+        device,
+    )
