@@ -22,7 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.embeddings import Encode, Matrix, cosines, to_column, to_matrix
-from pipeline.data.image import DECODER_ERRORS, perceptual_hash
+from pipeline.data.hamming import near
+from pipeline.data.image import DECODER_ERRORS
+from pipeline.data.phash import perceptual_hash
 from pipeline.hashing import UInt64
 from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, Reason, conform, with_reasons
 
@@ -133,12 +135,11 @@ class OverlapIndex:
     def near_hashes(self, hashes: UInt64) -> tuple[Ints, Ints, Ints]:
         """Each picture and each item within the radius of the item's set: rows of `hashes`, rows of `items`, bits."""
         found = [_NOTHING]
-        for first in range(0, len(self._hashes), _INDEX_BLOCK):
-            known, radii = (column[first : first + _INDEX_BLOCK] for column in (self._hashes, self._radii))
-            for start in range(0, len(hashes), _BLOCK):
-                distances = np.bitwise_count(hashes[start : start + _BLOCK, None] ^ known)
-                rows, items = np.nonzero(distances <= radii)
-                found.append((rows + start, self._hashed[items + first], distances[rows, items].astype(np.int64)))
+        for radius in np.unique(self._radii).tolist():
+            own = np.flatnonzero(self._radii == radius)
+            rows, items = near(hashes, self._hashes[own], radius).T
+            bits = np.bitwise_count(hashes[rows] ^ self._hashes[own[items]]).astype(np.int64)
+            found.append((rows, self._hashed[own[items]], bits))
         rows, items, bits = (np.concatenate(column) for column in zip(*found, strict=True))
         return rows, items, bits
 

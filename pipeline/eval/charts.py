@@ -17,6 +17,7 @@ MAX_POINTS = 240
 _LEFT, _RIGHT, _BOTTOM = 50, 12, 40
 _TOP_PLAIN, _TOP_WITH_LEGEND = 12, 32
 _BAR_STEP, _BAR_HEIGHT, _NOTE_WIDTH = 25, 16, 110
+_LINE_HEIGHT = 13
 _CHARACTER_WIDTH, _MAX_LABEL_CHARACTERS = 6.7, 24
 _DECADES_FOR_BARE_POWERS = 2.0
 _SLACK = 1e-9
@@ -40,6 +41,18 @@ class Bar:
     label: str
     shares: Sequence[float]
     note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One point of a chart with its interval; `strong` sets it apart from the others."""
+
+    label: str
+    x: float
+    y: float
+    low: float
+    high: float
+    strong: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +110,8 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, size: tup
     def path(points: Points) -> str:
         return " ".join(f"{x_scale.pixel(across):.1f},{y_scale.pixel(up):.1f}" for across, up in points)
 
-    parts: list[str] = []
-    for value in y_scale.ticks(max(2, height // 45)):
-        level = f"{y_scale.pixel(value):.1f}"
-        parts.append(f'<path class="grid" d="M{_LEFT},{level}H{right}"/>')
-        parts.append(f'<text class="end" x="{_LEFT - 7}" y="{level}" dy=".32em">{y.format(value)}</text>')
-    for value in x_scale.ticks(max(2, width // 85)):
-        place = f"{x_scale.pixel(value):.1f}"
-        parts.append(f'<text class="middle" x="{place}" y="{bottom + 17}">{x.format(value)}</text>')
+    parts = _axes(x_scale, y_scale, size)
     parts.append(f'<path class="axis" d="M{_LEFT},{bottom}H{right}"/>')
-    parts.append(f'<text class="end" x="{right}" y="{height - 5}">{escape(x.label)}</text>')
     for index, line in enumerate(shown):
         if line.faint:
             parts.append(f'<polyline class="line line-{index} faint" points="{path(line.faint)}"/>')
@@ -118,10 +123,44 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, size: tup
     if len(keys) > 1:
         parts.append(f'<text x="{_LEFT}" y="14">{"".join(keys)}</text>')
     summary = f"{title}: " + "; ".join(_in_words(line, x, y) for line in shown)
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(summary)}">'
-        f"{''.join(parts)}</svg>"
+    return _svg(summary, size, parts)
+
+
+def interval_chart(title: str, marks: Sequence[Mark], x: Axis, y: Axis, size: tuple[int, int] = NORMAL) -> Markup:
+    """Points with their intervals over a line at zero, each with its label; empty without points.
+
+    A label is left out where it would lie on another mark's label; all are told where the pointer rests.
+    """
+    if not marks:
+        return Markup("")
+    width, height = size
+    right, bottom = width - _RIGHT, height - _BOTTOM
+    x_scale = _Scale(x, *_range([mark.x for mark in marks], x), _LEFT + 8, right - 8)
+    heights = [0.0, *(value for mark in marks for value in (mark.low, mark.high))]
+    y_scale = _Scale(y, *_range(heights, y), bottom, _TOP_PLAIN)
+    parts = _axes(x_scale, y_scale, size)
+    parts.append(f'<path class="axis" d="M{_LEFT},{y_scale.pixel(0):.1f}H{right}"/>')
+    labels: list[tuple[float, float, float]] = []
+    for mark in sorted(marks, key=lambda mark: (not mark.strong, mark.x)):
+        across, up = x_scale.pixel(mark.x), y_scale.pixel(mark.y)
+        kind = "mark strong" if mark.strong else "mark"
+        values = f"{mark.label}: {y.format(mark.y)}, {y.format(mark.low)} to {y.format(mark.high)}"
+        parts.append(f"<g><title>{escape(values)}</title>")
+        whisker = f"M{across:.1f},{y_scale.pixel(mark.low):.1f}V{y_scale.pixel(mark.high):.1f}"
+        parts.append(f'<path class="{kind}" d="{whisker}"/>')
+        parts.append(f'<circle class="{kind}" cx="{across:.1f}" cy="{up:.1f}" r="3.5"/>')
+        long = _CHARACTER_WIDTH * len(mark.label)
+        before = across + 8 + long > right
+        start = across - 8 - long if before else across + 8
+        if all(abs(up - line) > _LINE_HEIGHT or start + long < begin or end < start for begin, end, line in labels):
+            labels.append((start, start + long, up))
+            place = f'class="end" x="{across - 8:.1f}"' if before else f'x="{across + 8:.1f}"'
+            parts.append(f'<text {place} y="{up:.1f}" dy=".32em">{escape(mark.label)}</text>')
+        parts.append("</g>")
+    summary = f"{title}: " + "; ".join(
+        f"{mark.label} {y.format(mark.y)} at {x.label} {x.format(mark.x)}" for mark in marks
     )
+    return _svg(summary, size, parts)
 
 
 def stacked_bars(title: str, bars: Sequence[Bar], width: int) -> Markup:
@@ -154,10 +193,7 @@ def stacked_bars(title: str, bars: Sequence[Bar], width: int) -> Markup:
                 parts.append(f'<rect class="part part-{number}" {box}/>')
         parts.append(f'<text x="{width - _NOTE_WIDTH + 9}" y="{middle}" dy=".32em">{escape(bar.note)}</text></g>')
     summary = f"{title}: " + "; ".join(f"{bar.label} {bar.note}" for bar in bars)
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(summary)}">'
-        f"{''.join(parts)}</svg>"
-    )
+    return _svg(summary, (width, height), parts)
 
 
 @dataclass(frozen=True)
@@ -187,6 +223,30 @@ class _Scale:
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - _SLACK))
         first, last = math.ceil(low / step - _SLACK), math.floor(high / step + _SLACK)
         return [index * step for index in range(first, last + 1)]
+
+
+def _axes(x_scale: _Scale, y_scale: _Scale, size: tuple[int, int]) -> list[str]:
+    """Ticks of both axes, and what the lower one shows."""
+    width, height = size
+    right, bottom = width - _RIGHT, height - _BOTTOM
+    parts: list[str] = []
+    for value in y_scale.ticks(max(2, height // 45)):
+        level = f"{y_scale.pixel(value):.1f}"
+        parts.append(f'<path class="grid" d="M{_LEFT},{level}H{right}"/>')
+        parts.append(f'<text class="end" x="{_LEFT - 7}" y="{level}" dy=".32em">{y_scale.axis.format(value)}</text>')
+    for value in x_scale.ticks(max(2, width // 85)):
+        place = f"{x_scale.pixel(value):.1f}"
+        parts.append(f'<text class="middle" x="{place}" y="{bottom + 17}">{x_scale.axis.format(value)}</text>')
+    parts.append(f'<text class="end" x="{right}" y="{height - 5}">{escape(x_scale.axis.label)}</text>')
+    return parts
+
+
+def _svg(summary: str, size: tuple[int, int], parts: Sequence[str]) -> Markup:
+    width, height = size
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(summary)}">'
+        f"{''.join(parts)}</svg>"
+    )
 
 
 def _visible(line: Series, x: Axis, y: Axis) -> Series:

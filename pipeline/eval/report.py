@@ -18,6 +18,7 @@ from markupsafe import Markup
 from pipeline.eval import display
 from pipeline.eval.charts import NORMAL, SMALL, Axis, Points, Series, line_chart, smooth, thin
 from pipeline.eval.link_rot import LinkCount, view_link_rot
+from pipeline.eval.overlap import Contamination, draw_differences, summarise
 from pipeline.eval.queries import QueryCount, view_queries
 from pipeline.eval.statistics import Score
 from pipeline.eval.suite import DIRECTIONS, SUITE, Benchmark, benchmark_of
@@ -96,6 +97,8 @@ class ReportInputs:
     """Rows of the trainer's metrics.jsonl."""
     scores: Mapping[str, Score] = field(default_factory=dict)
     """By score name, as `suite` gives them."""
+    overlap: Sequence[Contamination] = ()
+    """Of the evaluation sets with the training pairs."""
     examples: Sequence[Example] = ()
     configuration: Mapping[str, Any] = field(default_factory=dict)
     """Nested plain values."""
@@ -163,6 +166,8 @@ def render_report(inputs: ReportInputs) -> str:
         curves=learning_curves(inputs.metrics),
         num_large_curves=NUM_LARGE_CURVES,
         results=group_results(inputs.scores),
+        overlap=summarise(inputs.overlap) if inputs.overlap else None,
+        differences=draw_differences(inputs.overlap),
         rejected=group_rejected(inputs.rejected),
         right=[example for example in inputs.examples if example.right],
         wrong=[example for example in inputs.examples if not example.right],

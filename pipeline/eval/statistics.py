@@ -59,10 +59,32 @@ def proportion_interval(successes: int, trials: int, confidence: float = CONFIDE
     return low, high
 
 
+def upper_tail(successes: int, trials: int, p: float) -> float:
+    """P(X >= successes) for X ~ Binomial(trials, p): how likely so many hits, or more, are by luck alone.
+
+    Raises:
+        ValueError: when the numbers are not a proportion.
+    """
+    if not 0 <= successes <= trials or not 0 <= p <= 1:
+        raise ValueError(f"no binomial tail: {successes} successes of {trials} trials at p = {p}")
+    if successes == 0 or p == 1.0:
+        return 1.0
+    if p == 0.0:
+        return 0.0
+    ks = np.arange(successes, trials + 1)
+    log_terms = _log_choose(trials)[successes:] + ks * np.log(p) + (trials - ks) * np.log1p(-p)
+    return min(1.0, float(np.exp(log_terms).sum()))
+
+
+def _log_choose(trials: int) -> Floats:
+    """The logarithm of how many ways there are to choose 0, 1, ... trials of the trials."""
+    ks = np.arange(1, trials + 1)
+    return np.concatenate([[0.0], np.cumsum(np.log((trials - ks + 1) / ks))])
+
+
 def _solve_upper_tail(successes: int, trials: int, tail: float) -> float:
     """The p with P(X >= successes) = tail for X ~ Binomial(trials, p); that probability grows with p."""
-    ks = np.arange(1, trials + 1)
-    log_choose = np.concatenate([[0.0], np.cumsum(np.log((trials - ks + 1) / ks))])[successes:]
+    log_choose = _log_choose(trials)[successes:]
     ks = np.arange(successes, trials + 1)
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):

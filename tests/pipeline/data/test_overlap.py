@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 
 from pipeline.data import overlap
 from pipeline.data.embeddings import to_column, to_matrix
-from pipeline.data.image import perceptual_hash
 from pipeline.data.overlap import (
     OverlapConfig,
     OverlapIndex,
@@ -22,6 +21,7 @@ from pipeline.data.overlap import (
     overlap_record,
     settled,
 )
+from pipeline.data.phash import perceptual_hash
 from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, Reason, conform
 from tests.pipeline.data.rows import encode, fetched, ids, photo_like
 from tests.pipeline.data.test_embeddings import unit

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.eval.link_rot import LinkCount
+from pipeline.eval.overlap import Contamination, contamination
 from pipeline.eval.queries import QueryCount
 from pipeline.eval.report import Example, KeptPair, RejectedPair, ReportInputs, SnapshotFacts, Stage
 from pipeline.eval.statistics import Score, proportion_interval
 from tests.pipeline.eval.models import save_small_model
+from tests.pipeline.eval.predictions import classified
 from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; "quotes"'
@@ -78,6 +80,24 @@ def make_link_rot() -> list[LinkCount]:
     return counts
 
 
+def make_overlap() -> list[Contamination]:
+    """Sets with no overlap, little and much of it; of Overlap and of Clean so many, and so many right."""
+    rows = {
+        "rendered_shape": (0, 0, 400, 352),
+        "rendered_colour": (61, 60, 439, 427),
+        "rendered_digit": (104, 21, 396, 40),
+        "sklearn_digits": (40, 5, 1_757, 266),
+        "rendered_count": (5, 4, 245, 94),
+        HOSTILE: (9, 3, 291, 100),
+    }
+    sets = []
+    for name, (num_overlapping, hits, num_clean, clean_hits) in rows.items():
+        right = [*(i < hits for i in range(num_overlapping)), *(i < clean_hits for i in range(num_clean))]
+        predictions = classified([bool(hit) for hit in right])
+        sets.append(contamination(name, predictions, range(num_overlapping)))
+    return sets
+
+
 @pytest.fixture(scope="session")
 def report_inputs() -> ReportInputs:
     scenes = [(shape, colour) for colour in COLOURS for shape in SHAPES]
@@ -138,6 +158,7 @@ def report_inputs() -> ReportInputs:
         funnel=funnel,
         queries=make_queries(),
         link_rot=make_link_rot(),
+        overlap=make_overlap(),
         kept_pairs=kept,
         rejected=rejected,
         metrics=make_metrics(),

@@ -4,7 +4,19 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.eval.charts import MAX_POINTS, SMALL, Axis, Bar, Series, line_chart, smooth, stacked_bars, thin
+from pipeline.eval.charts import (
+    MAX_POINTS,
+    SMALL,
+    Axis,
+    Bar,
+    Mark,
+    Series,
+    interval_chart,
+    line_chart,
+    smooth,
+    stacked_bars,
+    thin,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -146,3 +158,31 @@ def test_long_and_hostile_labels_are_cut_and_escaped() -> None:
 
 def test_no_bars_make_no_chart() -> None:
     assert stacked_bars("Domains", [], 520) == ""
+
+
+MARKS = [
+    Mark(label="a", x=0.0, y=0.2, low=-0.1, high=0.4),
+    Mark(label="b", x=0.1, y=-0.4, low=-0.6, high=0.3, strong=True),
+    Mark(label="beside b", x=0.1, y=-0.4, low=-0.4, high=-0.4),
+]
+
+
+def test_marks_stand_in_their_intervals_over_a_line_at_zero() -> None:
+    chart = ElementTree.fromstring(interval_chart("Difference", MARKS, Axis(label="share"), Axis(percent=True)))
+    (zero,) = (path for path in chart.iter("path") if path.get("class") == "axis")
+    level = float(re.search(r",([\d.]+)H", zero.get("d", "")).group(1))  # type: ignore[union-attr]
+    circles = {circle.get("class"): circle for circle in chart.iter("circle")}
+    assert set(circles) == {"mark", "mark strong"}
+    heights = sorted(float(circle.get("cy", "")) for circle in chart.iter("circle"))
+    assert heights[0] < level < heights[1] == heights[2]
+    whiskers = [path.get("d", "") for path in chart.iter("path") if "mark" in path.get("class", "")]
+    low, high = (float(value) for value in re.findall(r",([\d.]+)V([\d.]+)", whiskers[0])[0])
+    assert high < float(circles["mark strong"].get("cy", "")) < low
+
+
+def test_labels_of_marks_do_not_lie_on_each_other() -> None:
+    chart = ElementTree.fromstring(interval_chart("Difference", MARKS, Axis(), Axis()))
+    shown = [text.text for group in chart.iter("g") for text in group.iter("text")]
+    assert sorted(str(text) for text in shown) == ["a", "b"]
+    assert len([title.text for title in chart.iter("title")]) == 3
+    assert interval_chart("Difference", [], Axis(), Axis()) == ""

@@ -21,7 +21,7 @@ from pipeline.eval.report import (
 from pipeline.eval.statistics import Score
 from tests.pipeline.eval.conftest import HOSTILE
 
-SECTIONS = ("results", "predictions", "training", "funnel", "links", "queries", "kept", "rejected", "run")
+SECTIONS = ("results", "overlap", "predictions", "training", "funnel", "links", "queries", "kept", "rejected", "run")
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -103,6 +103,7 @@ def test_every_part_may_be_left_out_and_stand_alone(report_inputs: ReportInputs,
         "rejected": ["rejected"],
         "metrics": ["training"],
         "scores": ["results"],
+        "overlap": ["overlap"],
         "examples": ["predictions"],
         "configuration": ["run"],
         "versions": ["run"],
@@ -117,6 +118,16 @@ def test_an_empty_report_is_a_page() -> None:
     page = render_report(ReportInputs(title="Nothing yet"))
     assert "<h1>Nothing yet</h1>" in page
     assert sections_of(page) == []
+
+
+def test_overlap_is_told_set_by_set(report_inputs: ReportInputs) -> None:
+    page = render_report(report_inputs)
+    section = page[page.index('<section id="overlap">') : page.index('<section id="predictions">')]
+    assert "Of 6 sets, 1 shares no picture" in section
+    assert "104 of 500" in section
+    for one in report_inputs.overlap:
+        assert f"{100 * one.change:+.2f}" in section
+    assert section.count("<circle") == 5
 
 
 def test_the_funnel_tells_every_loss_with_its_reason(report_inputs: ReportInputs) -> None:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.eval.statistics import bootstrap_interval, chance_of_recall, proportion_interval
+from pipeline.eval.statistics import bootstrap_interval, chance_of_recall, proportion_interval, upper_tail
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -93,3 +93,19 @@ def test_chance_of_recall_of_one_relevant_is_the_share_drawn() -> None:
     assert chance_of_recall(1, 4, 10) == 1.0
     with pytest.raises(ValueError, match="5 relevant of 4"):
         chance_of_recall(5, 4, 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 300), st.data())
+def test_the_upper_tail_equals_scipy(trials: int, data: st.DataObject) -> None:
+    successes = data.draw(st.integers(0, trials))
+    p = data.draw(st.sampled_from([0.0, 1e-6, 0.3, 0.5, 0.999, 1.0]))
+    expected = scipy_stats.binom.sf(successes - 1, trials, p)
+    assert upper_tail(successes, trials, p) == pytest.approx(expected, rel=1e-7, abs=1e-300)
+
+
+def test_a_tail_of_no_proportion_is_refused() -> None:
+    with pytest.raises(ValueError, match="no binomial tail"):
+        upper_tail(3, 2, 0.5)
+    with pytest.raises(ValueError, match="no binomial tail"):
+        upper_tail(1, 2, 1.5)
