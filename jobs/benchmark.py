@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from cluster import storage
 from cluster.runs import Run
 from cluster.session import SessionConfig, session
+from jobs.inputs import read_table
 from jobs.launch import launch
 from pipeline.eval import flow
 from pipeline.eval.datasets import sklearn_digits
+from pipeline.eval.overlap import contamination, overlapping_items, summarise
 from pipeline.eval.statistics import CONFIDENCE
+from pipeline.schemas import OVERLAPS
 
 logger = logging.getLogger("clip")
 
@@ -29,15 +33,21 @@ class BenchmarkJob:
     datasets: str
     """Folder of evaluation sets, each a folder with dataset.json and test.parquet; local or s3://."""
     output: str
-    """Folder for results.json, predictions/ and features/."""
+    """Folder for results.json, overlap.json, predictions/ and features/."""
     digits: bool = True
     """Also score the handwritten digits that come with scikit-learn."""
+    overlaps: str | None = None
+    """Overlaps of the pairs that the model was trained on, a Parquet file of their snapshot: overlap.json then tells the
+    scores on the pictures that these pairs show, and on the others."""
     encode: flow.EncodeConfig = field(default_factory=flow.EncodeConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def main(job: BenchmarkJob) -> None:
-    """Encode what is not encoded yet, and write the results; finished results are left alone."""
+    """Encode what is not encoded yet, and write the results; finished results are left alone.
+
+    What overlaps do to them is written anew.
+    """
     for option, uri in (("model", job.model), ("datasets", job.datasets)):
         if not storage.exists(uri):
             raise FileNotFoundError(f"{option}={uri}: nothing is there; give the folder that holds it")
@@ -54,8 +64,15 @@ def main(job: BenchmarkJob) -> None:
     Run.open(job.output, {"model": model_sha256, "sets": sets})
     place = storage.join(job.output, "results.json")
     if storage.exists(place):
-        logger.info("%s is there already; nothing to do", place)
-        return
+        logger.info("%s is there already", place)
+    else:
+        score(job, sources, model_sha256, place)
+    if job.overlaps:
+        write_overlap(job.output, job.overlaps, sources)
+
+
+def score(job: BenchmarkJob, sources: Sequence[flow.Source], model_sha256: str, place: str) -> None:
+    """Encode what is not encoded yet, and write predictions and results."""
     store = flow.Store(uri=storage.join(job.output, "features"), model_sha256=model_sha256)
     with session(job.session, needs=[job.encode.pool]):
         flow.encode(sources, job.model, store, job.encode)
@@ -80,6 +97,23 @@ def main(job: BenchmarkJob) -> None:
     for name, score in scores.items():
         shares = [100 * share for share in (score.value, score.low, score.high, score.chance)]
         logger.info("%s: %.1f%% [%.1f, %.1f], chance %.1f%%", name, *shares)
+
+
+def write_overlap(output: str, overlaps_uri: str, sources: Sequence[flow.Source]) -> None:
+    """Put overlap.json beside the results: every set's scores on all, on overlapping and on clean pictures."""
+    advice = "jobs.curate --overlap.index leaves one in its data set"
+    overlaps = read_table(overlaps_uri, OVERLAPS, "overlaps", "not a table of overlaps", advice)
+    predictions = storage.join(output, "predictions")
+    sets = []
+    for source in sources:
+        name = source.dataset.name
+        items = overlapping_items(overlaps, name, source.sha256)
+        sets.append(contamination(name, flow.read_predictions(predictions, name), items))
+        found = sets[-1]
+        shares = (100 * found.share, 100 * found.change)
+        logger.info("%s: %.2f%% overlap with the training pairs, All - Clean %+.2f points", name, *shares)
+    record = {"summary": asdict(summarise(sets)), "sets": [asdict(one) for one in sets]}
+    storage.write_bytes(storage.join(output, "overlap.json"), json.dumps(record, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from cluster import storage
 from pipeline.data.extract import ARCHIVE_SUFFIXES
 from pipeline.data.img2dataset import SHARD_SUFFIX
 from pipeline.data.tables import TABLE_SUFFIXES
-from pipeline.schemas import QUERIES, SURVIVAL
+from pipeline.schemas import OVERLAP_INDEX, QUERIES, SURVIVAL
 
+ENCODER_KEY = b"encoder_sha256"
+"""In the metadata of an overlap index."""
 PATHS_SUFFIXES = (".paths", ".paths.gz")
 
 
@@ -59,6 +61,13 @@ def read_queries(uri: str) -> pa.Table:
 def read_survival(uri: str) -> pa.Table:
     """What of each query survived an earlier crawl. Raises as `read_table`."""
     return read_table(uri, SURVIVAL, "survival", "not the survival of queries", "jobs.crawl leaves one in its folder")
+
+
+def read_overlap_index(uri: str) -> tuple[pa.Table, str | None]:
+    """OVERLAP_INDEX, and the hash of the encoder that its embeddings are of, if any. Raises as `read_table`."""
+    table = read_table(uri, OVERLAP_INDEX, "overlap.index", "not an overlap index", "jobs.overlap makes one")
+    encoder = (table.schema.metadata or {}).get(ENCODER_KEY)
+    return table, encoder.decode() if encoder else None
 
 
 def read_table(uri: str, schema: pa.Schema, option: str, not_one: str, advice: str) -> pa.Table:

@@ -60,14 +60,14 @@ class CellsConfig:
             raise ValueError(f"num_cells_each = {self.num_cells_each}: there are {self.num_cells} cells")
 
 
-def sample(table: pa.Table, num_rows: int, total: int, config: CellsConfig) -> pa.Table:
-    """About `num_rows` of `total` rows, EMBEDDINGS of one part: those whose id draws low enough.
+def sample(table: pa.Table, num_rows: int, total: int, seed: int) -> pa.Table:
+    """About `num_rows` of `total` rows, of which the table is a part: those whose pair_id draws low enough.
 
     All parts' samples together are the sample of all rows, whatever the parts.
     """
     if num_rows >= total:
         return table
-    drawn = draws(config.seed, words_of_ids(table["pair_id"]))
+    drawn = draws(seed, words_of_ids(table["pair_id"]))
     return table.filter(pa.array(drawn < np.uint64(num_rows * 2**64 // total)))
 
 
@@ -138,7 +138,9 @@ def embedding_edges(table: pa.Table, min_similarity: float, max_edges_each: int)
     standing = np.lexsort((table["pair_id"].to_numpy(zero_copy_only=False).astype(str), table["rank"].to_numpy()))
     order = standing[np.argsort(cells[standing], kind="stable")]  # by cell, and within a cell the best row first
     embeddings = to_matrix(table["embedding"])
-    all_cells = np.asarray(table["cells"].combine_chunks().flatten()).reshape(table.num_rows, -1 if table.num_rows else 1)
+    all_cells = np.asarray(table["cells"].combine_chunks().flatten()).reshape(
+        table.num_rows, -1 if table.num_rows else 1
+    )
     found = [_NO_PAIRS]
     for members in np.split(order, np.flatnonzero(np.diff(cells[order])) + 1):
         if len(members) > 1:

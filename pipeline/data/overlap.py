@@ -153,7 +153,9 @@ class OverlapIndex:
         """
         ours, theirs = self._embeddings.shape[1], embeddings.shape[1]
         if len(embeddings) and ours != theirs:
-            raise ValueError(f"embeddings of {theirs} dimensions, the overlap index has {ours}: made by another encoder")
+            raise ValueError(
+                f"embeddings of {theirs} dimensions, the overlap index has {ours}: made by another encoder"
+            )
         found = [_NOTHING_SIMILAR]
         for first in range(0, len(self._embeddings), _INDEX_BLOCK):
             known = self._embeddings[first : first + _INDEX_BLOCK].astype(np.float32)
@@ -190,7 +192,9 @@ def find_overlaps(pictures: pa.Table, index: OverlapIndex) -> pa.Table:
     return pa.concat_tables(tables).sort_by([(key, "ascending") for key in keys])
 
 
-def _overlaps(pictures: pa.Table, index: OverlapIndex, rows: Ints, items: Ints, **how: npt.NDArray[np.generic]) -> pa.Table:
+def _overlaps(
+    pictures: pa.Table, index: OverlapIndex, rows: Ints, items: Ints, **how: npt.NDArray[np.generic]
+) -> pa.Table:
     found = index.items.take(pa.array(items)).append_column("pair_id", pictures["pair_id"].take(pa.array(rows)))
     for name, values in how.items():
         found = found.append_column(name, pa.array(values))
@@ -210,7 +214,9 @@ def settled(overlaps: pa.Table, outcomes: pa.Table) -> pa.Table:
         overlaps: OVERLAPS.
         outcomes: columns pair_id and reason, of all pairs of these overlaps.
     """
-    told = outcomes.filter(pc.or_kleene(outcomes["reason"].is_null(), pc.equal(outcomes["reason"], Reason.OVERLAP.value)))
+    told = outcomes.filter(
+        pc.or_kleene(outcomes["reason"].is_null(), pc.equal(outcomes["reason"], Reason.OVERLAP.value))
+    )
     return overlaps.filter(pc.is_in(overlaps["pair_id"], told["pair_id"].combine_chunks()))
 
 

@@ -149,13 +149,14 @@ def interval_chart(title: str, marks: Sequence[Mark], x: Axis, y: Axis, size: tu
         whisker = f"M{across:.1f},{y_scale.pixel(mark.low):.1f}V{y_scale.pixel(mark.high):.1f}"
         parts.append(f'<path class="{kind}" d="{whisker}"/>')
         parts.append(f'<circle class="{kind}" cx="{across:.1f}" cy="{up:.1f}" r="3.5"/>')
-        long = _CHARACTER_WIDTH * len(mark.label)
+        shown = _cut(mark.label)
+        long = _CHARACTER_WIDTH * len(shown)
         before = across + 8 + long > right
         start = across - 8 - long if before else across + 8
         if all(abs(up - line) > _LINE_HEIGHT or start + long < begin or end < start for begin, end, line in labels):
             labels.append((start, start + long, up))
             place = f'class="end" x="{across - 8:.1f}"' if before else f'x="{across + 8:.1f}"'
-            parts.append(f'<text {place} y="{up:.1f}" dy=".32em">{escape(mark.label)}</text>')
+            parts.append(f'<text {place} y="{up:.1f}" dy=".32em">{escape(shown)}</text>')
         parts.append("</g>")
     summary = f"{title}: " + "; ".join(
         f"{mark.label} {y.format(mark.y)} at {x.label} {x.format(mark.x)}" for mark in marks
@@ -181,7 +182,7 @@ def stacked_bars(title: str, bars: Sequence[Bar], width: int) -> Markup:
     for index, bar in enumerate(bars):
         top = index * _BAR_STEP + (_BAR_STEP - _BAR_HEIGHT) // 2
         middle = top + _BAR_HEIGHT / 2
-        shown = bar.label if len(bar.label) <= _MAX_LABEL_CHARACTERS else bar.label[: _MAX_LABEL_CHARACTERS - 1] + "…"
+        shown = _cut(bar.label)
         parts.append(f"<g><title>{escape(bar.label)}</title>")
         parts.append(f'<text class="end" x="{left - 8:.1f}" y="{middle}" dy=".32em">{escape(shown)}</text>')
         start = 0.0
@@ -239,6 +240,10 @@ def _axes(x_scale: _Scale, y_scale: _Scale, size: tuple[int, int]) -> list[str]:
         parts.append(f'<text class="middle" x="{place}" y="{bottom + 17}">{x_scale.axis.format(value)}</text>')
     parts.append(f'<text class="end" x="{right}" y="{height - 5}">{escape(x_scale.axis.label)}</text>')
     return parts
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= _MAX_LABEL_CHARACTERS else label[: _MAX_LABEL_CHARACTERS - 1] + "…"
 
 
 def _svg(summary: str, size: tuple[int, int], parts: Sequence[str]) -> Markup:

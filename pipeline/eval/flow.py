@@ -137,9 +137,7 @@ class EncodeUnits:
         return pa.table({"num_rows": pa.array(num_rows, pa.int64())})
 
     def _encode_images(self, unit: Unit) -> pa.Table:
-        filesystem, path = storage.filesystem(unit.source_uri)
-        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-            images = file.read_row_group(unit.index, columns=["image"])["image"].to_pylist()
+        images = read_images(unit.source_uri, unit.index)["image"].to_pylist()
         return self.encoder.encode_images(images, unit.first_sample, unit.source_uri)
 
 
@@ -154,6 +152,13 @@ def open_sets(folder: str) -> list[Source]:
     return sorted(sources, key=lambda source: source.dataset.name)
 
 
+def read_images(uri: str, row_group: int) -> pa.Table:
+    """The column image of a row group of a set's test.parquet."""
+    filesystem, path = storage.filesystem(uri)
+    with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
+        return file.read_row_group(row_group, columns=["image"])
+
+
 def write_set(folder: str, dataset: Dataset, samples: pa.Table) -> None:
     """Put a set into a folder of its own below `folder`, its description last."""
     files = serialise(dataset, samples)
@@ -162,7 +167,7 @@ def write_set(folder: str, dataset: Dataset, samples: pa.Table) -> None:
 
 
 def hash_model(uri: str) -> str:
-    """SHA-256 over every file of a model folder: weights, configuration (the image transform too) and tokenizer."""
+    """SHA-256 over every file of a model's or detector's folder: weights, configuration, tokenizer."""
     digest = hashlib.sha256()
     for file in storage.list_files(uri):
         digest.update(file.removeprefix(storage.absolute(uri)).encode())
@@ -212,6 +217,12 @@ def write_predictions(folder: str, evaluations: Mapping[str, Evaluation]) -> Non
         sink = pa.BufferOutputStream()
         pq.write_table(evaluation.predictions, sink, write_page_checksum=True)
         storage.write_bytes(storage.join(folder, f"{name}.parquet"), sink.getvalue().to_pybytes())
+
+
+def read_predictions(folder: str, name: str) -> pa.Table:
+    """What `write_predictions` put there for a set."""
+    data = storage.read_bytes(storage.join(folder, f"{name}.parquet"))
+    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
 
 
 def _runs_of_texts(source: Source) -> list[tuple[str, ...]]:

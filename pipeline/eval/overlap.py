@@ -18,7 +18,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from pipeline import paper
-from pipeline.eval.charts import NORMAL, Axis, Mark, interval_chart
+from pipeline.eval.charts import WIDE, Axis, Mark, interval_chart
 from pipeline.eval.statistics import proportion_interval, upper_tail
 from pipeline.eval.suite import DIRECTIONS, benchmark_of
 
@@ -132,7 +132,7 @@ def summarise(sets: Sequence[Contamination]) -> OverlapSummary:
     )
 
 
-def draw_differences(sets: Sequence[Contamination], size: tuple[int, int] = NORMAL) -> Markup:
+def draw_differences(sets: Sequence[Contamination], size: tuple[int, int] = WIDE) -> Markup:
     """Overlap - Clean of each set against its share of overlap, with intervals, as the paper's figure 17.
 
     A set stands out where its p-value is below 0.05, by itself.

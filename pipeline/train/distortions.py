@@ -20,7 +20,7 @@ NUM_DRAWS = 24
 """Uniform draws in [0, 1) that a version takes, at most."""
 KERNELS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
 
-ZOOM = (0.8, 1.2)
+ZOOM = (0.8, 1.25)
 """Side of what is shown as a share of the picture's; above one the rest is a frame."""
 ASPECT = 1.15
 """By how much one side may be stretched against the other."""
@@ -34,7 +34,7 @@ GREY_SHARE = 0.15
 JPEG_QUALITY = (15, 95)
 FRAME_OF_EDGE_SHARE = 0.3
 """Of the frames these continue the picture's edge; the others are of one grey."""
-FLIP_SHARE = 0.3
+FLIP_SHARE = 0.5
 
 
 def distort(pixels: Pixels, image_size: int, draws: Sequence[float], *, flips: bool) -> Pixels:

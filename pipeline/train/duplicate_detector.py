@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ class DetectorTraining:
     flips: bool = False
     """Whether a mirror image is the same picture."""
     seed: int = 0
-    num_threads: int = 2
+    num_threads: int = field(default=2, metadata={"operational": True})
     """Threads that make versions."""
 
     def __post_init__(self) -> None:

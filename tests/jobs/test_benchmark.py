@@ -4,15 +4,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from jobs.benchmark import BenchmarkJob, main
+from jobs.benchmark import BenchmarkJob, main, write_overlap
 from jobs.launch import launch
+from pipeline.eval import flow
 from pipeline.eval.statistics import Score, proportion_interval
+from pipeline.eval.suite import Evaluation
+from pipeline.schemas import OVERLAPS, conform
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import make_sets
+from tests.pipeline.eval.predictions import classified
 from tests.ray_head import ROOT, ray_head
 
 
@@ -56,6 +61,31 @@ def test_a_benchmark_writes_scores_predictions_and_features_once(job: BenchmarkJ
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*") if "sets" not in file.parts}
     main(replace(job, digits=True))
     assert {file: file.stat().st_mtime_ns for file in files} == files
+
+
+def test_overlaps_are_told_beside_the_results(job: BenchmarkJob, tmp_path: Path) -> None:
+    sources = flow.open_sets(job.datasets)
+    predictions = {"colours": classified([True] * 10 + [False] * 5), "pairs": classified([True] * 15)}
+    evaluations = {name: Evaluation(scores={}, per_class={}, predictions=made) for name, made in predictions.items()}
+    flow.write_predictions(str(tmp_path / "out" / "predictions"), evaluations)
+    sets = {source.dataset.name: source.sha256 for source in sources}
+    rows = [("x", "colours", 3), ("y", "colours", 3), ("y", "colours", 14), ("y", "elsewhere", 0)]
+    columns = {"pair_id": [row[0] for row in rows], "benchmark": [row[1] for row in rows]}
+    columns["set_sha256"] = [sets.get(row[1], "none") for row in rows]
+    overlaps = conform(pa.table(columns | {"item": [row[2] for row in rows]}), OVERLAPS)
+    pq.write_table(overlaps, tmp_path / "overlaps.parquet")
+    write_overlap(job.output, str(tmp_path / "overlaps.parquet"), sources)
+    record = json.loads((tmp_path / "out" / "overlap.json").read_text())
+    assert (record["summary"]["num_sets"], record["summary"]["num_without"]) == (2, 1)
+    colours, pairs = record["sets"]
+    assert (colours["overlapping"]["num_samples"], colours["clean"]["num_samples"]) == (2, 13)
+    assert colours["clean"]["value"] == pytest.approx(9 / 13)
+    assert pairs["overlapping"] is None
+
+    other = overlaps.set_column(1, "benchmark", pa.array(["pairs"] * 4))
+    pq.write_table(other, tmp_path / "overlaps.parquet")
+    with pytest.raises(ValueError, match="another version of the set pairs"):
+        write_overlap(job.output, str(tmp_path / "overlaps.parquet"), sources)
 
 
 def test_another_model_needs_another_output(job: BenchmarkJob, tmp_path: Path) -> None:

@@ -121,14 +121,16 @@ def test_edges_do_not_depend_on_partitions_and_order() -> None:
 def test_the_sample_and_its_centroids_are_the_same_for_any_parts() -> None:
     table = pictures(num_groups=250)
     config = CellsConfig(num_cells=8)
-    whole = sample(table, 300, table.num_rows, config)
+    whole = sample(table, 300, table.num_rows, config.seed)
     assert 200 < whole.num_rows < 400
-    pieces = [sample(table.slice(start, 77), 300, table.num_rows, config) for start in range(0, table.num_rows, 77)]
+    pieces = [
+        sample(table.slice(start, 77), 300, table.num_rows, config.seed) for start in range(0, table.num_rows, 77)
+    ]
     assert pa.concat_tables(pieces).sort_by("pair_id") == whole.sort_by("pair_id")
     centroids = learn_centroids(whole, config)
     assert np.array_equal(learn_centroids(whole.sort_by([("pair_id", "descending")]), config), centroids)
     assert np.allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
-    assert sample(table, table.num_rows, table.num_rows, config) == table
+    assert sample(table, table.num_rows, table.num_rows, config.seed) == table
 
 
 def test_there_are_no_more_cells_than_pictures() -> None:

@@ -47,7 +47,9 @@ def pictures(hashes: list[int], embeddings: pa.Array | None = None) -> pa.Table:
 
 def told(overlaps: pa.Table) -> list[tuple[str, str, int, int | None]]:
     assert overlaps.schema == OVERLAPS
-    return list(zip(*(overlaps[name].to_pylist() for name in ("pair_id", "benchmark", "item", "distance")), strict=True))
+    return list(
+        zip(*(overlaps[name].to_pylist() for name in ("pair_id", "benchmark", "item", "distance")), strict=True)
+    )
 
 
 flips = st.lists(st.integers(0, 63), max_size=8).map(lambda bits: sum(1 << bit for bit in set(bits)))
@@ -155,7 +157,8 @@ def test_embeddings_of_another_encoder_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"radius": 64}, {"radius": -2}, {"radius_of": {"a": 99}}, {"min_similarity": 1.2}, {"min_similarity": 0}]
+    "options",
+    [{"radius": 64}, {"radius": -2}, {"radius_of": {"a": 99}}, {"min_similarity": 1.2}, {"min_similarity": 0}],
 )
 def test_thresholds_are_checked(options: Mapping[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"overlap.{next(iter(options))}"):

@@ -57,4 +57,6 @@ def test_draws_in_the_middle_leave_the_picture_in_its_place() -> None:
 def test_mirror_images_are_made_by_option_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distortions, "FLIP_SHARE", 1.0)
     draws = [0.5] * NUM_DRAWS
-    assert np.array_equal(distort(picture(), SIDE, draws, flips=True)[:, :, ::-1], distort(picture(), SIDE, draws, flips=False))
+    assert np.array_equal(
+        distort(picture(), SIDE, draws, flips=True)[:, :, ::-1], distort(picture(), SIDE, draws, flips=False)
+    )

@@ -1,0 +1,85 @@
+"""A duplicate detector from the pictures of a snapshot, for jobs.overlap and jobs.curate.
+
+`python -m jobs.detector --snapshot runs/pairs --detector tiny --train.batch_size 256 --output runs/detector`
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+
+import pyarrow.parquet as pq
+
+from cluster import storage
+from cluster.runs import Run, identity
+from cluster.telemetry import Progress
+from jobs.launch import launch
+from pipeline.data.cells import sample
+from pipeline.data.snapshot import Snapshot
+from pipeline.model import duplicates
+from pipeline.train.duplicate_detector import DetectorTraining, new_detector, train_detector
+
+logger = logging.getLogger("clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorJob:
+    """Train a network that knows two versions of one picture, in this process, on one device."""
+
+    snapshot: str
+    """A data set of jobs.curate; local or s3://."""
+    output: str
+    """Folder of the run: model/ and metrics.jsonl."""
+    snapshot_version: str | None = None
+    """Which version of the data set, such as v00000003; unset: the latest."""
+    detector: str = "resnet50"
+    """Name in the table of detectors (pipeline/model/duplicates.py): tiny or resnet50."""
+    max_images: int = 200_000
+    """Pictures to learn from, about, drawn by hash; they are held in memory, 20 KB each."""
+    device: str = "cpu"
+    """Where the network runs: cpu or cuda."""
+    train: DetectorTraining = field(default_factory=DetectorTraining)
+
+
+def main(job: DetectorJob) -> None:
+    """Train, and write the model; a finished run is left alone."""
+    config = duplicates.detector_config(job.detector)
+    snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
+    run = Run.open(
+        job.output,
+        {"snapshot": snapshot.snapshot_id, "max_images": job.max_images, "detector": asdict(config)}
+        | {"train": identity(job.train)},
+    )
+    place = storage.join(run.uri, "model")
+    if storage.exists(storage.join(place, duplicates.CONFIG_FILE)):
+        logger.info("%s is there already; nothing to do", place)
+        return
+    images = read_images(snapshot, job.max_images, job.train.seed)
+    detector = new_detector(config, job.train.seed)
+    steps = []
+    with Progress("train", job.train.num_steps, "steps") as progress:
+        for step in train_detector(detector, images, job.train, job.device):
+            steps.append(step)
+            progress.update(1)
+    lines = "".join(json.dumps(asdict(step)) + "\n" for step in steps)
+    storage.write_bytes(storage.join(run.uri, "metrics.jsonl"), lines.encode())
+    for name, data in duplicates.to_files(detector).items():  # the configuration last
+        storage.write_bytes(storage.join(place, name), data)
+    logger.info("%s: %d pictures, accuracy of the last step %.3f", place, len(images), steps[-1].accuracy)
+
+
+def read_images(snapshot: Snapshot, max_images: int, seed: int) -> list[bytes]:
+    """About `max_images` images of a snapshot, drawn by hash."""
+    images: list[bytes] = []
+    for shard in snapshot.shards:
+        filesystem, path = storage.filesystem(shard.path)
+        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
+            for row_group in range(file.num_row_groups):
+                rows = file.read_row_group(row_group, columns=["pair_id", "image"])
+                images += sample(rows, max_images, snapshot.num_rows, seed)["image"].to_pylist()
+    return images
+
+
+if __name__ == "__main__":
+    launch(DetectorJob, main)

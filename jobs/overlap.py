@@ -1,0 +1,123 @@
+"""An index of evaluation sets, by which jobs.curate finds their pictures among the pairs.
+
+`python -m jobs.overlap --datasets sets/ --model runs/detector/model --output runs/overlap`
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster import storage
+from cluster.resources import Pool
+from cluster.runs import Run
+from cluster.session import SessionConfig, session
+from cluster.stages import Stages, Transform
+from jobs.encoders import load_encoder
+from jobs.inputs import ENCODER_KEY
+from jobs.launch import launch
+from pipeline.data.hamming import near_pairs
+from pipeline.data.overlap import index_pictures
+from pipeline.eval import flow
+from pipeline.schemas import OVERLAP_INDEX
+
+RADII = (0, 2, 4, 6, 8)
+"""At which index.json counts how many of a set's own pictures are near each other."""
+
+logger = logging.getLogger("clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapJob:
+    """Hash every picture of the evaluation sets, and embed it where a model is given."""
+
+    datasets: str
+    """Folder of evaluation sets, each a folder with dataset.json and test.parquet; local or s3://."""
+    output: str
+    """Folder of the run: index.parquet, and index.json about the sets."""
+    model: str | None = None
+    """Folder of a detector of jobs.detector, or of a model of jobs.pretrain; without one there are hashes only."""
+    batch_size: int = 64
+    """Images in a forward pass."""
+    pool: Pool = field(default_factory=Pool)
+    """Actors, each with the model in memory; on a GPU where the pool has one."""
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Some pictures of a set: a row group of its test.parquet."""
+
+    benchmark: str
+    set_sha256: str
+    uri: str
+    number: int
+    first_item: int
+
+    def read(self) -> pa.Table:
+        """What `index_pictures` takes."""
+        images = flow.read_images(self.uri, self.number)
+        rows = images.num_rows
+        columns = {"benchmark": [self.benchmark] * rows, "set_sha256": [self.set_sha256] * rows}
+        columns |= {"split": ["test"] * rows, "item": range(self.first_item, self.first_item + rows)}
+        return pa.table(columns | {"image": images["image"]})
+
+
+def main(job: OverlapJob) -> None:
+    """Index what is not indexed yet, and write the index."""
+    if not storage.exists(job.datasets):
+        raise FileNotFoundError(f"datasets={job.datasets}: nothing is there; give the folder that holds the sets")
+    sources = flow.open_sets(job.datasets)
+    sets = {source.dataset.name: source.sha256 for source in sources}
+    if len(sets) < len(sources):
+        raise ValueError(f"datasets={job.datasets}: two sets have one name, of {', '.join(sorted(sets))}; rename one")
+    model = storage.absolute(job.model) if job.model else None
+    encoder = None
+    if model is not None:
+        load_encoder(model, 1, "cpu")  # a folder without one is refused before anything starts
+        encoder = flow.hash_model(model)
+    run = Run.open(job.output, {"sets": sets, "encoder": encoder})
+    groups = [
+        RowGroup(source.dataset.name, source.sha256, source.uri, number, first)
+        for source in sources
+        for number, first in enumerate(accumulate(source.row_groups[:-1], initial=0))
+    ]
+    batch_size, device = job.batch_size, "cuda" if job.pool.gpus else "cpu"
+
+    def prepare() -> Transform:
+        encode = load_encoder(model, batch_size, device) if model else None
+        return lambda table: index_pictures(table, encode)
+
+    with session(job.session, needs=[job.pool]):
+        items = Stages(run)("items", len(groups), lambda part: groups[part].read(), pools=[(prepare, job.pool)])
+    index = items.table(OVERLAP_INDEX)
+    sink = pa.BufferOutputStream()
+    metadata = {ENCODER_KEY: encoder.encode()} if encoder else None
+    pq.write_table(index.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True)
+    storage.write_bytes(storage.join(run.uri, "index.parquet"), sink.getvalue().to_pybytes())
+    about = {name: about_set(index.filter(pc.equal(index["benchmark"], name))) for name in sets}
+    storage.write_bytes(storage.join(run.uri, "index.json"), json.dumps(about, indent=1).encode())
+    for name, numbers in about.items():
+        near = ", ".join(f"{count:,} within {radius}" for radius, count in numbers["near_pairs"].items())
+        logger.info("%s: %d pictures, %d too plain for a hash; pairs of them near each other: %s",
+                    name, numbers["num_images"], numbers["num_plain"], near)  # fmt: skip
+
+
+def about_set(rows: pa.Table) -> dict[str, object]:
+    """How many pictures a set has, and how many pairs of them look alike by their hashes: what a radius would confuse."""
+    hashes = rows["phash"].drop_null().to_numpy()
+    return {
+        "num_images": rows.num_rows,
+        "num_plain": rows["phash"].null_count,
+        "near_pairs": {radius: len(near_pairs(hashes, radius)) for radius in RADII},
+    }
+
+
+if __name__ == "__main__":
+    launch(OverlapJob, main)

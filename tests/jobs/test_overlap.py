@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.encoders import load_encoder
+from jobs.inputs import read_overlap_index
+from jobs.launch import launch
+from jobs.overlap import OverlapJob, main
+from pipeline.data.embeddings import to_matrix
+from pipeline.data.overlap import OverlapConfig, OverlapIndex, find_overlaps
+from pipeline.data.phash import perceptual_hash
+from pipeline.eval.flow import open_sets
+from pipeline.model.duplicates import detector_config, to_files
+from pipeline.schemas import OVERLAP_INDEX
+from pipeline.train.duplicate_detector import new_detector
+from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw, make_sets
+
+IMAGES = [draw(shape, colour) for colour in COLOURS for shape in SHAPES]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> OverlapJob:
+    make_sets(tmp_path / "sets")
+    (tmp_path / "detector").mkdir()
+    for name, data in to_files(new_detector(detector_config("tiny"), 0)).items():
+        (tmp_path / "detector" / name).write_bytes(data)
+    return OverlapJob(
+        datasets=str(tmp_path / "sets"), model=str(tmp_path / "detector"), output=str(tmp_path / "overlap")
+    )
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_every_picture_of_every_set_is_in_the_index(job: OverlapJob, tmp_path: Path) -> None:
+    main(job)
+    index, encoder = read_overlap_index(str(tmp_path / "overlap" / "index.parquet"))
+    assert index.schema.equals(OVERLAP_INDEX)
+    assert encoder is not None
+    assert len(encoder) == 64
+    sha256 = {source.dataset.name: source.sha256 for source in open_sets(job.datasets)}
+    items = [(row["benchmark"], row["set_sha256"], row["split"], row["item"]) for row in index.to_pylist()]
+    assert items == [(name, sha256[name], "test", item) for name in ("colours", "pairs") for item in range(15)]
+    assert index["phash"].to_pylist() == perceptual_hash(IMAGES).tolist() * 2
+    expected = load_encoder(str(job.model), 8, "cpu")(IMAGES)
+    assert np.allclose(to_matrix(index["embedding"])[:15], expected, atol=2e-3)
+    about = json.loads((tmp_path / "overlap" / "index.json").read_text())
+    assert about["pairs"]["num_images"] == 15
+    assert about["pairs"]["near_pairs"]["0"] > 0  # shapes of two colours have one hash
+
+    pictures = pq.read_table(tmp_path / "overlap" / "index.parquet").slice(7, 1)
+    pictures = pictures.select(["phash", "embedding"]).append_column("pair_id", [["x"]])
+    found = find_overlaps(pictures, OverlapIndex(index, OverlapConfig(radius=-1, min_similarity=0.9999)))
+    assert set(found["item"].to_pylist()) >= {7}
+
+
+def test_what_is_missing_ends_with_one_line(job: OverlapJob, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, message in (("model", "holds no image encoder"), ("datasets", "nothing is there")):
+        options = {"datasets": job.datasets, "model": job.model, "output": job.output} | {option: "/nowhere"}
+        with pytest.raises(SystemExit, match="2"):
+            launch(OverlapJob, main, [f"--{name}={value}" for name, value in options.items()])
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "/nowhere" in line
+        assert message in line
