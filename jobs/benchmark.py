@@ -37,7 +37,7 @@ class BenchmarkJob:
     digits: bool = True
     """Also score the handwritten digits that come with scikit-learn."""
     overlaps: str | None = None
-    """Overlaps of the pairs that the model was trained on, a Parquet file of their snapshot: overlap.json then tells the
+    """Overlaps of the pairs that the model was trained on, a Parquet file of their snapshot: overlap.json then has the
     scores on the pictures that these pairs show, and on the others."""
     encode: flow.EncodeConfig = field(default_factory=flow.EncodeConfig)
     session: SessionConfig = field(default_factory=SessionConfig)

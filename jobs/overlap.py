@@ -59,14 +59,15 @@ class RowGroup:
     uri: str
     number: int
     first_item: int
+    split: str = "test"
 
     def read(self) -> pa.Table:
         """What `index_pictures` takes."""
         images = flow.read_images(self.uri, self.number)
         rows = images.num_rows
-        columns = {"benchmark": [self.benchmark] * rows, "set_sha256": [self.set_sha256] * rows}
-        columns |= {"split": ["test"] * rows, "item": range(self.first_item, self.first_item + rows)}
-        return pa.table(columns | {"image": images["image"]})
+        columns = {name: pa.repeat(getattr(self, name), rows) for name in ("benchmark", "set_sha256", "split")}
+        items = pa.array(range(self.first_item, self.first_item + rows), pa.int64())
+        return pa.table(columns | {"item": items, "image": images["image"]})
 
 
 def main(job: OverlapJob) -> None:
@@ -101,22 +102,19 @@ def main(job: OverlapJob) -> None:
     metadata = {ENCODER_KEY: encoder.encode()} if encoder else None
     pq.write_table(index.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True)
     storage.write_bytes(storage.join(run.uri, "index.parquet"), sink.getvalue().to_pybytes())
-    about = {name: about_set(index.filter(pc.equal(index["benchmark"], name))) for name in sets}
+    about = {name: about_set(name, index) for name in sets}
     storage.write_bytes(storage.join(run.uri, "index.json"), json.dumps(about, indent=1).encode())
-    for name, numbers in about.items():
-        near = ", ".join(f"{count:,} within {radius}" for radius, count in numbers["near_pairs"].items())
-        logger.info("%s: %d pictures, %d too plain for a hash; pairs of them near each other: %s",
-                    name, numbers["num_images"], numbers["num_plain"], near)  # fmt: skip
 
 
-def about_set(rows: pa.Table) -> dict[str, object]:
-    """How many pictures a set has, and how many pairs of them look alike by their hashes: what a radius would confuse."""
+def about_set(name: str, index: pa.Table) -> dict[str, object]:
+    """How many pictures a set has, and how many pairs of them have near hashes, which a radius would confuse."""
+    rows = index.filter(pc.equal(index["benchmark"], name))
     hashes = rows["phash"].drop_null().to_numpy()
-    return {
-        "num_images": rows.num_rows,
-        "num_plain": rows["phash"].null_count,
-        "near_pairs": {radius: len(near_pairs(hashes, radius)) for radius in RADII},
-    }
+    near = {radius: len(near_pairs(hashes, radius)) for radius in RADII}
+    words = ", ".join(f"{count:,} within {radius}" for radius, count in near.items())
+    num_plain = rows["phash"].null_count
+    logger.info("%s: %d pictures, %d too plain for a hash; pairs of them: %s", name, rows.num_rows, num_plain, words)
+    return {"num_images": rows.num_rows, "num_plain": num_plain, "near_pairs": near}
 
 
 if __name__ == "__main__":

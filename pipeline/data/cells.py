@@ -10,6 +10,7 @@ single rows (embeddings.cosines), and a pair that shares several cells is told i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,7 +96,7 @@ def learn_centroids(table: pa.Table, config: CellsConfig) -> Matrix:
 
 
 def nearest_cells(embeddings: Matrix, centroids: Matrix, num_cells_each: int) -> npt.NDArray[np.int32]:
-    """The cells nearest to each embedding, nearest first: int32 [N, num_cells_each], fewer where there are not as many."""
+    """The cells nearest to each embedding, nearest first: int32 [N, num_cells_each], or as many as there are."""
     each = min(num_cells_each, len(centroids))
     candidates = min(each + 2, len(centroids))  # two more, so that rounding of the product decides nothing
     found = np.empty((len(embeddings), each), np.int32)
@@ -148,7 +149,7 @@ def embedding_edges(table: pa.Table, min_similarity: float, max_edges_each: int)
             better, worse = members[pairs.better], members[pairs.worse]
             here = _first_shared(all_cells[better], all_cells[worse]) == cells[better]
             found.append(Pairs(better[here], worse[here], pairs.similarity[here]))
-    better, worse, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
+    better, worse, similarity = _joined(found)
     ids, ranks = table["pair_id"].combine_chunks(), table["rank"].to_numpy()
     columns = [ids.take(pa.array(better)), ranks[better], ids.take(pa.array(worse)), ranks[worse], similarity]
     return pa.table(columns, schema=EMBEDDING_EDGES)
@@ -163,6 +164,11 @@ class Pairs(NamedTuple):
 
 
 _NO_PAIRS = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+def _joined(found: Sequence[Pairs]) -> Pairs:
+    better, worse = (np.concatenate([getattr(pairs, name) for pairs in found]) for name in ("better", "worse"))
+    return Pairs(better, worse, np.concatenate([pairs.similarity for pairs in found]))
 
 
 def _near_in_cell(embeddings: Matrix, min_similarity: float, max_edges_each: int) -> Pairs:
@@ -180,12 +186,12 @@ def _near_in_cell(embeddings: Matrix, min_similarity: float, max_edges_each: int
             # pairs come row by row, and in a row the best first
             place = np.arange(len(pairs.worse)) - np.searchsorted(pairs.worse, pairs.worse)
             within = place < left[pairs.worse]
-            found.append(Pairs(*(column[within] for column in pairs)))
-            found[-1] = Pairs(found[-1].better + first, found[-1].worse + start, found[-1].similarity)
+            columns = pairs.better[within] + first, pairs.worse[within] + start, pairs.similarity[within]
+            found.append(Pairs(*columns))
             left -= np.minimum(left, np.bincount(pairs.worse, minlength=len(rows)))
             if not left.any():
                 break
-    return Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return _joined(found)
 
 
 def _verified(rows: Matrix, others: Matrix, worse: Ints, better: Ints, min_similarity: float) -> Pairs:
@@ -195,10 +201,11 @@ def _verified(rows: Matrix, others: Matrix, worse: Ints, better: Ints, min_simil
         similarity = cosines(others[i], rows[j])
         near = similarity >= min_similarity
         found.append(Pairs(i[near], j[near], similarity[near]))
-    return Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return _joined(found)
 
 
 def _first_shared(one: npt.NDArray[np.int32], other: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """The lowest cell that both rows of each pair are in: int32 [M]."""
     shared = (one[:, :, None] == other[:, None, :]).any(axis=2)
-    return np.where(shared, one, np.iinfo(np.int32).max).min(axis=1, initial=np.iinfo(np.int32).max)
+    none = np.iinfo(np.int32).max
+    return np.asarray(np.where(shared, one, none).min(axis=1, initial=none), np.int32)

@@ -59,7 +59,7 @@ def to_matrix(column: pa.ChunkedArray | pa.ListArray) -> Matrix:
     if len(lengths) > 1:
         raise ValueError(f"embeddings of {lengths.tolist()} dimensions in one column: they are of different encoders")
     values = rows.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return values.reshape(len(rows), lengths[0] if len(lengths) else 0)
+    return np.asarray(values.reshape(len(rows), lengths[0] if len(lengths) else 0), np.float32)
 
 
 def cosines(one: Matrix, other: Matrix) -> Matrix:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +89,7 @@ def train_detector(
     detector.to(device).train()
     decayed = [weight for weight in detector.parameters() if weight.ndim >= 2]
     rest = [weight for weight in detector.parameters() if weight.ndim < 2]
-    groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
     optimizer = AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
     log_scale = torch.tensor(-math.log(training.temperature), device=device)
     for number, (one, other) in enumerate(_batches(images, detector.config.image.image_size, training)):

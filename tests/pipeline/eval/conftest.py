@@ -12,8 +12,8 @@ from pipeline.eval.queries import QueryCount
 from pipeline.eval.report import Example, KeptPair, RejectedPair, ReportInputs, SnapshotFacts, Stage
 from pipeline.eval.statistics import Score, proportion_interval
 from tests.pipeline.eval.models import save_small_model
-from tests.pipeline.eval.predictions import classified
 from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw
+from tests.pipeline.eval.predictions import classified
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> &amp; "quotes"'
 

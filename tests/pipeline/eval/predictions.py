@@ -9,7 +9,7 @@ from pipeline.eval.suite import CLASSIFIED
 
 def classified(right: Sequence[bool]) -> pa.Table:
     """CLASSIFIED of samples that count from 0."""
-    rows = [
+    rows: list[dict[str, object]] = [
         {"sample": i, "truth": "a", "predicted": "a" if hit else "b", "labels": [], "probabilities": []}
         for i, hit in enumerate(right)
     ]

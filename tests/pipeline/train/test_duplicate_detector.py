@@ -76,7 +76,7 @@ def test_training_says_what_is_wrong_with_it() -> None:
     images = [encode(photo_like(seed)) for seed in range(4)]
     with pytest.raises(ValueError, match="batch_size = 8: there are only 4 images"):
         train(images, DetectorTraining(batch_size=8, num_images=8))
-    with pytest.raises(ValueError, match="learning_rate = 1e.30: the loss of step"):
+    with pytest.raises(ValueError, match=r"learning_rate = 1e\+30: the loss of step"):
         train(images, DetectorTraining(batch_size=4, num_images=16, learning_rate=1e30))
     with pytest.raises(ValueError, match="batch_size = 1"):
         DetectorTraining(batch_size=1)
