@@ -313,6 +313,9 @@ SPARES = pa.schema([("kept_id", pa.string()), ("kept_part", pa.int32()), ("capti
 EMBEDDINGS = pa.schema([("pair_id", pa.string()), ("embedding", pa.list_(pa.float16()))])
 """What an image encoder makes of a picture: all rows of one length in dimensions, and of length one as vectors."""
 
+CENTROIDS = pa.schema([("centroid", pa.list_(pa.float32()))])
+"""The middles of cells in the space of embeddings; a cell's number is its row."""
+
 CELL_MEMBERS = pa.schema(
     [
         ("cell", pa.int32()),  # the one that this row is for

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cluster", "jobs", "pipeline", "tests")
 RAY_FILES = {
+    "pipeline.data.embedding_flow",
     "pipeline.data.flow",
     "pipeline.data.passes",
     "pipeline.data.duplicate_passes",

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.data.embeddings import Matrix, cosines, to_matrix
 from pipeline.hashing import draws, words_of_ids
-from pipeline.schemas import CELL_MEMBERS, EMBEDDING_EDGES
+from pipeline.schemas import CELL_MEMBERS, CENTROIDS, EMBEDDING_EDGES
 
 Ints = npt.NDArray[np.int64]
 
@@ -93,6 +93,11 @@ def learn_centroids(table: pa.Table, config: CellsConfig) -> Matrix:
     )
     kmeans.train(embeddings)
     return np.asarray(kmeans.centroids, np.float32)
+
+
+def centroid_table(centroids: Matrix) -> pa.Table:
+    """CENTROIDS, which `embeddings.to_matrix` reads."""
+    return pa.table([list(centroids)], schema=CENTROIDS)
 
 
 def nearest_cells(embeddings: Matrix, centroids: Matrix, num_cells_each: int) -> npt.NDArray[np.int32]:

@@ -1,0 +1,90 @@
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster.parts import Output
+from cluster.resources import Pool
+from cluster.runs import Run
+from cluster.stages import Stages
+from pipeline.data import embedding_flow as flow
+from pipeline.data.cells import CellsConfig
+from pipeline.data.embeddings import Matrix, to_matrix
+from pipeline.data.overlap import OverlapConfig, OverlapIndex, drop_overlaps
+from pipeline.schemas import EMBEDDING_EDGES, OVERLAPS, Reason
+from tests.pipeline.data.rows import fetched, ids
+from tests.pipeline.data.test_cells import by_brute_force, edges_of, pictures
+from tests.pipeline.data.test_overlap import BALANCED, index_rows
+
+pytestmark = pytest.mark.cluster
+
+NUM_PICTURES = 200
+CONFIG = CellsConfig(num_cells=6, num_cells_each=2, min_similarity=0.85, sample_per_cell=20)
+
+
+def encoder() -> "StandIn":
+    return StandIn()
+
+
+class StandIn:
+    """Pictures are numbers here, and the embedding of a number is a row of a table."""
+
+    def __init__(self) -> None:
+        self.embeddings = to_matrix(pictures(num_groups=50)["embedding"])
+
+    def __call__(self, images: object) -> Matrix:
+        assert isinstance(images, list)
+        return self.embeddings[[int(image) for image in images]]
+
+
+def run(folder: Path, num_parts: int, seed: int) -> tuple[Stages, Output, list[pa.Table], Output]:
+    """The embeddings and their edges, with the pictures in some parts and some order."""
+    order = np.random.default_rng(seed).permutation(NUM_PICTURES)
+    everything = pictures(num_groups=50).append_column("jpg", [[str(i).encode() for i in range(NUM_PICTURES)]])
+    rows = everything.drop_columns(["embedding"]).take(pa.array(order))
+    cuts = np.linspace(0, NUM_PICTURES, num_parts + 1).astype(int)
+    parts = [rows.slice(a, b - a) for a, b in pairwise(cuts)]
+    stages = Stages(Run.open(str(folder / f"parts-{num_parts}"), {}))
+    given = stages("given", num_parts, lambda part: parts[part])
+    embeddings = flow.embed(stages, num_parts, given.part, encoder, Pool(size=1))
+    edges = flow.near_embeddings(stages, embeddings, lambda part: given.part(part, ["pair_id", "rank"]), CONFIG, 3)
+    return stages, embeddings, parts, edges
+
+
+def test_edges_are_the_same_for_any_parts(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+    found = []
+    for num_parts in (1, 7):
+        stages, embeddings, parts, edges = run(tmp_path, num_parts, seed=num_parts)
+        found.append(edges_of(edges.table(EMBEDDING_EDGES)))
+        assert sum(part.num_rows for part in parts) == embeddings.num_kept == NUM_PICTURES
+        assert stages.outputs["cells"].num_kept == 2 * NUM_PICTURES
+    assert found[0] == found[1]
+    expected = by_brute_force(pictures(num_groups=50), CONFIG.min_similarity)
+    assert set(found[0]) <= set(expected)
+    assert len(found[0]) > 0.8 * len(expected) > 50
+
+
+def test_overlaps_go_along_with_what_becomes_of_the_pairs(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+    index = OverlapIndex(index_rows([BALANCED, BALANCED ^ 0b111], ["a", "b"]), OverlapConfig(radius=2))
+    hashes = pa.array([BALANCED, 5, BALANCED ^ 0b1, BALANCED ^ 0b110, 6, 7], pa.uint64())
+    rows = pa.table({"pair_id": ids(6), "phash": hashes})
+    reasons = [None, None, Reason.BALANCED_OUT, None, None, None]
+    stages = Stages(Run.open(str(tmp_path), {}))
+    found = flow.overlaps(stages, 3, lambda part: rows.slice(2 * part, 2), index)
+    pairs = [(row["pair_id"], row["benchmark"], row["distance"]) for row in found.table(OVERLAPS).to_pylist()]
+    names = ids(6)
+    assert sorted(pairs) == sorted(
+        [(names[0], "a", 0), (names[2], "a", 1), (names[2], "b", 2), (names[3], "a", 2), (names[3], "b", 1)]
+    )
+
+    def outcome(part: int) -> pa.Table:
+        table = fetched(pair_id=names[2 * part : 2 * part + 2], reason=reasons[2 * part : 2 * part + 2])
+        overlaps = found.part(part)
+        return table if overlaps is None else drop_overlaps(table, overlaps)
+
+    placed = stages("placed", 3, outcome)
+    assert placed.reasons() == {Reason.OVERLAP: 2, Reason.BALANCED_OUT: 1}
+    told = flow.settled_overlaps(stages, found, placed).table(OVERLAPS)
+    assert sorted(set(told["pair_id"].to_pylist())) == sorted([names[0], names[3]])
