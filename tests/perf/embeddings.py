@@ -1,153 +1,125 @@
-"""Duplicates by embeddings: `python -m tests.perf.embeddings`; needs CLIP_DATA.
+"""Which copies of a photograph embeddings find: `python -m tests.perf.embeddings`; needs CLIP_DATA.
 
-The small duplicate detector is trained on 480 photographs and tried on 2,000 others and 13 manipulated copies of each:
-recall for each manipulation and precision among all pairs of the 28,000 pictures, at the lowest cosine whose precision
-is 0.999. Beside it the same detector before it was trained, and perceptual hashes at their widest radius of that
-precision. Then what k-means' cells find of the near pairs.
+The small duplicate detector is trained on 480 photographs and their quarters, and tried as tests/perf/detection.py
+tries hashes: on 2,000 other photographs and the copies of copies.py, all compared with all, at the widest distance
+(1 - cosine) with a precision of 0.999. Beside it the same network untrained. Then how many of the pairs within that
+distance k-means' cells find.
 """
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from pipeline.data.cells import CellsConfig, cell_members, embedding_edges, learn_centroids
 from pipeline.data.embeddings import Matrix, to_column, to_matrix
-from pipeline.data.phash import perceptual_hash
-from pipeline.hashing import UInt64, hash128
+from pipeline.hashing import hash128
 from pipeline.model.duplicates import Detector, detector_config, to_files
 from pipeline.model.encoders import encoder_from_files
 from pipeline.train.duplicate_detector import DetectorTraining, new_detector, train_detector
-from tests.perf.manipulations import MANIPULATIONS
+from tests.perf.copies import TRANSFORMATIONS, jpeg, versions
+from tests.perf.detection import NUM_PHOTOGRAPHS, Found, Judged, judge, show
 from tests.perf.matching import DATA
 
-NUM_PHOTOGRAPHS = 2_000
 TRAINING = DetectorTraining(batch_size=96, num_images=96 * 450, learning_rate=3e-3, flips=True)
 MIN_PRECISION = 0.999
+DISTANCES = np.arange(2, 121) / 400
+"""That are tried: 0.005 to 0.3."""
 NUM_CELLS = 200
 _BLOCK = 2_000
-_NUM_BINS = 4_096
-
-Blocks = Callable[[slice, slice], npt.NDArray[np.float32]]
-"""How near some of the pictures are to some others: the higher the nearer, -1 to 1."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one way of telling finds at the widest threshold that is precise enough."""
-
-    threshold: float
-    precision: float
-    recall: dict[str, float]
-    """By manipulation, of the photographs their copies."""
-    recall_of_all: float
-    """Of all pairs of versions of one photograph."""
-
-
-def judge(nearness: Blocks, num_pictures: int) -> Found:
-    """Counts pairs of one photograph and of two in bins of nearness, and cuts where precision is still high enough."""
-    edges = np.linspace(-1, 1 + 1e-6, _NUM_BINS + 1)
-    same, other = np.zeros(_NUM_BINS, np.int64), np.zeros(_NUM_BINS, np.int64)
-    for rows, columns in _halves(num_pictures):
-        values = nearness(rows, columns)
-        i, j = np.arange(num_pictures)[rows, None], np.arange(num_pictures)[None, columns]
-        is_same = i % NUM_PHOTOGRAPHS == j % NUM_PHOTOGRAPHS
-        same += np.histogram(values[is_same & (i < j)], edges)[0]
-        other += np.histogram(values[~is_same & (i < j)], edges)[0]
-    right, wrong = np.cumsum(same[::-1])[::-1], np.cumsum(other[::-1])[::-1]
-    precision = right / np.maximum(1, right + wrong)
-    cut = int(np.flatnonzero((precision >= MIN_PRECISION) & (right > 0))[0])
-    originals = slice(0, NUM_PHOTOGRAPHS)
-    recall = {
-        name: float((np.diag(nearness(originals, _versions(number))) >= edges[cut]).mean())
-        for number, name in enumerate(MANIPULATIONS, 1)
-    }
-    return Found(float(edges[cut]), float(precision[cut]), recall, float(right[cut] / same.sum()))
-
-
-def _versions(number: int) -> slice:
-    return slice(number * NUM_PHOTOGRAPHS, (number + 1) * NUM_PHOTOGRAPHS)
-
-
-def _halves(num_pictures: int) -> Iterator[tuple[slice, slice]]:
-    starts = range(0, num_pictures, _BLOCK)
-    return ((slice(i, i + _BLOCK), slice(j, j + _BLOCK)) for i in starts for j in starts if j >= i)
-
-
-def by_embedding(embeddings: Matrix) -> Blocks:
-    """Cosines."""
-    return lambda rows, columns: embeddings[rows] @ embeddings[columns].T
-
-
-def by_hash(hashes: UInt64) -> Blocks:
-    """Bits that are alike, so that -1 is none and 1 all 64."""
-    return lambda rows, columns: np.float32(1) - np.bitwise_count(hashes[rows, None] ^ hashes[columns]) / np.float32(32)
+def with_quarters(photographs: Sequence[bytes]) -> list[bytes]:
+    """The photographs, and each one's four quarters as photographs of their own."""
+    found = list(photographs)
+    for photograph in photographs:
+        picture = Image.open(io.BytesIO(photograph)).convert("RGB")
+        x, y = picture.width // 2, picture.height // 2
+        boxes = [(left, top, left + x, top + y) for left in (0, x) for top in (0, y)]
+        found += [jpeg(picture.crop(box)) for box in boxes]
+    return found
 
 
 def embed(detector: Detector, pictures: Sequence[bytes]) -> Matrix:
     """The embeddings, in half precision as they are stored."""
-    embeddings = encoder_from_files(to_files(detector), "memory", 256, "cpu")(pictures)
-    return to_matrix(to_column(embeddings))
+    return to_matrix(to_column(encoder_from_files(to_files(detector), "memory", 256, "cpu")(pictures)))
 
 
-def cells(embeddings: Matrix, threshold: float) -> Iterator[str]:
-    """Rows of Markdown: what is found of all pairs above a threshold with one, two and three cells a picture."""
+def by_embedding(embeddings: Matrix, distance: float) -> Found:
+    """All pairs whose cosine is at least 1 - distance."""
+    pairs, distances = [], []
+    for start in range(0, len(embeddings), _BLOCK):
+        for first in range(start, len(embeddings), _BLOCK):
+            products = embeddings[start : start + _BLOCK] @ embeddings[first : first + _BLOCK].T
+            i, j = np.nonzero(products >= 1 - distance)
+            later = j + first > i + start
+            pairs.append(np.stack([i[later] + start, j[later] + first], axis=1))
+            distances.append(1 - products[i[later], j[later]])
+    return Found(np.concatenate(pairs), np.concatenate(distances))
+
+
+def widest(embeddings: Matrix) -> Judged:
+    """What is found at the widest distance that is precise enough; or at the narrowest, where none is."""
+    distances = [float(distance) for distance in DISTANCES]
+    num_versions = len(TRANSFORMATIONS) + 1
+    for bound in (0.05, 0.1, 0.2, 0.3):  # so that no more pairs are held than are needed
+        tried = [distance for distance in distances if distance <= bound]
+        judged = judge(by_embedding(embeddings, bound), tried, NUM_PHOTOGRAPHS, num_versions)
+        precise = [one for one in judged if one.precision >= MIN_PRECISION]
+        if not precise or precise[-1].threshold < bound:
+            break
+    return precise[-1] if precise else judged[0]
+
+
+def in_cells(embeddings: Matrix, min_similarity: float) -> Iterator[str]:
+    """Rows of Markdown: what is found of all near pairs with one, two and three cells for each picture."""
     ids = [hash128(str(number)) for number in range(len(embeddings))]
     ranks = pa.array(np.arange(len(ids), dtype=np.uint64))
     table = pa.table({"pair_id": ids, "rank": ranks, "embedding": to_column(embeddings)})
-    most = len(embeddings)
     started = time.perf_counter()
-    everything = embedding_edges(
-        cell_members(table, np.eye(1, embeddings.shape[1], dtype=np.float32), 1), threshold, most
-    )
-    yield f"| all with all | {everything.num_rows:,} | 1 | {time.perf_counter() - started:.1f} |"
+    together = cell_members(table, np.eye(1, embeddings.shape[1], dtype=np.float32), 1)
+    everything = embedding_edges(together, min_similarity, len(ids)).num_rows
+    yield f"| all with all | {everything:,} | 1 | {time.perf_counter() - started:.1f} |"
     started = time.perf_counter()
     centroids = learn_centroids(table, CellsConfig(num_cells=NUM_CELLS))
     seconds = time.perf_counter() - started
     for each in (1, 2, 3):
         started = time.perf_counter()
-        found = embedding_edges(cell_members(table, centroids, each), threshold, most).num_rows
+        found = embedding_edges(cell_members(table, centroids, each), min_similarity, len(ids)).num_rows
         spent = time.perf_counter() - started
-        yield f"| {NUM_CELLS} cells, {each} each | {found:,} | {found / everything.num_rows:.4f} | {spent:.1f} |"
-    yield f"\nk-means over {len(ids):,} embeddings: {seconds:.1f} s, one thread."
+        yield f"| {NUM_CELLS} cells, {each} each | {found:,} | {found / everything:.4f} | {spent:.1f} |"
+    yield f"\nk-means over {len(ids):,} embeddings of {embeddings.shape[1]}: {seconds:.1f} s on one core"
 
 
 def main() -> None:
     """Measure and print."""
     photographs = pq.read_table(DATA / "photos.parquet", columns=["image"])["image"].to_pylist()
-    tried, others = photographs[:NUM_PHOTOGRAPHS], photographs[NUM_PHOTOGRAPHS:]
-    pictures = [*tried, *(manipulate(image) for manipulate in MANIPULATIONS.values() for image in tried)]
-    config = detector_config("tiny")
-    trained, started = new_detector(config, TRAINING.seed), time.perf_counter()
-    steps = list(train_detector(trained, others, TRAINING))
+    learned = with_quarters(photographs[NUM_PHOTOGRAPHS:])
+    config, started = detector_config("tiny"), time.perf_counter()
+    detector = new_detector(config, TRAINING.seed)
+    accuracies = [step.accuracy for step in train_detector(detector, learned, TRAINING)]
     seconds = time.perf_counter() - started
-    last = np.mean([step.accuracy for step in steps[-20:]])
-    print(f"{len(others)} photographs, {len(steps)} steps of {TRAINING.batch_size} in {seconds:.0f} s; ", end="")
-    print(f"accuracy of the last 20 steps {last:.3f}")
+    print(f"{len(learned)} pictures, {len(accuracies)} steps of {TRAINING.batch_size} in {seconds:.0f} s;", end=" ")
+    print(f"accuracy of the last 20 steps {np.mean(accuracies[-20:]):.3f}", flush=True)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        tried = [image for own in pool.map(versions, photographs[:NUM_PHOTOGRAPHS], chunksize=50) for image in own]
     started = time.perf_counter()
-    embeddings = embed(trained, pictures)
-    print(f"{len(pictures) / (time.perf_counter() - started):,.0f} pictures/s embedded\n")
-    found = {
-        "detector": judge(by_embedding(embeddings), len(pictures)),
-        "untrained": judge(by_embedding(embed(new_detector(config, TRAINING.seed).eval(), pictures)), len(pictures)),
-        "perceptual hash": judge(by_hash(perceptual_hash(pictures)), len(pictures)),
-    }
-    rows = {name: [f"{one.recall[name]:.3f}" for one in found.values()] for name in MANIPULATIONS}
-    rows["*all pairs of one photograph*"] = [f"{one.recall_of_all:.3f}" for one in found.values()]
-    rows["*precision among all pairs*"] = [f"{one.precision:.5f}" for one in found.values()]
-    rows["*threshold*"] = [f"{one.threshold:.3f}" for one in found.values()]
-    print(f"| | {' | '.join(found)} |\n|---|" + "---:|" * len(found))
-    for name, columns in rows.items():
-        print(f"| {name} | {' | '.join(columns)} |")
+    embeddings = embed(detector, tried)
+    print(f"{len(tried) / (time.perf_counter() - started):,.0f} pictures/s embedded", flush=True)
+    trained = widest(embeddings)
+    show("trained", [trained])
+    show("untrained", [widest(embed(new_detector(config, TRAINING.seed).eval(), tried))])
     print("\n| | pairs | share | seconds |\n|---|---:|---:|---:|")
-    for row in cells(embeddings, found["detector"].threshold):
-        print(row)
+    for row in in_cells(embeddings, 1 - trained.threshold):
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
