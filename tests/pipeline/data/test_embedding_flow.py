@@ -1,16 +1,14 @@
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.parts import Output
 from cluster.resources import Pool
 from cluster.runs import Run
 from cluster.stages import Stages
 from pipeline.data import embedding_flow as flow
-from pipeline.data.cells import CellsConfig
+from pipeline.data.cells import CellsConfig, cell_members, embedding_edges, learn_centroids, sample
 from pipeline.data.embeddings import Matrix, to_matrix
 from pipeline.data.overlap import OverlapConfig, OverlapIndex, drop_overlaps
 from pipeline.schemas import EMBEDDING_EDGES, OVERLAPS, Reason
@@ -39,31 +37,22 @@ class StandIn:
         return self.embeddings[[int(image) for image in images]]
 
 
-def run(folder: Path, num_parts: int, seed: int) -> tuple[Stages, Output, list[pa.Table], Output]:
-    """The embeddings and their edges, with the pictures in some parts and some order."""
-    order = np.random.default_rng(seed).permutation(NUM_PICTURES)
-    everything = pictures(num_groups=50).append_column("jpg", [[str(i).encode() for i in range(NUM_PICTURES)]])
-    rows = everything.drop_columns(["embedding"]).take(pa.array(order))
-    cuts = np.linspace(0, NUM_PICTURES, num_parts + 1).astype(int)
-    parts = [rows.slice(a, b - a) for a, b in pairwise(cuts)]
-    stages = Stages(Run.open(str(folder / f"parts-{num_parts}"), {}))
-    given = stages("given", num_parts, lambda part: parts[part])
-    embeddings = flow.embed(stages, num_parts, given.part, encoder, Pool(size=1))
-    edges = flow.near_embeddings(stages, embeddings, lambda part: given.part(part, ["pair_id", "rank"]), CONFIG, 3)
-    return stages, embeddings, parts, edges
+def test_edges_of_parts_are_those_of_all_pictures(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+    everything = pictures(num_groups=50)
+    sampled = sample(everything, CONFIG.num_cells * CONFIG.sample_per_cell, NUM_PICTURES, CONFIG.seed)
+    members = cell_members(everything, learn_centroids(sampled, CONFIG), CONFIG.num_cells_each)
+    expected = edges_of(embedding_edges(members, CONFIG.min_similarity, CONFIG.max_edges_each))
 
-
-def test_edges_are_the_same_for_any_parts(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
-    found = []
-    for num_parts in (1, 7):
-        stages, embeddings, parts, edges = run(tmp_path, num_parts, seed=num_parts)
-        found.append(edges_of(edges.table(EMBEDDING_EDGES)))
-        assert sum(part.num_rows for part in parts) == embeddings.num_kept == NUM_PICTURES
-        assert stages.outputs["cells"].num_kept == 2 * NUM_PICTURES
-    assert found[0] == found[1]
-    expected = by_brute_force(pictures(num_groups=50), CONFIG.min_similarity)
-    assert set(found[0]) <= set(expected)
-    assert len(found[0]) > 0.8 * len(expected) > 50
+    named = everything.append_column("jpg", [[str(i).encode() for i in range(NUM_PICTURES)]])
+    rows = named.drop_columns(["embedding"]).take(pa.array(np.random.default_rng(1).permutation(NUM_PICTURES)))
+    parts = [rows.slice(start, 45) for start in range(0, NUM_PICTURES, 45)]
+    stages = Stages(Run.open(str(tmp_path), {}))
+    embeddings = flow.embed(stages, len(parts), lambda part: parts[part], encoder, Pool(size=1))
+    edges = flow.near_embeddings(stages, embeddings, lambda part: parts[part].select(["pair_id", "rank"]), CONFIG, 3)
+    assert embeddings.num_kept == NUM_PICTURES
+    assert stages.outputs["cells"].num_kept == 2 * NUM_PICTURES
+    assert edges_of(edges.table(EMBEDDING_EDGES)) == expected
+    assert len(expected) > 0.8 * len(by_brute_force(everything, CONFIG.min_similarity)) > 50
 
 
 def test_overlaps_go_along_with_what_becomes_of_the_pairs(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001

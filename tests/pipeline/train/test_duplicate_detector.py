@@ -39,12 +39,12 @@ def share_found(detector: Detector, images: list[bytes]) -> float:
 @pytest.mark.realdata
 def test_a_trained_detector_finds_copies_that_an_untrained_one_misses(clip_data: Path) -> None:
     images = pq.read_table(clip_data / "photos.parquet", columns=["image"])["image"].to_pylist()
-    training = DetectorTraining(batch_size=64, num_images=64 * 30, learning_rate=3e-3, flips=True)
+    training = DetectorTraining(batch_size=48, num_images=48 * 16, learning_rate=3e-3, flips=True)
     detector, losses = train(images[:480], training)
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.8
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.5
     held_out = images[-250:]
     trained, untrained = share_found(detector, held_out), share_found(new_detector(TINY, 0).eval(), held_out)
-    assert trained > 1.3 * untrained, (trained, untrained)
+    assert trained > max(0.15, 3 * untrained), (trained, untrained)
 
 
 def test_the_same_seed_gives_the_same_detector() -> None:
