@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from cluster import storage
 from pipeline.data.extract import ARCHIVE_SUFFIXES
 from pipeline.data.img2dataset import SHARD_SUFFIX
+from pipeline.data.overlap import OverlapConfig, OverlapIndex
 from pipeline.data.tables import TABLE_SUFFIXES
 from pipeline.schemas import OVERLAP_INDEX, QUERIES, SURVIVAL
 
@@ -68,6 +69,28 @@ def read_overlap_index(uri: str) -> tuple[pa.Table, str | None]:
     table = read_table(uri, OVERLAP_INDEX, "overlap.index", "not an overlap index", "jobs.overlap makes one")
     encoder = (table.schema.metadata or {}).get(ENCODER_KEY)
     return table, encoder.decode() if encoder else None
+
+
+def open_overlap_index(config: OverlapConfig, encoder_sha256: str | None) -> OverlapIndex | None:
+    """The index that a configuration names, ready to be searched; None where it names none.
+
+    Args:
+        config: index, mode and thresholds.
+        encoder_sha256: hash (eval.flow.hash_model) of the encoder whose embeddings are compared; None without one.
+
+    Raises:
+        ValueError: the file is no index, a threshold is for a set it does not have, or its embeddings are of another
+            encoder.
+    """
+    if config.index is None:
+        return None
+    table, made_with = read_overlap_index(config.index)
+    index = OverlapIndex(table, config)
+    if index.has_embeddings and made_with != encoder_sha256:
+        whose = "this curation has no encoder" if encoder_sha256 is None else "this curation's are of another encoder"
+        advice = "give the one it was made with, or --overlap.min_similarity 2 to compare hashes only"
+        raise ValueError(f"overlap.index={config.index} has embeddings, and {whose}; {advice}")
+    return index
 
 
 def read_table(uri: str, schema: pa.Schema, option: str, not_one: str, advice: str) -> pa.Table:

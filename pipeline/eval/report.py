@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline import paper
 from pipeline.eval import display
 from pipeline.eval.charts import NORMAL, SMALL, Axis, Points, Series, line_chart, smooth, thin
 from pipeline.eval.link_rot import LinkCount, view_link_rot
@@ -167,6 +168,7 @@ def render_report(inputs: ReportInputs) -> str:
         num_large_curves=NUM_LARGE_CURVES,
         results=group_results(inputs.scores),
         overlap=summarise(inputs.overlap) if inputs.overlap else None,
+        paper=paper,
         differences=draw_differences(inputs.overlap),
         rejected=group_rejected(inputs.rejected),
         right=[example for example in inputs.examples if example.right],

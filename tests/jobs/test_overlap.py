@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -6,16 +7,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.encoders import load_encoder
-from jobs.inputs import read_overlap_index
+from jobs.inputs import ENCODER_KEY, open_overlap_index, read_overlap_index
 from jobs.launch import launch
 from jobs.overlap import OverlapJob, main
-from pipeline.data.embeddings import to_matrix
+from pipeline.data.embeddings import to_column, to_matrix
 from pipeline.data.overlap import OverlapConfig, OverlapIndex, find_overlaps
 from pipeline.data.phash import perceptual_hash
 from pipeline.eval.flow import open_sets
 from pipeline.model.duplicates import detector_config, to_files
 from pipeline.schemas import OVERLAP_INDEX
 from pipeline.train.duplicate_detector import new_detector
+from tests.pipeline.data.test_embeddings import unit
+from tests.pipeline.data.test_overlap import BALANCED, index_rows
 from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw, make_sets
 
 IMAGES = [draw(shape, colour) for colour in COLOURS for shape in SHAPES]
@@ -53,6 +56,42 @@ def test_every_picture_of_every_set_is_in_the_index(job: OverlapJob, tmp_path: P
     pictures = pictures.select(["phash", "embedding"]).append_column("pair_id", [["x"]])
     found = find_overlaps(pictures, OverlapIndex(index, OverlapConfig(radius=-1, min_similarity=0.9999)))
     assert set(found["item"].to_pylist()) >= {7}
+
+
+def test_an_index_wants_the_encoder_it_was_made_with(tmp_path: Path) -> None:
+    place = str(tmp_path / "index.parquet")
+    index = index_rows([BALANCED], ["a"], to_column(unit(1)))
+    pq.write_table(index.replace_schema_metadata({ENCODER_KEY: b"ab"}), place)
+    assert open_overlap_index(OverlapConfig(), None) is None
+    found = open_overlap_index(OverlapConfig(index=place), "ab")
+    assert found is not None
+    assert found.has_embeddings
+    for own, message in (("cd", "of another encoder"), (None, "this curation has no encoder")):
+        with pytest.raises(ValueError, match=message):
+            open_overlap_index(OverlapConfig(index=place), own)
+    hashes_only = open_overlap_index(OverlapConfig(index=place, min_similarity=2), None)
+    assert hashes_only is not None
+    pq.write_table(index.drop_columns(["phash"]), place)
+    with pytest.raises(
+        ValueError, match=r"not an overlap index, it has no columns \['phash'\]; jobs.overlap makes one"
+    ):
+        open_overlap_index(OverlapConfig(index=place), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """A job that has thresholds."""
+
+    overlap: OverlapConfig = field(default_factory=OverlapConfig)
+
+
+def test_thresholds_of_single_sets_are_plain_toml(tmp_path: Path) -> None:
+    given: list[Thresholds] = []
+    (tmp_path / "x.toml").write_text('[overlap]\nmode = "mark"\n[overlap.radius_of]\nmnist = -1\n"a-b.c" = 2\n')
+    launch(Thresholds, given.append, ["--config", str(tmp_path / "x.toml")])
+    launch(Thresholds, given.append, ["--overlap.min_similarity_of", '{"mnist": 0.9}'])
+    expected = [OverlapConfig(mode="mark", radius_of={"mnist": -1, "a-b.c": 2})]
+    assert [job.overlap for job in given] == [*expected, OverlapConfig(min_similarity_of={"mnist": 0.9})]
 
 
 def test_what_is_missing_ends_with_one_line(job: OverlapJob, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,12 +33,13 @@ def by_brute_force(table: pa.Table, threshold: float = THRESHOLD) -> dict[tuple[
     """Every pair near enough, the better one first."""
     embeddings = to_matrix(table["embedding"])
     rows = sorted(zip(table["rank"].to_pylist(), table["pair_id"].to_pylist(), range(len(embeddings)), strict=True))
+    ids_in_order = [pair_id for _, pair_id, _ in rows]
+    embeddings = embeddings[[row for _, _, row in rows]]
     found = {}
-    for position, (_, better, i) in enumerate(rows):
-        for _, worse, j in rows[position + 1 :]:
-            similarity = cosines(embeddings[i : i + 1], embeddings[j : j + 1])[0]
-            if similarity >= np.float32(threshold):
-                found[better, worse] = float(similarity)
+    for i, better in enumerate(ids_in_order):
+        similar = cosines(np.broadcast_to(embeddings[i], embeddings.shape), embeddings)
+        for j in np.flatnonzero(similar[i + 1 :] >= np.float32(threshold)) + i + 1:
+            found[better, ids_in_order[j]] = float(similar[j])
     return found
 
 

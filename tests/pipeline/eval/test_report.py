@@ -125,6 +125,7 @@ def test_overlap_is_told_set_by_set(report_inputs: ReportInputs) -> None:
     section = page[page.index('<section id="overlap">') : page.index('<section id="predictions">')]
     assert "Of 6 sets, 1 shares no picture" in section
     assert "104 of 500" in section
+    assert "the mean 3.2%, and 7 scores moved" in section  # the paper's
     for one in report_inputs.overlap:
         assert f"{100 * one.change:+.2f}" in section
     assert section.count("<circle") == 5
