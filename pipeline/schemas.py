@@ -51,6 +51,7 @@ class Reason(StrEnum):
     DUPLICATE_PERCEPTUAL = "same picture as a better pair"
     DUPLICATE_CAPTION = "like picture and same caption as a better pair"
     DUPLICATE_TURNED = "same picture as a better pair, mirrored or turned"
+    DUPLICATE_EMBEDDING = "same picture as a better pair, by its embedding"
     # Overlap
     OVERLAP = "shows a picture of an evaluation set"
     # Policy: the crawler may not, or does not, go there
@@ -279,6 +280,9 @@ EDGES = pa.schema(
 )
 """Two like pictures."""
 
+EMBEDDING_EDGES = pa.schema([*EDGES, ("similarity", pa.float32())])
+"""EDGES between pictures whose embeddings are near each other, and their cosine."""
+
 LINKS = pa.schema(
     [
         ("kind", pa.int8()),  # what the row says to its node (duplicate_graph.py)
@@ -320,23 +324,14 @@ CELL_MEMBERS = pa.schema(
     [
         ("cell", pa.int32()),  # the one that this row is for
         ("cells", pa.list_(pa.int32())),  # all that the picture is in, nearest first
+        ("phash", pa.uint64()),  # which is the picture in the duplicate graph; what follows is of its best row
+        ("rank", pa.uint64()),
         ("pair_id", pa.string()),
-        ("rank", pa.uint64()),  # as in FINGERPRINTS
+        ("part", pa.int32()),
         ("embedding", pa.list_(pa.float16())),
     ]
 )
 """One row per picture and cell of the space of embeddings."""
-
-EMBEDDING_EDGES = pa.schema(
-    [
-        ("better_id", pa.string()),
-        ("better_rank", pa.uint64()),
-        ("worse_id", pa.string()),
-        ("worse_rank", pa.uint64()),
-        ("similarity", pa.float32()),  # cosine
-    ]
-)
-"""Two pictures whose embeddings are near each other."""
 
 OVERLAP_INDEX = pa.schema(
     [

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.data.embeddings import Matrix, cosines, to_matrix
 from pipeline.hashing import draws, words_of_ids
-from pipeline.schemas import CELL_MEMBERS, CENTROIDS, EMBEDDING_EDGES
+from pipeline.schemas import CELL_MEMBERS, CENTROIDS, EMBEDDING_EDGES, Reason
 
 Ints = npt.NDArray[np.int64]
 
@@ -119,30 +119,29 @@ def cell_members(table: pa.Table, centroids: Matrix, num_cells_each: int) -> pa.
     """CELL_MEMBERS: for each picture a row in each of its cells.
 
     Args:
-        table: columns pair_id, rank (uint64, lower is better) and embedding.
+        table: columns phash, rank, pair_id, part and embedding.
         centroids: of `learn_centroids`.
         num_cells_each: cells that a picture is in.
     """
     cells = nearest_cells(to_matrix(table["embedding"]), centroids, num_cells_each)
     num_rows, each = cells.shape
-    rows = np.repeat(np.arange(num_rows), each)
+    rows = pa.array(np.repeat(np.arange(num_rows), each))
     offsets = np.arange(0, cells.size + 1, each, dtype=np.int32)
     lists = pa.ListArray.from_arrays(offsets, pa.array(cells.ravel()))
-    columns = [pa.array(cells.ravel()), lists.take(pa.array(rows))]
-    columns += [table[name].combine_chunks().take(pa.array(rows)) for name in ("pair_id", "rank", "embedding")]
-    return pa.table(columns, schema=CELL_MEMBERS)
+    rest = (table[name].combine_chunks().take(rows) for name in CELL_MEMBERS.names[2:])
+    return pa.table([pa.array(cells.ravel()), lists.take(rows), *rest], schema=CELL_MEMBERS)
 
 
 def embedding_edges(table: pa.Table, min_similarity: float, max_edges_each: int) -> pa.Table:
     """EMBEDDING_EDGES among CELL_MEMBERS that hold all rows of their cells.
 
-    All pairs of a cell whose cosine is at least `min_similarity`, but of a row's better ones the best
+    All pairs of a cell whose cosine is at least `min_similarity`, but of a picture's better ones the best
     `max_edges_each` only. Memory: the table, its float32 embeddings, a few blocks and the edges.
     """
     table = table.combine_chunks()
-    cells = table["cell"].to_numpy()
-    standing = np.lexsort((table["pair_id"].to_numpy(zero_copy_only=False).astype(str), table["rank"].to_numpy()))
-    order = standing[np.argsort(cells[standing], kind="stable")]  # by cell, and within a cell the best row first
+    cells, hashes = table["cell"].to_numpy(), table["phash"].to_numpy()
+    standing = np.lexsort((hashes, table["rank"].to_numpy()))
+    order = standing[np.argsort(cells[standing], kind="stable")]  # by cell, and within a cell the best picture first
     embeddings = to_matrix(table["embedding"])
     all_cells = np.asarray(table["cells"].combine_chunks().flatten()).reshape(
         table.num_rows, -1 if table.num_rows else 1
@@ -155,9 +154,10 @@ def embedding_edges(table: pa.Table, min_similarity: float, max_edges_each: int)
             here = _first_shared(all_cells[better], all_cells[worse]) == cells[better]
             found.append(Pairs(better[here], worse[here], pairs.similarity[here]))
     better, worse, similarity = _joined(found)
-    ids, ranks = table["pair_id"].combine_chunks(), table["rank"].to_numpy()
-    columns = [ids.take(pa.array(better)), ranks[better], ids.take(pa.array(worse)), ranks[worse], similarity]
-    return pa.table(columns, schema=EMBEDDING_EDGES)
+    at = pa.array(better)
+    columns = [table[name].combine_chunks().take(at) for name in ("phash", "rank", "pair_id", "part")]
+    why = pa.repeat(Reason.DUPLICATE_EMBEDDING.value, len(better))
+    return pa.table([*columns, hashes[worse], why, similarity], schema=EMBEDDING_EDGES)
 
 
 class Pairs(NamedTuple):

@@ -10,48 +10,67 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from cluster.parts import Output
 from cluster.resources import Pool
 from cluster.stages import Stages
 from pipeline.data import cells, overlap
+from pipeline.data.duplicate_graph import leaders
 from pipeline.data.embeddings import Embedder, Encode, to_matrix
+from pipeline.data.passes import Read
+from pipeline.data.places import by_part
 from pipeline.schemas import CENTROIDS, EMBEDDINGS
 
-Read = Callable[[int], pa.Table | None]
-"""The rows of a part."""
+PictureRead = Callable[[int], pa.Table | None]
+"""Pictures of a part."""
 
 
-def embed(stages: Stages, num_parts: int, images: Read, encoder: Callable[[], Encode], pool: Pool) -> Output:
-    """EMBEDDINGS of the images, row by row, part by part.
+def embed(
+    stages: Stages, parts: int, read: Read, pictures: Output, encoder: Callable[[], Encode], pool: Pool
+) -> tuple[Output, Output]:
+    """By part the best row of each picture (phash, rank, pair_id, part), and EMBEDDINGS of these rows.
+
+    All other rows go as duplicates whatever their embeddings are, so they cost none.
 
     Args:
         stages: of the run.
-        num_parts: parts of the images.
-        images: columns pair_id and jpg of a part.
+        parts: parts of the images.
+        read: FETCHED of a part.
+        pictures: PICTURES, in buckets that hold all rows of their hashes.
         encoder: makes an encoder, once in each actor (jobs.encoders.load_encoder with its arguments).
         pool: the actors.
     """
-    return stages(
-        "embeddings",
-        num_parts,
-        images,
-        pools=[(lambda: Embedder(encoder()), pool)],
+    leading = stages(
+        "leading",
+        len(pictures.rows_by_bucket()),
+        pictures.bucket,
+        finish=lambda table: table.take(pa.array(leaders(table))).select(["phash", "rank", "pair_id", "part"]),
+        place=by_part("part"),
+        num_buckets=parts,
     )
+
+    def images(part: int) -> pa.Table | None:
+        rows, table = leading.bucket(part), read(part, ["pair_id", "jpg"])
+        if rows is None or table is None:
+            return None
+        return table.take(pc.index_in(rows["pair_id"], table["pair_id"].combine_chunks()))
+
+    return leading, stages("embeddings", parts, images, pools=[(lambda: Embedder(encoder()), pool)])
 
 
 def near_embeddings(
-    stages: Stages, embeddings: Output, ranks: Read, config: cells.CellsConfig, num_buckets: int
+    stages: Stages, leading: Output, embeddings: Output, config: cells.CellsConfig, buckets: int
 ) -> Output:
-    """EMBEDDING_EDGES between pictures whose embeddings are near, in `num_buckets` parts of whole cells.
+    """EMBEDDING_EDGES between pictures whose embeddings are near, in `buckets` parts of whole cells.
 
     Args:
         stages: of the run.
+        leading: of `embed`.
         embeddings: of `embed`.
-        ranks: pair_id and rank (uint64, lower is better) of a part, in the order of the embeddings.
         config: of cells and thresholds.
-        num_buckets: tasks that share out the cells.
+        buckets: tasks that share out the cells.
     """
     parts = len(embeddings.parts)
     wanted, total = config.num_cells * config.sample_per_cell, embeddings.num_kept
@@ -69,30 +88,30 @@ def near_embeddings(
     )
     centroids = ray.put(to_matrix(learned.table(CENTROIDS)["centroid"]))
 
-    def ranked(part: int) -> pa.Table | None:
-        table, rank = embeddings.part(part), ranks(part)
-        if table is None or rank is None:
+    def embedded(part: int) -> pa.Table | None:
+        table, rows = embeddings.part(part), leading.bucket(part)
+        if table is None or rows is None:
             return None
-        assert table["pair_id"] == rank["pair_id"]
-        return table.append_column("rank", rank["rank"])
+        assert table["pair_id"] == rows["pair_id"]
+        return rows.append_column("embedding", table["embedding"])
 
     members = stages(
         "cells",
         parts,
-        ranked,
+        embedded,
         finish=lambda table: cells.cell_members(table, ray.get(centroids), config.num_cells_each),
-        place=lambda table: (table["cell"].to_numpy() % num_buckets).astype(np.int32),
-        num_buckets=num_buckets,
+        place=lambda table: (table["cell"].to_numpy() % buckets).astype(np.int32),
+        num_buckets=buckets,
     )
     return stages(
         "embedding_edges",
-        num_buckets,
+        buckets,
         members.bucket,
         finish=lambda table: cells.embedding_edges(table, config.min_similarity, config.max_edges_each),
     )
 
 
-def overlaps(stages: Stages, num_parts: int, pictures: Read, index: overlap.OverlapIndex) -> Output:
+def overlaps(stages: Stages, num_parts: int, pictures: PictureRead, index: overlap.OverlapIndex) -> Output:
     """OVERLAPS of each part's pictures with the evaluation sets.
 
     Args:

@@ -20,7 +20,7 @@ NUM_DRAWS = 24
 """Uniform draws in [0, 1) that a version takes, at most."""
 KERNELS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
 
-ZOOM = (0.8, 1.25)
+ZOOM = (0.78, 1.28)
 """Side of what is shown as a share of the picture's; above one the rest is a frame."""
 ASPECT = 1.15
 """By how much one side may be stretched against the other."""
@@ -29,7 +29,7 @@ RESOLUTION = (0.4, 1.6)
 """Sides on the way as a share of the detector's."""
 HUE_DEGREES = 12.0
 SATURATION, VALUE, CONTRAST = (0.4, 1.6), (0.6, 1.4), (0.6, 1.4)
-GREY_SHARE = 0.15
+GREY_SHARE = 0.25
 """Of the versions these have no colours."""
 JPEG_QUALITY = (15, 95)
 FRAME_OF_EDGE_SHARE = 0.3

@@ -12,11 +12,11 @@ from pipeline.data.cells import (
     sample,
 )
 from pipeline.data.embeddings import Matrix, cosines, to_column, to_matrix
-from pipeline.schemas import CELL_MEMBERS, EMBEDDING_EDGES
+from pipeline.schemas import CELL_MEMBERS, EMBEDDING_EDGES, Reason
 from tests.pipeline.data.rows import ids
 
 THRESHOLD = 0.9
-Edges = set[tuple[str, str]]
+Edge = tuple[int, int]
 
 
 def pictures(num_groups: int = 60, copies: int = 4, noise: float = 0.2, seed: int = 0) -> pa.Table:
@@ -26,25 +26,26 @@ def pictures(num_groups: int = 60, copies: int = 4, noise: float = 0.2, seed: in
     values = base + noise * rng.standard_normal(base.shape)
     embeddings = np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
     ranks = rng.integers(0, 5, len(values)).astype(np.uint64)  # ties are broken by id
-    return pa.table({"pair_id": ids(len(values)), "rank": ranks, "embedding": to_column(embeddings)})
+    hashes = rng.permutation(len(values)).astype(np.uint64)
+    names, parts = ids(len(values)), pa.array(range(len(values)), pa.int32())
+    columns = {"pair_id": names, "part": parts, "phash": hashes, "rank": ranks}
+    return pa.table(columns | {"embedding": to_column(embeddings)})
 
 
-def by_brute_force(table: pa.Table, threshold: float = THRESHOLD) -> dict[tuple[str, str], float]:
+def by_brute_force(table: pa.Table, threshold: float = THRESHOLD) -> dict[Edge, float]:
     """Every pair near enough, the better one first."""
-    embeddings = to_matrix(table["embedding"])
-    rows = sorted(zip(table["rank"].to_pylist(), table["pair_id"].to_pylist(), range(len(embeddings)), strict=True))
-    ids_in_order = [pair_id for _, pair_id, _ in rows]
-    embeddings = embeddings[[row for _, _, row in rows]]
+    order = np.lexsort((table["phash"].to_numpy(), table["rank"].to_numpy()))
+    hashes, embeddings = table["phash"].to_numpy()[order].tolist(), to_matrix(table["embedding"])[order]
     found = {}
-    for i, better in enumerate(ids_in_order):
+    for i, better in enumerate(hashes):
         similar = cosines(np.broadcast_to(embeddings[i], embeddings.shape), embeddings)
         for j in np.flatnonzero(similar[i + 1 :] >= np.float32(threshold)) + i + 1:
-            found[better, ids_in_order[j]] = float(similar[j])
+            found[better, hashes[j]] = float(similar[j])
     return found
 
 
-def edges_of(table: pa.Table) -> dict[tuple[str, str], float]:
-    columns = [table[name].to_pylist() for name in ("better_id", "worse_id", "similarity")]
+def edges_of(table: pa.Table) -> dict[Edge, float]:
+    columns = [table[name].to_pylist() for name in ("better_hash", "worse_hash", "similarity")]
     assert len(set(zip(*columns[:2], strict=True))) == table.num_rows, "a pair is told once"
     return {(better, worse): similarity for better, worse, similarity in zip(*columns, strict=True)}
 
@@ -61,9 +62,13 @@ def test_in_one_cell_all_near_pairs_are_found_whatever_the_blocks(block: int, mo
     assert found.schema == EMBEDDING_EDGES
     assert edges_of(found) == by_brute_force(table)
     assert found.num_rows > 100
-    rank_of = dict(zip(table["pair_id"].to_pylist(), table["rank"].to_pylist(), strict=True))
-    assert found["better_rank"].to_pylist() == [rank_of[name] for name in found["better_id"].to_pylist()]
-    assert found["worse_rank"].to_pylist() == [rank_of[name] for name in found["worse_id"].to_pylist()]
+    row_of = {row["phash"]: row for row in table.to_pylist()}
+    for edge in found.to_pylist():
+        better = row_of[edge["better_hash"]]
+        assert (edge["better_rank"], edge["better_id"], edge["better_part"]) == (
+            *(better["rank"], better["pair_id"], better["part"]),
+        )
+        assert edge["why"] == Reason.DUPLICATE_EMBEDDING
 
 
 @pytest.mark.parametrize("block", [1024, 7])
@@ -71,7 +76,7 @@ def test_a_picture_is_tied_to_the_best_of_its_better_ones(block: int, monkeypatc
     monkeypatch.setattr(cells, "_BLOCK", block)
     table = pictures(num_groups=3, copies=30, noise=0.01)
     everything = by_brute_force(table)
-    first: dict[str, list[str]] = {}
+    first: dict[int, list[int]] = {}
     for better, worse in everything:  # in the order of the better ones
         first.setdefault(worse, []).append(better)
     expected = {(better, worse) for worse, betters in first.items() for better in betters[:4]}
@@ -85,7 +90,7 @@ def test_pairs_of_several_shared_cells_are_told_once_and_those_of_none_never() -
     members = cell_members(table, centroids, 3)
     assert members.schema == CELL_MEMBERS
     assert members.num_rows == 3 * table.num_rows
-    own = dict(zip(members["pair_id"].to_pylist(), members["cells"].to_pylist(), strict=True))
+    own = dict(zip(members["phash"].to_pylist(), members["cells"].to_pylist(), strict=True))
     expected = {pair for pair in by_brute_force(table) if set(own[pair[0]]) & set(own[pair[1]])}
     assert set(edges_of(embedding_edges(members, THRESHOLD, 1_000))) == expected
     assert len(expected) > 100
@@ -112,7 +117,7 @@ def test_edges_do_not_depend_on_partitions_and_order() -> None:
     shuffled = table.take(pa.array(np.random.default_rng(1).permutation(table.num_rows)))
     parts = [cell_members(shuffled.slice(start, 37), centroids, 2) for start in range(0, shuffled.num_rows, 37)]
     everything = pa.concat_tables(parts)
-    found: dict[tuple[str, str], float] = {}
+    found: dict[Edge, float] = {}
     for bucket in range(5):
         rows = everything.filter(pa.array(everything["cell"].to_numpy() % 5 == bucket))
         found |= edges_of(embedding_edges(rows, THRESHOLD, 3))

@@ -43,12 +43,31 @@ def test_edges_of_parts_are_those_of_all_pictures(ray_local: None, tmp_path: Pat
     members = cell_members(everything, learn_centroids(sampled, CONFIG), CONFIG.num_cells_each)
     expected = edges_of(embedding_edges(members, CONFIG.min_similarity, CONFIG.max_edges_each))
 
-    named = everything.append_column("jpg", [[str(i).encode() for i in range(NUM_PICTURES)]])
-    rows = named.drop_columns(["embedding"]).take(pa.array(np.random.default_rng(1).permutation(NUM_PICTURES)))
-    parts = [rows.slice(start, 45) for start in range(0, NUM_PICTURES, 45)]
+    # Each picture stands twice in the web, and the worse row of each is not embedded
+    twice = pa.concat_tables([everything, everything.set_column(0, "pair_id", [ids(NUM_PICTURES, "worse")])])
+    worse = np.repeat([0, 9], NUM_PICTURES).astype(np.uint64)
+    ranks, numbers = twice["rank"].to_numpy() + worse, np.arange(2 * NUM_PICTURES) % NUM_PICTURES
+    jpg = pa.array([str(number).encode() if rank < 9 else b"not to be seen"
+                    for number, rank in zip(numbers, ranks, strict=True)], pa.large_binary())  # fmt: skip
+    rows = twice.drop_columns(["embedding", "part", "rank"]).append_column("rank", [ranks]).append_column("jpg", jpg)
+    rows = rows.take(pa.array(np.random.default_rng(1).permutation(rows.num_rows)))
+    parts = [rows.slice(start, 90) for start in range(0, rows.num_rows, 90)]
+    numbered = [
+        table.append_column("part", pa.array(np.full(table.num_rows, part, np.int32)))
+        for part, table in enumerate(parts)
+    ]
     stages = Stages(Run.open(str(tmp_path), {}))
-    embeddings = flow.embed(stages, len(parts), lambda part: parts[part], encoder, Pool(size=1))
-    edges = flow.near_embeddings(stages, embeddings, lambda part: parts[part].select(["pair_id", "rank"]), CONFIG, 3)
+    pictures_of_hash = stages(
+        "pictures",
+        len(parts),
+        lambda part: numbered[part].select(["pair_id", "phash", "rank", "part"]),
+        place=lambda table: (table["phash"].to_numpy() % 4).astype(np.int32),
+        num_buckets=4,
+    )
+    leading, embeddings = flow.embed(
+        stages, len(parts), lambda part, columns: parts[part].select(columns), pictures_of_hash, encoder, Pool()
+    )
+    edges = flow.near_embeddings(stages, leading, embeddings, CONFIG, 3)
     assert embeddings.num_kept == NUM_PICTURES
     assert stages.outputs["cells"].num_kept == 2 * NUM_PICTURES
     assert edges_of(edges.table(EMBEDDING_EDGES)) == expected
