@@ -76,7 +76,7 @@ def open_overlap_index(config: OverlapConfig, encoder_sha256: str | None) -> Ove
 
     Args:
         config: index, mode and thresholds.
-        encoder_sha256: hash (eval.flow.hash_model) of the encoder whose embeddings are compared; None without one.
+        encoder_sha256: hash of the encoder whose embeddings are compared (jobs/encoders.py); None without one.
 
     Raises:
         ValueError: the file is no index, a threshold is for a set it does not have, or its embeddings are of another
@@ -88,7 +88,7 @@ def open_overlap_index(config: OverlapConfig, encoder_sha256: str | None) -> Ove
     index = OverlapIndex(table, config)
     if index.has_embeddings and made_with != encoder_sha256:
         whose = "this curation has no encoder" if encoder_sha256 is None else "this curation's are of another encoder"
-        advice = "give the one it was made with, or --overlap.min_similarity 2 to compare hashes only"
+        advice = "give --encoder.model as it was made with, or --overlap.min_similarity 2 to compare hashes only"
         raise ValueError(f"overlap.index={config.index} has embeddings, and {whose}; {advice}")
     return index
 

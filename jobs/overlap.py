@@ -1,6 +1,6 @@
 """An index of evaluation sets, by which jobs.curate finds their pictures among the pairs.
 
-`python -m jobs.overlap --datasets sets/ --model runs/detector/model --output runs/overlap`
+`python -m jobs.overlap --datasets sets/ --encoder.model runs/detector/model --output runs/overlap`
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import storage
-from cluster.resources import Pool
 from cluster.runs import Run
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages, Transform
-from jobs.encoders import load_encoder
+from jobs.encoders import EncoderConfig
 from jobs.inputs import ENCODER_KEY
 from jobs.launch import launch
 from pipeline.data.hamming import near_pairs
@@ -41,12 +40,7 @@ class OverlapJob:
     """Folder of evaluation sets, each a folder with dataset.json and test.parquet; local or s3://."""
     output: str
     """Folder of the run: index.parquet, and index.json about the sets."""
-    model: str | None = None
-    """Folder of a detector of jobs.detector, or of a model of jobs.pretrain; without one there are hashes only."""
-    batch_size: int = 64
-    """Images in a forward pass."""
-    pool: Pool = field(default_factory=Pool)
-    """Actors, each with the model in memory; on a GPU where the pool has one."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -78,28 +72,24 @@ def main(job: OverlapJob) -> None:
     sets = {source.dataset.name: source.sha256 for source in sources}
     if len(sets) < len(sources):
         raise ValueError(f"datasets={job.datasets}: two sets have one name, of {', '.join(sorted(sets))}; rename one")
-    model = storage.absolute(job.model) if job.model else None
-    encoder = None
-    if model is not None:
-        load_encoder(model, 1, "cpu")  # a folder without one is refused before anything starts
-        encoder = flow.hash_model(model)
-    run = Run.open(job.output, {"sets": sets, "encoder": encoder})
+    encoder, encoder_sha256 = job.encoder.open() or (None, None)
+    run = Run.open(job.output, {"sets": sets, "encoder": encoder_sha256})
     groups = [
         RowGroup(source.dataset.name, source.sha256, source.uri, number, first)
         for source in sources
         for number, first in enumerate(accumulate(source.row_groups[:-1], initial=0))
     ]
-    batch_size, device = job.batch_size, "cuda" if job.pool.gpus else "cpu"
 
     def prepare() -> Transform:
-        encode = load_encoder(model, batch_size, device) if model else None
+        encode = encoder() if encoder else None
         return lambda table: index_pictures(table, encode)
 
-    with session(job.session, needs=[job.pool]):
-        items = Stages(run)("items", len(groups), lambda part: groups[part].read(), pools=[(prepare, job.pool)])
+    pools = [(prepare, job.encoder.pool)]
+    with session(job.session, needs=[job.encoder.pool]):
+        items = Stages(run)("items", len(groups), lambda part: groups[part].read(), pools=pools)
     index = items.table(OVERLAP_INDEX)
     sink = pa.BufferOutputStream()
-    metadata = {ENCODER_KEY: encoder.encode()} if encoder else None
+    metadata = {ENCODER_KEY: encoder_sha256.encode()} if encoder_sha256 else None
     pq.write_table(index.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True)
     storage.write_bytes(storage.join(run.uri, "index.parquet"), sink.getvalue().to_pybytes())
     about = {name: about_set(name, index) for name in sets}

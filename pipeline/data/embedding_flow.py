@@ -39,7 +39,7 @@ def embed(
         parts: parts of the images.
         read: FETCHED of a part.
         pictures: PICTURES, in buckets that hold all rows of their hashes.
-        encoder: makes an encoder, once in each actor (jobs.encoders.load_encoder with its arguments).
+        encoder: makes an encoder, once in each actor (jobs.encoders.EncoderConfig.open).
         pool: the actors.
     """
     leading = stages(

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.encoders import load_encoder
+from jobs.encoders import EncoderConfig, load_encoder
 from jobs.inputs import ENCODER_KEY, open_overlap_index, read_overlap_index
 from jobs.launch import launch
 from jobs.overlap import OverlapJob, main
@@ -30,9 +30,8 @@ def job(tmp_path: Path) -> OverlapJob:
     (tmp_path / "detector").mkdir()
     for name, data in to_files(new_detector(detector_config("tiny"), 0)).items():
         (tmp_path / "detector" / name).write_bytes(data)
-    return OverlapJob(
-        datasets=str(tmp_path / "sets"), model=str(tmp_path / "detector"), output=str(tmp_path / "overlap")
-    )
+    encoder = EncoderConfig(model=str(tmp_path / "detector"))
+    return OverlapJob(datasets=str(tmp_path / "sets"), encoder=encoder, output=str(tmp_path / "overlap"))
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -46,7 +45,7 @@ def test_every_picture_of_every_set_is_in_the_index(job: OverlapJob, tmp_path: P
     items = [(row["benchmark"], row["set_sha256"], row["split"], row["item"]) for row in index.to_pylist()]
     assert items == [(name, sha256[name], "test", item) for name in ("colours", "pairs") for item in range(15)]
     assert index["phash"].to_pylist() == perceptual_hash(IMAGES).tolist() * 2
-    expected = load_encoder(str(job.model), 8, "cpu")(IMAGES)
+    expected = load_encoder(str(job.encoder.model), 8, "cpu")(IMAGES)
     assert np.allclose(to_matrix(index["embedding"])[:15], expected, atol=2e-3)
     about = json.loads((tmp_path / "overlap" / "index.json").read_text())
     assert about["pairs"]["num_images"] == 15
@@ -95,8 +94,10 @@ def test_thresholds_of_single_sets_are_plain_toml(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_ends_with_one_line(job: OverlapJob, capsys: pytest.CaptureFixture[str]) -> None:
-    for option, message in (("model", "holds no image encoder"), ("datasets", "nothing is there")):
-        options = {"datasets": job.datasets, "model": job.model, "output": job.output} | {option: "/nowhere"}
+    for option, message in (("encoder.model", "holds no image encoder"), ("datasets", "nothing is there")):
+        options = {"datasets": job.datasets, "encoder.model": job.encoder.model, "output": job.output} | {
+            option: "/nowhere"
+        }
         with pytest.raises(SystemExit, match="2"):
             launch(OverlapJob, main, [f"--{name}={value}" for name, value in options.items()])
         line = capsys.readouterr().err.strip().splitlines()[-1]
