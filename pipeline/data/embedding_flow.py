@@ -60,6 +60,19 @@ def embed(
     return leading, stages("embeddings", parts, images, pools=[(lambda: Embedder(encoder()), pool)])
 
 
+def embedded(leading: Output, embeddings: Output) -> PictureRead:
+    """Of a part the columns phash, rank, pair_id, part and embedding, of what `embed` gives."""
+
+    def read(part: int) -> pa.Table | None:
+        table, rows = embeddings.part(part), leading.bucket(part)
+        if table is None or rows is None:
+            return None
+        assert table["pair_id"] == rows["pair_id"]
+        return rows.append_column("embedding", table["embedding"])
+
+    return read
+
+
 def near_embeddings(
     stages: Stages, leading: Output, embeddings: Output, config: cells.CellsConfig, buckets: int
 ) -> Output:
@@ -88,17 +101,10 @@ def near_embeddings(
     )
     centroids = ray.put(to_matrix(learned.table(CENTROIDS)["centroid"]))
 
-    def embedded(part: int) -> pa.Table | None:
-        table, rows = embeddings.part(part), leading.bucket(part)
-        if table is None or rows is None:
-            return None
-        assert table["pair_id"] == rows["pair_id"]
-        return rows.append_column("embedding", table["embedding"])
-
     members = stages(
         "cells",
         parts,
-        embedded,
+        embedded(leading, embeddings),
         finish=lambda table: cells.cell_members(table, ray.get(centroids), config.num_cells_each),
         place=lambda table: (table["cell"].to_numpy() % buckets).astype(np.int32),
         num_buckets=buckets,
@@ -117,7 +123,7 @@ def overlaps(stages: Stages, num_parts: int, pictures: PictureRead, index: overl
     Args:
         stages: of the run.
         num_parts: parts of the pictures.
-        pictures: columns pair_id and phash of a part, and embedding where the index has embeddings.
+        pictures: columns pair_id and phash of a part, and where the index has embeddings those of `embedded`.
         index: the evaluation sets.
     """
     known = ray.put(index)

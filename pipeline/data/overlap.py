@@ -117,6 +117,11 @@ class OverlapIndex:
                 raise ValueError(f"overlap.{option}.{unknown[0]}: the index has no such set; it has {known}")
         radii = np.array([config.radius_of.get(name, config.radius) for name in names], np.int64)
         cosine = [config.min_similarity_of.get(name, config.min_similarity) for name in names]
+        totals = table.group_by("benchmark").aggregate([("item", "count"), ("phash", "count")]).sort_by("benchmark")
+        self.sizes = {
+            row["benchmark"]: (row["item_count"], row["item_count"] - row["phash_count"]) for row in totals.to_pylist()
+        }
+        """Of each set, how many pictures it has, and how many too plain for a hash."""
         hashed = np.flatnonzero(table["phash"].is_valid().to_numpy() & (radii > NO_HASH))
         embedded = table["embedding"].is_valid().to_numpy() & (np.array(cosine) < NO_EMBEDDING)
         self.items = table.select([name for name in OVERLAP_INDEX.names if name not in {"phash", "embedding"}])
@@ -239,24 +244,23 @@ class SetOverlap:
         return self.num_overlapping / self.num_images
 
 
-def count_overlaps(index: pa.Table, overlaps: pa.Table) -> list[SetOverlap]:
-    """The overlap of each set of an OVERLAP_INDEX, by name."""
+def count_overlaps(index: OverlapIndex, overlaps: pa.Table) -> list[SetOverlap]:
+    """The overlap of each set of an index, by name: all OVERLAPS of a snapshot at once."""
     found: dict[str, set[tuple[str, int]]] = {}
     pairs: dict[str, set[str]] = {}
     columns = [overlaps[name].to_pylist() for name in ("benchmark", "split", "item", "pair_id")]
     for benchmark, split, item, pair_id in zip(*columns, strict=True):
         found.setdefault(benchmark, set()).add((split, item))
         pairs.setdefault(benchmark, set()).add(pair_id)
-    totals = index.group_by("benchmark").aggregate([("item", "count"), ("phash", "count")]).sort_by("benchmark")
     return [
         SetOverlap(
-            benchmark=row["benchmark"],
-            num_images=row["item_count"],
-            num_plain=row["item_count"] - row["phash_count"],
-            num_overlapping=len(found.get(row["benchmark"], ())),
-            num_pairs=len(pairs.get(row["benchmark"], ())),
+            benchmark=benchmark,
+            num_images=num_images,
+            num_plain=num_plain,
+            num_overlapping=len(found.get(benchmark, ())),
+            num_pairs=len(pairs.get(benchmark, ())),
         )
-        for row in totals.to_pylist()
+        for benchmark, (num_images, num_plain) in index.sizes.items()
     ]
 
 

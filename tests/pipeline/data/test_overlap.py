@@ -187,7 +187,7 @@ def test_a_snapshot_tells_of_the_pairs_it_holds_and_of_those_dropped_as_overlaps
 
 
 def test_overlap_is_counted_in_images_and_in_pairs() -> None:
-    index = index_rows([BALANCED, None, BALANCED, BALANCED], ["b", "b", "b", "a"])
+    index = OverlapIndex(index_rows([BALANCED, None, BALANCED, BALANCED], ["b", "b", "b", "a"]), OverlapConfig())
     overlaps = overlapping(["x", "y", "y", "y"], ["b", "b", "b", "b"], [0, 0, 2, 2])
     none, some = count_overlaps(index, overlaps)
     assert asdict(none) == {
