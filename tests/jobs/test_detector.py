@@ -29,7 +29,7 @@ def dataset(tmp_path: Path) -> str:
     path = f"data/run/part-00000-{sha256[:16]}.parquet"
     storage.write_bytes(str(tmp_path / "dataset" / path), data)
     shard = Shard(path=path, num_rows=40, num_bytes=len(data), sha256=sha256, row_groups=(16, 16, 8))
-    commit(str(tmp_path / "dataset"), [shard], QUERY_COUNTS.empty_table(), {}, storage.put_if_absent)
+    commit(str(tmp_path / "dataset"), [shard], QUERY_COUNTS.empty_table(), {})
     return str(tmp_path / "dataset")
 
 

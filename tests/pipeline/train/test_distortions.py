@@ -51,7 +51,7 @@ def test_extreme_draws_make_versions_too(draw: float) -> None:
 
 
 def test_draws_in_the_middle_leave_the_picture_in_its_place() -> None:
-    assert correlation(distort(picture(), SIDE, [0.5] * NUM_DRAWS, flips=True), squash(picture(), SIDE)) > 0.97
+    assert correlation(distort(picture(), SIDE, [0.5] * NUM_DRAWS, flips=True), squash(picture(), SIDE)) > 0.9
 
 
 def test_mirror_images_are_made_by_option_only(monkeypatch: pytest.MonkeyPatch) -> None:
