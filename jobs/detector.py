@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import torch
 
 from cluster import storage
 from cluster.runs import Run, identity
@@ -35,14 +38,16 @@ class DetectorJob:
     """Name in the table of detectors (pipeline/model/duplicates.py): tiny or resnet50."""
     max_images: int = 200_000
     """Pictures to learn from, about, drawn by hash; they are held in memory, 20 KB each."""
-    device: str = "cpu"
-    """Where the network runs: cpu or cuda."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the network runs."""
     train: DetectorTraining = field(default_factory=DetectorTraining)
 
 
 def main(job: DetectorJob) -> None:
     """Train, and write the model; a finished run is left alone."""
     config = duplicates.detector_config(job.detector)
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: there is no GPU here; use one of a machine that has it, or device=cpu")
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
     run = Run.open(
         job.output,

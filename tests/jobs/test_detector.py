@@ -47,10 +47,12 @@ def test_a_detector_is_trained_on_a_snapshot_once(dataset: str, tmp_path: Path) 
 
 
 def test_what_cannot_be_trained_ends_with_one_line(
-    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for options, message in (
         (["--detector=huge"], "detector=huge is not known"),
+        (["--detector=tiny", "--device=cuda"], "device=cuda: there is no GPU here"),
         (["--detector=tiny", "--train.batch_size=64"], "train.batch_size = 64: there are only 40 images"),
     ):
         with pytest.raises(SystemExit, match="2"):
