@@ -103,7 +103,9 @@ class Card:
     topics: tuple[Topic, ...]
     queries: Topic
     overlaps: tuple[Count, ...]
-    """Pictures of evaluation sets that pairs show, by set."""
+    """Pictures of evaluation sets that were found, by set; shares of the set."""
+    overlap_mode: str | None
+    """Whether pairs that show one were dropped, or are only told of; null where they were not looked for."""
     settings: tuple[tuple[str, str], ...]
     limits: tuple[str, ...]
 
@@ -160,16 +162,15 @@ def largest(table: pa.Table) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def card(record: Mapping[str, Any], counts: pa.Table, query_counts: pa.Table, overlaps: Mapping[str, int]) -> Card:
+def card(record: Mapping[str, Any], counts: pa.Table, query_counts: pa.Table) -> Card:
     """The card of a version.
 
     Args:
-        record: of the version (snapshot.py), with the funnels of its crawls and of its curation.
+        record: of the version (snapshot.py), with the funnels of its crawls and of its curation, and its overlap.
         counts: CARD_COUNTS, the largest of each topic.
         query_counts: QUERY_COUNTS.
-        overlaps: pictures of each evaluation set that pairs show.
     """
-    num_pairs = int(record["num_pairs"])
+    num_pairs, overlap = int(record["num_pairs"]), record["overlap"] or {"sets": {}, "mode": None}
     crawls = sorted(record["crawl_funnel"].items())
     funnels = [(f"Crawl {run_id}" if len(crawls) > 1 else "Crawl", _steps(stages)) for run_id, stages in crawls]
     return Card(
@@ -180,7 +181,8 @@ def card(record: Mapping[str, Any], counts: pa.Table, query_counts: pa.Table, ov
         funnels=(*funnels, ("Curation", _steps(record["funnel"]))),
         topics=tuple(_topic(topic, counts.filter(pc.equal(counts["topic"], topic)), num_pairs) for topic in TOPICS),
         queries=_coverage(query_counts),
-        overlaps=tuple(Count(name, num, num / max(num_pairs, 1)) for name, num in sorted(overlaps.items())),
+        overlaps=tuple(Count(name, of["num_overlapping"], of["share"]) for name, of in sorted(overlap["sets"].items())),
+        overlap_mode=overlap["mode"],
         settings=tuple(_settings(record["configuration"])),
         limits=tuple(_limits(record["configuration"]["crawl"].values())),
     )

@@ -17,20 +17,18 @@ from pipeline.data import duplicate_graph as graph
 from pipeline.data.duplicate_graph import DedupeConfig
 from pipeline.data.passes import Read
 from pipeline.data.places import by_number, by_part
-from pipeline.schemas import GONE, LINKS
+from pipeline.schemas import EDGES, GONE, LINKS
 
 
-def duplicates(
-    stages: Stages, parts: int, read: Read, config: DedupeConfig, buckets: int
-) -> tuple[Output, Output, Output]:
-    """PICTURES of the images that `read` gives; by part the DUPLICATES among them, and SPARES for those that stay."""
+def pictures(stages: Stages, parts: int, read: Read, config: DedupeConfig, buckets: int) -> Output:
+    """PICTURES of the images that `read` gives, in buckets that hold all rows of their hashes."""
     seen = ["pair_id", "sha256", "jpg", "original_width", "original_height", "caption", "caption_source"]
 
     def numbered(part: int) -> pa.Table | None:
         table = read(part, seen)
         return None if table is None else table.append_column("part", pa.array(np.full(table.num_rows, part, np.int32)))
 
-    pictures = stages(
+    return stages(
         "pictures",
         parts,
         numbered,
@@ -38,7 +36,29 @@ def duplicates(
         place=by_number("phash", buckets),
         num_buckets=buckets,
     )
-    gone = _resolved(stages, pictures, config, buckets)
+
+
+def duplicates(
+    stages: Stages,
+    parts: int,
+    read: Read,
+    pictures: Output,
+    near: Output | None,
+    config: DedupeConfig,
+    buckets: int,
+) -> tuple[Output, Output]:
+    """By part the DUPLICATES among PICTURES, and SPARES for those that stay.
+
+    Args:
+        stages: of the run.
+        parts: parts of the images.
+        read: FETCHED of a part.
+        pictures: PICTURES, in buckets that hold all rows of their hashes.
+        near: EDGES that embeddings tell (embedding_flow.py), in as many parts.
+        config: what counts as the same picture.
+        buckets: of hashes.
+    """
+    gone = _resolved(stages, pictures, near, config, buckets)
 
     def with_fate(bucket: int) -> pa.Table | None:
         table = pictures.bucket(bucket)
@@ -50,10 +70,12 @@ def duplicates(
         dropped, table = found.bucket(part), read(part, ["pair_id", "caption", "spare_captions"])
         return None if dropped is None or table is None else dedupe.spares(table, dropped)
 
-    return pictures, found, stages("spares", parts, spare, place=by_part("kept_part"), num_buckets=parts)
+    return found, stages("spares", parts, spare, place=by_part("kept_part"), num_buckets=parts)
 
 
-def _resolved(stages: Stages, pictures: Output, config: DedupeConfig, buckets: int) -> Callable[[int], pa.Table]:
+def _resolved(
+    stages: Stages, pictures: Output, near: Output | None, config: DedupeConfig, buckets: int
+) -> Callable[[int], pa.Table]:
     """GONE of a bucket of hashes: the graph in rounds, until what is open is little enough for one worker."""
     fingerprints = stages(
         "fingerprints",
@@ -64,8 +86,14 @@ def _resolved(stages: Stages, pictures: Output, config: DedupeConfig, buckets: i
         num_buckets=buckets,
     )
     edges = stages("edges", buckets, fingerprints.bucket, finish=lambda table: graph.edges(table, config))
+
+    def of_all_kinds(part: int) -> pa.Table | None:
+        found = [output.part(part, EDGES.names) for output in (edges, near) if output is not None]
+        tables = [table for table in found if table is not None]
+        return pa.concat_tables(tables) if tables else None
+
     by_node = by_number("node", buckets)
-    links = stages("links", buckets, edges.part, finish=graph.links, place=by_node, num_buckets=buckets)
+    links = stages("links", buckets, of_all_kinds, finish=graph.links, place=by_node, num_buckets=buckets)
     rounds: list[Output] = []
     while links.num_kept > config.max_links_at_once:
         number, open_links = len(rounds) + 1, links

@@ -34,6 +34,7 @@ RECORD: dict[str, Any] = {
             {"stage": "fetched", "kept": 6, "dropped": {"timeout": 1, "not found": 1}},
         ]
     },
+    "overlap": None,
     "funnel": [{"stage": "placed", "kept": 4, "dropped": {"same picture as a better pair": 2}}],
     "configuration": {
         "balance": {"mode": "paper", "max_pairs_per_query": 20_000},
@@ -112,7 +113,7 @@ def test_of_many_names_the_largest_are_told_and_the_rest_together() -> None:
 
 def made(counts: pa.Table, **changes: object) -> Card:
     query_counts = pa.table({"query_id": [1, 2, 3], "num_pairs": pa.array([1, 150, 20_000], pa.int64())})
-    return card(RECORD | changes, counts, query_counts, {"imagenet": 2})
+    return card(RECORD | changes, counts, query_counts)
 
 
 def test_the_card_tells_what_the_record_and_the_counts_tell() -> None:
@@ -144,18 +145,25 @@ def test_limits_are_those_of_the_crawls() -> None:
     assert mixed == made(counts).limits
 
 
-@pytest.mark.parametrize("overlaps", [{}, {"imagenet": 2}])
-def test_both_pages_tell_it_and_trust_nothing_from_the_web(overlaps: dict[str, int]) -> None:
+OVERLAP = {
+    "mode": "mark",
+    "sets": {"imagenet": {"num_overlapping": 2, "share": 0.5}, "cifar10": {"num_overlapping": 0, "share": 0.0}},
+}
+
+
+@pytest.mark.parametrize("overlap", [None, OVERLAP])
+def test_both_pages_tell_it_and_trust_nothing_from_the_web(overlap: dict[str, Any] | None) -> None:
     table = pairs().set_column(
         pairs().schema.get_field_index("caption_source"), "caption_source", pa.array(["<b>|`x`", "alt", "alt", "alt"])
     )
     query_counts = pa.table({"query_id": [1], "num_pairs": pa.array([1], pa.int64())})
-    found = card(RECORD, largest(add(count(table))), query_counts, overlaps)
+    found = card(RECORD | {"overlap": overlap}, largest(add(count(table))), query_counts)
     page, text = to_html(found), to_markdown(found)
     for told in ("v00000002", "1.2 MB", "site0.example", "One of each picture, balanced"):
         assert told in page
         assert told in text
-    assert ("They were not looked for" in page) == ("They were not looked for" in text) == (not overlaps)
+    assert ("They were not looked for" in page) == ("They were not looked for" in text) == (overlap is None)
+    assert ("kept, and are marked" in page) == ("| imagenet | 2 | 50.0% |" in text) == (overlap is not None)
     assert "<b>|" not in page
     assert html.escape("<b>|`x`") in page
     assert "\\<b\\>\\|\\`x\\`" in text
@@ -165,6 +173,6 @@ def test_both_pages_tell_it_and_trust_nothing_from_the_web(overlaps: dict[str, i
 
 def test_a_card_of_nothing_can_be_made() -> None:
     query_counts = pa.table({"num_pairs": pa.array([], pa.int64())})
-    found = card(RECORD | {"num_pairs": 0, "funnel": []}, CARD_COUNTS.empty_table(), query_counts, {})
+    found = card(RECORD | {"num_pairs": 0, "funnel": []}, CARD_COUNTS.empty_table(), query_counts)
     assert "v00000002" in to_html(found)
     assert "v00000002" in to_markdown(found)

@@ -10,7 +10,7 @@ from cluster.runs import Run
 from cluster.stages import Stages
 from pipeline.data.dedupe import mark, with_spares
 from pipeline.data.duplicate_graph import DedupeConfig
-from pipeline.data.duplicate_passes import duplicates
+from pipeline.data.duplicate_passes import duplicates, pictures
 from pipeline.schemas import Reason
 from tests.pipeline.data.rows import encode, fetched, photo_like
 
@@ -52,9 +52,16 @@ def part_of(table: pa.Table, part: int, columns: Sequence[str]) -> pa.Table:
     return table.take(pa.array(range(part, table.num_rows, NUM_PARTS), pa.int64())).select(list(columns))
 
 
-def found(folder: Path, table: pa.Table, config: DedupeConfig) -> tuple[Output, Output, Output]:
+def found(
+    folder: Path, table: pa.Table, config: DedupeConfig, near: Output | None = None
+) -> tuple[Output, Output, Output]:
     stages = Stages(Run.open(str(folder), {}))
-    return duplicates(stages, NUM_PARTS, lambda part, columns: part_of(table, part, columns), config, 4)
+
+    def read(part: int, columns: Sequence[str]) -> pa.Table:
+        return part_of(table, part, columns)
+
+    hashed = pictures(stages, NUM_PARTS, read, config, 4)
+    return hashed, *duplicates(stages, NUM_PARTS, read, hashed, near, config, 4)
 
 
 def test_one_of_each_picture_stays_with_all_captions(tmp_path: Path) -> None:
@@ -89,5 +96,5 @@ def test_one_of_each_picture_stays_with_all_captions(tmp_path: Path) -> None:
 
 
 def test_no_images_have_no_duplicates(tmp_path: Path) -> None:
-    pictures, going, spares = found(tmp_path, images().slice(0, 0), DedupeConfig())
-    assert (pictures.num_rows, going.num_rows, spares.num_rows) == (0, 0, 0)
+    hashed, going, spares = found(tmp_path, images().slice(0, 0), DedupeConfig())
+    assert (hashed.num_rows, going.num_rows, spares.num_rows) == (0, 0, 0)
