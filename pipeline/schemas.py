@@ -51,6 +51,7 @@ class Reason(StrEnum):
     DUPLICATE_PERCEPTUAL = "same picture as a better pair"
     DUPLICATE_CAPTION = "like picture and same caption as a better pair"
     DUPLICATE_TURNED = "same picture as a better pair, mirrored or turned"
+    DUPLICATE_PAIR = "same address and caption as an earlier pair"
     # Policy: the crawler may not, or does not, go there
     ROBOTS_TXT = "forbidden by robots.txt"
     X_ROBOTS_TAG = "forbidden by X-Robots-Tag"
@@ -84,6 +85,9 @@ class Reason(StrEnum):
     RESIZE_FAILED = "image cannot be resized"
     DECODER_TIMEOUT = "image takes too long to decode"
     DECODER_DIED = "decoder died of the image"
+    # Pairs of other tools
+    IMAGE_MISSING = "there is no image with the caption"
+    CAPTION_MISSING = "there is no caption with the image"
 
 
 DECODER_FAULTS = frozenset({Reason.DECODER_TIMEOUT, Reason.DECODER_DIED})
@@ -329,8 +333,16 @@ PAIRS = pa.schema(
 )
 """A pair of the corpus, as shards hold it."""
 
+<<<<<<< HEAD
 CARD_COUNTS = pa.schema([("topic", pa.string()), ("name", pa.string()), ("num_pairs", pa.int64())])
 """Pairs by what they have in common (card.py)."""
+=======
+PAIRS_VERSION = 1
+"""Of PAIRS, in every shard; a reader refuses a later one than it knows."""
+
+IMPORTED = pa.schema([*PAIRS, ("reason", pa.string())])
+"""A pair that somebody else's tool has made, or why it is none."""
+>>>>>>> bdafc47 (Row groups are bounded in bytes too; shards as many as what is left needs)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

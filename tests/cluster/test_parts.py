@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import storage
-from cluster.parts import Output, Part, Stage
+from cluster.parts import Output, Part, RowGroups, Stage
 from tests.cluster.rows import SCHEMA, buckets, table_of
 
 
@@ -31,7 +31,7 @@ def test_buckets_and_dropped_rows_are_read_back_exactly(
     stage = Stage(str(tmp_path_factory.mktemp("stage")), 1)
     table = table_of([reason for _, reason in rows])
     where = buckets([bucket for bucket, _ in rows])
-    part = stage.write(0, table, buckets=where, num_buckets=num_buckets, row_group_size=row_group_size)
+    part = stage.write(0, table, buckets=where, num_buckets=num_buckets, row_groups=RowGroups(max_rows=row_group_size))
     assert part == stage.read_manifest(0)
     out = table["reason"].is_valid().to_numpy()
     for bucket in range(num_buckets):
@@ -49,12 +49,12 @@ def test_buckets_and_dropped_rows_are_read_back_exactly(
 
 def test_a_row_group_is_of_one_bucket_and_not_too_long(stage: Stage) -> None:
     table = table_of([None] * 20 + ["broken"] * 5)
-    part = stage.write(1, table, buckets=buckets([0, 1] * 10 + [2] * 5), num_buckets=4, row_group_size=4)
+    part = stage.write(1, table, buckets=buckets([0, 1] * 10 + [2] * 5), num_buckets=4, row_groups=RowGroups(max_rows=4))
     assert part.file is not None
     with pq.ParquetFile(storage.join(stage.uri, part.file)) as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     assert sizes == [4, 4, 2, 4, 4, 2, 4, 1]
-    assert [list(part.row_groups(bucket)) for bucket in range(5)] == [[0, 1, 2], [3, 4, 5], [], [], [6, 7]]
+    assert [list(part.groups_of(bucket)) for bucket in range(5)] == [[0, 1, 2], [3, 4, 5], [], [], [6, 7]]
 
 
 def test_images_are_not_compressed_and_texts_are(stage: Stage) -> None:
@@ -186,7 +186,7 @@ class TestDamage:
     @pytest.fixture
     def part(self, stage: Stage) -> Part:
         rows = table_of([None if i % 3 else "broken" for i in range(30)])
-        return stage.write(0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_group_size=8)
+        return stage.write(0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_groups=RowGroups(max_rows=8))
 
     def test_any_flipped_bit_is_noticed_where_it_matters(self, stage: Stage, part: Part) -> None:
         file = Path(stage.uri, part.file or "")
@@ -220,7 +220,7 @@ class TestDamage:
     def test_another_file_of_the_same_size(self, stage: Stage, part: Part) -> None:
         rows = table_of([None if i % 3 else "broken" for i in range(30)], salt="x")
         other = Stage(stage.uri + "-2", 1).write(
-            0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_group_size=8
+            0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_groups=RowGroups(max_rows=8)
         )
         data = Path(stage.uri + "-2", other.file or "").read_bytes()
         Path(stage.uri, part.file or "").write_bytes(data)
