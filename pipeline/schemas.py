@@ -87,7 +87,6 @@ class Reason(StrEnum):
     DECODER_DIED = "decoder died of the image"
     # Pairs of other tools
     IMAGE_MISSING = "there is no image with the caption"
-    CAPTION_MISSING = "there is no caption with the image"
 
 
 DECODER_FAULTS = frozenset({Reason.DECODER_TIMEOUT, Reason.DECODER_DIED})

@@ -49,7 +49,9 @@ def test_buckets_and_dropped_rows_are_read_back_exactly(
 
 def test_a_row_group_is_of_one_bucket_and_not_too_long(stage: Stage) -> None:
     table = table_of([None] * 20 + ["broken"] * 5)
-    part = stage.write(1, table, buckets=buckets([0, 1] * 10 + [2] * 5), num_buckets=4, row_groups=RowGroups(max_rows=4))
+    part = stage.write(
+        1, table, buckets=buckets([0, 1] * 10 + [2] * 5), num_buckets=4, row_groups=RowGroups(max_rows=4)
+    )
     assert part.file is not None
     with pq.ParquetFile(storage.join(stage.uri, part.file)) as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
@@ -186,7 +188,9 @@ class TestDamage:
     @pytest.fixture
     def part(self, stage: Stage) -> Part:
         rows = table_of([None if i % 3 else "broken" for i in range(30)])
-        return stage.write(0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_groups=RowGroups(max_rows=8))
+        return stage.write(
+            0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_groups=RowGroups(max_rows=8)
+        )
 
     def test_any_flipped_bit_is_noticed_where_it_matters(self, stage: Stage, part: Part) -> None:
         file = Path(stage.uri, part.file or "")
