@@ -23,7 +23,7 @@ from pyarrow.fs import FileSystem
 
 from pipeline.data.order import Int64, Order, Rows, ShardInfo
 from pipeline.data.snapshot import Shard
-from pipeline.schemas import PAIRS_VERSION
+from pipeline.schemas import PAIRS, PAIRS_VERSION
 
 COLUMNS = ("caption", "image")
 MAX_OPEN = 64
@@ -87,15 +87,15 @@ class ShardReader:
                 break
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{path}: this shard of the snapshot is gone") from error
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError) as error:
                 with self._lock:
                     self._open.pop(shard, None)
                 if attempt == ATTEMPTS:
                     raise ValueError(f"{path}: this shard of the snapshot is damaged ({error})") from error
-        if table.num_columns != len(columns):
-            raise ValueError(
-                f"{path}: this shard of the snapshot is damaged (of {columns} it has {table.column_names})"
-            )
+        if {field.name: field.type for field in table.schema} != {name: PAIRS.field(name).type for name in columns}:
+            raise ValueError(f"{path}: this shard of the snapshot is damaged (columns {table.schema.to_string()})")
+        if (version := int((metadata.metadata or {}).get(b"schema_version", PAIRS_VERSION))) > PAIRS_VERSION:
+            raise ValueError(f"{path}: schema version {version}, this program reads up to {PAIRS_VERSION}; use a later")
         if table.num_rows != expected:
             raise ValueError(f"{path}: row group {row_group} has {table.num_rows} rows, the snapshot says {expected}")
         return table
@@ -132,12 +132,6 @@ class ShardReader:
                 return found
         stream = self.shards.filesystem.open_input_file(self.shards.paths[shard])
         metadata = pq.read_metadata(stream)
-        version = int((metadata.metadata or {}).get(b"schema_version", PAIRS_VERSION))
-        if version > PAIRS_VERSION:
-            raise ValueError(
-                f"{self.shards.paths[shard]}: schema version {version}, this program reads up to {PAIRS_VERSION}; "
-                "take a newer one"
-            )
         with self._lock:
             self._open[shard] = stream, metadata
             if len(self._open) > MAX_OPEN:
