@@ -59,6 +59,43 @@ def test_a_row_group_is_of_one_bucket_and_not_too_long(stage: Stage) -> None:
     assert [list(part.groups_of(bucket)) for bucket in range(5)] == [[0, 1, 2], [3, 4, 5], [], [], [6, 7]]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 3_000), max_size=40),
+    st.lists(st.integers(0, 20), max_size=4),
+    st.integers(1, 9),
+    st.integers(1, 5_000),
+)
+def test_a_row_group_is_bounded_in_rows_and_bytes(
+    sizes: list[int], cuts: list[int], max_rows: int, max_bytes: int
+) -> None:
+    table = pa.table({"image": pa.array([bytes(size) for size in sizes], pa.large_binary())})
+    ends = sorted({*(min(cut, len(sizes)) for cut in cuts), len(sizes)})
+    rows_by_bucket = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    found = RowGroups(max_rows=max_rows, max_bytes=max_bytes).cut(table, rows_by_bucket)
+    assert [sum(groups) for groups in found] == rows_by_bucket
+    start = 0
+    for bucket in found:
+        for number, rows in enumerate(bucket):
+            assert 1 <= rows <= max_rows
+            assert rows == 1 or sum(sizes[start : start + rows]) <= max_bytes
+            one_more = sum(sizes[start : start + rows + 1])
+            assert rows == max_rows or number == len(bucket) - 1 or one_more > max_bytes, "none is cut too early"
+            start += rows
+
+
+def test_large_images_make_small_row_groups(stage: Stage) -> None:
+    table = table_of([None] * 12)
+    images = pa.array([bytes(1_000_000)] * 12, pa.large_binary())
+    table = table.set_column(2, "image", images)
+    part = stage.write(0, table, row_groups=RowGroups(max_bytes=4_500_000))
+    assert part.row_groups == (4, 4, 4)
+    found = stage.read(part, 0)
+    assert found == table
+    with pq.ParquetFile(storage.join(stage.uri, part.file or "")) as file:
+        assert max(file.metadata.row_group(i).total_byte_size for i in range(3)) < 4_500_000
+
+
 def test_images_are_not_compressed_and_texts_are(stage: Stage) -> None:
     part = stage.write(0, table_of([None] * 100))
     assert part.file is not None
