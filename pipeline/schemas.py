@@ -332,16 +332,14 @@ PAIRS = pa.schema(
 )
 """A pair of the corpus, as shards hold it."""
 
-<<<<<<< HEAD
 CARD_COUNTS = pa.schema([("topic", pa.string()), ("name", pa.string()), ("num_pairs", pa.int64())])
 """Pairs by what they have in common (card.py)."""
-=======
+
 PAIRS_VERSION = 1
 """Of PAIRS, in every shard; a reader refuses a later one than it knows."""
 
 IMPORTED = pa.schema([*PAIRS, ("reason", pa.string())])
 """A pair that somebody else's tool has made, or why it is none."""
->>>>>>> bdafc47 (Row groups are bounded in bytes too; shards as many as what is left needs)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
