@@ -52,6 +52,8 @@ class Rows:
     """Places within the row group, in the order asked for."""
     numbers: Int64
     """Number of each of these rows in the whole snapshot."""
+    at: Int64
+    """Place of each among all the rows that were asked for."""
 
 
 class Order:
@@ -105,9 +107,10 @@ class Order:
         groups = np.searchsorted(self._starts, numbers, side="right") - 1
         found = []
         for group in np.unique(groups):
-            of_group = numbers[groups == group]
+            at = np.flatnonzero(groups == group)
             shard = int(self._shard_of[group])
-            found.append(Rows(shard, int(group - self._first_group[shard]), of_group - self._starts[group], of_group))
+            place = int(group - self._first_group[shard])
+            found.append(Rows(shard, place, numbers[at] - self._starts[group], numbers[at], at))
         return found
 
     def _order(self, epoch: int) -> tuple[Int64, Int64]:

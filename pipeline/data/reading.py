@@ -11,7 +11,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -176,14 +176,17 @@ def pairs(
     windows = [
         window for window in range(order.window_at(epoch, start), order.num_windows) if window % num_readers == reader
     ]
-    with ThreadPoolExecutor(num_threads) as threads:
-        ahead: Iterator[_Window] = (_Window(order, epoch, window, start, source, threads) for window in windows)
+    threads = ThreadPoolExecutor(num_threads)
+    try:
+        ahead = (_Window(order, epoch, window, start, source, threads) for window in windows)
         following = next(ahead, None)
         while following is not None:
-            current, following = following, None
+            current = following
             current.wait()
-            following = next(ahead, None)
+            following = next(ahead, None)  # is read while the current one is handed out
             yield from current.pairs()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 class _Window:
@@ -192,11 +195,10 @@ class _Window:
     def __init__(
         self, order: Order, epoch: int, window: int, start: int, source: ShardReader, threads: ThreadPoolExecutor
     ) -> None:
-        self._numbers = order.rows(epoch, window)[max(0, start - order.start(epoch, window)) :]
-        self._places = order.locate(self._numbers)
-        self._tables: list[Future[pa.Table]] = [
-            threads.submit(source.read, place.shard, place.row_group) for place in self._places
-        ]
+        numbers = order.rows(epoch, window)[max(0, start - order.start(epoch, window)) :]
+        self._num_rows = len(numbers)
+        self._places = order.locate(numbers)
+        self._tables = [threads.submit(source.read, place.shard, place.row_group) for place in self._places]
 
     def wait(self) -> None:
         """Until all of it is there."""
@@ -206,27 +208,22 @@ class _Window:
     def pairs(self) -> Iterator[tuple[bytes, str]]:
         """Image and caption of each row, in order."""
         images: list[memoryview] = []
-        captions = np.empty(len(self._numbers), object)
-        which, first, last = (np.empty(len(self._numbers), np.int64) for _ in range(3))
-        sorter = np.argsort(self._numbers)
+        captions = np.empty(self._num_rows, object)
+        which, first, last = (np.empty(self._num_rows, np.int64) for _ in range(3))
         for place, future in zip(self._places, self._tables, strict=True):
             table = future.result()
             ends, data = _values(table["image"])
-            where = sorter[np.searchsorted(self._numbers, place.numbers, sorter=sorter)]
-            which[where] = len(images)
-            first[where], last[where] = ends[place.rows], ends[place.rows + 1]
-            captions[where] = table["caption"].to_numpy(zero_copy_only=False)[place.rows]
+            which[place.at] = len(images)
+            first[place.at], last[place.at] = ends[place.rows], ends[place.rows + 1]
+            captions[place.at] = table["caption"].to_numpy(zero_copy_only=False)[place.rows]
             images.append(data)
-        self._tables.clear()
-        for group, begin, end, caption in zip(
-            which.tolist(), first.tolist(), last.tolist(), captions.tolist(), strict=True
-        ):
+        columns = (which.tolist(), first.tolist(), last.tolist(), captions.tolist())
+        for group, begin, end, caption in zip(*columns, strict=True):
             yield images[group][begin:end].tobytes(), caption
 
 
 def _values(column: pa.ChunkedArray) -> tuple[np.ndarray[Any, np.dtype[np.int64]], memoryview]:
     """Where each value of a column of large_binary begins and the last one ends, and the bytes of all."""
-    array = column.combine_chunks() if column.num_chunks > 1 else column.chunk(0)
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    array = column.combine_chunks()
     _, offsets, data = array.buffers()
     return np.frombuffer(offsets, np.int64, len(array) + 1, offset=8 * array.offset), memoryview(data or b"")
