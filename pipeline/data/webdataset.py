@@ -1,9 +1,8 @@
 """A shard's pairs as a webdataset tar in img2dataset's layout, which open_clip trains from.
 
-A pair is three members with one key, in the order in which webdataset's own writer has them: key.jpg (.png, .webp), the
-image as it is; key.json, img2dataset's fields and ours; key.txt, the caption. The key is the shard's number and the
-pair's place in it, so it stays the same where other pairs are taken down. A tar is a function of its pairs alone: times
-and owners are zero.
+A pair is three members with one key: key.jpg (or .png, .webp), the image as it is; key.json, img2dataset's fields and
+ours; key.txt, the caption. The key is the shard's number and the pair's place in it, so it stays the same where other
+pairs are taken down. A tar is a function of its pairs alone: times and owners are zero.
 """
 
 from __future__ import annotations

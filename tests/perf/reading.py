@@ -113,8 +113,8 @@ def make(folder: Path) -> list[ShardInfo]:
         )
         infos.append(ShardInfo(f"{folder}/shards/{part.file}", part.row_groups))
         name = shard_name(number, NUM_SHARDS)
-        with (folder / "tars" / f"{name}.tar").open("wb") as sink:
-            tar = TarWriter(sink, name, rows.num_rows)
+        with (folder / "tars" / f"{name}.tar").open("wb") as file:
+            tar = TarWriter(file, name, rows.num_rows)
             tar.write(rows, range(rows.num_rows))
             tar.close()
     return infos
@@ -200,10 +200,10 @@ def training(infos: list[ShardInfo], batch: int = 256) -> None:
         reader, num_read, started = ShardReader(open_shards(infos)), 0, time.perf_counter()
         plain = reader.read
 
-        def counted(*key: int, plain: Callable[..., pa.Table] = plain) -> pa.Table:
+        def counted(shard: int, row_group: int, plain: Callable[..., pa.Table] = plain) -> pa.Table:
             nonlocal num_read
             num_read += 1
-            return plain(*key)
+            return plain(shard, row_group)
 
         reader.read = counted  # type: ignore[method-assign, assignment]
         for step in range(plan.steps_per_epoch):

@@ -73,9 +73,9 @@ def test_row_groups_are_kept_up_to_a_number_of_bytes(
     asked = []
     plain = reader.read
 
-    def noted(*key: int) -> pa.Table:
-        asked.append(key)
-        return plain(*key)
+    def noted(shard: int, row_group: int) -> pa.Table:
+        asked.append((shard, row_group))
+        return plain(shard, row_group)
 
     monkeypatch.setattr(reader, "read", noted)
     for _ in range(3):

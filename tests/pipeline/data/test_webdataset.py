@@ -1,6 +1,7 @@
 import io
 import json
 import tarfile
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -9,7 +10,7 @@ from pipeline.data.webdataset import TarWriter, shard_name
 from pipeline.schemas import PAIRS, conform
 from tests.pipeline.data.rows import encode, photo_like
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {
         "pair_id": f"{number:032x}",
         "url": f"http://a.example/{number}",
