@@ -84,6 +84,7 @@ class ShardReader:
                     stream, metadata=metadata, page_checksum_verification=True, pre_buffer=True
                 ) as file:
                     table = file.read_row_group(row_group, columns=list(columns))
+                version = int((metadata.metadata or {}).get(b"schema_version", PAIRS_VERSION))
                 break
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{path}: this shard of the snapshot is gone") from error
@@ -92,10 +93,10 @@ class ShardReader:
                     self._open.pop(shard, None)
                 if attempt == ATTEMPTS:
                     raise ValueError(f"{path}: this shard of the snapshot is damaged ({error})") from error
+        if version > PAIRS_VERSION:
+            raise ValueError(f"{path}: schema version {version}, this program reads up to {PAIRS_VERSION}; use a later")
         if {field.name: field.type for field in table.schema} != {name: PAIRS.field(name).type for name in columns}:
             raise ValueError(f"{path}: this shard of the snapshot is damaged (columns {table.schema.to_string()})")
-        if (version := int((metadata.metadata or {}).get(b"schema_version", PAIRS_VERSION))) > PAIRS_VERSION:
-            raise ValueError(f"{path}: schema version {version}, this program reads up to {PAIRS_VERSION}; use a later")
         if table.num_rows != expected:
             raise ValueError(f"{path}: row group {row_group} has {table.num_rows} rows, the snapshot says {expected}")
         return table
