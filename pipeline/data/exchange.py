@@ -61,6 +61,18 @@ def list_pairs(uri: str) -> list[str]:
     return files
 
 
+def read_pairs(uri: str) -> pa.Table:
+    """IMPORTED of one tar (with img2dataset's table beside it, where there is one) or of one table, all in memory."""
+    filesystem, path = storage.filesystem(uri)
+    if not uri.endswith(SHARD_SUFFIX):
+        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
+            return imports.read_table(file)
+    beside = path.removesuffix(SHARD_SUFFIX) + ".parquet"
+    listed = pq.read_table(beside, filesystem=filesystem) if filesystem.get_file_info(beside).is_file else None
+    with open_uri(uri) as stream:
+        return imports.read_tar(stream, listed)
+
+
 def import_pairs(
     stages: Stages,
     inputs: Sequence[str],
@@ -80,22 +92,10 @@ def import_pairs(
         config: how it is done.
     """
     count = shard.num_shards(num_bytes, config.shard)
-
-    def read(part: int) -> pa.Table:
-        uri = inputs[part]
-        filesystem, path = storage.filesystem(uri)
-        if not uri.endswith(SHARD_SUFFIX):
-            with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-                return imports.read_table(file)
-        beside = path.removesuffix(SHARD_SUFFIX) + ".parquet"
-        listed = pq.read_table(beside, filesystem=filesystem) if filesystem.get_file_info(beside).is_file else None
-        with open_uri(uri) as stream:
-            return imports.read_tar(stream, listed)
-
     imported = stages(
         "imported",
         len(inputs),
-        read,
+        lambda part: read_pairs(inputs[part]),
         place=lambda table: imports.shard_of(table, count, config.shard.seed),
         num_buckets=count,
         row_groups=IMAGE_GROUPS,
