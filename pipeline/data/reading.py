@@ -154,7 +154,7 @@ def pairs(
     start: int = 0,
     reader: int = 0,
     num_readers: int = 1,
-    num_threads: int = 1,
+    num_threads: int = 4,
 ) -> Iterator[tuple[bytes, str]]:
     """Image and caption of every row of an epoch, in its order.
 
@@ -165,7 +165,7 @@ def pairs(
         start: place in the epoch's sequence to begin at.
         reader: which of the readers this is: they take the windows in turns, and together each row once.
         num_readers: how many there are.
-        num_threads: threads that read ahead, beside this one.
+        num_threads: threads that read ahead, beside this one: so many requests at once.
 
     Raises:
         FileNotFoundError: a shard is gone.
