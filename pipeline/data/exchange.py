@@ -12,7 +12,7 @@ import json
 import mmap
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,39 +34,49 @@ NUM_BUCKETS = 16
 """Parts in which the queries' pairs are counted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportConfig:
-    """How an import is done; jobs/import_pairs.py adds where from and where to."""
-
-    shard: shard.ShardConfig = field(default_factory=shard.ShardConfig)
-
-
 def list_pairs(uri: str) -> list[str]:
     """The tars and tables with images of a file or folder, in a fixed order, looked into.
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: a table has no images or no captions.
+        ValueError: a file is neither, or a table has no images or no captions.
     """
     found = storage.list_files(uri, suffixes=INPUT_SUFFIXES)
     # img2dataset's table beside a tar is read with the tar
     beside = {file.removesuffix(SHARD_SUFFIX) + ".parquet" for file in found if file.endswith(SHARD_SUFFIX)}
     files = [file for file in found if file not in beside]
-    for file in files:
-        if not file.endswith(INPUT_SUFFIXES):
-            raise ValueError(f"input={file}: expected one of *{', *'.join(INPUT_SUFFIXES)}")
-        if file.endswith(".parquet"):
-            filesystem, path = storage.filesystem(file)
-            imports.check_input(file, pq.read_schema(path, filesystem=filesystem))
+    with ThreadPoolExecutor(32) as threads:  # each is a request or two to an object store
+        list(threads.map(_check, files))
     return files
 
 
+def _check(uri: str) -> None:
+    if not uri.endswith(INPUT_SUFFIXES):
+        raise ValueError(f"input={uri}: expected one of *{', *'.join(INPUT_SUFFIXES)}")
+    if not uri.endswith(SHARD_SUFFIX):
+        filesystem, path = storage.filesystem(uri)
+        try:
+            schema = pq.read_schema(path, filesystem=filesystem)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"input={uri}: cannot be read as Parquet ({error})") from error
+        imports.check_input(uri, schema)
+
+
 def read_pairs(uri: str) -> pa.Table:
-    """IMPORTED of one tar (with img2dataset's table beside it, where there is one) or of one table, all in memory."""
+    """IMPORTED of one tar (with img2dataset's table beside it, where there is one) or of one table, all in memory.
+
+    Raises:
+        ValueError: the table is damaged.
+    """
     filesystem, path = storage.filesystem(uri)
     if not uri.endswith(SHARD_SUFFIX):
-        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-            return imports.read_table(file)
+        try:
+            with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
+                return imports.read_table(file)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ValueError(
+                f"{uri}: cannot be read to its end ({error}); put the file back, or take it away"
+            ) from error
     beside = path.removesuffix(SHARD_SUFFIX) + ".parquet"
     listed = pq.read_table(beside, filesystem=filesystem) if filesystem.get_file_info(beside).is_file else None
     with open_uri(uri) as stream:
@@ -79,7 +89,7 @@ def import_pairs(
     num_bytes: int,
     dataset: str,
     metadata: Mapping[str, object],
-    config: ImportConfig,
+    config: shard.ShardConfig,
 ) -> snapshot.Snapshot:
     """From tars and tables of images and captions to a committed snapshot.
 
@@ -89,14 +99,14 @@ def import_pairs(
         num_bytes: of all inputs.
         dataset: gets the new version.
         metadata: plain data for the version's record.
-        config: how it is done.
+        config: how its shards are cut.
     """
-    count = shard.num_shards(num_bytes, config.shard)
+    count = shard.num_shards(num_bytes, config)
     imported = stages(
         "imported",
         len(inputs),
         lambda part: read_pairs(inputs[part]),
-        place=lambda table: imports.shard_of(table, count, config.shard.seed),
+        place=lambda table: imports.shard_of(table, count, config.seed),
         num_buckets=count,
         row_groups=IMAGE_GROUPS,
     )
@@ -106,7 +116,7 @@ def import_pairs(
         table = imported.bucket(part, PAIRS.names)
         return None if table is None else table.filter(imports.is_first(table))
 
-    shards, records = make_shards(stages, count, distinct, dataset, config.shard)
+    shards, records = make_shards(stages, count, distinct, dataset, config)
     kept = passes.totals(stages, "kept_", count, shards.part, NUM_BUCKETS).select(["query_id", "num_pairs"])
     return snapshot.commit(dataset, records, kept, {**metadata, "funnel": stages.funnel()})
 

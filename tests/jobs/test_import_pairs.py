@@ -14,6 +14,7 @@ from cluster import storage
 from jobs import import_pairs, snapshot
 from jobs.import_pairs import ImportPairsJob
 from jobs.snapshot import SnapshotJob
+from pipeline.data.exchange import read_pairs
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot
 from pipeline.schemas import PAIRS, Reason
@@ -184,3 +185,16 @@ def test_inputs_that_are_none(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["http://a.example/"], "caption": ["x"]}), tmp_path / "urls.parquet")
     with pytest.raises(ValueError, match=r"urls.parquet: no column of images"):
         import_pairs.main(ImportPairsJob(input=str(tmp_path / "urls.parquet"), output=str(tmp_path / "run")))
+    (tmp_path / "urls.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"input=.*urls.parquet: cannot be read as Parquet"):
+        import_pairs.main(ImportPairsJob(input=str(tmp_path / "urls.parquet"), output=str(tmp_path / "run")))
+
+
+def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+    table = pa.table({"image": IMAGES, "caption": CAPTIONS})
+    pq.write_table(table, tmp_path / "pairs.parquet", compression="none", write_page_checksum=True)
+    data = bytearray((tmp_path / "pairs.parquet").read_bytes())
+    data[len(data) // 3] ^= 1
+    (tmp_path / "pairs.parquet").write_bytes(data)
+    with pytest.raises(ValueError, match=r"pairs.parquet: cannot be read to its end .*; put it back"):
+        read_pairs(str(tmp_path / "pairs.parquet"))
