@@ -4,7 +4,7 @@
     show      [--version V]                          the record of one: totals, funnel, configuration
     verify    [--version V]                          reads all of its bytes and compares
     diff      --version OLD [--against NEW]          pairs added, removed and changed
-    export    --output FOLDER [--version V]          webdataset tars, which open_clip trains from; a rerun writes the rest
+    export    --output FOLDER [--version V]          webdataset tars, which open_clip trains from
     tag       --tag NAME [--version V]               another name of a version, for good
     tombstone --pairs FILE | --urls FILE | --files FILE [--reason TEXT]
                                                      hides pairs from the readers of all versions

@@ -1,5 +1,6 @@
 import argparse
 import json
+import tarfile
 import zlib
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from jobs.snapshot import SnapshotJob
 from pipeline.data.exchange import read_pairs
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot
+from pipeline.data.takedown import take_down
 from pipeline.schemas import PAIRS, Reason
 from tests.pipeline.data.rows import encode, opened, photo_like
 from tests.pipeline.data.test_img2dataset import tar
@@ -172,8 +174,30 @@ def test_another_snapshot_is_not_mixed_in(
     other = run_import(img2dataset / "tars" / "00000.tar", tmp_path / "run")
     with pytest.raises(ValueError, match="holds a run of another configuration; it differs in snapshot_id"):
         snapshot.main(SnapshotJob(verb="export", uri=other.uri, output=str(exported)))
-    with pytest.raises(ValueError, match="export: --output names the folder of the tars"):
+    with pytest.raises(ValueError, match="--output: name the folder of the tars"):
         snapshot.main(SnapshotJob(verb="export", uri=imported.uri))
+
+
+def test_what_is_taken_down_is_not_exported(exported: Path, tmp_path: Path) -> None:
+    found = run_import(exported, tmp_path / "run")
+    gone = rows_of(found).slice(5, 2)["pair_id"].to_pylist()
+    take_down(found.uri, {"pair_id": gone}, "asked to")
+    snapshot.main(SnapshotJob(verb="export", uri=found.uri, output=str(tmp_path / "tars")))
+    assert sum(json.loads((tmp_path / "tars" / "sizes.json").read_text()).values()) == NUM_IMAGES - 2
+    before, after = (members(folder) for folder in (exported, tmp_path / "tars"))
+    assert {before[name] for name in before.keys() - after.keys()} == set(gone)
+    assert after.items() <= before.items(), "the others keep their keys"
+
+
+def members(folder: Path) -> dict[str, str]:
+    """The pair of each key."""
+    found = {}
+    for file in folder.glob("*.tar"):
+        with tarfile.open(file) as shard:
+            for name in shard.getnames():
+                if name.endswith(".json"):
+                    found[name] = json.loads(shard.extractfile(name).read())["pair_id"]  # type: ignore[union-attr]
+    return found
 
 
 def test_inputs_that_are_none(tmp_path: Path) -> None:
@@ -196,5 +220,5 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "pairs.parquet").read_bytes())
     data[len(data) // 3] ^= 1
     (tmp_path / "pairs.parquet").write_bytes(data)
-    with pytest.raises(ValueError, match=r"pairs.parquet: cannot be read to its end .*; put it back"):
+    with pytest.raises(ValueError, match=r"pairs.parquet: cannot be read to its end .*; put the file back"):
         read_pairs(str(tmp_path / "pairs.parquet"))
