@@ -19,18 +19,42 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.parquet import writer
 
-ROW_GROUP_SIZE = 16_384
+
+@dataclass(frozen=True, kw_only=True)
+class RowGroups:
+    """How a part's rows are cut into row groups, the unit of reading: by rows and by bytes, whichever comes first."""
+
+    max_rows: int = 16_384
+    max_bytes: int = 64 * 2**20
+    """Of the rows in memory; a row that is larger is a group of its own."""
+
+    def cut(self, table: pa.Table, rows_by_bucket: Sequence[int]) -> list[list[int]]:
+        """Rows of each group of each bucket, for a table with one bucket after the other."""
+        ends = np.cumsum(_row_bytes(table))
+        found: list[list[int]] = []
+        start = 0
+        for num_rows in rows_by_bucket:
+            stop, groups = start + num_rows, []
+            while start < stop:
+                room = (ends[start - 1] if start else 0) + self.max_bytes
+                end = min(max(int(np.searchsorted(ends, room, side="right")), start + 1), start + self.max_rows, stop)
+                groups.append(end - start)
+                start = end
+            found.append(groups)
+        return found
+
+
+ROW_GROUPS = RowGroups()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +68,7 @@ class Part:
     footer_bytes: int
     footer_sha256: str  # pages have checksums of their own, but the footer that says where they are has none
     buckets: tuple[int, ...]
-    row_group_size: int
+    row_groups: tuple[int, ...]  # rows of each, in the file's order; none has rows of two buckets
     dropped: Mapping[str, int]
 
     @property
@@ -57,15 +81,12 @@ class Part:
         """All rows of the part's file."""
         return self.num_kept + sum(self.dropped.values())
 
-    @cached_property
-    def _row_group_ends(self) -> tuple[int, ...]:
-        rows = (*self.buckets, sum(self.dropped.values()))
-        return tuple(accumulate(-(-n // self.row_group_size) for n in rows))
-
-    def row_groups(self, bucket: int) -> range:
+    def groups_of(self, bucket: int) -> range:
         """The row groups of a bucket; bucket `len(buckets)` is that of the dropped rows."""
-        ends = self._row_group_ends
-        return range(ends[bucket - 1] if bucket else 0, ends[bucket])
+        rows = (*self.buckets, sum(self.dropped.values()))
+        first = sum(rows[:bucket])
+        ends = np.cumsum([0, *self.row_groups])
+        return range(*(int(place) for place in np.searchsorted(ends, (first, first + rows[bucket]))))
 
 
 @dataclass(frozen=True)
@@ -83,7 +104,7 @@ class Stage:
         *,
         buckets: np.ndarray[Any, np.dtype[np.int32]] | None = None,
         num_buckets: int = 1,
-        row_group_size: int = ROW_GROUP_SIZE,
+        row_groups: RowGroups = ROW_GROUPS,
     ) -> Part:
         """Write one part and its manifest; of two attempts at the same part the first to finish counts.
 
@@ -92,7 +113,7 @@ class Stage:
             table: its rows; those whose column `reason` is not null are counted as dropped.
             buckets: bucket of each row, int32; all rows are in bucket 0 when it is left out.
             num_buckets: how many buckets there are, empty ones included.
-            row_group_size: rows in a row group, at most.
+            row_groups: how large a row group is, at most.
         """
         assert 0 <= index < self.num_parts, (index, self.num_parts)
         place = np.zeros(table.num_rows, np.int32) if buckets is None else np.array(buckets, np.int32)
@@ -104,7 +125,8 @@ class Stage:
         rows = np.bincount(place, minlength=num_buckets + 1)
         in_order = bool((np.diff(place) >= 0).all())  # images are better not copied
         table = table if in_order else table.take(np.argsort(place, kind="stable"))
-        data = _encode(table, [int(n) for n in rows], row_group_size)
+        groups = row_groups.cut(table, [int(n) for n in rows])
+        data = _encode(table, groups)
         digest = hashlib.sha256(data).hexdigest()
         footer = data[len(data) - 8 - int.from_bytes(data[-8:-4], "little") :]
         part = Part(
@@ -115,7 +137,7 @@ class Stage:
             footer_bytes=len(footer),
             footer_sha256=hashlib.sha256(footer).hexdigest(),
             buckets=tuple(int(n) for n in rows[:num_buckets]),
-            row_group_size=row_group_size,
+            row_groups=tuple(n for of_bucket in groups for n in of_bucket),
             dropped=dict(sorted(dropped.items())),
         )
         if part.file:
@@ -131,7 +153,7 @@ class Stage:
     def read_manifest(self, index: int) -> Part:
         """The manifest of a complete part."""
         record = json.loads(storage.read_bytes(self._manifest(index)))
-        return Part(**record | {"buckets": tuple(record["buckets"])})
+        return Part(**record | {name: tuple(record[name]) for name in ("buckets", "row_groups")})
 
     def complete(self) -> dict[int, Part]:
         """The manifests of the parts that are complete, by number."""
@@ -154,7 +176,7 @@ class Stage:
         Raises:
             ValueError: the file is not the one its manifest tells of.
         """
-        groups = part.row_groups(bucket)
+        groups = part.groups_of(bucket)
         if not groups or part.file is None:
             return None
         uri = storage.join(self.uri, part.file)
@@ -255,13 +277,23 @@ def _concat(tables: Iterable[pa.Table | None]) -> pa.Table | None:
     return pa.concat_tables(found) if found else None
 
 
-def _encode(table: pa.Table, rows_by_bucket: Sequence[int], row_group_size: int) -> memoryview:
-    """Parquet bytes whose row groups never span two buckets."""
+def _row_bytes(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Bytes of each row in memory: those of its binary values, and of the other columns its share."""
+    columns = zip(table.column_names, table.schema.types, strict=True)
+    binary = [name for name, kind in columns if pa.types.is_large_binary(kind)]
+    rest = table.drop_columns(binary).nbytes // max(1, table.num_rows)
+    sizes = np.full(table.num_rows, rest, np.int64)
+    for name in binary:
+        sizes += pc.fill_null(pc.binary_length(table[name]), 0).to_numpy()
+    return sizes
+
+
+def _encode(table: pa.Table, groups: Sequence[Sequence[int]]) -> memoryview:
+    """Parquet bytes in these row groups."""
     sink = pa.BufferOutputStream()
     with writer(sink, table.schema) as file:
         start = 0
-        for num_rows in rows_by_bucket:
-            if num_rows:
-                file.write_table(table.slice(start, num_rows), row_group_size=row_group_size)
+        for num_rows in (n for of_bucket in groups for n in of_bucket):
+            file.write_table(table.slice(start, num_rows), row_group_size=num_rows)
             start += num_rows
     return memoryview(sink.getvalue())

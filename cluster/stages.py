@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray.data
 
 from cluster import storage
-from cluster.parts import ROW_GROUP_SIZE, Output, Stage
+from cluster.parts import ROW_GROUPS, Output, RowGroups, Stage
 from cluster.resources import Pool
 from cluster.runs import Run
 from cluster.telemetry import Events, Progress
@@ -56,7 +56,7 @@ class Stages:
         finish: Transform | None = None,
         place: Place | None = None,
         num_buckets: int = 1,
-        row_group_size: int = ROW_GROUP_SIZE,
+        row_groups: RowGroups = ROW_GROUPS,
         uri: str | None = None,
         generation: int = 0,
     ) -> Output:
@@ -70,7 +70,7 @@ class Stages:
             finish: the last function of a part, which may make other rows of its rows.
             place: the bucket of each row; all rows are in one where it is left out.
             num_buckets: how many buckets there are.
-            row_group_size: rows in a row group, at most.
+            row_groups: how large a row group is, at most.
             uri: the stage's folder, where it is not one of the run.
             generation: how often the stage has been done over.
 
@@ -81,7 +81,7 @@ class Stages:
         stage = Stage(uri, num_parts) if uri else self.run.stage(name, num_parts, generation)
         pending = sorted(set(range(num_parts)) - stage.complete().keys())
         if pending:
-            writer = _Writer(stage, finish, place, num_buckets, row_group_size)
+            writer = _Writer(stage, finish, place, num_buckets, row_groups)
             dataset: Any = ray.data.from_arrow([pa.table({_PART: pa.array([index], pa.int32())}) for index in pending])
             dataset = dataset.map_batches(_Reader(read, writer), batch_size=1, batch_format="pyarrow")
             for number, (factory, pool) in enumerate(pools, 1):
@@ -124,7 +124,7 @@ class _Writer:
     finish: Transform | None
     place: Place | None
     num_buckets: int
-    row_group_size: int
+    row_groups: RowGroups
 
     def __call__(self, index: int, table: pa.Table) -> pa.Table:
         self.write(index, self.finish(table) if self.finish else table)
@@ -135,9 +135,7 @@ class _Writer:
 
     def write(self, index: int, table: pa.Table) -> None:
         buckets = self.place(table) if self.place and table.num_rows else None
-        self.stage.write(
-            index, table, buckets=buckets, num_buckets=self.num_buckets, row_group_size=self.row_group_size
-        )
+        self.stage.write(index, table, buckets=buckets, num_buckets=self.num_buckets, row_groups=self.row_groups)
 
 
 @dataclass(frozen=True)

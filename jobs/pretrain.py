@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from cluster.resources import Pool
 from cluster.session import SessionConfig, session
 from jobs.launch import launch
+from pipeline.data.reading import shard_infos
 from pipeline.data.snapshot import Snapshot
 from pipeline.model.config import model_config
 from pipeline.train.config import TrainConfig
 from pipeline.train.loop import Pretraining, pretrain
-from pipeline.train.plan import ShardInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ def main(job: PretrainJob) -> None:
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
     run = Pretraining(
         output=job.output,
-        shards=tuple(ShardInfo(shard.path, shard.row_groups, shard.taken_down) for shard in snapshot.shards),
+        shards=shard_infos(snapshot.shards),
         snapshot_id=snapshot.snapshot_id,
         model=model_config(job.model),
         train=job.train,

@@ -4,6 +4,7 @@
     show      [--version V]                          the record of one: totals, funnel, configuration
     verify    [--version V]                          reads all of its bytes and compares
     diff      --version OLD [--against NEW]          pairs added, removed and changed
+    export    --output FOLDER [--version V]          webdataset tars, which open_clip trains from
     tag       --tag NAME [--version V]               another name of a version, for good
     tombstone --pairs FILE | --urls FILE | --files FILE [--reason TEXT]
                                                      hides pairs from the readers of all versions
@@ -11,7 +12,8 @@
     gc        [--keep_last N] [--grace_hours H] [--delete true]
                                                      what no version needs; tells, or deletes
 
-V is a version (v00000003) or a tag; the latest unless given. docs/snapshots.md tells more.
+V is a version (v00000003) or a tag; the latest unless given. docs/snapshots.md tells more. jobs.import_pairs
+is the way back from tars.
 """
 
 from __future__ import annotations
@@ -21,20 +23,24 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import takewhile
 from typing import Literal, get_args
 
 from cluster import storage
+from cluster.runs import Run
+from cluster.session import SessionConfig, session
 from cluster.telemetry import Progress
 from jobs.launch import launch
 from pipeline.data import diff, garbage, takedown
+from pipeline.data.exchange import export_tars
 from pipeline.data.snapshot import Snapshot, tag, tags, versions
 from pipeline.data.tombstones import Kind
+from pipeline.hashing import hash128
 
 logger = logging.getLogger("clip")
 
-Verb = Literal["list", "show", "verify", "diff", "tag", "tombstone", "gc"]
+Verb = Literal["list", "show", "verify", "diff", "export", "tag", "tombstone", "gc"]
 NUM_SHOWN = 20
 _LINE = "{:9}  {:25}  {:9}  {:>13}  {:>10}  {:>7}  {:>18}  {:12}  {}"
 
@@ -48,9 +54,11 @@ class SnapshotJob:
     uri: str
     """The data set, local or s3://."""
     version: str | None = None
-    """show, verify, diff, tag: a version or a tag; the latest unless given."""
+    """show, verify, diff, export, tag: a version or a tag; the latest unless given."""
     against: str | None = None
     """diff: the newer version; the latest unless given."""
+    output: str | None = None
+    """export: the folder of the tars, local or s3://."""
     tag: str | None = None
     """tag: the name."""
     pairs: str | None = None
@@ -69,6 +77,8 @@ class SnapshotJob:
     """gc: what is younger stays. Longer than the longest job."""
     delete: bool = False
     """gc: delete, not only tell."""
+    session: SessionConfig = field(default_factory=SessionConfig)
+    """export: where Ray is."""
 
 
 _OPTIONS: Mapping[Verb, frozenset[str]] = {
@@ -76,6 +86,7 @@ _OPTIONS: Mapping[Verb, frozenset[str]] = {
     "show": frozenset({"version"}),
     "verify": frozenset({"version"}),
     "diff": frozenset({"version", "against"}),
+    "export": frozenset({"version", "output"}),
     "tag": frozenset({"version", "tag"}),
     "tombstone": frozenset({"pairs", "urls", "files", "reason", "compact"}),
     "gc": frozenset({"keep_last", "grace_hours", "delete"}),
@@ -139,6 +150,20 @@ def _diff(job: SnapshotJob) -> None:
         print(f"  taken down: {count:,}  {reason}".rstrip())
 
 
+def _export(job: SnapshotJob) -> None:
+    if job.output is None:
+        raise ValueError("--output: name the folder of the tars")
+    found = Snapshot.open(job.uri, job.version)
+    # Hidden, so that whoever lists the folder finds tars
+    run = Run.open(
+        storage.join(job.output, ".export"),
+        {"snapshot_id": found.snapshot_id, "taken_down": hash128(*(str(shard.taken_down) for shard in found.shards))},
+    )
+    with session(job.session):
+        tars = export_tars(run, found, storage.absolute(job.output))
+    print(f"{found.name}: {sum(tars['num_pairs'].to_pylist()):,} pairs in {tars.num_rows} tars in {job.output}")
+
+
 def _tag(job: SnapshotJob) -> None:
     if job.tag is None:
         raise ValueError("--tag: give the version a name")
@@ -191,6 +216,7 @@ _VERBS: Mapping[Verb, Callable[[SnapshotJob], None]] = {
     "show": _show,
     "verify": _verify,
     "diff": _diff,
+    "export": _export,
     "tag": _tag,
     "tombstone": _tombstone,
     "gc": _gc,

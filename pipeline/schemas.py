@@ -52,6 +52,7 @@ class Reason(StrEnum):
     DUPLICATE_CAPTION = "like picture and same caption as a better pair"
     DUPLICATE_TURNED = "same picture as a better pair, mirrored or turned"
     DUPLICATE_EMBEDDING = "same picture as a better pair, by its embedding"
+    DUPLICATE_PAIR = "same address and caption as an earlier pair"
     # Overlap
     OVERLAP = "shows a picture of an evaluation set"
     # Policy: the crawler may not, or does not, go there
@@ -87,6 +88,8 @@ class Reason(StrEnum):
     RESIZE_FAILED = "image cannot be resized"
     DECODER_TIMEOUT = "image takes too long to decode"
     DECODER_DIED = "decoder died of the image"
+    # Pairs of other tools
+    IMAGE_MISSING = "there is no image with the caption"
 
 
 DECODER_FAULTS = frozenset({Reason.DECODER_TIMEOUT, Reason.DECODER_DIED})
@@ -378,6 +381,12 @@ PAIRS = pa.schema(
 
 CARD_COUNTS = pa.schema([("topic", pa.string()), ("name", pa.string()), ("num_pairs", pa.int64())])
 """Pairs by what they have in common (card.py)."""
+
+PAIRS_VERSION = 1
+"""Of PAIRS, in every shard; a reader refuses a later one than it knows."""
+
+IMPORTED = pa.schema([*PAIRS, ("reason", pa.string())])
+"""A pair that somebody else's tool has made, or why it is none."""
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

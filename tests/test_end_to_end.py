@@ -208,6 +208,7 @@ def test_snapshot_is_sound_and_a_rerun_makes_no_other(corpus: Corpus) -> None:
     snapshot = corpus.snapshot
     assert snapshot.verify() == []
     assert len(snapshot.shards) > 1
+    assert 0.5 < snapshot.num_bytes / len(snapshot.shards) / SHARD.target_bytes < 1.1, "as large as asked for"
     curate.main(curate_job(corpus.folder / "crawl", corpus.folder / "curate"))
     assert Snapshot.open(snapshot.uri).name == snapshot.name == "v00000001"
 

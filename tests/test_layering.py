@@ -12,6 +12,7 @@ PACKAGES = ("cluster", "jobs", "pipeline", "tests")
 RAY_FILES = {
     "pipeline.data.embedding_flow",
     "pipeline.data.flow",
+    "pipeline.data.exchange",
     "pipeline.data.passes",
     "pipeline.data.duplicate_passes",
     "pipeline.data.rounds",
@@ -37,7 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline.data.takedown": _FILES_OF_SNAPSHOTS,
     "pipeline.data.tombstones": _FILES_OF_SNAPSHOTS,
     "pipeline.model": {"pipeline.model", "pipeline.paper"},
-    "pipeline.train": {"pipeline.train", "pipeline.model", "pipeline.hashing", "pipeline.paper"},
+    "pipeline.train": {
+        *("pipeline.train", "pipeline.model", "pipeline.hashing", "pipeline.paper"),
+        *("pipeline.data.order", "pipeline.data.reading"),  # how a snapshot is read
+    },
     "pipeline.eval": {"pipeline.eval", "pipeline.model", "pipeline.paper"},
     "pipeline": {"pipeline.model"},  # pipeline/__init__.py: load()
 }

@@ -15,6 +15,7 @@ shuffle ever moves an image but the last one.
     links, settled, spread, gone        the duplicate graph, in rounds                 | by hash
     duplicates, spares                  rows that go, and their captions               | by part
     final_counts ... final_limits       every query's pairs that are left              | by query
+    sizes                               how many pairs will be left, so how many shards
     placed                              duplicates out -> final balance                | by shard
     shards                              in the order of the shuffle                    |
     kept_counts, kept_totals            every query's pairs in the snapshot -> commit  | by query
@@ -23,7 +24,7 @@ shuffle ever moves an image but the last one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any
@@ -32,7 +33,7 @@ import pyarrow as pa
 import ray
 
 from cluster import storage
-from cluster.parts import Output
+from cluster.parts import Output, RowGroups
 from cluster.resources import Pool
 from cluster.stages import Factory, Read, Stages, Transform
 from pipeline.data import (
@@ -59,7 +60,7 @@ from pipeline.data.safety import SafetyConfig, Screen
 from pipeline.data.sources import read_input
 from pipeline.schemas import DUPLICATES, SPARES
 
-IMAGES_PER_ROW_GROUP = 1024
+IMAGE_GROUPS = RowGroups(max_rows=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ def crawl(
         parts,
         addresses,
         pools=crawlers(config, lists),
-        row_group_size=IMAGES_PER_ROW_GROUP,
+        row_groups=IMAGE_GROUPS,
     )
 
 
@@ -210,31 +211,54 @@ def curate(
         table = dedupe.with_spares(table, spares.bucket(part) or SPARES.empty_table())
         return dedupe.with_phash(table, pictures.part(part, ["pair_id", "phash"]))
 
-    count = shard.num_shards(fetched.num_bytes, config.shard)
+    sizes = stages(
+        "sizes", parts, lambda part: left(part, ["pair_id", "query_ids"]), finish=lambda table: shard.size(draw(table))
+    )
+    left_share = sum(sizes.table(shard.SIZES)["num_pairs"].to_pylist()) / max(1, fetched.num_rows)
+    count = shard.num_shards(int(fetched.num_bytes * left_share), config.shard)
     placed = stages(
         "placed",
         parts,
         drawn,
         place=lambda table: shard.shard_of(table, count, config.shard.seed),
         num_buckets=count,
-        row_group_size=IMAGES_PER_ROW_GROUP,
+        row_groups=IMAGE_GROUPS,
     )
-    folder = f"data/{stages.run.run_id}"
-    shards = stages(
-        "shards",
-        count,
-        placed.bucket,
-        finish=lambda table: shard.arrange(table, config.shard.seed),
-        row_group_size=config.shard.row_group_size,
-        uri=storage.join(dataset, folder),
-    )
+    shards, records = make_shards(stages, count, placed.bucket, dataset, config.shard)
     kept = passes.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
-    version = snapshot.commit(dataset, list(_records(shards, folder)), kept, {**metadata, "funnel": stages.funnel()})
+    version = snapshot.commit(dataset, records, kept, {**metadata, "funnel": stages.funnel()})
     counts = passes.card_counts(stages, count, shards.part, buckets)
     about = card.card(version.metadata, counts, kept, {})
     for ending, page in (("md", to_markdown(about)), ("html", to_html(about))):
         storage.write_bytes(storage.join(dataset, "cards", f"{version.name}.{ending}"), page.encode())
     return version
+
+
+def make_shards(
+    stages: Stages, count: int, read: Read, dataset: str, config: shard.ShardConfig
+) -> tuple[Output, list[snapshot.Shard]]:
+    """The last shuffle: the rows that `read` gives for each shard, in order, below the data set; and what they are."""
+    folder = f"data/{stages.run.run_id}"
+    shards = stages(
+        "shards",
+        count,
+        read,
+        finish=lambda table: shard.arrange(table, config.seed),
+        row_groups=RowGroups(max_rows=config.row_group_size, max_bytes=config.row_group_bytes),
+        uri=storage.join(dataset, folder),
+    )
+    records = [
+        snapshot.Shard(
+            path=f"{folder}/{part.file}",
+            num_rows=part.num_rows,
+            num_bytes=part.num_bytes,
+            sha256=part.sha256,
+            row_groups=part.row_groups,
+        )
+        for part in shards.parts
+        if part.file is not None
+    ]
+    return shards, records
 
 
 def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:
@@ -243,16 +267,3 @@ def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:
         return None if table is None else transform(table)
 
     return composed
-
-
-def _records(shards: Output, folder: str) -> Iterator[snapshot.Shard]:
-    for part in shards.parts:
-        if part.file is not None:
-            whole, rest = divmod(part.num_rows, part.row_group_size)
-            yield snapshot.Shard(
-                path=f"{folder}/{part.file}",
-                num_rows=part.num_rows,
-                num_bytes=part.num_bytes,
-                sha256=part.sha256,
-                row_groups=(*[part.row_group_size] * whole, *([rest] if rest else [])),
-            )

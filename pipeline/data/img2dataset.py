@@ -28,7 +28,9 @@ MAX_TEXT_BYTES = 2**20
 _LIMITS = dict.fromkeys(IMAGE_TYPES, MAX_IMAGE_BYTES) | {"txt": MAX_TEXT_BYTES, "json": MAX_TEXT_BYTES}
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
+    """The members of a shard that have one key."""
+
     key: str
     offset: int
     """First byte of its first member in the shard."""
@@ -57,7 +59,7 @@ def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
     try:
         source: Any = Source(stream)
         with tarfile.open(fileobj=source, mode="r:") as shard:
-            for sample in _samples(shard, source):
+            for sample in samples(shard, source):
                 candidates.append(_candidate(sample))
                 offsets.append(sample.offset)
                 keys.add(sample.key)
@@ -72,8 +74,13 @@ def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
     return as_table(candidates, archive=[uri] * len(candidates), record_offset=offsets)
 
 
-def _samples(shard: tarfile.TarFile, stream: Source) -> Iterator[_Sample]:
-    sample: _Sample | None = None
+def samples(shard: tarfile.TarFile, stream: Source) -> Iterator[Sample]:
+    """The samples of a shard, in its order.
+
+    Raises:
+        tarfile.TarError, EOFError: the shard is damaged; what came before is sound.
+    """
+    sample: Sample | None = None
     for member in shard:
         folder, _, name = member.name.rpartition("/")
         stem, _, extension = name.partition(".")
@@ -83,7 +90,7 @@ def _samples(shard: tarfile.TarFile, stream: Source) -> Iterator[_Sample]:
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
-            sample = _Sample(key, member.offset, {})
+            sample = Sample(key, member.offset, {})
         sample.parts[extension] = _content(shard, member, _LIMITS[extension])
     _check_end(stream, shard.offset)  # before the last sample, of which more may have been there
     if sample is not None:
@@ -100,7 +107,7 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) ->
     return data
 
 
-def _candidate(sample: _Sample) -> Candidate:
+def _candidate(sample: Sample) -> Candidate:
     texts = {name: (sample.parts.get(name) or b"").decode("utf-8", "replace") for name in ("txt", "json")}
     try:
         known = json.loads(texts["json"] or "{}")

@@ -39,6 +39,11 @@ class Images:
         return len(self.crawls) * len(self.addresses.parts)
 
     @property
+    def num_rows(self) -> int:
+        """Images of all crawls, those of one address among them."""
+        return sum(crawl.num_kept for crawl in self.crawls)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of their files."""
         return sum(part.num_bytes for crawl in self.crawls for part in crawl.parts)

@@ -18,7 +18,7 @@ from cluster.runs import Run
 from cluster.stages import Stages
 from pipeline.data.attempts import Retry, as_answers, due, merge, reasons_of
 from pipeline.data.block_lists import BlockLists
-from pipeline.data.flow import IMAGES_PER_ROW_GROUP, CrawlConfig, crawlers
+from pipeline.data.flow import IMAGE_GROUPS, CrawlConfig, crawlers
 from pipeline.data.places import by_domain
 from pipeline.schemas import FETCHED, Reason
 
@@ -103,13 +103,13 @@ def attempt_again(
         finish=partial(as_answers, may_move=num_moves < config.fetch.max_redirects),
         place=by_domain("url", parts),
         num_buckets=parts,
-        row_group_size=IMAGES_PER_ROW_GROUP,
+        row_groups=IMAGE_GROUPS,
     )
 
     def merged(part: int) -> pa.Table | None:
         before = fetched.everything(part)
         return None if before is None else merge(before, answers.bucket(part))
 
-    after = stages("fetched", parts, merged, row_group_size=IMAGES_PER_ROW_GROUP, generation=generation)
+    after = stages("fetched", parts, merged, row_groups=IMAGE_GROUPS, generation=generation)
     after.delete_files_of(fetched)
     return after

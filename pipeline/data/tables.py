@@ -42,7 +42,7 @@ def check_table(uri: str, filesystem: Any, path: str) -> None:
             f"{uri}: neither addresses nor images; expected one of {[*URL_COLUMNS, *IMAGE_COLUMNS]}, found {names}"
         )
     checks = (("strings", _is_text), ("strings, or lists of them", _is_caption), ("bytes", _is_bytes))
-    for column, (expected, fits) in zip(_columns(names), checks, strict=True):
+    for column, (expected, fits) in zip(columns_of_pairs(names), checks, strict=True):
         if column and not fits(schema.field(column).type):
             raise ValueError(f"{uri}: column {column!r} holds {schema.field(column).type}, expected {expected}")
 
@@ -54,7 +54,7 @@ def read_table(uri: str, filesystem: Any, path: str) -> pa.Table:
     a candidate; `record_offset` is the number of the row.
     """
     table = _read_any(uri, filesystem, path)
-    url_column, caption_column, image_column = _columns(table.column_names)
+    url_column, caption_column, image_column = columns_of_pairs(table.column_names)
     assert caption_column is not None, f"{uri} was not checked"
     found: list[Candidate] = []
     numbers: list[int] = []
@@ -68,7 +68,7 @@ def read_table(uri: str, filesystem: Any, path: str) -> pa.Table:
     return as_table(found, archive=[uri] * len(found), record_offset=numbers)
 
 
-def _columns(names: Sequence[str]) -> tuple[str | None, str | None, str | None]:
+def columns_of_pairs(names: Sequence[str]) -> tuple[str | None, str | None, str | None]:
     """The columns that hold addresses, captions and images."""
     url, caption, image = (
         next((name for name in known if name in names), None) for known in (URL_COLUMNS, CAPTION_COLUMNS, IMAGE_COLUMNS)

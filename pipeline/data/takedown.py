@@ -127,10 +127,16 @@ def _stored(snapshot: Snapshot, shard: Shard) -> Shard:
     )
 
 
+def _without_statistics(schema: pa.Schema) -> pa.Schema:
+    """The schema of a shard without what it says of pairs that may be gone (shard.py)."""
+    said = schema.metadata or {}
+    return schema.with_metadata({name: value for name, value in said.items() if name != b"statistics"})
+
+
 def _rewrite(uri: str, shard: Shard) -> tuple[Shard | None, pa.Array]:
     """A shard without what is taken down, None where that is all of it; and the query ids of what is gone."""
     sink, groups, gone = pa.BufferOutputStream(), [], []
-    with shard.open() as source, writer(sink, source.schema_arrow) as file:
+    with shard.open() as source, writer(sink, _without_statistics(source.schema_arrow)) as file:
         for group, num_rows in enumerate(shard.row_groups):
             table, left = source.read_row_group(group), shard.rows_left(group)
             out = np.setdiff1d(np.arange(num_rows), left)

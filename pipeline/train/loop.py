@@ -31,18 +31,20 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from cluster import storage
 from cluster.runs import Run, identity
 from cluster.session import configure_data
+from pipeline.data.order import Purpose, ShardInfo, draw
+from pipeline.data.reading import Shards
 from pipeline.model import weights
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
 from pipeline.model.tokenizer import Tokenizer
 from pipeline.model.weights import Model
-from pipeline.train.batches import Arrays, Shards, StepReader
+from pipeline.train.batches import Arrays, StepReader
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pipeline.train.config import TrainConfig
 from pipeline.train.grad_cache import Batch, accumulate_gradients
 from pipeline.train.metrics import Recorder, draw_curves, read_metrics
 from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
-from pipeline.train.plan import Plan, Purpose, ShardInfo, draw
+from pipeline.train.plan import Plan
 
 logger = logging.getLogger("clip")
 

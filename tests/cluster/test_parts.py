@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import storage
-from cluster.parts import Output, Part, Stage
+from cluster.parts import Output, Part, RowGroups, Stage
 from tests.cluster.rows import SCHEMA, buckets, table_of
 
 
@@ -31,7 +31,7 @@ def test_buckets_and_dropped_rows_are_read_back_exactly(
     stage = Stage(str(tmp_path_factory.mktemp("stage")), 1)
     table = table_of([reason for _, reason in rows])
     where = buckets([bucket for bucket, _ in rows])
-    part = stage.write(0, table, buckets=where, num_buckets=num_buckets, row_group_size=row_group_size)
+    part = stage.write(0, table, buckets=where, num_buckets=num_buckets, row_groups=RowGroups(max_rows=row_group_size))
     assert part == stage.read_manifest(0)
     out = table["reason"].is_valid().to_numpy()
     for bucket in range(num_buckets):
@@ -49,12 +49,51 @@ def test_buckets_and_dropped_rows_are_read_back_exactly(
 
 def test_a_row_group_is_of_one_bucket_and_not_too_long(stage: Stage) -> None:
     table = table_of([None] * 20 + ["broken"] * 5)
-    part = stage.write(1, table, buckets=buckets([0, 1] * 10 + [2] * 5), num_buckets=4, row_group_size=4)
+    part = stage.write(
+        1, table, buckets=buckets([0, 1] * 10 + [2] * 5), num_buckets=4, row_groups=RowGroups(max_rows=4)
+    )
     assert part.file is not None
     with pq.ParquetFile(storage.join(stage.uri, part.file)) as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     assert sizes == [4, 4, 2, 4, 4, 2, 4, 1]
-    assert [list(part.row_groups(bucket)) for bucket in range(5)] == [[0, 1, 2], [3, 4, 5], [], [], [6, 7]]
+    assert [list(part.groups_of(bucket)) for bucket in range(5)] == [[0, 1, 2], [3, 4, 5], [], [], [6, 7]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 3_000), max_size=40),
+    st.lists(st.integers(0, 20), max_size=4),
+    st.integers(1, 9),
+    st.integers(1, 5_000),
+)
+def test_a_row_group_is_bounded_in_rows_and_bytes(
+    sizes: list[int], cuts: list[int], max_rows: int, max_bytes: int
+) -> None:
+    table = pa.table({"image": pa.array([bytes(size) for size in sizes], pa.large_binary())})
+    ends = sorted({*(min(cut, len(sizes)) for cut in cuts), len(sizes)})
+    rows_by_bucket = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    found = RowGroups(max_rows=max_rows, max_bytes=max_bytes).cut(table, rows_by_bucket)
+    assert [sum(groups) for groups in found] == rows_by_bucket
+    start = 0
+    for bucket in found:
+        for number, rows in enumerate(bucket):
+            assert 1 <= rows <= max_rows
+            assert rows == 1 or sum(sizes[start : start + rows]) <= max_bytes
+            one_more = sum(sizes[start : start + rows + 1])
+            assert rows == max_rows or number == len(bucket) - 1 or one_more > max_bytes, "none is cut too early"
+            start += rows
+
+
+def test_large_images_make_small_row_groups(stage: Stage) -> None:
+    table = table_of([None] * 12)
+    images = pa.array([bytes(1_000_000)] * 12, pa.large_binary())
+    table = table.set_column(2, "image", images)
+    part = stage.write(0, table, row_groups=RowGroups(max_bytes=4_500_000))
+    assert part.row_groups == (4, 4, 4)
+    found = stage.read(part, 0)
+    assert found == table
+    with pq.ParquetFile(storage.join(stage.uri, part.file or "")) as file:
+        assert max(file.metadata.row_group(i).total_byte_size for i in range(3)) < 4_500_000
 
 
 def test_images_are_not_compressed_and_texts_are(stage: Stage) -> None:
@@ -186,7 +225,9 @@ class TestDamage:
     @pytest.fixture
     def part(self, stage: Stage) -> Part:
         rows = table_of([None if i % 3 else "broken" for i in range(30)])
-        return stage.write(0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_group_size=8)
+        return stage.write(
+            0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_groups=RowGroups(max_rows=8)
+        )
 
     def test_any_flipped_bit_is_noticed_where_it_matters(self, stage: Stage, part: Part) -> None:
         file = Path(stage.uri, part.file or "")
@@ -220,7 +261,7 @@ class TestDamage:
     def test_another_file_of_the_same_size(self, stage: Stage, part: Part) -> None:
         rows = table_of([None if i % 3 else "broken" for i in range(30)], salt="x")
         other = Stage(stage.uri + "-2", 1).write(
-            0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_group_size=8
+            0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_groups=RowGroups(max_rows=8)
         )
         data = Path(stage.uri + "-2", other.file or "").read_bytes()
         Path(stage.uri, part.file or "").write_bytes(data)

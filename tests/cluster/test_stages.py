@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from cluster import storage
+from cluster.parts import RowGroups
 from cluster.resources import Pool
 from cluster.runs import Run
 from cluster.stages import Factory, Stages
@@ -76,7 +77,7 @@ def test_rows_go_through_the_pools_into_buckets(run: Run, notes: Path) -> None:
         finish=finish,
         place=lambda table: (table["value"].to_numpy() // 2 % 3).astype(np.int32),
         num_buckets=3,
-        row_group_size=2,
+        row_groups=RowGroups(max_rows=2),
     )
     sizes = [part.num_rows for part in output.parts]
     assert sizes == [0, 0, 2, 3, 4, 5, 6], "whole parts, whatever Ray Data does with blocks"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from cluster import s3 as s3_storage
-from cluster.parts import Output, Stage
+from cluster.parts import Output, RowGroups, Stage
 from pipeline.data import garbage
 from pipeline.data.snapshot import Shard, Snapshot, commit, versions
 from pipeline.data.takedown import compact, take_down
@@ -119,7 +119,7 @@ def test_one_request_in_ten_fails(s3: str, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
         stage = Stage(f"{uri}/data/run", 5)
         for index in range(5):
-            stage.write(index, pairs(range(10 * index, 10 * index + 10)), row_group_size=4)
+            stage.write(index, pairs(range(10 * index, 10 * index + 10)), row_groups=RowGroups(max_rows=4))
         output = Output.of(stage)
         assert output.table(pairs([0]).schema).equals(pa.concat_tables([pairs(range(50))]))
         shards = [

@@ -104,7 +104,10 @@ def test_a_take_down_from_request_to_the_last_byte(
     ("words", "message"),
     [
         (["list", "--keep_last=3"], "--keep_last: is an option of gc, not of list"),
-        (["gc", "--version=v00000001"], "--version: is an option of show and verify and diff and tag, not of gc"),
+        (
+            ["gc", "--version=v00000001"],
+            "--version: is an option of show and verify and diff and export and tag, not of gc",
+        ),
         (["diff"], "--version: name the version to compare"),
         (["tag"], "--tag: give the version a name"),
         (["tombstone"], "--pairs, --urls, --files: name a file"),

@@ -1,7 +1,8 @@
 """What img2dataset itself writes, read back: `python -m tests.perf.img2dataset_folders`.
 
 A web of five addresses on loopback, one of which is missing, goes through img2dataset in both of its formats; the
-folders must give the same candidates, with the image of each success and the address of each failure.
+folders must give the same candidates, with the image of each success and the address of each failure. Imported, they
+must give the same pairs: the images and captions of the successes, byte for byte.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from jobs.inputs import list_inputs
+from pipeline.data.exchange import list_pairs, read_pairs
 from pipeline.data.extract import ExtractConfig
 from pipeline.data.sources import check_inputs, read_input
 from tests.perf.rows import environment
@@ -40,6 +42,12 @@ def candidates(folder: Path) -> pa.Table:
     return found.select(["pair_id", "image_url", "caption", "image", "reason"]).sort_by("pair_id")
 
 
+def imported(folder: Path) -> pa.Table:
+    """The pairs of a folder, as jobs.import_pairs reads it."""
+    found = pa.concat_tables([read_pairs(uri) for uri in list_pairs(str(folder))])
+    return found.filter(found["reason"].is_null()).sort_by("pair_id")
+
+
 def compare(folder: Path) -> int:
     """Run img2dataset and compare; how many candidates there were."""
     urls = [f"http://host-{number}.example/{number}.jpg" for number in range(NUM_IMAGES + 1)]
@@ -57,9 +65,14 @@ def compare(folder: Path) -> int:
     assert rows.keys() == set(urls)
     assert [bool(rows[url]["image"]) for url in urls] == [True] * NUM_IMAGES + [False]
     assert {row["reason"] for row in rows.values()} == {None}
+    pairs = [imported(folder / name) for name in FORMATS]
+    assert pairs[0] == pairs[1]
+    assert {row["url"]: (row["image"], row["caption"]) for row in pairs[0].to_pylist()} == {
+        url: (rows[url]["image"], rows[url]["caption"]) for url in urls[:NUM_IMAGES]
+    }
     return len(rows)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        print(f"{compare(Path(name))} candidates of either format")
+        print(f"{compare(Path(name))} candidates and {NUM_IMAGES} pairs of either format")

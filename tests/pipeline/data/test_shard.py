@@ -1,3 +1,4 @@
+import json
 import random
 
 import numpy as np
@@ -6,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.shard import ShardConfig, arrange, num_shards, places, shard_of
-from pipeline.schemas import PAIRS
+from pipeline.data.shard import ShardConfig, arrange, num_shards, places, shard_of, statistics
+from pipeline.schemas import FETCHED, PAIRS, PAIRS_VERSION
 from tests.pipeline.data.rows import fetched, ids
 
 
@@ -60,7 +61,26 @@ def test_shards_are_as_many_as_the_bytes_need(total: int, shards: int) -> None:
     assert num_shards(total, ShardConfig(target_bytes=100)) == shards
 
 
-@pytest.mark.parametrize("option", ["target_bytes", "row_group_size"])
+@pytest.mark.parametrize("option", ["target_bytes", "row_group_size", "row_group_bytes"])
 def test_sizes_of_nothing_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=rf"shard\.{option} = 0: must be positive"):
         ShardConfig(**{option: 0})
+
+
+def test_a_shard_tells_its_schema_and_what_its_pairs_are_like() -> None:
+    table = table_of(3).set_column(
+        FETCHED.get_field_index("language"), "language", pa.array(["en", None, "en"], pa.string())
+    )
+    table = table.set_column(FETCHED.get_field_index("caption"), "caption", pa.array(["a", "ab", "abc☆"]))
+    metadata = arrange(table, 0).schema.metadata
+    assert int(metadata[b"schema_version"]) == PAIRS_VERSION
+    assert json.loads(metadata[b"statistics"]) == {
+        "num_pairs": 3,
+        "image_bytes": 3,
+        "mean_caption_characters": 2.333,
+        "mean_width": 1.0,
+        "mean_height": 0.0,
+        "languages": {"en": 2},
+    }
+    assert statistics(PAIRS.empty_table())["mean_width"] == 0.0
+    assert arrange(arrange(table, 0), 0) == arrange(table, 0), "pairs that are imported have their columns already"

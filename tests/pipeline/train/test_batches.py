@@ -7,10 +7,12 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.data.order import ShardInfo
+from pipeline.data.reading import Shards
 from pipeline.model.tokenizer import Tokenizer
 from pipeline.schemas import PAIRS
-from pipeline.train.batches import Shards, StepReader
-from pipeline.train.plan import Plan, ShardInfo
+from pipeline.train.batches import StepReader
+from pipeline.train.plan import Plan
 from tests.pipeline.train.pairs import make_pairs
 
 NUM_ROWS, BATCH = 50, 12

@@ -11,12 +11,12 @@ import pytest
 
 import pipeline
 from cluster import storage
+from pipeline.data.reading import shard_infos
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from pipeline.schemas import PAIRS
 from pipeline.train.config import TrainConfig
 from pipeline.train.loop import Pretraining, pretrain
 from pipeline.train.metrics import Metrics, read_metrics
-from pipeline.train.plan import ShardInfo
 from tests.pipeline.train.pairs import write_snapshot
 
 MODEL = ModelConfig(
@@ -48,7 +48,7 @@ CONFIG = TrainConfig(
 def run(tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
     folder = tmp_path_factory.mktemp("pairs")
     snapshot = write_snapshot(folder / "set", 64)
-    shards = tuple(ShardInfo(shard.path, shard.row_groups) for shard in snapshot.shards)
+    shards = shard_infos(snapshot.shards)
     return Pretraining(
         output=str(folder / "run"), shards=shards, snapshot_id=snapshot.snapshot_id, model=MODEL, train=CONFIG
     )

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.train.plan import Plan, ShardInfo
+from pipeline.data.order import ShardInfo
+from pipeline.train.plan import Plan
 
 SHARDS = (ShardInfo("a", (7, 3)), ShardInfo("b", (5,)), ShardInfo("c", (4, 4, 2)))
 NUM_ROWS = 25

@@ -1,0 +1,59 @@
+"""Images and captions that another tool has fetched, as a snapshot: the same bytes, checked, hashed and shuffled.
+
+`python -m jobs.import_pairs --input laion/ --output runs/import --dataset s3://bucket/pairs`
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+
+from cluster import storage
+from cluster.runs import Run, describe_files, identity
+from cluster.session import SessionConfig, session
+from cluster.stages import Stages
+from jobs.launch import launch
+from pipeline import __version__
+from pipeline.data.exchange import import_pairs, list_pairs
+from pipeline.data.shard import ShardConfig
+
+logger = logging.getLogger("clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportPairsJob:
+    """Read, check, hash, shuffle, commit."""
+
+    input: str
+    """Folder or file, local or s3://: webdataset tars (.tar, of img2dataset, open_clip or `jobs.snapshot export`), or
+    Parquet with images and captions (img2dataset's output format `parquet`, shards of ours). A worker holds a file
+    whole."""
+    output: str
+    """Folder of the run."""
+    dataset: str | None = None
+    """The data set that gets the new version; `output`/dataset unless given."""
+    shard: ShardConfig = field(default_factory=ShardConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+
+def main(job: ImportPairsJob) -> None:
+    """Run the stages that are missing, and commit."""
+    inputs = list_pairs(job.input)
+    described = describe_files(inputs)
+    configuration = {"shard": identity(job.shard), "inputs": described}
+    run = Run.open(job.output, configuration)
+    dataset = storage.absolute(job.dataset) if job.dataset else storage.join(run.uri, "dataset")
+    storage.ensure_writable(dataset, "dataset")
+    stages = Stages(run)
+    metadata = {"configuration": configuration, "run": run.run_id, "code_version": __version__}
+    with session(job.session):
+        snapshot = import_pairs(stages, inputs, sum(size for _, size in described), dataset, metadata, job.shard)
+    storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
+    if snapshot.num_rows == 0:
+        raise ValueError(f"input={job.input}: no pair was left; {run.uri}/funnel.json says where they went")
+    logger.info("%s of %s: %d pairs, id %s", snapshot.name, dataset, snapshot.num_rows, snapshot.snapshot_id)
+
+
+if __name__ == "__main__":
+    launch(ImportPairsJob, main)
