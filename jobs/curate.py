@@ -15,9 +15,11 @@ from cluster import storage
 from cluster.runs import Run, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
+from jobs.encoders import EncoderConfig
+from jobs.inputs import open_overlap_index
 from jobs.launch import launch
 from pipeline import __version__
-from pipeline.data.flow import CurateConfig, curate
+from pipeline.data.curate_flow import CurateConfig, Sight, curate
 
 logger = logging.getLogger("clip")
 
@@ -32,6 +34,7 @@ class CurateJob(CurateConfig):
     """Folder of the run."""
     dataset: str | None = None
     """The data set that gets the new version; `output`/dataset unless given."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -58,9 +61,12 @@ def main(job: CurateJob) -> None:
     """Run the stages that are missing, and commit."""
     crawls = read_crawls(job.crawl)
     fetched = [run.output("fetched", run.configuration["fetch_parts"]) for run in crawls]
-    parts = ("num_buckets", "dedupe", "balance", "shard")
+    encoder, encoder_sha256 = job.encoder.open() or (None, None)
+    sight = Sight(encoder, job.encoder.pool, open_overlap_index(job.overlap, encoder_sha256))
+    parts = ("num_buckets", "dedupe", "cells", "overlap", "balance", "shard")
     configuration = {name: identity(getattr(job, name)) for name in parts} | {
-        "crawl": [f"{run.run_id}.{output.stage.generation}" for run, output in zip(crawls, fetched, strict=True)]
+        "encoder": encoder_sha256,
+        "crawl": [f"{run.run_id}.{output.stage.generation}" for run, output in zip(crawls, fetched, strict=True)],
     }
     run = Run.open(job.output, configuration)
     dataset = storage.absolute(job.dataset) if job.dataset else storage.join(run.uri, "dataset")
@@ -72,8 +78,8 @@ def main(job: CurateJob) -> None:
         "code_version": __version__,
         "crawl_funnel": {crawl.run_id: read_funnel(crawl) for crawl in crawls},
     }
-    with session(job.session):
-        snapshot = curate(stages, fetched, dataset, metadata, job)
+    with session(job.session, needs=[job.encoder.pool] if encoder else []):
+        snapshot = curate(stages, fetched, dataset, metadata, job, sight)
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     logger.info("%s of %s: %d pairs, id %s", snapshot.name, dataset, snapshot.num_rows, snapshot.snapshot_id)
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cluster", "jobs", "pipeline", "tests")
 RAY_FILES = {
     "pipeline.data.embedding_flow",
+    "pipeline.data.curate_flow",
     "pipeline.data.flow",
     "pipeline.data.exchange",
     "pipeline.data.passes",

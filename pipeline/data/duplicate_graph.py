@@ -38,7 +38,7 @@ class DedupeConfig:
     """What counts as the same picture."""
 
     radius: int = 4
-    """Bits in which two perceptual hashes of one picture may differ; nearly all hashes are an even number apart. 6 finds
+    """Bits in which two perceptual hashes of one picture may differ; nearly all are an even number apart. 6 finds
     more copies, and among hundreds of millions about a wrong one of each (docs/results.md)."""
     caption_radius: int = 8
     """The same where the pictures have a caption in common, as far as it is more."""

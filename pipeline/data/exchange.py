@@ -21,7 +21,8 @@ from cluster import storage
 from cluster.runs import Run
 from cluster.stages import Stages
 from pipeline.data import imports, passes, shard, snapshot
-from pipeline.data.flow import IMAGE_GROUPS, make_shards
+from pipeline.data.curate_flow import make_shards
+from pipeline.data.flow import IMAGE_GROUPS
 from pipeline.data.img2dataset import SHARD_SUFFIX
 from pipeline.data.reading import ShardReader, Shards, shard_infos
 from pipeline.data.sources import open_uri

@@ -1,7 +1,6 @@
-"""The flow from archives to a snapshot, on Ray Data (cluster/stages.py). That of queries is in query_flow.py.
+"""The flow from archives to checked images, on Ray Data (cluster/stages.py). What follows is in curate_flow.py.
 
-A stage writes its rows in buckets, and the next one reads one bucket of all parts: what must meet, meets there. No
-shuffle ever moves an image but the last one.
+A stage writes its rows in buckets, and the next one reads one bucket of all parts: what must meet, meets there.
 
     candidates                          archive -> extract -> caption rules -> match   | by address
     unique                              an address -> its best caption                 | by registered domain
@@ -9,56 +8,36 @@ shuffle ever moves an image but the last one.
     fetched                             early balance -> fetch -> check and resize     |
     attempts, answers, fetched          what had failed, once more                     | by registered domain
     outcomes, survival                  every query's tried and kept pairs             | by query
-    addresses                           one pair for each address, over several crawls | by crawl
-    pictures                            perceptual hashes                              | by hash
-    fingerprints, edges                 like pictures                                  | by band
-    links, settled, spread, gone        the duplicate graph, in rounds                 | by hash
-    duplicates, spares                  rows that go, and their captions               | by part
-    final_counts ... final_limits       every query's pairs that are left              | by query
-    sizes                               how many pairs will be left, so how many shards
-    placed                              duplicates out -> final balance                | by shard
-    shards                              in the order of the shuffle                    |
-    kept_counts, kept_totals            every query's pairs in the snapshot -> commit  | by query
-    card_counts, card_totals            the data card                                  | by name
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any
 
 import pyarrow as pa
 import ray
 
-from cluster import storage
 from cluster.parts import Output, RowGroups
 from cluster.resources import Pool
 from cluster.stages import Factory, Read, Stages, Transform
 from pipeline.data import (
     balance,
     caption,
-    card,
     dedupe,
     extract,
     match,
     passes,
-    shard,
-    snapshot,
 )
 from pipeline.data.block_lists import NO_LISTS, BlockLists, apply_lists
-from pipeline.data.card_pages import to_html, to_markdown
 from pipeline.data.crawler import Crawler
-from pipeline.data.duplicate_graph import DedupeConfig
-from pipeline.data.duplicate_passes import duplicates
 from pipeline.data.fetch import FetchConfig
 from pipeline.data.held import HeldImages
 from pipeline.data.image import ImageConfig
 from pipeline.data.places import by_domain, by_url
 from pipeline.data.safety import SafetyConfig, Screen
 from pipeline.data.sources import read_input
-from pipeline.schemas import DUPLICATES, SPARES
 
 IMAGE_GROUPS = RowGroups(max_rows=1024)
 
@@ -96,17 +75,6 @@ class CrawlConfig:
     def pools(self) -> list[Pool]:
         """What the cluster must hold at once."""
         return [self.match_pool, self.fetch_pool, *([self.screen_pool] if self.safety.classifier else [])]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurateConfig:
-    """How a curation is done; jobs/curate.py adds where from and where to."""
-
-    num_buckets: int = 64
-    """Parts of the stages that are partitioned by hash or by query."""
-    dedupe: DedupeConfig = field(default_factory=DedupeConfig)
-    balance: balance.BalanceConfig = field(default_factory=balance.BalanceConfig)
-    shard: shard.ShardConfig = field(default_factory=shard.ShardConfig)
 
 
 def crawl(
@@ -179,86 +147,6 @@ def crawlers(config: CrawlConfig, lists: BlockLists) -> list[tuple[Factory, Pool
     if config.safety.classifier is not None:
         pools.append((partial(Screen, config.safety), config.screen_pool))
     return pools
-
-
-def curate(
-    stages: Stages, crawls: Sequence[Output], dataset: str, metadata: Mapping[str, Any], config: CurateConfig
-) -> snapshot.Snapshot:
-    """From resized images to a committed snapshot: one copy of each picture, balanced, shuffled, in shards.
-
-    `crawls` are FETCHED of one query list with one number of parts each, so that all rows of an address are in parts
-    of one number.
-    """
-    fetched = passes.join(stages, crawls)
-    buckets, parts = config.num_buckets, fetched.num_parts
-    pictures, going, spares = duplicates(stages, parts, fetched.part, config.dedupe, buckets)
-
-    def left(part: int, columns: Sequence[str]) -> pa.Table | None:
-        table = fetched.part(part, sorted({*columns, "pair_id", "reason"}))
-        if table is None:
-            return None
-        marked = dedupe.mark(table, going.bucket(part) or DUPLICATES.empty_table())
-        return marked.filter(marked["reason"].is_null())
-
-    limits = passes.limits(stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets)
-    draw = balance.Selection(limits, config.balance.seed)
-
-    def drawn(part: int) -> pa.Table | None:
-        table = fetched.part(part)
-        if table is None:
-            return None
-        table = draw(dedupe.mark(table, going.bucket(part) or DUPLICATES.empty_table()))
-        table = dedupe.with_spares(table, spares.bucket(part) or SPARES.empty_table())
-        return dedupe.with_phash(table, pictures.part(part, ["pair_id", "phash"]))
-
-    sizes = stages(
-        "sizes", parts, lambda part: left(part, ["pair_id", "query_ids"]), finish=lambda table: shard.size(draw(table))
-    )
-    left_share = sum(sizes.table(shard.SIZES)["num_pairs"].to_pylist()) / max(1, fetched.num_rows)
-    count = shard.num_shards(int(fetched.num_bytes * left_share), config.shard)
-    placed = stages(
-        "placed",
-        parts,
-        drawn,
-        place=lambda table: shard.shard_of(table, count, config.shard.seed),
-        num_buckets=count,
-        row_groups=IMAGE_GROUPS,
-    )
-    shards, records = make_shards(stages, count, placed.bucket, dataset, config.shard)
-    kept = passes.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
-    version = snapshot.commit(dataset, records, kept, {**metadata, "funnel": stages.funnel()})
-    counts = passes.card_counts(stages, count, shards.part, buckets)
-    about = card.card(version.metadata, counts, kept, {})
-    for ending, page in (("md", to_markdown(about)), ("html", to_html(about))):
-        storage.write_bytes(storage.join(dataset, "cards", f"{version.name}.{ending}"), page.encode())
-    return version
-
-
-def make_shards(
-    stages: Stages, count: int, read: Read, dataset: str, config: shard.ShardConfig
-) -> tuple[Output, list[snapshot.Shard]]:
-    """The last shuffle: the rows that `read` gives for each shard, in order, below the data set; and what they are."""
-    folder = f"data/{stages.run.run_id}"
-    shards = stages(
-        "shards",
-        count,
-        read,
-        finish=lambda table: shard.arrange(table, config.seed),
-        row_groups=RowGroups(max_rows=config.row_group_size, max_bytes=config.row_group_bytes),
-        uri=storage.join(dataset, folder),
-    )
-    records = [
-        snapshot.Shard(
-            path=f"{folder}/{part.file}",
-            num_rows=part.num_rows,
-            num_bytes=part.num_bytes,
-            sha256=part.sha256,
-            row_groups=part.row_groups,
-        )
-        for part in shards.parts
-        if part.file is not None
-    ]
-    return shards, records
 
 
 def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:

@@ -116,8 +116,9 @@ def _alive(uri: str, names: list[str]) -> set[str]:
     alive = set()
     for name in names:
         snapshot = Snapshot.open(uri, name)
-        alive |= {f"{folder}/{snapshot.snapshot_id}.parquet" for folder in ("manifests", "query_counts", "overlaps")}
+        alive |= {f"{folder}/{snapshot.snapshot_id}.parquet" for folder in ("manifests", "query_counts")}
         alive |= {f"cards/{name}.{ending}" for ending in ("md", "html")}
+        alive |= {f"overlaps/{overlap['sha256']}.parquet" for overlap in [snapshot.metadata.get("overlap")] if overlap}
         for shard in snapshot.shards:
             path = snapshot.below(shard)
             alive |= {path, path.rpartition("-")[0]}

@@ -3,6 +3,7 @@
     <dataset>/data/<run>/part-00000-<sha256>.parquet   shards, written once under the name of their content
     <dataset>/manifests/<sha256>.parquet               which shards make a snapshot; its hash is the snapshot's id
     <dataset>/query_counts/<sha256>.parquet            how many pairs each query has in a snapshot of that id
+    <dataset>/overlaps/<sha256>.parquet                pictures of evaluation sets that were found
     <dataset>/snapshots/v00000001.json                 the version, and the commit: put if absent
     <dataset>/refs/tags/<name>.json                    another name of a version; put if absent
     <dataset>/tombstones/...                           what is taken down, from all versions (tombstones.py)
@@ -32,7 +33,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from pipeline.data import tombstones
-from pipeline.schemas import PAIRS
+from pipeline.schemas import OVERLAPS, PAIRS
 
 SCHEMA_VERSION = 1
 """Of the version's record: docs/snapshot.schema.json."""
@@ -162,6 +163,14 @@ class Snapshot:
         data = storage.read_bytes(storage.join(self.uri, "query_counts", f"{self.snapshot_id}.parquet"))
         return pq.ParquetFile(pa.BufferReader(data)).read()
 
+    def overlaps(self) -> pa.Table | None:
+        """OVERLAPS of its pairs, or of those left out for them, with evaluation sets; None where not looked for."""
+        overlap = self.metadata.get("overlap")
+        if overlap is None:
+            return None
+        data = storage.read_bytes(storage.join(self.uri, "overlaps", f"{overlap['sha256']}.parquet"))
+        return pq.ParquetFile(pa.BufferReader(data)).read()
+
     def verify(self, tell: Callable[[int], None] = lambda _: None) -> list[str]:
         """What is wrong: totals, counts of queries, and size, sha256 and rows of every shard; nothing: it is sound.
 
@@ -215,6 +224,14 @@ def tag(uri: str, name: str, version: str) -> None:
         raise ValueError(f"tag={name} names {tags(uri)[name]} already; tags are never moved, choose another name")
 
 
+def put_overlaps(uri: str, overlaps: pa.Table) -> str:
+    """Write OVERLAPS into a data set, and give their sha256, for a record's `overlap`."""
+    data = tombstones.encode(overlaps.cast(OVERLAPS))
+    sha256 = hashlib.sha256(data).hexdigest()
+    storage.put_if_absent(storage.join(uri, "overlaps", f"{sha256}.parquet"), data)
+    return sha256
+
+
 def commit(
     uri: str,
     shards: Sequence[Shard],
@@ -223,7 +240,8 @@ def commit(
     *,
     parent: str | None = None,
 ) -> Snapshot:
-    """Make a version of these shards; where the latest version has the same id already, that one is returned.
+    """Make a version of these shards; where the latest version has the same id already, that one is returned, unless
+    something else is known of its overlap with evaluation sets.
 
     The content of an older version, committed again, is a new version of the same id: the latest is what people get who
     name none. Killed at any moment, it leaves the versions before or the new one, and may be called again.
@@ -252,11 +270,12 @@ def commit(
     storage.put_if_absent(storage.join(uri, "query_counts", f"{snapshot_id}.parquet"), counts)
     if not storage.put_if_absent(_manifest_uri(uri, snapshot_id), manifest):
         raise ValueError(f"{_manifest_uri(uri, snapshot_id)} is damaged; remove it and commit again")
+    overlap = metadata.get("overlap")
     commit_id = uuid.uuid4().hex  # so that of two commits with one content each knows its own record
     while True:
         names = versions(uri)
         latest = _read_record(uri, names[-1]) if names else None
-        if latest is not None and latest["snapshot_id"] == snapshot_id:
+        if latest is not None and latest["snapshot_id"] == snapshot_id and latest.get("overlap") == overlap:
             return Snapshot.open(uri, latest["name"])
         if parent is not None and (latest is None or latest["name"] != parent):
             winner = latest["name"] if latest else "no version"
