@@ -49,6 +49,7 @@ from pipeline.data import (
 )
 from pipeline.data.block_lists import NO_LISTS, BlockLists, apply_lists
 from pipeline.data.card_pages import to_html, to_markdown
+from pipeline.data.commit import commit
 from pipeline.data.crawler import Crawler
 from pipeline.data.duplicate_graph import DedupeConfig
 from pipeline.data.duplicate_passes import duplicates
@@ -226,7 +227,7 @@ def curate(
     )
     shards, records = make_shards(stages, count, placed.bucket, dataset, config.shard)
     kept = passes.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
-    version = snapshot.commit(dataset, records, kept, {**metadata, "funnel": stages.funnel()})
+    version = commit(dataset, records, kept, {**metadata, "funnel": stages.funnel()})
     counts = passes.card_counts(stages, count, shards.part, buckets)
     about = card.card(version.metadata, counts, kept, {})
     for ending, page in (("md", to_markdown(about)), ("html", to_html(about))):
