@@ -118,14 +118,15 @@ def test_one_request_in_ten_fails(s3: str, tmp_path: Path, monkeypatch: pytest.M
     """500, 503, resets and bodies that stall: parts are written, read back, committed, verified."""
     uri = f"{s3}/{tmp_path.name}"
     monkeypatch.setattr(s3_storage, "SILENCE_SECONDS", 0.4)
-    kinds = (Fault.ERROR, Fault.UNAVAILABLE, Fault.RESET, Fault.STALLED)
+    # pyarrow takes 8 s to give up on an answer that stalls, so there are few of these
+    kinds = (Fault.ERROR, Fault.UNAVAILABLE, Fault.STALLED, *(Fault.RESET, Fault.ERROR, Fault.UNAVAILABLE) * 2)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, at_random(0.1, kinds, seed=3)) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        stage = Stage(f"{uri}/data/run", 4)
-        for index in range(4):
+        stage = Stage(f"{uri}/data/run", 3)
+        for index in range(3):
             stage.write(index, pairs(range(10 * index, 10 * index + 10)), row_groups=RowGroups(max_rows=4))
         output = Output.of(stage)
-        assert output.table(pairs([0]).schema).equals(pa.concat_tables([pairs(range(40))]))
+        assert output.table(pairs([0]).schema).equals(pa.concat_tables([pairs(range(30))]))
         shards = [
             Shard(
                 path=f"data/run/{part.file}",
@@ -136,9 +137,9 @@ def test_one_request_in_ten_fails(s3: str, tmp_path: Path, monkeypatch: pytest.M
             )
             for part in output.parts
         ]
-        found = commit(uri, shards, counts(range(40)), {})
+        found = commit(uri, shards, counts(range(30)), {})
         assert found.verify() == []
-        assert readable(found) == list(range(40))
+        assert readable(found) == list(range(30))
         assert set(faulty.given) == set(kinds), f"{len(faulty.given)} of {faulty.num_requests}"
 
 
