@@ -119,7 +119,7 @@ def test_one_request_in_ten_fails(s3: str, tmp_path: Path, monkeypatch: pytest.M
     uri = f"{s3}/{tmp_path.name}"
     monkeypatch.setattr(s3_storage, "SILENCE_SECONDS", 0.4)
     # pyarrow takes 8 s to give up on an answer that stalls, so there are few of these
-    kinds = (Fault.ERROR, Fault.UNAVAILABLE, Fault.STALLED, *(Fault.RESET, Fault.ERROR, Fault.UNAVAILABLE) * 2)
+    kinds = (Fault.ERROR, Fault.UNAVAILABLE, Fault.STALLED, *(Fault.RESET, Fault.ERROR, Fault.UNAVAILABLE) * 5)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, at_random(0.1, kinds, seed=3)) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
         stage = Stage(f"{uri}/data/run", 3)
