@@ -155,10 +155,9 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
         return [prefix + root]
     if kind == pyarrow.fs.FileType.NotFound:
         raise FileNotFoundError(f"nothing at '{uri}'")
-    entries = files.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
-    paths = [entry.path for entry in entries if entry.type == pyarrow.fs.FileType.File]
-    visible = [path for path in paths if "/." not in path[len(root) :]]
-    found = sorted(prefix + path for path in visible if not suffixes or path.endswith(tuple(suffixes)))
+    places = [entry.uri for entry in entries(uri)]
+    visible = [place for place in places if "/." not in place[len(prefix + root) :]]
+    found = [place for place in visible if not suffixes or place.endswith(tuple(suffixes))]
     if not found:
         wanted = " or ".join(f"*{suffix}" for suffix in suffixes) or "any file"
         raise FileNotFoundError(f"no {wanted} under '{uri}' ({len(visible)} other files there)")

@@ -33,8 +33,9 @@ from cluster.session import SessionConfig, session
 from cluster.telemetry import Progress
 from jobs.launch import launch
 from pipeline.data import diff, garbage, takedown
+from pipeline.data.commit import tag
 from pipeline.data.exchange import export_tars
-from pipeline.data.snapshot import Snapshot, tag, tags, versions
+from pipeline.data.snapshot import Snapshot, tags, versions
 from pipeline.data.tombstones import Kind
 from pipeline.hashing import hash128
 

@@ -2,6 +2,7 @@
 
 import enum
 import http.client
+import itertools
 import random
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,10 +28,10 @@ class Fault(enum.Enum):
 
 
 def at_random(share: float, kinds: Sequence[Fault], seed: int) -> Iterator[Fault]:
-    """One of these faults for that share of requests, for ever."""
-    generator = random.Random(seed)
+    """These faults in turn, for that share of requests, for ever."""
+    generator, following = random.Random(seed), itertools.cycle(kinds)
     while True:
-        yield generator.choice(kinds) if generator.random() < share else Fault.NONE
+        yield next(following) if generator.random() < share else Fault.NONE
 
 
 class FaultyS3:

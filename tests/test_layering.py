@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline.schemas": set(),
     "pipeline.data": _DATA,
     # Snapshots are files, and whoever has a URI opens one; what Ray needs of cluster/ is none of their business
+    "pipeline.data.commit": _FILES_OF_SNAPSHOTS,
     "pipeline.data.garbage": _FILES_OF_SNAPSHOTS,
     "pipeline.data.snapshot": _FILES_OF_SNAPSHOTS,
     "pipeline.data.takedown": _FILES_OF_SNAPSHOTS,

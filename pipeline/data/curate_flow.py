@@ -36,6 +36,7 @@ from cluster.stages import Read, Stages
 from pipeline.data import balance, card, dedupe, embedding_flow, overlap, passes, shard, snapshot
 from pipeline.data.card_pages import to_html, to_markdown
 from pipeline.data.cells import CellsConfig
+from pipeline.data.commit import commit, put_overlaps
 from pipeline.data.duplicate_graph import DedupeConfig
 from pipeline.data.duplicate_passes import duplicates, pictures
 from pipeline.data.embeddings import Encode
@@ -134,9 +135,9 @@ def curate(
     if sight.index is not None and overlaps is not None:
         found = embedding_flow.settled_overlaps(stages, overlaps, placed).table(OVERLAPS)
         told = overlap.overlap_record(overlap.count_overlaps(sight.index, found), config.overlap)
-        told = {**told, "sha256": snapshot.put_overlaps(dataset, found)}
+        told = {**told, "sha256": put_overlaps(dataset, found)}
     kept = passes.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
-    version = snapshot.commit(dataset, records, kept, {**metadata, "overlap": told, "funnel": stages.funnel()})
+    version = commit(dataset, records, kept, {**metadata, "overlap": told, "funnel": stages.funnel()})
     about = card.card(version.metadata, passes.card_counts(stages, count, shards.part, buckets), kept)
     for ending, page in (("md", to_markdown(about)), ("html", to_html(about))):
         storage.write_bytes(storage.join(dataset, "cards", f"{version.name}.{ending}"), page.encode())

@@ -21,6 +21,7 @@ from cluster import storage
 from cluster.runs import Run
 from cluster.stages import Stages
 from pipeline.data import imports, passes, shard, snapshot
+from pipeline.data.commit import commit
 from pipeline.data.curate_flow import make_shards
 from pipeline.data.flow import IMAGE_GROUPS
 from pipeline.data.img2dataset import SHARD_SUFFIX
@@ -119,7 +120,7 @@ def import_pairs(
 
     shards, records = make_shards(stages, count, distinct, dataset, config)
     kept = passes.totals(stages, "kept_", count, shards.part, NUM_BUCKETS).select(["query_id", "num_pairs"])
-    return snapshot.commit(dataset, records, kept, {**metadata, "funnel": stages.funnel()})
+    return commit(dataset, records, kept, {**metadata, "funnel": stages.funnel()})
 
 
 def export_tars(run: Run, source: snapshot.Snapshot, output: str) -> pa.Table:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from cluster import s3, storage
 from cluster.storage import Entry
-from pipeline.data.snapshot import ConflictError, Snapshot, tags, versions
+from pipeline.data.commit import ConflictError
+from pipeline.data.snapshot import Snapshot, tags, versions
 
 NUM_THREADS = 8
 _CONTENT = ("data", "manifests", "query_counts", "overlaps", "cards")

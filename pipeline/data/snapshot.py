@@ -8,9 +8,8 @@
     <dataset>/refs/tags/<name>.json                    another name of a version; put if absent
     <dataset>/tombstones/...                           what is taken down, from all versions (tombstones.py)
 
-A version exists when its record does, and whoever puts the record of a number first has that number. The id is a
-function of the pairs alone: the same pairs in the same shards give the same id wherever they lie. docs/snapshots.md
-tells the formats and the protocol.
+A version exists when its record does (commit.py). The id is a function of the pairs alone: the same pairs in the same
+shards give the same id wherever they lie. docs/snapshots.md tells the formats and the protocol.
 """
 
 from __future__ import annotations
@@ -18,12 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -33,7 +30,6 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from pipeline.data import tombstones
-from pipeline.schemas import OVERLAPS, PAIRS
 
 SCHEMA_VERSION = 1
 """Of the version's record: docs/snapshot.schema.json."""
@@ -53,14 +49,10 @@ OWN_FIELDS = frozenset(
         *("num_pairs", "num_bytes", "num_shards", "schema"),
     }
 )
-"""What commit() puts into a record, beside the metadata."""
+"""What a commit puts into a record, beside the metadata."""
 VERIFY_THREADS = 4
-_VERSION = re.compile(r"v(\d{8})")
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-class ConflictError(ValueError):
-    """Somebody else has committed meanwhile; what was made on top of the version before has to be made anew."""
+VERSION = re.compile(r"v(\d{8})")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +133,12 @@ class Snapshot:
         """
         uri = storage.absolute(uri)
         names = versions(uri)
-        tagged = tags(uri) if version and not _VERSION.fullmatch(version) else {}
+        tagged = tags(uri) if version and not VERSION.fullmatch(version) else {}
         name = tagged.get(version, version) if version else (names[-1] if names else None)
         if name is None or name not in names:
             there = [*names, *sorted(tagged)]
             raise FileNotFoundError(f"{uri}: no snapshot {version or 'yet'}; there are {there or 'none'}")
-        record = _read_record(uri, name)
+        record = read_record(uri, name)
         down = tombstones.places(tombstones.read(uri))
         shards = tuple(
             replace(shard, path=storage.join(uri, shard.path), taken_down=down.get(shard.path, ()))
@@ -187,10 +179,10 @@ class Snapshot:
         return faults
 
     def _faults_of_record(self) -> Iterator[str]:
-        totals = _totals(self.shards)
+        totals = totals_of(self.shards)
         found = {name: self.metadata[name] for name in totals}
         if found != totals:
-            yield f"{_record_uri(self.uri, self.name)}: {totals} expected by the manifest, {found} found"
+            yield f"{record_uri(self.uri, self.name)}: {totals} expected by the manifest, {found} found"
         try:
             self.query_counts()
         except (OSError, ValueError) as error:
@@ -199,111 +191,19 @@ class Snapshot:
 
 def versions(uri: str) -> list[str]:
     """The names of a data set's versions, oldest first."""
-    return [name for name in _json_names(storage.join(uri, "snapshots")) if _VERSION.fullmatch(name)]
+    return [name for name in _json_names(storage.join(uri, "snapshots")) if VERSION.fullmatch(name)]
 
 
 def tags(uri: str) -> dict[str, str]:
     """The tags of a data set, each with the version that it names."""
     folder = storage.join(uri, "refs", "tags")
-    names = [name for name in _json_names(folder) if _TAG.fullmatch(name)]
+    names = [name for name in _json_names(folder) if TAG.fullmatch(name)]
     return {name: json.loads(storage.read_bytes(storage.join(folder, f"{name}.json")))["version"] for name in names}
-
-
-def tag(uri: str, name: str, version: str) -> None:
-    """Give a version another name, for good. What has a tag is kept by the garbage collector.
-
-    Raises:
-        FileNotFoundError: there is no such version.
-        ValueError: the name is none for a tag, or another version's.
-    """
-    if not _TAG.fullmatch(name) or _VERSION.fullmatch(name):
-        raise ValueError(f"tag={name}: begin with a letter or digit; up to 64 letters, digits, '.', '_' and '-'")
-    version = Snapshot.open(uri, version).name
-    record = json.dumps({"schema_version": SCHEMA_VERSION, "version": version}).encode()
-    if not storage.put_if_absent(storage.join(uri, "refs", "tags", f"{name}.json"), record):
-        raise ValueError(f"tag={name} names {tags(uri)[name]} already; tags are never moved, choose another name")
-
-
-def put_overlaps(uri: str, overlaps: pa.Table) -> str:
-    """Write OVERLAPS into a data set, and give their sha256, for a record's `overlap`."""
-    data = tombstones.encode(overlaps.cast(OVERLAPS))
-    sha256 = hashlib.sha256(data).hexdigest()
-    storage.put_if_absent(storage.join(uri, "overlaps", f"{sha256}.parquet"), data)
-    return sha256
-
-
-def commit(
-    uri: str,
-    shards: Sequence[Shard],
-    query_counts: pa.Table,
-    metadata: Mapping[str, Any],
-    *,
-    parent: str | None = None,
-) -> Snapshot:
-    """Make a version of these shards; where the latest version has the same id already, that one is returned, unless
-    something else is known of its overlap with evaluation sets.
-
-    The content of an older version, committed again, is a new version of the same id: the latest is what people get who
-    name none. Killed at any moment, it leaves the versions before or the new one, and may be called again.
-
-    Args:
-        uri: the data set.
-        shards: in order, their paths below the data set.
-        query_counts: QUERY_COUNTS of these shards.
-        metadata: plain data for the version's record, to which OWN_FIELDS are added.
-        parent: the version that this one was made from. Where it is not given, the new version takes the place of
-            whatever is the latest: right for what was not made from another version.
-
-    Raises:
-        ConflictError: the latest version is not `parent`; names the one that is.
-        FileNotFoundError: a shard is not there.
-        ValueError: a shard has another size, or the manifest that is there is damaged.
-    """
-    assert not OWN_FIELDS & metadata.keys(), OWN_FIELDS & metadata.keys()
-    uri = storage.absolute(uri)
-    _check_shards(uri, shards)
-    manifest = tombstones.encode(
-        pa.table([[getattr(shard, name) for shard in shards] for name in SHARDS.names], schema=SHARDS)
-    )
-    snapshot_id = hashlib.sha256(manifest).hexdigest()
-    counts = tombstones.encode(query_counts.cast(QUERY_COUNTS))
-    storage.put_if_absent(storage.join(uri, "query_counts", f"{snapshot_id}.parquet"), counts)
-    if not storage.put_if_absent(_manifest_uri(uri, snapshot_id), manifest):
-        raise ValueError(f"{_manifest_uri(uri, snapshot_id)} is damaged; remove it and commit again")
-    overlap = metadata.get("overlap")
-    commit_id = uuid.uuid4().hex  # so that of two commits with one content each knows its own record
-    while True:
-        names = versions(uri)
-        latest = _read_record(uri, names[-1]) if names else None
-        if latest is not None and latest["snapshot_id"] == snapshot_id and latest.get("overlap") == overlap:
-            return Snapshot.open(uri, latest["name"])
-        if parent is not None and (latest is None or latest["name"] != parent):
-            winner = latest["name"] if latest else "no version"
-            raise ConflictError(f"{uri}: {winner} is the latest now, not {parent}; make the change on top of it")
-        buried = tombstones.files(uri)
-        known = {shard.path for shard in read_manifest(uri, latest)} if latest and buried else set()
-        tombstones.follow(uri, {shard.path for shard in shards} - known)
-        name = f"v{int(names[-1][1:]) + 1 if names else 1:08d}"
-        record = {
-            **metadata,
-            **_totals(shards),
-            "schema_version": SCHEMA_VERSION,
-            "schema": {field.name: str(field.type) for field in PAIRS},
-            "name": name,
-            "snapshot_id": snapshot_id,
-            "parent": latest["name"] if latest else None,
-            "commit_id": commit_id,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        if storage.put_if_absent(_record_uri(uri, name), json.dumps(record, indent=1, sort_keys=True).encode()):
-            if tombstones.files(uri) != buried:  # a take-down that has not seen this version: one of us sees the other
-                tombstones.follow(uri, {shard.path for shard in shards})
-            return Snapshot.open(uri, name)
 
 
 def read_manifest(uri: str, record: Mapping[str, Any]) -> list[Shard]:
     """The shards of a version, their paths below the data set. Raises ValueError where the manifest is damaged."""
-    place = _manifest_uri(uri, record["snapshot_id"])
+    place = manifest_uri(uri, record["snapshot_id"])
     data = storage.read_bytes(place)
     if hashlib.sha256(data).hexdigest() != record["snapshot_id"]:
         raise ValueError(f"{place}: the manifest of {record['name']} is damaged (its sha256 is not its name)")
@@ -311,8 +211,9 @@ def read_manifest(uri: str, record: Mapping[str, Any]) -> list[Shard]:
     return [Shard(**row | {"row_groups": tuple(row["row_groups"])}) for row in rows]
 
 
-def _read_record(uri: str, name: str) -> dict[str, Any]:
-    place = _record_uri(uri, name)
+def read_record(uri: str, name: str) -> dict[str, Any]:
+    """The record of a version. Raises ValueError where it is damaged or of another program."""
+    place = record_uri(uri, name)
     try:
         record: dict[str, Any] = json.loads(storage.read_bytes(place))
         found = record.get("schema_version")
@@ -327,29 +228,13 @@ def _read_record(uri: str, name: str) -> dict[str, Any]:
     return record
 
 
-def _totals(shards: Sequence[Shard]) -> dict[str, int]:
+def totals_of(shards: Sequence[Shard]) -> dict[str, int]:
+    """What a record says of all shards."""
     return {
         "num_pairs": sum(shard.num_rows for shard in shards),
         "num_bytes": sum(shard.num_bytes for shard in shards),
         "num_shards": len(shards),
     }
-
-
-def _check_shards(uri: str, shards: Sequence[Shard]) -> None:
-    """By listing their folders, which is one request for a thousand files."""
-    folders = sorted({shard.path.rpartition("/")[0] for shard in shards})
-    base = storage.join(uri, "")
-    found = {
-        entry.uri[len(base) :]: entry.num_bytes
-        for folder in folders
-        for entry in storage.entries(storage.join(uri, folder))
-    }
-    for shard in shards:
-        place = storage.join(uri, shard.path)
-        if shard.path not in found:
-            raise FileNotFoundError(f"{place}: this shard is not there; write it before the commit")
-        if found[shard.path] != shard.num_bytes:
-            raise ValueError(f"{place}: {shard.num_bytes} bytes expected, {found[shard.path]} found; write it again")
 
 
 def _fault_of_shard(shard: Shard) -> str | None:
@@ -381,9 +266,11 @@ def _json_names(folder: str) -> list[str]:
     return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
 
-def _record_uri(uri: str, name: str) -> str:
+def record_uri(uri: str, name: str) -> str:
+    """Where the record of a version is."""
     return storage.join(uri, "snapshots", f"{name}.json")
 
 
-def _manifest_uri(uri: str, snapshot_id: str) -> str:
+def manifest_uri(uri: str, snapshot_id: str) -> str:
+    """Where a manifest is."""
     return storage.join(uri, "manifests", f"{snapshot_id}.parquet")

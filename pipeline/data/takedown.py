@@ -19,7 +19,8 @@ import pyarrow as pa
 from cluster import storage
 from cluster.parquet import writer
 from pipeline.data import tombstones
-from pipeline.data.snapshot import OWN_FIELDS, QUERY_COUNTS, ConflictError, Shard, Snapshot, commit, versions
+from pipeline.data.commit import ConflictError, commit
+from pipeline.data.snapshot import OWN_FIELDS, QUERY_COUNTS, Shard, Snapshot, versions
 from pipeline.data.tombstones import NAMES, TOMBSTONES, Kind
 
 logger = logging.getLogger("clip")

@@ -11,7 +11,8 @@ from cluster import storage
 from jobs.detector import DetectorJob, main
 from jobs.encoders import load_encoder
 from jobs.launch import launch
-from pipeline.data.snapshot import QUERY_COUNTS, Shard, commit
+from pipeline.data.commit import commit
+from pipeline.data.snapshot import QUERY_COUNTS, Shard
 from pipeline.schemas import PAIRS, conform
 from tests.pipeline.data.rows import encode, ids, photo_like
 

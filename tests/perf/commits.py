@@ -23,7 +23,8 @@ from typing import Any
 
 import boto3
 
-from pipeline.data.snapshot import ConflictError, Snapshot, commit, versions
+from pipeline.data.commit import ConflictError, commit
+from pipeline.data.snapshot import Snapshot, versions
 from tests.faults.killing import killed_at_file, killed_at_put
 from tests.faults.test_snapshots import NEW, check_whole, commit_new, prepare
 from tests.pipeline.data.datasets import add_shard, counts, make, readable

@@ -4,15 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.commit import commit
 from pipeline.data.diff import NUM_EXAMPLES, diff, num_shards_to_read
-from pipeline.data.snapshot import Snapshot, commit
+from pipeline.data.snapshot import Snapshot
 from pipeline.data.takedown import compact, take_down
 from tests.pipeline.data.datasets import add_shard, counts, make, pair_id
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> str:
-    return str(tmp_path / "set")
 
 
 @settings(max_examples=12, deadline=None)

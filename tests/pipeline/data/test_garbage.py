@@ -7,23 +7,12 @@ import pytest
 from cluster import s3 as s3_storage
 from cluster import storage
 from pipeline.data import garbage
-from pipeline.data.snapshot import ConflictError, Snapshot, tag, versions
+from pipeline.data.commit import ConflictError, tag
+from pipeline.data.snapshot import Snapshot, versions
 from pipeline.data.takedown import compact, take_down
 from tests.pipeline.data.datasets import add_shard, make, pair_id, readable
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> str:
-    return str(tmp_path / "set")
-
-
-@pytest.fixture(params=["local", "s3"])
-def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
-    return str(tmp_path / "set")
 
 
 def find(uri: str, *, hours: float = 0.0, keep_last: int | None = None) -> garbage.Garbage:

@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -12,22 +11,11 @@ from hypothesis import strategies as st
 from cluster import storage
 from pipeline.data import snapshot as snapshots
 from pipeline.data import takedown, tombstones
-from pipeline.data.snapshot import ConflictError, Snapshot, commit, versions
+from pipeline.data.commit import ConflictError, commit
+from pipeline.data.snapshot import Snapshot, versions
 from pipeline.data.takedown import compact, take_down
 from pipeline.data.tombstones import Kind
 from tests.pipeline.data.datasets import add_shard, counts, make, pair_id, readable, sha256, stored
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> str:
-    return str(tmp_path / "set")
-
-
-@pytest.fixture(params=["local", "file", "s3"])
-def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
-    return str(tmp_path / "set") if request.param == "local" else (tmp_path / "set").as_uri()
 
 
 def test_readers_of_every_version_leave_out_what_is_taken_down(anywhere: str) -> None:

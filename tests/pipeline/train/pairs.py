@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.data.snapshot import QUERY_COUNTS, Shard, Snapshot, commit
+from pipeline.data.commit import commit
+from pipeline.data.snapshot import QUERY_COUNTS, Shard, Snapshot
 from pipeline.schemas import PAIRS, conform
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 40)}
