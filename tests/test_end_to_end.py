@@ -27,15 +27,20 @@ from jobs.demo import gather
 from jobs.demo.dirt import GOOD, Fate
 from jobs.demo.server import SiteServer
 from jobs.demo.site import build_site
+from jobs.encoders import EncoderConfig
 from jobs.queries import QueriesJob
 from pipeline.data.balance import BalanceConfig
+from pipeline.data.cells import CellsConfig
 from pipeline.data.fetch import FetchConfig
 from pipeline.data.image import ImageConfig
+from pipeline.data.overlap import OverlapConfig, index_pictures
 from pipeline.data.page import normalize_url
 from pipeline.data.queries import QueriesConfig
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot
+from pipeline.model.duplicates import detector_config, to_files
 from pipeline.schemas import CANDIDATES, FETCHED, IMAGE_CHECKS, POLICY, TRANSIENT, Reason
+from pipeline.train.duplicate_detector import new_detector
 
 pytestmark = pytest.mark.cluster
 
@@ -281,6 +286,40 @@ def test_two_crawls_are_curated_as_one_over_all_their_inputs(corpus: Corpus, tmp
     assert stages["placed"]["dropped"][Reason.BALANCED_OUT] > 0
     curate.main(curate_job(crawls[::-1], tmp_path / "together", FEW))  # in any order they are the same run
     assert Snapshot.open(together.uri).name == "v00000001"
+
+
+@pytest.mark.timeout(240)
+def test_pictures_of_evaluation_sets_are_marked_or_left_out(corpus: Corpus, tmp_path: Path) -> None:
+    """With an encoder, too, which here takes nothing but equal pictures for near ones."""
+    shown = rows_of(corpus.snapshot).slice(0, 3)
+    names = {"benchmark": ["ours"] * 3, "set_sha256": ["5" * 64] * 3, "split": ["test"] * 3, "item": [0, 1, 2]}
+    index = index_pictures(pa.table(names | {"image": shown["image"]}), None)
+    pq.write_table(index, tmp_path / "index.parquet")
+    (tmp_path / "detector").mkdir()
+    for name, data in to_files(new_detector(detector_config("tiny"), 0)).items():
+        (tmp_path / "detector" / name).write_bytes(data)
+    found = {}
+    for mode in ("mark", "drop"):
+        job = replace(
+            curate_job(corpus.folder / "crawl", tmp_path / mode),
+            overlap=OverlapConfig(index=str(tmp_path / "index.parquet"), mode=mode, radius=0),
+            encoder=EncoderConfig(model=str(tmp_path / "detector")),
+            cells=CellsConfig(min_similarity=1.0, num_cells=8),
+        )
+        curate.main(job)
+        found[mode] = Snapshot.open(str(tmp_path / mode / "dataset"))
+        overlaps = found[mode].overlaps()
+        assert overlaps is not None
+        told = dict(zip(overlaps["pair_id"].to_pylist(), overlaps["item"].to_pylist(), strict=True))
+        assert told == {pair_id: item for item, pair_id in enumerate(shown["pair_id"].to_pylist())}
+        assert found[mode].metadata["overlap"]["sets"]["ours"]["num_overlapping"] == 3
+        assert "| ours | 3 | 100.0% |" in (tmp_path / mode / "dataset" / "cards" / "v00000001.md").read_text()
+    assert rows_of(found["mark"]) == rows_of(corpus.snapshot)
+    left = rows_of(found["drop"])
+    assert set(left["pair_id"].to_pylist()) == set(rows_of(corpus.snapshot)["pair_id"].to_pylist()) - told.keys()
+    stages = {record["stage"]: record for record in json.loads((tmp_path / "drop" / "funnel.json").read_text())}
+    assert stages["placed"]["dropped"][Reason.OVERLAP] == 3
+    assert corpus.snapshot.overlaps() is None
 
 
 def test_metaclip_needs_no_sketches(corpus: Corpus, tmp_path: Path) -> None:
