@@ -74,6 +74,7 @@ class Crawler:
 
     async def _crawl(self, table: pa.Table) -> list[tuple[Picture, str | None]]:
         TURN.set(next(self._turns))
+        await self._decoders.start()  # to start one holds the loop up, and pauses between requests are made in it
         columns = {name: table[name].to_pylist() for name in ("image_url", "reason")}
         redirects = (
             table["redirect_url"].to_pylist() if "redirect_url" in table.column_names else [None] * table.num_rows

@@ -1,7 +1,7 @@
 """Processes that decode, so that what native code does to one image costs one row: both ends of a pipe.
 
-`python -m pipeline.data.decoders` is the child: it reads images from standard input and writes what became of them to
-standard output. Its memory is limited, and it is given no secret and no connection. The parent keeps several of them
+`main` is the child: it reads images from standard input and writes what became of them to standard output. Its memory
+is limited, it is given no secret and no connection, and it ends when its parent does. The parent keeps several of them
 busy, ends one that works too long, starts another where one has died, and blames the image that was being decoded.
 Answers are plain JSON and bytes, so that a child that an image has taken over cannot make its parent run anything.
 """
@@ -30,7 +30,9 @@ _IN_HAND = 8
 _LENGTH = struct.Struct("<I")
 _LENGTHS = struct.Struct("<II")
 """Bytes of an answer's JSON, and of its JPEG."""
-_CHILD = ("-m", "pipeline.data.decoders")
+_DIES_WITH_PARENT = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or os._exit(1)"
+"""What a child does first, before a second of imports: prctl(PR_SET_PDEATHSIG, SIGKILL)."""
+_CHILD = "from pipeline.data.decoders import main; main()"
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _PIPE_BYTES = 1 << 20
 _ENDING_SECONDS = 1.0
@@ -142,7 +144,8 @@ class _Child:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *_CHILD,
+            "-c",
+            f"{_DIES_WITH_PARENT.format(parent=os.getpid())}\n{_CHILD}",
             self._options,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -226,7 +229,3 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
         os.dup2(2, 1)
         serve(ImageConfig(**options["config"]), options["with_phash"], sys.stdin.buffer, answers)
-
-
-if __name__ == "__main__":
-    main()

@@ -42,7 +42,7 @@ decoders.main()
 @pytest.fixture
 def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Children in which some images do what a fault in a decoder's native code would let them."""
-    monkeypatch.setattr(decoders, "_CHILD", ("-c", HOSTILE))
+    monkeypatch.setattr(decoders, "_CHILD", HOSTILE)
 
 
 def process(images: Sequence[bytes], **options: Any) -> list[Picture]:
@@ -132,6 +132,6 @@ def test_children_end_with_their_parent() -> None:
 
 
 def test_a_child_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoders, "_CHILD", ("-c", "raise SystemExit(7)"))
+    monkeypatch.setattr(decoders, "_CHILD", "raise SystemExit(7)")
     with pytest.raises(RuntimeError, match=r"a decoder does not start \(exit status 7\)"):
         process(IMAGES[:1])
