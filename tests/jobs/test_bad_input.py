@@ -41,9 +41,9 @@ def refuse_crawl(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("name", "content", "message"),
     [
         ("empty.warc.gz", b"", "the archive is empty (0 bytes)"),
-        ("no_record.warc.gz", gzip.compress(b""), "has no WARC record"),
+        ("no_record.warc.gz", gzip.compress(b"", mtime=0), "has no WARC record"),
         ("text.warc.gz", b"This is a letter, not an archive.\n" * 9, "not a web archive"),
-        ("letter.warc.gz", gzip.compress(b"This is a letter.\n" * 9), "not a web archive"),
+        ("letter.warc.gz", gzip.compress(b"This is a letter.\n" * 9, mtime=0), "not a web archive"),
         ("broken.parquet", b"PAR1 and then nothing", "cannot be read as Parquet"),
         ("none.csv", b"url,width\nhttp://a.example/x.jpg,5\n", "no caption column"),
     ],
