@@ -15,7 +15,7 @@ demo: install  ## the whole chain on this machine, no network needed: web pages 
 	$(RUN) -m jobs.demo --output $(OUTPUT) --seed $(SEED)
 
 test: install  ## all tests
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: install  ## style, types, layering
 	$(VENV)/bin/ruff check .
