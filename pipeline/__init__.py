@@ -36,13 +36,13 @@ def load(
     """
     from dataclasses import replace
 
-    from pipeline.model import weights as files
+    from pipeline.model import model_folder
     from pipeline.model.config import MODELS, model_config
     from pipeline.model.image import preprocess_for
 
     if weights is None and str(name_or_path) in MODELS and not Path(name_or_path).is_dir():
         raise ValueError(f"load('{name_or_path}') needs weights=FOLDER: this project comes without weights")
-    model = files.load(name_or_path if weights is None else weights)
+    model = model_folder.load(name_or_path if weights is None else weights)
     config = model.network.config
     if weights is not None:
         wanted = model_config(str(name_or_path))

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.model import duplicates, weights
+from pipeline.model import duplicates, model_folder
 from pipeline.model.image import preprocess_for
 from pipeline.model.pixels import decode
 
-ENCODER_FILES = (*duplicates.DETECTOR_FILES, *weights.MODEL_FILES)
+ENCODER_FILES = (*duplicates.DETECTOR_FILES, *model_folder.MODEL_FILES)
 
 Prepare = Callable[[bytes], Tensor]
 
@@ -63,9 +63,9 @@ def encoder_from_files(files: Mapping[str, bytes], source: str, batch_size: int,
         return ImageEncoder(
             detector, lambda image: torch.from_numpy(duplicates.squash(decode(image), size)), batch_size, device
         )
-    if weights.CONFIG_FILE not in files:
+    if model_folder.CONFIG_FILE not in files:
         raise FileNotFoundError(f"{source} holds no image encoder: neither a detector nor a model")
-    network = weights.from_files(files, source).network.to(device).eval()
+    network = model_folder.from_files(files, source).network.to(device).eval()
     preprocess = preprocess_for(network.config.image.image_size)
     return ImageEncoder(
         lambda pixels: network.encode_image(pixels, normalize=True),

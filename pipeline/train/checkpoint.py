@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from pipeline.model import weights
-from pipeline.model.weights import Model
+from pipeline.model import model_folder
+from pipeline.model.model_folder import Model
 from pipeline.train.files import Files
 
 logger = logging.getLogger("clip")
@@ -117,7 +117,7 @@ class CheckpointFolder:
 def _to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     buffer = io.BytesIO()
     torch.save(checkpoint.optimizer, buffer)
-    return weights.to_files(checkpoint.model) | {
+    return model_folder.to_files(checkpoint.model) | {
         OPTIMIZER_FILE: buffer.getvalue(),
         PROGRESS_FILE: json.dumps(asdict(checkpoint.progress)).encode(),
     }
@@ -129,4 +129,4 @@ def _from_files(content: dict[str, bytes], folder: str) -> Checkpoint:
         progress = Progress(**json.loads(content[PROGRESS_FILE]))
     except (KeyError, TypeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{folder} is not a checkpoint of this program: {error}") from error
-    return Checkpoint(weights.from_files(content, folder), optimizer, progress)
+    return Checkpoint(model_folder.from_files(content, folder), optimizer, progress)

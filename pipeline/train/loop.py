@@ -33,11 +33,11 @@ from cluster.runs import Run, identity
 from cluster.session import configure_data
 from pipeline.data.order import Purpose, ShardInfo, draw
 from pipeline.data.reading import Shards
-from pipeline.model import weights
+from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
+from pipeline.model.model_folder import Model
 from pipeline.model.tokenizer import Tokenizer
-from pipeline.model.weights import Model
 from pipeline.train.batches import Arrays, StepReader
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pipeline.train.config import TrainConfig
@@ -243,7 +243,7 @@ def _train_worker(run: Pretraining, tokenizer_json: str) -> None:
                 checkpoints.save(Checkpoint(model, optimizer.state_dict(), recorder.flush()))
     if recorder:
         recorder.close()
-        for name, data in weights.to_files(model).items():
+        for name, data in model_folder.to_files(model).items():
             storage.write_bytes(storage.join(run.output, "model", name), data)
 
 

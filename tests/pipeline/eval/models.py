@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.model import weights
+from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.config import model_config
 from pipeline.model.tokenizer import Tokenizer
@@ -21,4 +21,4 @@ def save_small_model(folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = CLIP(config)
-    weights.save(weights.Model(network, tokenizer), folder)
+    model_folder.save(model_folder.Model(network, tokenizer), folder)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.data.safety import SafetyConfig, find_classifier
 from pipeline.eval.unsafe import ZeroShotClassifier
-from pipeline.model import weights
+from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from pipeline.model.image import preprocess_for
@@ -50,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.autograd.backward(loss)
         optimizer.step()
     folder = tmp_path_factory.mktemp("model")
-    weights.save(weights.Model(network, tokenizer), folder)
+    model_folder.save(model_folder.Model(network, tokenizer), folder)
     return folder
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from pipeline.data.embeddings import to_column
-from pipeline.model import duplicates, weights
+from pipeline.model import duplicates, model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.duplicates import Detector, detector_config
 from pipeline.model.encoders import encoder_from_files
+from pipeline.model.model_folder import Model
 from pipeline.model.tokenizer import Tokenizer
-from pipeline.model.weights import Model
 from tests.pipeline.data.rows import encode, photo_like
 from tests.pipeline.model.models import CONFIG
 
@@ -27,7 +27,7 @@ def files_of_model() -> dict[str, bytes]:
     tokenizer = Tokenizer.train(captions, CONFIG.text.vocab_size, CONFIG.text.context_length)
     torch.manual_seed(0)
     text = replace(CONFIG.text, vocab_size=tokenizer.vocab_size)
-    return weights.to_files(Model(CLIP(replace(CONFIG, text=text)), tokenizer))
+    return model_folder.to_files(Model(CLIP(replace(CONFIG, text=text)), tokenizer))
 
 
 @pytest.mark.parametrize("kind", ["detector", "model"])

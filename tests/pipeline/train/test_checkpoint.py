@@ -9,8 +9,8 @@ import torch
 
 from cluster import storage
 from pipeline.model.clip import CLIP
+from pipeline.model.model_folder import Model
 from pipeline.model.tokenizer import Tokenizer
-from pipeline.model.weights import Model
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pipeline.train.config import TrainConfig
 from pipeline.train.optimizer import make_optimizer, optimizer_step

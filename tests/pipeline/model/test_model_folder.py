@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 import pipeline
-from pipeline.model import weights
+from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.config import MODELS
+from pipeline.model.model_folder import Model
 from pipeline.model.tokenizer import Tokenizer
-from pipeline.model.weights import Model
 from tests.pipeline.model.models import CONFIG
 
 
@@ -23,7 +23,7 @@ def model() -> Model:
 
 
 def test_a_saved_model_computes_the_same(model: Model, tmp_path: Path) -> None:
-    weights.save(model, tmp_path)
+    model_folder.save(model, tmp_path)
     network, preprocess, tokenize = pipeline.load(tmp_path)
     image = preprocess(Image.new("RGB", (50, 40), (10, 200, 30)))[None]
     tokens = tokenize(["a picture", "thing number 7"])
@@ -38,51 +38,51 @@ def test_a_missing_folder(tmp_path: Path) -> None:
         pipeline.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", weights.MODEL_FILES)
+@pytest.mark.parametrize("name", model_folder.MODEL_FILES)
 def test_a_missing_file_is_named(model: Model, tmp_path: Path, name: str) -> None:
-    weights.save(model, tmp_path)
+    model_folder.save(model, tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"is not a model: {name} missing"):
-        weights.load(tmp_path)
+        model_folder.load(tmp_path)
 
 
 def test_truncated_weights(model: Model, tmp_path: Path) -> None:
-    weights.save(model, tmp_path)
-    file = tmp_path / weights.WEIGHTS_FILE
+    model_folder.save(model, tmp_path)
+    file = tmp_path / model_folder.WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"model\.safetensors: damaged"):
-        weights.load(tmp_path)
+        model_folder.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", '{"embed_dim": 3}'])
 def test_damaged_configuration(model: Model, tmp_path: Path, content: str) -> None:
-    weights.save(model, tmp_path)
-    (tmp_path / weights.CONFIG_FILE).write_text(content)
+    model_folder.save(model, tmp_path)
+    (tmp_path / model_folder.CONFIG_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"config\.json: "):
-        weights.load(tmp_path)
+        model_folder.load(tmp_path)
 
 
 def test_weights_of_another_shape(model: Model, tmp_path: Path) -> None:
-    weights.save(model, tmp_path)
+    model_folder.save(model, tmp_path)
     config = CONFIG.to_dict() | {"embed_dim": 8}
-    (tmp_path / weights.CONFIG_FILE).write_text(json.dumps(config))
+    (tmp_path / model_folder.CONFIG_FILE).write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"model\.safetensors does not fit config\.json"):
-        weights.load(tmp_path)
+        model_folder.load(tmp_path)
 
 
 def test_a_damaged_tokenizer(model: Model, tmp_path: Path) -> None:
-    weights.save(model, tmp_path)
-    (tmp_path / weights.TOKENIZER_FILE).write_text("{}")
+    model_folder.save(model, tmp_path)
+    (tmp_path / model_folder.TOKENIZER_FILE).write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json: damaged"):
-        weights.load(tmp_path)
+        model_folder.load(tmp_path)
 
 
 def test_a_tokenizer_of_another_size(model: Model, tmp_path: Path) -> None:
-    weights.save(model, tmp_path)
+    model_folder.save(model, tmp_path)
     other = Tokenizer.train(["a b"], 520, CONFIG.text.context_length)
-    (tmp_path / weights.TOKENIZER_FILE).write_text(other.to_json())
+    (tmp_path / model_folder.TOKENIZER_FILE).write_text(other.to_json())
     with pytest.raises(ValueError, match=r"tokenizer\.json has \d+ entries, the model 600"):
-        weights.load(tmp_path)
+        model_folder.load(tmp_path)
 
 
 def test_a_name_needs_weights() -> None:
@@ -91,13 +91,13 @@ def test_a_name_needs_weights() -> None:
 
 
 def test_a_name_with_the_weights_of_another_model(model: Model, tmp_path: Path) -> None:
-    weights.save(model, tmp_path)
+    model_folder.save(model, tmp_path)
     with pytest.raises(ValueError, match="are not those of the model 'tiny'"):
         pipeline.load("tiny", weights=tmp_path)
 
 
 def test_a_name_with_its_weights(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights.save(model, tmp_path)
+    model_folder.save(model, tmp_path)
     monkeypatch.setitem(MODELS, "small", CONFIG)
     network, _, _ = pipeline.load("small", weights=tmp_path)
     assert network.config == CONFIG
