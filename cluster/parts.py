@@ -27,34 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import storage
-from cluster.parquet import writer
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowGroups:
-    """How a part's rows are cut into row groups, the unit of reading: by rows and by bytes, whichever comes first."""
-
-    max_rows: int = 16_384
-    max_bytes: int = 64 * 2**20
-    """Of the rows in memory; a row that is larger is a group of its own."""
-
-    def cut(self, table: pa.Table, rows_by_bucket: Sequence[int]) -> list[list[int]]:
-        """Rows of each group of each bucket, for a table with one bucket after the other."""
-        ends = np.cumsum(_row_bytes(table))
-        found: list[list[int]] = []
-        start = 0
-        for num_rows in rows_by_bucket:
-            stop, groups = start + num_rows, []
-            while start < stop:
-                room = (ends[start - 1] if start else 0) + self.max_bytes
-                end = min(max(int(np.searchsorted(ends, room, side="right")), start + 1), start + self.max_rows, stop)
-                groups.append(end - start)
-                start = end
-            found.append(groups)
-        return found
-
-
-ROW_GROUPS = RowGroups()
+from cluster.part_file import ROW_GROUPS, PartFile, RowGroups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,33 +88,54 @@ class Stage:
             num_buckets: how many buckets there are, empty ones included.
             row_groups: how large a row group is, at most.
         """
-        assert 0 <= index < self.num_parts, (index, self.num_parts)
-        place = np.zeros(table.num_rows, np.int32) if buckets is None else np.array(buckets, np.int32)
+        place = np.zeros(table.num_rows, np.int32) if buckets is None else buckets
         assert ((place >= 0) & (place < num_buckets)).all(), f"there are {num_buckets} buckets"
-        dropped: Counter[str] = Counter()
-        if "reason" in table.column_names:
-            place[table["reason"].is_valid().to_numpy()] = num_buckets
-            dropped.update(table["reason"].drop_null().to_pylist())
-        rows = np.bincount(place, minlength=num_buckets + 1)
-        in_order = bool((np.diff(place) >= 0).all())  # images are better not copied
-        table = table if in_order else table.take(np.argsort(place, kind="stable"))
-        groups = row_groups.cut(table, [int(n) for n in rows])
-        data = _encode(table, groups)
-        digest = hashlib.sha256(data).hexdigest()
-        footer = data[len(data) - 8 - int.from_bytes(data[-8:-4], "little") :]
+        kept, dropped = _split(table)
+        if dropped.num_rows:
+            place = place[table["reason"].is_null().to_numpy()]
+        if (np.diff(place) < 0).any():  # images are better not copied
+            order = np.argsort(place, kind="stable")
+            kept, place = kept.take(order), place[order]
+        ends = [int(end) for end in np.searchsorted(place, np.arange(1, num_buckets + 1))]
+        pieces = [[kept.slice(start, end - start)] for start, end in zip([0, *ends], ends, strict=False)]
+        pieces[-1].append(dropped)
+        return self.write_pieces(index, pieces, row_groups=row_groups)
+
+    def write_pieces(
+        self, index: int, buckets: Iterable[Iterable[pa.Table]], *, row_groups: RowGroups = ROW_GROUPS
+    ) -> Part:
+        """Write one part from pieces of its buckets, one bucket after the other; no more is held than a row group.
+
+        Args:
+            index: number of the part.
+            buckets: the rows of each, in order; those whose column `reason` is not null are counted as dropped.
+            row_groups: how large a row group is, at most.
+        """
+        assert 0 <= index < self.num_parts, (index, self.num_parts)
+        rows_by_bucket, dropped = [], list[pa.Table]()
+        with PartFile(self.uri, row_groups) as file:
+            for bucket in buckets:
+                before = file.num_rows
+                for piece in bucket:
+                    kept, out = _split(piece)
+                    dropped.append(out)
+                    file.add(kept)
+                file.end_group()
+                rows_by_bucket.append(file.num_rows - before)
+            for piece in dropped:
+                file.add(piece)
+            name = file.finish(f"part-{index:05d}")
         part = Part(
             index=index,
-            file=f"part-{index:05d}-{digest[:16]}.parquet" if table.num_rows else None,
-            num_bytes=len(data) if table.num_rows else 0,
-            sha256=digest,
-            footer_bytes=len(footer),
-            footer_sha256=hashlib.sha256(footer).hexdigest(),
-            buckets=tuple(int(n) for n in rows[:num_buckets]),
-            row_groups=tuple(n for of_bucket in groups for n in of_bucket),
-            dropped=dict(sorted(dropped.items())),
+            file=name,
+            num_bytes=file.num_bytes,
+            sha256=file.sha256,
+            footer_bytes=len(file.footer),
+            footer_sha256=hashlib.sha256(file.footer).hexdigest(),
+            buckets=tuple(rows_by_bucket),
+            row_groups=tuple(file.row_groups),
+            dropped=_reasons(dropped),
         )
-        if part.file:
-            storage.write_bytes(storage.join(self.uri, part.file), data)
         record = json.dumps(asdict(part), indent=1, sort_keys=True).encode()
         if storage.put_if_absent(self._manifest(index), record):
             return part
@@ -277,23 +271,20 @@ def _concat(tables: Iterable[pa.Table | None]) -> pa.Table | None:
     return pa.concat_tables(found) if found else None
 
 
-def _row_bytes(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Bytes of each row in memory: those of its binary values, and of the other columns its share."""
-    columns = zip(table.column_names, table.schema.types, strict=True)
-    binary = [name for name, kind in columns if pa.types.is_large_binary(kind)]
-    rest = table.drop_columns(binary).nbytes // max(1, table.num_rows)
-    sizes = np.full(table.num_rows, rest, np.int64)
-    for name in binary:
-        sizes += pc.fill_null(pc.binary_length(table[name]), 0).to_numpy()
-    return sizes
+def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows that are still in, and those that are dropped; nothing is copied where all are of one kind."""
+    out = rows["reason"].is_valid() if "reason" in rows.column_names else pa.array(np.zeros(rows.num_rows, bool))
+    num_out = pc.sum(out).as_py() or 0
+    if num_out in (0, rows.num_rows):
+        empty = rows.slice(0, 0)
+        return (empty, rows) if num_out else (rows, empty)
+    return rows.filter(pc.invert(out)), rows.filter(out)
 
 
-def _encode(table: pa.Table, groups: Sequence[Sequence[int]]) -> memoryview:
-    """Parquet bytes in these row groups."""
-    sink = pa.BufferOutputStream()
-    with writer(sink, table.schema) as file:
-        start = 0
-        for num_rows in (n for of_bucket in groups for n in of_bucket):
-            file.write_table(table.slice(start, num_rows), row_group_size=num_rows)
-            start += num_rows
-    return memoryview(sink.getvalue())
+def _reasons(dropped: Iterable[pa.Table]) -> dict[str, int]:
+    """How often each reason occurs, by name."""
+    total: Counter[str] = Counter()
+    for rows in dropped:
+        if "reason" in rows.column_names:
+            total.update(rows["reason"].to_pylist())
+    return dict(sorted(total.items()))

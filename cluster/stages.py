@@ -11,7 +11,7 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ import pyarrow as pa
 import ray.data
 
 from cluster import storage
-from cluster.parts import ROW_GROUPS, Output, RowGroups, Stage
+from cluster.part_file import ROW_GROUPS, RowGroups
+from cluster.parts import Output, Stage
 from cluster.resources import Pool
 from cluster.runs import Run
 from cluster.telemetry import Events, Progress
@@ -30,7 +31,9 @@ logger = logging.getLogger("clip")
 Read = Callable[[int], pa.Table | None]
 Transform = Callable[[pa.Table], pa.Table]
 Place = Callable[[pa.Table], np.ndarray[Any, np.dtype[np.int32]]]
-Factory = Callable[[], Transform]
+Work = Callable[[pa.Table], pa.Table | Iterator[pa.Table]]
+"""What a pool does with a part. It may give its rows piece by piece: then they are written as they come."""
+Factory = Callable[[], Work]
 """Makes what an actor keeps: called once in each actor of a pool."""
 
 GC_THRESHOLD = 20_000
@@ -126,12 +129,17 @@ class _Writer:
     num_buckets: int
     row_groups: RowGroups
 
-    def __call__(self, index: int, table: pa.Table) -> pa.Table:
-        self.write(index, self.finish(table) if self.finish else table)
+    def __call__(self, index: int, pieces: Iterable[pa.Table]) -> pa.Table:
+        if self.finish or self.num_buckets > 1:
+            table = pa.concat_tables(pieces)
+            self.write(index, self.finish(table) if self.finish else table)
+        else:
+            self.stage.write_pieces(index, [pieces], row_groups=self.row_groups)
         return pa.table({_PART: pa.array([index], pa.int32())})
 
     def of_block(self, block: pa.Table) -> pa.Table:
-        return self(*_unmark(block))
+        index, table = _unmark(block)
+        return self(index, [table])
 
     def write(self, index: int, table: pa.Table) -> None:
         buckets = self.place(table) if self.place and table.num_rows else None
@@ -165,9 +173,16 @@ class _Actor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         index, table = _unmark(block)
+        pieces = self._pieces(table)
+        return self._writer(index, pieces) if self._writer else _mark(index, pa.concat_tables(pieces))
+
+    def _pieces(self, table: pa.Table) -> Iterator[pa.Table]:
         result = self._function(table)
-        assert result.num_rows == table.num_rows, f"{self._function}: {table.num_rows} rows in, {result.num_rows} out"
-        return self._writer(index, result) if self._writer else _mark(index, result)
+        num_rows = 0
+        for piece in [result] if isinstance(result, pa.Table) else result:
+            num_rows += piece.num_rows
+            yield piece
+        assert num_rows == table.num_rows, f"{self._function}: {table.num_rows} rows in, {num_rows} out"
 
 
 def _mark(index: int, table: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ checksums, since pyarrow takes a body cut short for whole.
 
 import errno
 import functools
+import io
 import os
 import shutil
 import uuid
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs
@@ -110,7 +112,7 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
         s3.write(uri, data)
         return
     path = _local_path(uri)
-    with _room_for(path, data):
+    with _room_for(path, len(data)):
         temporary = _write_temporary(path, data)
         try:
             temporary.replace(path)
@@ -130,7 +132,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         written = s3.put_if_absent(uri, data)
     else:
         path = _local_path(uri)
-        with _room_for(path, data):
+        with _room_for(path, len(data)):
             temporary = _write_temporary(path, data)
             try:
                 os.link(temporary, path)  # fails if the name exists, and the name appears with all of its content
@@ -140,6 +142,53 @@ def put_if_absent(uri: str, data: bytes) -> bool:
             finally:
                 temporary.unlink()
     return written or read_bytes(uri) == data
+
+
+class NewFile:
+    """A file that is written bit by bit and gets its name at the end, when it becomes visible, complete.
+
+    Until then it is a hidden one locally; for S3, whose objects are put whole, it is in memory.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.num_bytes = 0
+        """Bytes written."""
+        self._folder = folder
+        self._temporary = None if is_s3(folder) else _local_path(folder) / f".new.{uuid.uuid4().hex}.tmp"
+        self._stream: BinaryIO | None = None
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises StorageFullError where there is no room for it."""
+        with _room_for(Path(self._folder), len(data)):
+            if self._stream is None:
+                self._stream = self._open()
+            self._stream.write(data)
+        self.num_bytes += len(data)
+
+    def publish(self, name: str) -> None:
+        """Make what is written the folder's file of that name. Raises as `write_bytes` does."""
+        assert self._stream is not None, "nothing is written"
+        uri = join(self._folder, name)
+        if self._temporary is None:
+            assert isinstance(self._stream, io.BytesIO)
+            s3.write(uri, self._stream.getbuffer())
+            return
+        with _room_for(_local_path(uri), self.num_bytes):
+            _sync(self._stream)
+            self._temporary.replace(_local_path(uri))
+
+    def close(self) -> None:
+        """Ends it; where it has not been published nothing of it is left."""
+        if self._stream is not None:
+            self._stream.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+    def _open(self) -> BinaryIO:
+        if self._temporary is None:
+            return io.BytesIO()
+        self._temporary.parent.mkdir(parents=True, exist_ok=True)
+        return self._temporary.open("xb", buffering=0)
 
 
 def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
@@ -208,7 +257,7 @@ def _local_entries(folder: Path) -> Iterator[Entry]:
 
 
 @contextmanager
-def _room_for(path: Path, data: bytes | memoryview) -> Iterator[None]:
+def _room_for(path: Path, num_bytes: int) -> Iterator[None]:
     """Says what to do where a disk is full."""
     try:
         yield
@@ -216,7 +265,7 @@ def _room_for(path: Path, data: bytes | memoryview) -> Iterator[None]:
         if error.errno not in _NO_ROOM:
             raise
         raise StorageFullError(
-            f"'{path}': no room for its {len(data):,} bytes ({os.strerror(error.errno or 0)}). Free some, or make the "
+            f"'{path}': no room for its {num_bytes:,} bytes ({os.strerror(error.errno or 0)}). Free some, or make the "
             "folder's disk larger, and give the same command again: what is complete is kept"
         ) from error
 
@@ -228,12 +277,17 @@ def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
     try:
         with temporary.open("xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut can leave the name without the content
+            _sync(file)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _sync(file: BinaryIO) -> None:
+    """To the disk, else a power cut can leave the name without the content."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _local_path(uri: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import count
 from typing import Any
@@ -28,6 +28,8 @@ from pipeline.schemas import FETCHED, Reason, conform, status_of
 
 _FILLED = tuple(f.name for f in fields(Picture) if f.name in FETCHED.names)
 """The columns of FETCHED that are a Picture's."""
+PIECE_ROWS = 256
+"""Rows whose images leave memory together: 8 MB of resized ones."""
 
 
 class Crawler:
@@ -54,8 +56,20 @@ class Crawler:
         A row that is out stays out, and one that holds its image is not asked for. Where the table has a column
         `redirect_url`, a row that has one is asked for there.
         """
-        done = asyncio.run_coroutine_threadsafe(self._crawl(table), self._loop).result()
-        return fetched(table, [picture for picture, _ in done], [redirect for _, redirect in done])
+        return pa.concat_tables(self.pieces(table))
+
+    def pieces(self, table: pa.Table) -> Iterator[pa.Table]:
+        """The same, piece by piece, each as soon as it and all before it are done."""
+        turn = next(self._turns)
+        pieces = [table.slice(start, PIECE_ROWS) for start in range(0, max(1, table.num_rows), PIECE_ROWS)]
+        crawls = [asyncio.run_coroutine_threadsafe(self._crawl(piece, turn), self._loop) for piece in pieces]
+        try:
+            for piece in pieces:
+                done = crawls.pop(0).result()
+                yield fetched(piece, [picture for picture, _ in done], [redirect for _, redirect in done])
+        finally:
+            for crawl in crawls:
+                crawl.cancel()
 
     def close(self) -> None:
         """End all connections and decoders; a second time does nothing."""
@@ -72,8 +86,8 @@ class Crawler:
         await self._fetcher.close()
         await self._decoders.close()
 
-    async def _crawl(self, table: pa.Table) -> list[tuple[Picture, str | None]]:
-        TURN.set(next(self._turns))
+    async def _crawl(self, table: pa.Table, turn: int) -> list[tuple[Picture, str | None]]:
+        TURN.set(turn)
         await self._decoders.start()  # to start one holds the loop up, and pauses between requests are made in it
         columns = {name: table[name].to_pylist() for name in ("image_url", "reason")}
         redirects = (

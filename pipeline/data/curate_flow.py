@@ -30,7 +30,8 @@ from typing import Any
 import pyarrow as pa
 
 from cluster import storage
-from cluster.parts import Output, RowGroups
+from cluster.part_file import RowGroups
+from cluster.parts import Output
 from cluster.resources import Pool
 from cluster.stages import Read, Stages
 from pipeline.data import balance, card, dedupe, embedding_flow, overlap, passes, shard, snapshot

@@ -19,7 +19,8 @@ from functools import partial, reduce
 import pyarrow as pa
 import ray
 
-from cluster.parts import Output, RowGroups
+from cluster.part_file import RowGroups
+from cluster.parts import Output
 from cluster.resources import Pool
 from cluster.stages import Factory, Read, Stages, Transform
 from pipeline.data import (
@@ -39,7 +40,7 @@ from pipeline.data.places import by_domain, by_url
 from pipeline.data.safety import SafetyConfig, Screen
 from pipeline.data.sources import read_input
 
-IMAGE_GROUPS = RowGroups(max_rows=1024)
+IMAGE_GROUPS = RowGroups(max_rows=1024, max_bytes=16 * 2**20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,7 @@ def crawlers(config: CrawlConfig, lists: BlockLists) -> list[tuple[Factory, Pool
     alone = config.fetch_pool.max_size == 1  # then a redirect to another domain is nobody else's to follow
     block_lists = ray.put(lists)
     pools: list[tuple[Factory, Pool]] = [
-        (lambda: Crawler(config.fetch, config.image, ray.get(block_lists), owns_all=alone), config.fetch_pool)
+        (lambda: Crawler(config.fetch, config.image, ray.get(block_lists), owns_all=alone).pieces, config.fetch_pool)
     ]
     if config.safety.classifier is not None:
         pools.append((partial(Screen, config.safety), config.screen_pool))

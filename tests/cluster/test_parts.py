@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import storage
-from cluster.parts import Output, Part, RowGroups, Stage
+from cluster.part_file import RowGroups
+from cluster.parts import Output, Part, Stage
 from tests.cluster.rows import SCHEMA, buckets, table_of
 
 
@@ -59,31 +61,6 @@ def test_a_row_group_is_of_one_bucket_and_not_too_long(stage: Stage) -> None:
     assert [list(part.groups_of(bucket)) for bucket in range(5)] == [[0, 1, 2], [3, 4, 5], [], [], [6, 7]]
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(0, 3_000), max_size=40),
-    st.lists(st.integers(0, 20), max_size=4),
-    st.integers(1, 9),
-    st.integers(1, 5_000),
-)
-def test_a_row_group_is_bounded_in_rows_and_bytes(
-    sizes: list[int], cuts: list[int], max_rows: int, max_bytes: int
-) -> None:
-    table = pa.table({"image": pa.array([bytes(size) for size in sizes], pa.large_binary())})
-    ends = sorted({*(min(cut, len(sizes)) for cut in cuts), len(sizes)})
-    rows_by_bucket = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    found = RowGroups(max_rows=max_rows, max_bytes=max_bytes).cut(table, rows_by_bucket)
-    assert [sum(groups) for groups in found] == rows_by_bucket
-    start = 0
-    for bucket in found:
-        for number, rows in enumerate(bucket):
-            assert 1 <= rows <= max_rows
-            assert rows == 1 or sum(sizes[start : start + rows]) <= max_bytes
-            one_more = sum(sizes[start : start + rows + 1])
-            assert rows == max_rows or number == len(bucket) - 1 or one_more > max_bytes, "none is cut too early"
-            start += rows
-
-
 def test_large_images_make_small_row_groups(stage: Stage) -> None:
     table = table_of([None] * 12)
     images = pa.array([bytes(1_000_000)] * 12, pa.large_binary())
@@ -94,6 +71,33 @@ def test_large_images_make_small_row_groups(stage: Stage) -> None:
     assert found == table
     with pq.ParquetFile(storage.join(stage.uri, part.file or "")) as file:
         assert max(file.metadata.row_group(i).total_byte_size for i in range(3)) < 4_500_000
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 9))
+def test_a_part_in_pieces_is_the_part_as_a_whole(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], max_rows: int
+) -> None:
+    stage = Stage(str(tmp_path_factory.mktemp("stage")), 2)
+    table = table_of([None, "broken", None, None, "dull"] * sum(sizes))
+    ends = [5 * sum(sizes[: number + 1]) for number in range(len(sizes))]
+    pieces = [table.slice(start, end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    limits = RowGroups(max_rows=max_rows)
+    whole = stage.write(0, table, row_groups=limits)
+    made = stage.write_pieces(1, [pieces], row_groups=limits)
+    assert (made.buckets, made.dropped, made.row_groups) == (whole.buckets, whole.dropped, whole.row_groups)
+    for bucket in (0, 1):
+        assert stage.read(made, bucket) == stage.read(whole, bucket)
+
+
+def test_a_part_whose_pieces_fail_leaves_nothing(stage: Stage) -> None:
+    def pieces() -> Iterator[pa.Table]:
+        yield table_of([None] * 9)
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        stage.write_pieces(0, [pieces()], row_groups=RowGroups(max_rows=2))
+    assert storage.entries(stage.uri) == []
 
 
 def test_images_are_not_compressed_and_texts_are(stage: Stage) -> None:

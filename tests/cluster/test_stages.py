@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from cluster import storage
-from cluster.parts import RowGroups
+from cluster.part_file import RowGroups
 from cluster.resources import Pool
 from cluster.runs import Run
 from cluster.stages import Factory, Stages

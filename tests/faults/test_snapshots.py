@@ -14,7 +14,8 @@ from botocore.exceptions import ClientError
 
 from cluster import s3 as s3_storage
 from cluster import storage
-from cluster.parts import Output, RowGroups, Stage
+from cluster.part_file import RowGroups
+from cluster.parts import Output, Stage
 from pipeline.data import garbage
 from pipeline.data.commit import commit
 from pipeline.data.snapshot import Shard, Snapshot, versions

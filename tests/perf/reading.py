@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cluster import storage
-from cluster.parts import RowGroups, Stage
+from cluster.part_file import RowGroups
+from cluster.parts import Stage
 from pipeline.data import shard
 from pipeline.data.order import Order, ShardInfo
 from pipeline.data.reading import ShardReader, Shards, pairs

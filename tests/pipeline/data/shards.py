@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster import storage
-from cluster.parts import RowGroups, Stage
+from cluster.part_file import RowGroups
+from cluster.parts import Stage
 from pipeline.data.order import ShardInfo
 from pipeline.data.reading import Shards
 from pipeline.schemas import PAIRS, conform
