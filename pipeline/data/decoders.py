@@ -125,7 +125,8 @@ class _Child:
 
     async def close(self) -> None:
         if self._process is not None and self._reading is not None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                self._process.kill()
             await self._reading
 
     async def _start(self) -> asyncio.subprocess.Process:

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,26 @@ def test_fetching_does_not_outrun_decoding(tmp_path: Path, monkeypatch: pytest.M
         rows = crawl(settings, candidates(image_url=urls, caption=["a"] * 40))
     assert [row["reason"] for row in rows] == [None] * 40
     assert 20_000 <= SlowDecoders.most <= 50_000 + 3 * len(body)
+
+
+def test_a_piece_is_there_before_the_whole_table_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crawler, "PIECE_ROWS", 2)
+    answers: dict[str, Answer] = {f"http://host-{i}.example/x.jpg": picture(i) for i in range(4)}
+    late = "http://host-4.example/x.jpg"
+    answers[late] = (picture(4), Route(delay_seconds=1.5))
+    with web(tmp_path, answers) as site:
+        table = candidates(image_url=[*answers], caption=list("abcde"))
+        one = Crawler(config(site.address), ImageConfig(num_decoders=1))
+        pieces = one.pieces(table)
+        first = [next(pieces), next(pieces)]
+        seen = time.monotonic()
+        done = [*first, *pieces]
+        one.close()
+        (answered,) = [entry.answered for entry in site.log if (entry.host, entry.path) == ("host-4.example", "/x.jpg")]
+    assert [piece.num_rows for piece in done] == [2, 2, 1]
+    assert seen < answered
+    assert pa.concat_tables(done)["url"].to_pylist() == [*answers]
+    assert pa.concat_tables(done)["status"].to_pylist() == ["success"] * 5
 
 
 def test_no_rows() -> None:
