@@ -12,6 +12,7 @@ from tests.perf.counting import counting
 from tests.perf.extraction import extraction
 from tests.perf.matching import DATA, matching
 from tests.perf.rows import ROWS, Row
+from tests.perf.tokenizing import tokenizing
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -42,9 +43,12 @@ def insert(document: str, text: str) -> str:
 def main() -> None:
     """Measure, print, write."""
     measured = []
-    of_data = (matching, counting, extraction) if DATA.exists() else ()
+    of_data = (matching, counting, extraction, tokenizing) if DATA.exists() else ()
     if not of_data:
-        print(f"matching, counting and extraction are left out: no real data at {DATA} (CLIP_DATA)", file=sys.stderr)
+        print(
+            f"matching, counting, extraction and tokenizing are left out: no real data at {DATA} (CLIP_DATA)",
+            file=sys.stderr,
+        )
     for measure in (*ROWS, *of_data):
         print(f"{measure.__name__} ...", file=sys.stderr, flush=True)
         measured.append(measure())

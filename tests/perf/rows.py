@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from jobs.demo.render import encode_jpeg, render
-from jobs.demo.scenes import describe, sample_scene
+from jobs.demo.scenes import sample_scene
 from pipeline.data.image import perceptual_hash
 from pipeline.model.loss import contrastive_gradients
-from pipeline.model.tokenizer import Tokenizer
 
 REPEATS = 3
 Work = Callable[[], object]
@@ -84,23 +83,6 @@ def hashing(num_images: int = 1000) -> Row:
     return row("perceptual hashes", "images/s", num_images, "imagehash", lambda: perceptual_hash(images), peer)
 
 
-def tokenizing(num_captions: int = 5000) -> Row:
-    """Clean and tokenize captions to padded tensors."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    rng = np.random.default_rng(0)
-    captions = [describe(sample_scene(rng), rng) for _ in range(num_captions)]
-    tokenizer, theirs = Tokenizer.train(captions, 1024, 77), SimpleTokenizer()
-    return row(
-        "tokenize captions",
-        "captions/s",
-        num_captions,
-        "open_clip SimpleTokenizer",
-        lambda: tokenizer.encode(captions),
-        lambda: theirs(captions),
-    )
-
-
 def contrasting(batch: int = 4096, width: int = 512) -> Row:
     """Contrastive loss of one rank, forward and backward, in float32."""
     from open_clip.loss import ClipLoss
@@ -126,4 +108,4 @@ def contrasting(batch: int = 4096, width: int = 512) -> Row:
     )
 
 
-ROWS: tuple[Callable[[], Row], ...] = (hashing, tokenizing, contrasting)
+ROWS: tuple[Callable[[], Row], ...] = (hashing, contrasting)
