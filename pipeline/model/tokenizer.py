@@ -199,13 +199,14 @@ class Tokenizer:
         Words that were written together come apart ("it's" is two), for no token tells; the text gives the same tokens.
         Where a cut went through a character there is U+FFFD.
         """
-        end = self.end_token
-        entries = [self._backend.id_to_token(token) for token in takewhile(end.__ne__, tokens) if token != end - 1]
-        # The space, which stands for no byte, passes as it is
-        parts = chain.from_iterable(
-            (entry.removesuffix(WORD_END), " ") if entry.endswith(WORD_END) else (entry,) for entry in entries
-        )
-        return str(decoders.ByteLevel().decode(list(parts))).strip()
+        parts: list[str] = []
+        for token in takewhile(self.end_token.__ne__, tokens):
+            entry = self._backend.id_to_token(token)
+            assert entry is not None, f"the vocabulary has no entry {token}"
+            if token != self.end_token - 1:
+                # The space, which stands for no byte, passes as it is
+                parts += (entry.removesuffix(WORD_END), " ") if entry.endswith(WORD_END) else (entry,)
+        return str(decoders.ByteLevel().decode(parts)).strip()
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Tokens int64 B x context_length, as OpenAI's `clip.tokenize` gives them."""

@@ -193,9 +193,9 @@ def test_a_caption_of_a_million_characters(released: Tokenizer, reference: Simpl
     """Plain text counts to its end; of what needs mending only the beginning is read."""
     shapes = ("dog ", "two\ndogs ", "Ã© café, ", "日本 ", "\0 \x1b", "&lt;b&gt; ", "7", "\ud83d")
     for shape in shapes:
-        started = time.perf_counter()
+        started = time.process_time()
         tokens = released(shape * (1_000_000 // len(shape)))
-        assert time.perf_counter() - started < 1
+        assert time.process_time() - started < 1
         # 10,000 characters of it are as good, and take open_clip's tokenizer seconds less
         assert tokens.tolist() == reference(shape * (10_000 // len(shape))).tolist(), repr(shape)
     assert released(["\u0345 " * 80 + "dog"]).tolist() == released("dog").tolist()
@@ -205,9 +205,9 @@ def test_a_caption_of_a_million_characters(released: Tokenizer, reference: Simpl
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "!?" * 500_000, "&" + "amp;" * 250_000, "é" * 1_000_000])
 def test_what_is_slowest_takes_no_time_to_speak_of(released: Tokenizer, text: str) -> None:
     """One word of a million letters; an ampersand escaped so often that mending all of it would take hours."""
-    started = time.perf_counter()
+    started = time.process_time()
     tokens, lengths = released.encode([text])
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert tokens[0, lengths[0] - 1] == released.end_token
     assert len(clean(text)) in (len(text), MAX_MENDED, 1)
 
