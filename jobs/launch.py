@@ -1,6 +1,6 @@
 """Every job's command line: defaults <- TOML <- options, into one frozen dataclass.
 
-    python -m jobs.NAME --config jobs/configs/x.toml --some.option value
+    python -m jobs.NAME --config jobs/configs/x.toml --some.option value --some.list one two three
 
 What a user can put right (an unknown key, a wrong type, a missing file, a full disk, no Ray at an address) ends with
 exit status 2 and one line on standard error (with CLIP_TRACEBACK=1 with a traceback, like any other); what is wrong
@@ -10,14 +10,16 @@ configuration that a job has resolved is kept beside its output, as config.<job>
 
 import argparse
 import dataclasses
+import json
 import logging
 import os
 import re
 import signal
 import sys
 import tomllib
+import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -55,8 +57,16 @@ _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
 """Where Ray Data begins to talk about its retries in the message of an error that a task has raised."""
 
 
-def launch(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str] | None = None) -> None:
+def launch(
+    job_class: type[Job],
+    main: Callable[[Job], None],
+    argv: Sequence[str] | None = None,
+    *,
+    words: str | None = None,
+) -> None:
     """Runs a job with the configuration of a command line (this process's, unless `argv` is given).
+
+    Words that follow no option are the value of the option `words`, a list of texts; without one they are refused.
 
     Raises SystemExit with 2 for what the user can put right, and with 0 after --help and --print_config.
     """
@@ -65,7 +75,7 @@ def launch(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str
     signal.signal(signal.SIGTERM, _terminate)
     parser = _parser(job_class)
     try:
-        options = _parse(parser, job_class, sys.argv[1:] if argv is None else argv)
+        options = _parse(parser, job_class, _gather(job_class, sys.argv[1:] if argv is None else argv, words))
         job, text = job_class(**vars(parser.instantiate(options))), parser.dump(options)
         output = getattr(job, "output", None)
         if output is None:
@@ -114,6 +124,47 @@ def _parse(parser: jsonargparse.ArgumentParser, job_class: type, argv: Sequence[
         raise ValueError(message) from error
     del options["config"]
     return options
+
+
+def _gather(job_class: type, argv: Sequence[str], words: str | None) -> list[str]:
+    """Lists as people type them, --labels "a dog" "a cat", as the one JSON argument that jsonargparse takes for a list.
+
+    After `--` come words that follow no option.
+    """
+    lists = dict(_lists_of_texts(job_class))
+    runs: list[list[str]] = [["--"]]
+    for word in argv:
+        if word.startswith("--") or word == "-h":
+            runs.append([word])
+        else:
+            runs[-1].append(word)
+    gathered: list[str] = []
+    loose: list[str] = []
+    for option, *values in runs:
+        if option in lists and (len(values) > 1 or (len(values) == 1 and lists[option] and not _is_list(values[0]))):
+            gathered.append(f"{option}={json.dumps(values)}")
+            continue
+        num_own = 0 if option == "--" or "=" in option else 1
+        gathered += [*([] if option == "--" else [option]), *values[:num_own]]
+        loose += values[num_own:]
+    if words is None:
+        return gathered + loose
+    return gathered + ([f"--{words}={json.dumps(loose)}"] if loose else [])
+
+
+def _lists_of_texts(config_class: type, prefix: str = "--") -> Iterator[tuple[str, bool]]:
+    """The options that take a list of texts, and whether they take nothing else."""
+    for name, hint in typing.get_type_hints(config_class).items():
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            yield from _lists_of_texts(hint, f"{prefix}{name}.")
+            continue
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if any(typing.get_origin(kind) in (list, tuple) and {*typing.get_args(kind)} <= {str, ...} for kind in kinds):
+            yield f"{prefix}{name}", str not in kinds
+
+
+def _is_list(value: str) -> bool:
+    return value.startswith("[") and value.endswith("]")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""How probable labels are for images of your own, by a model.
+
+`python -m jobs.classify pictures/ --model runs/demo/pretrain/model --labels "a dog" "a cat" --picture out.png`
+
+Named files, or all images below a folder; after a list of labels, `--` leads back to images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.launch import launch
+from jobs.own_images import OwnImagesJob, refuse_unreadable
+from pipeline.eval.contact_sheet import draw_guesses
+from pipeline.eval.own_texts import build_labels, check_labels, guess
+from pipeline.eval.prompts import SLOT
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyJob(OwnImagesJob):
+    """Print the probability of each label for each image: python -m jobs.classify IMAGE... --model M --labels A B"""
+
+    labels: tuple[str, ...] = ()
+    """What may be in the images: --labels "a dog" "a cat"."""
+    template: tuple[str, ...] = (SLOT,)
+    """What each label is set into, such as "a photo of a {}."; of several, the mean of their embeddings is taken."""
+
+
+def main(job: ClassifyJob) -> None:
+    """Look at the images, print, and draw if asked to."""
+    check_labels(job.labels, job.template)
+    files = job.find()
+    model, preprocess, tokenize = job.load()
+    classifier = build_labels(model, tokenize, job.labels, job.template, job.device)
+    encoded = job.encode(model, preprocess, files)
+    guesses = guess(encoded.features, classifier, job.labels, model.logit_scale.exp().item())
+    best = [labels[: job.top] for labels in guesses]
+    for file, labels in zip(encoded.files, best, strict=True):
+        print(file, *(f"{guess.probability:>8.1%}  {guess.label}" for guess in labels), sep="\n")
+    if job.picture is not None:
+        draw_guesses(job.picture, encoded.files, best)
+    refuse_unreadable(encoded)
+
+
+if __name__ == "__main__":
+    launch(ClassifyJob, main, words="images")

@@ -1,0 +1,39 @@
+"""Images of your own that show what a text says, by a model.
+
+`python -m jobs.search pictures/ --model runs/demo/pretrain/model --text "a red circle" --picture out.png`
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.launch import launch
+from jobs.own_images import OwnImagesJob, refuse_unreadable
+from pipeline.eval.contact_sheet import draw_matches
+from pipeline.eval.own_texts import check_text, search
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchJob(OwnImagesJob):
+    """Print the images nearest to a text, with their similarity: python -m jobs.search FOLDER --model M --text T"""
+
+    text: str
+    """What to look for: --text "a red circle"."""
+
+
+def main(job: SearchJob) -> None:
+    """Look at the images, print the nearest, and draw them if asked to."""
+    check_text(job.text)
+    files = job.find()
+    model, preprocess, tokenize = job.load()
+    encoded = job.encode(model, preprocess, files)
+    matches = search(model, tokenize, job.text, encoded.features, job.top, job.device)
+    for match in matches:
+        print(f"{match.similarity:>7.3f}  {encoded.files[match.image]}")
+    if job.picture is not None:
+        draw_matches(job.picture, job.text, encoded.files, matches)
+    refuse_unreadable(encoded)
+
+
+if __name__ == "__main__":
+    launch(SearchJob, main, words="images")
