@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 __version__ = "0.1.0"
 
@@ -21,7 +21,8 @@ def load(
     """A trained model, ready for use, and what prepares its inputs; the calls are those of OpenAI's `clip`.
 
     Args:
-        name_or_path: a folder that `jobs.pretrain` wrote (its output/model), or a name of the table of models.
+        name_or_path: a folder that `jobs.pretrain` wrote (its output/model), or a name of the table of models. One that
+            begins with "timm/" is an image model of others (pipeline/model/baselines.py), with `encode_image` alone.
         weights: with a name: the folder that holds the weights of that model.
         device: where the model runs.
 
@@ -36,10 +37,13 @@ def load(
     """
     from dataclasses import replace
 
-    from pipeline.model import model_folder
+    from pipeline.model import baselines, model_folder
     from pipeline.model.config import MODELS, model_config
     from pipeline.model.preprocess import preprocess_for
 
+    if str(name_or_path).startswith(baselines.PREFIX) and not Path(name_or_path).is_dir():
+        baseline, prepare = baselines.load_baseline(str(name_or_path), weights, device)
+        return cast("CLIP", baseline), prepare, baselines.no_text(str(name_or_path))
     if weights is None and str(name_or_path) in MODELS and not Path(name_or_path).is_dir():
         raise ValueError(f"load('{name_or_path}') needs weights=FOLDER: this project comes without weights")
     model = model_folder.load(name_or_path if weights is None else weights)

@@ -6,7 +6,7 @@ import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
@@ -22,7 +22,7 @@ MAX_IMAGES = 24
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 _PAPER, _INK, _SOFT, _TRACK, _ACCENT, _ACCENT_SOFT = "#fcfbf8", "#1c1e21", "#62656b", "#e9e6dc", "#0d6a63", "#a9d3cd"
 _DPI = 160
-_MARGIN = 0.42
+_MARGIN, _GAP = 0.42, 0.3
 
 
 def check_picture(place: str) -> None:
@@ -43,8 +43,8 @@ def draw_guesses(place: str, files: Sequence[ImageFile], guesses: Sequence[Seque
     shown = list(zip(files, guesses, strict=True))[:MAX_IMAGES]
     num_columns = 1 if len(shown) < 3 else 2
     num_labels = max(len(labels) for _, labels in shown)
-    side, width, gap, step = 1.9, 3.3, 0.26, 0.36
-    cell = max(side, 0.3 + num_labels * step)
+    side, width, gap, step = 1.9, 3.3, 0.26, 0.4
+    cell = max(side, 0.22 + num_labels * step)
     sheet = _Sheet(num_columns, len(shown), (side + gap + width, cell), top=_MARGIN)
     for (left, upper), (file, labels) in zip(sheet.corners(), shown, strict=True):
         sheet.image(file, left, upper, side)
@@ -63,8 +63,8 @@ def draw_matches(place: str, text: str, files: Sequence[ImageFile], matches: Seq
     """Write a contact sheet of the first MAX_IMAGES matches, the nearest first, with their cosine similarities."""
     shown = matches[:MAX_IMAGES]
     side = 1.75
-    sheet = _Sheet(min(5, len(shown)), len(shown), (side, side + 0.42), top=_MARGIN + 0.62, min_width=4.5)
-    title = textwrap.shorten(text, sheet.width * 6.2, placeholder="…")
+    sheet = _Sheet(min(5, len(shown)), len(shown), (side, side + 0.25), top=_MARGIN + 0.5, min_width=4.5)
+    title = textwrap.shorten(text, int(6.2 * sheet.width), placeholder="…")
     sheet.text(_MARGIN, _MARGIN + 0.1, f"“{title}”", size=17, family="serif")
     for (left, upper), match in zip(sheet.corners(), shown, strict=True):
         file = files[match.image]
@@ -85,8 +85,8 @@ class _Sheet:
 
         self._num_columns, self._num_cells, self._cell, self._top = num_columns, num_cells, cell, top
         num_rows = -(-num_cells // num_columns)
-        self.width = max(min_width, 2 * _MARGIN + num_columns * cell[0] + (num_columns - 1) * _MARGIN)
-        height = top + num_rows * cell[1] + (num_rows - 1) * _MARGIN * 0.8 + _MARGIN
+        self.width = max(min_width, 2 * _MARGIN + num_columns * cell[0] + (num_columns - 1) * _GAP)
+        height = top + num_rows * cell[1] + (num_rows - 1) * _GAP + _MARGIN
         self._figure: Figure = Figure(figsize=(self.width, height), facecolor=_PAPER)
         self._axes: Axes = self._figure.add_axes((0, 0, 1, 1))
         self._axes.set(xlim=(0, self.width), ylim=(height, 0))
@@ -96,7 +96,7 @@ class _Sheet:
         """The upper left corner of every cell."""
         for index in range(self._num_cells):
             row, column = divmod(index, self._num_columns)
-            yield _MARGIN + column * (self._cell[0] + _MARGIN), self._top + row * (self._cell[1] + _MARGIN * 0.8)
+            yield _MARGIN + column * (self._cell[0] + _GAP), self._top + row * (self._cell[1] + _GAP)
 
     def image(self, file: ImageFile, left: float, upper: float, side: float) -> None:
         """The whole image in the middle of a square."""
@@ -111,11 +111,19 @@ class _Sheet:
         drawn.set_clip_path(self._rounded(left, upper, side, side, "none", 0.07))
 
     def text(
-        self, x: float, y: float, text: str, *, size: float = 10, align: str = "left", colour: str = _INK, **font: Any
+        self,
+        x: float,
+        y: float,
+        text: str,
+        *,
+        size: float = 10,
+        align: Literal["left", "right"] = "left",
+        colour: str = _INK,
+        **font: Any,
     ) -> None:
         """A line of text whose middle is at y."""
-        options = {"fontsize": size, "ha": align, "va": "center", "color": colour, "parse_math": False}
-        self._axes.text(x, y, text, **options, **font)
+        font |= {"fontsize": size, "color": colour}
+        self._axes.text(x, y, text, ha=align, va="center", parse_math=False, **font)
 
     def bar(self, left: float, upper: float, width: float, share: float, colour: str) -> None:
         """A share in [0, 1] of the width."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 MAX_PIXELS = 89_000_000
@@ -100,7 +100,7 @@ def open_image(path: Path) -> Image.Image:
                     raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
                 image.load()
                 return ImageOps.exif_transpose(image)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ValueError(f"not an image of a known format ({', '.join(_FORMATS)})") from error
     except _FAULTS as error:
         raise ValueError(str(error) or "damaged") from error
