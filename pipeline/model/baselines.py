@@ -72,13 +72,14 @@ def load_baseline(name: str, weights: str | Path | None = None, device: str = "c
     from timm.data.transforms_factory import create_transform
 
     full_name = baseline_name(name)
+    config: Any = timm.get_pretrained_cfg(full_name)
+    place = _find_weights(full_name, config.hf_hub_id, config.url) if weights is None else Path(weights)
+    state = None if str(weights) == RANDOM else _read(place)
     trunk: Any = timm.create_model(full_name, pretrained=False)
     trunk.reset_classifier(0)
-    if str(weights) != RANDOM:
-        place = _find_weights(full_name, trunk.pretrained_cfg) if weights is None else Path(weights)
-        classifier = f"{trunk.pretrained_cfg['classifier']}."
-        state = {key: value for key, value in _read(place).items() if not key.startswith(classifier)}
-        _fill(trunk, state, full_name, place)
+    if state is not None:
+        own = {key: value for key, value in state.items() if not key.startswith(f"{config.classifier}.")}
+        _fill(trunk, own, full_name, place)
     transform = create_transform(**resolve_model_data_config(trunk), is_training=False)  # type: ignore[no-untyped-call]
 
     def preprocess(image: Image.Image) -> Tensor:
@@ -117,11 +118,10 @@ def no_text(name: str) -> Callable[[str | list[str]], Tensor]:
     return tokenize
 
 
-def _find_weights(full_name: str, config: Mapping[str, Any]) -> Path:
+def _find_weights(full_name: str, repository: str, url: str) -> Path:
     """The weights of a model where earlier downloads lie."""
     from huggingface_hub import try_to_load_from_cache
 
-    repository, url = str(config["hf_hub_id"]), str(config.get("url", ""))
     for file in ("model.safetensors", "pytorch_model.bin"):
         cached = try_to_load_from_cache(repository, file)
         if isinstance(cached, str):  # else None, or a mark that there is no such file
