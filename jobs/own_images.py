@@ -50,9 +50,9 @@ class OwnImagesJob:
         return find_images(self.images)
 
     def load(self) -> tuple[CLIP, Preprocess, Tokenize]:
-        """The model. Raises as `pipeline.load`, and for a named model without weights, or a device that is not there."""
+        """The model. Raises as `pipeline.load`, and for a name without weights, or a device that is not there."""
         if self.weights is None and not Path(self.model).is_dir():
-            raise FileNotFoundError(f"model={self.model}: there is no such folder; a model that is named needs --weights")
+            raise FileNotFoundError(f"model={self.model}: there is no such folder; the name of a model needs --weights")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:

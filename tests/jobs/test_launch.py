@@ -6,6 +6,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -115,6 +116,40 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert option in said
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--names", "Ada", "Alan T."], ("Ada", "Alan T.")),
+        (["--names", "Ada"], ("Ada",)),
+        (["--names", '["Ada", "Alan"]'], ("Ada", "Alan")),
+        (['--names=["Ada"]'], ("Ada",)),
+        (["--names", "-x", "1", "true", "null", "", "[", 'a"b\\c\nd', "é\x7f\udce9"],
+         ("-x", "1", "true", "null", "", "[", 'a"b\\c\nd', "é\x7f\udce9")),
+        (["Ada", "--tone", "cold", "Alan", "--", "Grace", "-1"], ("Ada", "Alan", "Grace", "-1")),
+        ([], ()),
+    ],
+)  # fmt: skip
+def test_a_list_is_typed_as_words(words: list[str], names: tuple[str, ...], output: str) -> None:
+    jobs: list[GreetJob] = []
+    launch(GreetJob, jobs.append, [*words, "--output", output], words="names")
+    assert jobs[0].names == names
+
+
+def test_an_option_of_one_text_or_several_takes_both() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Inner:
+        folders: list[str] | str = "."
+
+    @dataclass(frozen=True, kw_only=True)
+    class Job:
+        inner: Inner = field(default_factory=Inner)
+
+    jobs: list[Job] = []
+    for argv in (["--inner.folders", "a", "b c"], ["--inner.folders", "a"], []):
+        launch(Job, jobs.append, argv)
+    assert [job.inner.folders for job in jobs] == [["a", "b c"], "a", "."]
+
+
 # What is refused
 
 
@@ -125,6 +160,8 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         (["--config=nowhere.toml"], "--config: no file 'nowhere.toml'"),
         (["--config"], "argument --config: expected one argument"),
         (["--outptu", "x"], "unrecognized arguments: --outptu x"),
+        (["Ada", "--output", "x", "Alan"], "unrecognized arguments: Ada Alan"),
+        (["--output", "x", "--names"], "argument --names: expected one argument"),
         (["--output", "x", "--voice.loud", "1"], "unrecognized arguments: --voice.loud 1"),
         ([], "the following arguments are required: output"),
         (["--output", "x", "--voice.volume", "loud"], "--voice.volume: expected float, got 'loud'"),

@@ -1,0 +1,162 @@
+"""The command as people type it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from jobs.classify import ClassifyJob, main
+from jobs.launch import launch
+from tests.pipeline.eval.models import save_small_model
+from tests.pipeline.eval.pictures import draw
+from tests.ray_head import ROOT
+
+LABELS = ("--labels", "a red circle", "a blue square", "a green triangle")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    save_small_model(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two images in a folder, one of them in a folder of its own; where the command is typed."""
+    monkeypatch.chdir(tmp_path)
+    for name, shape, colour in (
+        ("pictures/circle.jpg", "circle", "red"),
+        ("pictures/more/square.png", "square", "blue"),
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(draw(shape, colour))
+    return tmp_path
+
+
+def run(*argv: str) -> None:
+    launch(ClassifyJob, main, argv, words="images")
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(*argv)
+    assert stopped.value.code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def parse(printed: str) -> dict[str, list[tuple[float, str]]]:
+    """Percentages and labels by image."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    name = ""
+    for line in printed.splitlines():
+        if match := re.fullmatch(r" {2,4}(\d{1,3}\.\d)%  (.*)", line):
+            found[name].append((float(match[1]), match[2]))
+        else:
+            name = line
+            found[name] = []
+    return found
+
+
+def test_the_command_in_a_process(model: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "jobs.classify", str(folder / "pictures"), "--model", model, *LABELS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = parse(done.stdout)
+    assert list(found) == [str(folder / "pictures" / name) for name in ("circle.jpg", "more/square.png")]
+    for guesses in found.values():
+        assert sorted(label for _, label in guesses) == sorted(LABELS[1:])
+        assert guesses == sorted(guesses, key=lambda guess: -guess[0])
+        assert sum(share for share, _ in guesses) == pytest.approx(100, abs=0.2)
+    assert "warning" not in done.stderr.lower()
+
+
+@pytest.mark.usefixtures("folder")
+def test_images_may_stand_where_people_put_them(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for argv in (
+        ["pictures/circle.jpg", "--model", model, *LABELS],
+        ["--model", model, "pictures/circle.jpg", *LABELS],
+        [f"--model={model}", *LABELS, "--", "pictures/circle.jpg"],
+        ["--images", "pictures/circle.jpg", *LABELS, "--model", model],
+    ):
+        run(*argv)
+        outputs.append(capsys.readouterr().out)
+    assert len(set(outputs)) == 1
+    assert outputs[0].startswith("pictures/circle.jpg\n")
+
+
+@pytest.mark.usefixtures("folder")
+def test_fewer_labels_and_several_templates(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("pictures", "--model", model, *LABELS)
+    plain = parse(capsys.readouterr().out)
+    run("pictures", "--model", model, *LABELS, "--top", "1")
+    assert parse(capsys.readouterr().out) == {name: guesses[:1] for name, guesses in plain.items()}
+    run("pictures", "--model", model, *LABELS, "--template", "one {} in a photo", "look, {}!")
+    assert parse(capsys.readouterr().out).keys() == plain.keys()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_picture_when_asked_for(model: str) -> None:
+    run("pictures", "--model", model, *LABELS, "--picture", "out.png")
+    with Image.open("out.png") as picture:
+        assert picture.width > 500
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_cannot_be_read_in_a_folder_is_told(
+    model: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("pictures/broken.jpg").write_bytes(draw("circle", "red")[:900])
+    run("pictures", "--model", model, *LABELS)
+    assert list(parse(capsys.readouterr().out)) == ["pictures/circle.jpg", "pictures/more/square.png"]
+    assert re.search(r"pictures/broken\.jpg: image file is truncated", caplog.text)
+    assert "1 of 3 images cannot be read" in caplog.text
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_named_file_that_cannot_be_read_ends_with_2_after_the_others(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("notes.txt").write_text("no image")
+    with pytest.raises(SystemExit, match="2"):
+        run("notes.txt", "pictures", "--model", model, *LABELS)
+    said = capsys.readouterr()
+    assert list(parse(said.out)) == ["pictures/circle.jpg", "pictures/more/square.png"]
+    assert said.err.endswith("error: images: notes.txt cannot be read, for the reasons above\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pictures"], "labels: say what may be in the images"),
+        (["pictures", "--labels", "a dog", ""], "labels: one of them is empty"),
+        (["pictures", "--labels", "a dog", "a dog"], "labels: 'a dog' is there twice"),
+        (["pictures", "--labels", "a dog"], "labels: 'a dog' alone"),
+        (["pictures", "--labels", "a dog", "A dog"], "are the same to the model"),
+        (["pictures", *LABELS, "--template", "a photo"], "template 'a photo' must hold exactly one {}"),
+        (LABELS, "images: name an image or a folder"),
+        (["gone.jpg", *LABELS], "images: there is no file or folder 'gone.jpg'"),
+        (["empty", *LABELS], "images: below the folder 'empty' there is no image"),
+        (["notes.txt", *LABELS], "images: none of 1 can be read; notes.txt: not an image of a known format"),
+        (["pictures", *LABELS, "--model=gone"], "model=gone: there is no such folder"),
+        (["pictures", *LABELS, "--model=empty"], "empty is not a model"),
+        (["pictures", *LABELS, "--model=timm/resnet50", "--weights=random"], "knows images only"),
+        (["pictures", *LABELS, "--picture=out.txt"], "picture=out.txt: must end with one of"),
+        (["pictures", *LABELS, "--top=0"], "top = 0: must be at least 1"),
+        (["pictures", *LABELS, "--device=gpu"], "device=gpu: "),
+        (["pictures", *LABELS, "--labls", "x"], "unrecognized arguments: --labls"),
+    ],
+)
+def test_what_people_get_wrong(
+    argv: list[str], message: str, model: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    Path("notes.txt").write_text("no image")
+    assert message in refusal(capsys, f"--model={model}", "--", *argv)
+    assert sorted(path.name for path in folder.iterdir()) == ["empty", "notes.txt", "pictures"]
