@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +23,7 @@ MAX_IMAGES = 24
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 _PAPER, _INK, _SOFT, _TRACK, _ACCENT, _ACCENT_SOFT = "#fcfbf8", "#1c1e21", "#62656b", "#e9e6dc", "#0d6a63", "#a9d3cd"
 _DPI = 160
-_MARGIN, _GAP = 0.42, 0.3
+_MARGIN = 0.42
 
 
 def check_picture(place: str) -> None:
@@ -45,7 +46,7 @@ def draw_guesses(place: str, files: Sequence[ImageFile], guesses: Sequence[Seque
     num_labels = max(len(labels) for _, labels in shown)
     side, width, gap, step = 1.9, 3.3, 0.26, 0.4
     cell = max(side, 0.22 + num_labels * step)
-    sheet = _Sheet(num_columns, len(shown), (side + gap + width, cell), top=_MARGIN)
+    sheet = _Sheet(num_columns, len(shown), (side + gap + width, cell), gap=0.4, top=_MARGIN)
     for (left, upper), (file, labels) in zip(sheet.corners(), shown, strict=True):
         sheet.image(file, left, upper, side)
         begin, end = left + side + gap, left + side + gap + width
@@ -63,7 +64,7 @@ def draw_matches(place: str, text: str, files: Sequence[ImageFile], matches: Seq
     """Write a contact sheet of the first MAX_IMAGES matches, the nearest first, with their cosine similarities."""
     shown = matches[:MAX_IMAGES]
     side = 1.75
-    sheet = _Sheet(min(5, len(shown)), len(shown), (side, side + 0.25), top=_MARGIN + 0.5, min_width=4.5)
+    sheet = _Sheet(min(5, len(shown)), len(shown), (side, side + 0.25), gap=0.3, top=_MARGIN + 0.5, min_width=4.5)
     title = textwrap.shorten(text, int(6.2 * sheet.width), placeholder="…")
     sheet.text(_MARGIN, _MARGIN + 0.1, f"“{title}”", size=17, family="serif")
     for (left, upper), match in zip(sheet.corners(), shown, strict=True):
@@ -79,14 +80,21 @@ class _Sheet:
     """A figure in inches from its upper left corner, with a grid of equal cells (width, height)."""
 
     def __init__(
-        self, num_columns: int, num_cells: int, cell: tuple[float, float], *, top: float, min_width: float = 0.0
+        self,
+        num_columns: int,
+        num_cells: int,
+        cell: tuple[float, float],
+        *,
+        gap: float,
+        top: float,
+        min_width: float = 0.0,
     ) -> None:
         from matplotlib.figure import Figure  # takes a second
 
-        self._num_columns, self._num_cells, self._cell, self._top = num_columns, num_cells, cell, top
-        num_rows = -(-num_cells // num_columns)
-        self.width = max(min_width, 2 * _MARGIN + num_columns * cell[0] + (num_columns - 1) * _GAP)
-        height = top + num_rows * cell[1] + (num_rows - 1) * _GAP + _MARGIN
+        self._num_columns, self._num_cells, self._top = num_columns, num_cells, top
+        self._steps = (cell[0] + gap, cell[1] + gap)
+        self.width = max(min_width, 2 * _MARGIN + num_columns * self._steps[0] - gap)
+        height = top + -(-num_cells // num_columns) * self._steps[1] - gap + _MARGIN
         self._figure: Figure = Figure(figsize=(self.width, height), facecolor=_PAPER)
         self._axes: Axes = self._figure.add_axes((0, 0, 1, 1))
         self._axes.set(xlim=(0, self.width), ylim=(height, 0))
@@ -96,7 +104,7 @@ class _Sheet:
         """The upper left corner of every cell."""
         for index in range(self._num_cells):
             row, column = divmod(index, self._num_columns)
-            yield _MARGIN + column * (self._cell[0] + _GAP), self._top + row * (self._cell[1] + _GAP)
+            yield _MARGIN + column * self._steps[0], self._top + row * self._steps[1]
 
     def image(self, file: ImageFile, left: float, upper: float, side: float) -> None:
         """The whole image in the middle of a square."""
@@ -134,7 +142,9 @@ class _Sheet:
     def save(self, place: str) -> None:
         """Write it, in the format of the name's ending."""
         content = io.BytesIO()
-        self._figure.savefig(content, format=Path(place).suffix[1:].lower(), dpi=_DPI, facecolor=_PAPER)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # the fonts have no sign for it, and show that
+            self._figure.savefig(content, format=Path(place).suffix[1:].lower(), dpi=_DPI, facecolor=_PAPER)
         Path(place).write_bytes(content.getvalue())
 
     def _rounded(self, left: float, upper: float, width: float, height: float, colour: str, radius: float) -> Any:

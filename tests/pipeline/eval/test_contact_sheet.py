@@ -9,7 +9,7 @@ from pipeline.eval.own_images import ImageFile
 from pipeline.eval.own_texts import Guess, Match
 from tests.pipeline.eval.pictures import draw
 
-LABELS = (Guess("a red circle", 0.75), Guess("costs $5, or _more_ {and}\n" * 9, 0.25), Guess("none", 0.0))
+LABELS = (Guess("a red circle", 0.75), Guess("costs $5, or _more_ {and}\n" * 9, 0.25), Guess("日本語", 0.0))
 ACCENT = (13, 106, 99)
 
 
