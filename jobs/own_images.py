@@ -51,8 +51,8 @@ class OwnImagesJob:
 
     def load(self) -> tuple[CLIP, Preprocess, Tokenize]:
         """The model. Raises as `pipeline.load`, and for a name without weights, or a device that is not there."""
-        if self.weights is None and not Path(self.model).is_dir():
-            raise FileNotFoundError(f"model={self.model}: there is no such folder; the name of a model needs --weights")
+        if self.weights is None and not Path(self.model).exists():
+            raise FileNotFoundError(f"model={self.model}: nothing is there; the name of a model needs --weights")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -63,10 +63,7 @@ class OwnImagesJob:
         """Features of what can be read; the others are told of. Raises ValueError where nothing can be read."""
         with Progress("look", len(files), "images") as progress:
             encoded = encode_images(
-                *(model, preprocess, files),
-                batch_size=self.batch_size,
-                device=self.device,
-                advance=progress.update,
+                model, preprocess, files, batch_size=self.batch_size, device=self.device, advance=progress.update
             )
         for file in encoded.unreadable:
             logger.warning("%s: %s", file.file, file.reason)

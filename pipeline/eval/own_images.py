@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -57,6 +58,7 @@ def find_images(places: Sequence[str]) -> list[ImageFile]:
 
     Raises:
         FileNotFoundError: a place does not exist.
+        PermissionError: a folder may not be listed.
         ValueError: there are no places, or no image is below a folder.
     """
     if not places:
@@ -77,11 +79,16 @@ def find_images(places: Sequence[str]) -> list[ImageFile]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith(SUFFIXES):
                 yield Path(parent, name)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """A folder that cannot be listed is none without images."""
+    raise error
 
 
 def open_image(path: Path) -> Image.Image:

@@ -144,7 +144,7 @@ def test_a_named_file_that_cannot_be_read_ends_with_2_after_the_others(
         (["gone.jpg", *LABELS], "images: there is no file or folder 'gone.jpg'"),
         (["empty", *LABELS], "images: below the folder 'empty' there is no image"),
         (["notes.txt", *LABELS], "images: none of 1 can be read; notes.txt: not an image of a known format"),
-        (["pictures", *LABELS, "--model=gone"], "model=gone: there is no such folder"),
+        (["pictures", *LABELS, "--model=gone"], "model=gone: nothing is there; the name of a model needs --weights"),
         (["pictures", *LABELS, "--model=empty"], "empty is not a model"),
         (["pictures", *LABELS, "--model=timm/resnet50", "--weights=random"], "knows images only"),
         (["pictures", *LABELS, "--picture=out.txt"], "picture=out.txt: must end with one of"),
