@@ -1,7 +1,8 @@
 """The command as people type it."""
 
+import os
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from jobs.classify import ClassifyJob, main
 from jobs.launch import launch
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import draw
-from tests.ray_head import ROOT
 
 LABELS = ("--labels", "a red circle", "a blue square", "a green triangle")
 
@@ -63,17 +63,18 @@ def parse(printed: str) -> dict[str, list[tuple[float, str]]]:
     return found
 
 
-def test_the_command_in_a_process(model: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "jobs.classify", str(folder / "pictures"), "--model", model, *LABELS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    found = parse(done.stdout)
+def test_the_command(
+    model: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["classify", str(folder / "pictures"), "--model", model, *LABELS])
+    monkeypatch.delitem(sys.modules, "jobs.classify")
+    runpy.run_module("jobs.classify", run_name="__main__", alter_sys=True)
+    found = parse(capsys.readouterr().out)
     assert list(found) == [str(folder / "pictures" / name) for name in ("circle.jpg", "more/square.png")]
     for guesses in found.values():
         assert sorted(label for _, label in guesses) == sorted(LABELS[1:])
         assert guesses == sorted(guesses, key=lambda guess: -guess[0])
         assert sum(share for share, _ in guesses) == pytest.approx(100, abs=0.2)
-    assert "warning" not in done.stderr.lower()
 
 
 @pytest.mark.usefixtures("folder")
@@ -89,6 +90,14 @@ def test_images_may_stand_where_people_put_them(model: str, capsys: pytest.Captu
         outputs.append(capsys.readouterr().out)
     assert len(set(outputs)) == 1
     assert outputs[0].startswith("pictures/circle.jpg\n")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_name_of_any_bytes(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    Path(name).write_bytes(draw("circle", "red"))
+    run(name, "--model", model, *LABELS, "--picture", "out.png")
+    assert list(parse(capsys.readouterr().out)) == ["caf\N{REPLACEMENT CHARACTER}.jpg"]
 
 
 @pytest.mark.usefixtures("folder")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.eval.contact_sheet import MAX_IMAGES, check_picture, draw_guesses, draw_matches
+from pipeline.eval import contact_sheet
+from pipeline.eval.contact_sheet import check_picture, draw_guesses, draw_matches
 from pipeline.eval.own_images import ImageFile
 from pipeline.eval.own_texts import Guess, Match
 from tests.pipeline.eval.pictures import draw
@@ -49,15 +50,16 @@ def test_the_image_is_shown_whole(tmp_path: Path) -> None:
     assert np.ptp(columns) == pytest.approx(10 * np.ptp(rows), rel=0.1)
 
 
-@pytest.mark.parametrize(("count", "columns"), [(2, 1), (3, 2), (MAX_IMAGES + 9, 2)])
-def test_pictures_of_several_images(count: int, columns: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "columns"), [(2, 1), (3, 2), (9, 2)])
+def test_pictures_of_several_images(count: int, columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contact_sheet, "MAX_IMAGES", 6)
     files = make_files(tmp_path, count)
     draw_guesses(str(tmp_path / "a.jpg"), files, [LABELS] * count)
     several = pixels(tmp_path / "a.jpg").shape
     draw_guesses(str(tmp_path / "b.jpg"), files[:1], [LABELS])
     first = pixels(tmp_path / "b.jpg").shape
     assert several[1] == first[1] if columns == 1 else several[1] > 1.8 * first[1]
-    rows = -(-min(count, MAX_IMAGES) // columns)
+    rows = -(-min(count, 6) // columns)
     assert several[0] == pytest.approx(rows * first[0], rel=0.3)
 
 
