@@ -12,9 +12,10 @@ import torch
 import pipeline
 from cluster.telemetry import Progress
 from pipeline.eval.contact_sheet import check_picture
-from pipeline.eval.own_images import EncodedImages, ImageFile, Preprocess, encode_images, find_images
+from pipeline.eval.own_images import EncodedImages, ImageFile, encode_images, find_images
 from pipeline.eval.own_texts import Tokenize
 from pipeline.model.clip import CLIP
+from pipeline.model.preprocess import Preprocess
 
 logger = logging.getLogger("clip")
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.eval.own_images import ImageFile, open_image
 from pipeline.eval.own_texts import Guess, Match
+from pipeline.model.preprocess import eight_bits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +109,7 @@ class _Sheet:
 
     def image(self, file: ImageFile, left: float, upper: float, side: float) -> None:
         """The whole image in the middle of a square."""
-        picture = open_image(file.path).convert("RGB")
+        picture = eight_bits(open_image(file.path)).convert("RGB")
         scale = side * _DPI / max(picture.size)
         pixels = tuple(max(1, round(length * scale)) for length in picture.size)
         picture = picture.resize((pixels[0], pixels[1]), Image.Resampling.LANCZOS)

@@ -14,14 +14,14 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
+from pipeline.model.preprocess import Preprocess
+
 MAX_PIXELS = 89_000_000
 """Larger images are refused by their header; one of these takes 270 MB."""
 # What people have; Pillow knows many more, some of which call other programs
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 _FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-Preprocess = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)

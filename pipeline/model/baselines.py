@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pipeline.model.preprocess import Preprocess, eight_bits
+
 PREFIX = "timm/"
 RANDOM = "random"
 """As weights: none, so the network is as it is before training. A control for probes."""
@@ -36,8 +38,6 @@ BASELINES: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """The models that the paper probes, as far as timm has them, by family, in timm's names."""
-
-Preprocess = Callable[[Image.Image], Tensor]
 
 
 class Baseline(nn.Module):
@@ -83,7 +83,7 @@ def load_baseline(name: str, weights: str | Path | None = None, device: str = "c
     transform = create_transform(**resolve_model_data_config(trunk), is_training=False)  # type: ignore[no-untyped-call]
 
     def preprocess(image: Image.Image) -> Tensor:
-        pixels: Tensor = transform(image.convert("RGB"))
+        pixels: Tensor = transform(eight_bits(image).convert("RGB"))
         return pixels
 
     return Baseline(full_name, trunk).to(device).eval(), preprocess

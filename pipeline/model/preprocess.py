@@ -27,7 +27,7 @@ def preprocess_for(image_size: int) -> Preprocess:
     """
 
     def preprocess(image: Image.Image) -> Tensor:
-        scaled = _eight_bits(image)
+        scaled = eight_bits(image)
         short, long = sorted(scaled.size)
         longer = int(image_size * long / short)
         size = (image_size, longer) if scaled.width <= scaled.height else (longer, image_size)
@@ -40,8 +40,8 @@ def preprocess_for(image_size: int) -> Preprocess:
     return preprocess
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with eight bits a channel."""
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The picture with eight bits a channel. Raises ValueError for mode F."""
     if image.mode == "F":
         raise ValueError("an image of mode F has no known range: scale it to 0..255 and convert it to 'L' first")
     if not image.mode.startswith("I"):

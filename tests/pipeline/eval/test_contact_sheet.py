@@ -63,6 +63,12 @@ def test_pictures_of_several_images(count: int, columns: int, tmp_path: Path, mo
     assert several[0] == pytest.approx(rows * first[0], rel=0.3)
 
 
+def test_an_image_of_16_bits_is_not_white(tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 40), 100 * 257, np.uint16)).save(tmp_path / "grey.png")
+    draw_matches(str(tmp_path / "a.png"), "grey", [ImageFile(tmp_path / "grey.png", named=True)], [Match(0, 0.5)])
+    assert share_of(pixels(tmp_path / "a.png"), (100, 100, 100)) > 50_000
+
+
 def test_a_sheet_of_what_was_found(tmp_path: Path) -> None:
     files = make_files(tmp_path, 7)
     draw_matches(str(tmp_path / "a.svg"), "red $x$ <b>" * 30, files, [Match(6, 0.5), Match(1, -0.25)])
