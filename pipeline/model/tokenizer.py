@@ -1,7 +1,7 @@
-"""Lower-cased byte-level byte-pair encoding (section 2.4), trained on the captions of the corpus itself.
+"""Lower-cased byte-level byte-pair encoding (section 2.4): trained on the corpus's own captions, or as released.
 
-The vocabulary is laid out as the released one: 256 bytes, 256 bytes that end a word, the merges in the order they were
-learned, start, end. Any text can be encoded, and the end token is the last entry.
+Any text can be encoded. It is cleaned, cut at white space, then into words, and each word is merged by itself (in
+Rust); so what lies between two white spaces always gives the same tokens, and is looked up when seen before.
 """
 
 from __future__ import annotations
@@ -10,15 +10,29 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import ftfy
 import numpy as np
 import numpy.typing as npt
+import regex
 from tokenizers import Regex, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
+
+from pipeline.model.vocabulary import (
+    ALPHABET,
+    NUM_FIXED,
+    RELEASED_END,
+    RELEASED_SIZE,
+    RELEASED_START,
+    WORD_END,
+    WORD_ENDS,
+    numbered,
+    released_merges,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,15 +40,59 @@ if TYPE_CHECKING:
 Int32 = npt.NDArray[np.int32]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-WORD_END = "</w>"
-NUM_FIXED = 2 * 256 + 2
-"""Entries that every vocabulary has: bytes, bytes at the end of a word, the two special tokens."""
+MAX_MENDED = 10_000
+"""Characters of a text that needs mending: more of them are not read (75 tokens are some 350 characters)."""
+MAX_REMEMBERED, MAX_REMEMBERED_LENGTH = 1 << 17, 32
+"""Pieces between white spaces whose tokens are kept, and how long these may be: some 30 MB."""
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 
 def clean(text: str) -> str:
-    """Mojibake and HTML entities repaired (twice escaped ones too), lower case, white space collapsed."""
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).lower().split())
+    """Mojibake and HTML entities repaired (twice escaped ones too), lower case, white space collapsed.
+
+    A lone surrogate becomes U+FFFD. Of a text that needs repair, `MAX_MENDED` characters are read.
+    """
+    return " ".join(_mended(text).split())
+
+
+def _mended(text: str) -> str:
+    """The same, white space as it was. Printable ASCII without an ampersand has nothing to repair."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):
+        text = html.unescape(html.unescape(ftfy.fix_text(text[:MAX_MENDED])))
+    return text.lower()
+
+
+class _Pieces(dict[str, list[int]]):
+    """The tokens of what lies between two white spaces, merged when first asked for."""
+
+    # As open_clip's tokenizer compiles it, in whose library for regular expressions letters are those of the newest
+    # Unicode (17,000 more than the Rust side knows) and case is ignored
+    _words = regex.compile(f"{RELEASED_START}|{RELEASED_END}|{_WORDS}", regex.IGNORECASE)
+
+    def __init__(self, backend: Backend, max_tokens: int) -> None:
+        self._backend, self._max_tokens = backend, max_tokens
+
+    def __missing__(self, piece: str) -> list[int]:
+        tokens: list[int] = []
+        for word in self._words.finditer(piece):
+            if len(tokens) >= self._max_tokens:
+                break
+            tokens += self._merged(word[0])
+        del tokens[self._max_tokens :]
+        if len(piece) <= MAX_REMEMBERED_LENGTH:
+            if len(self) >= MAX_REMEMBERED:
+                self.clear()
+            self[piece] = tokens
+        return tokens
+
+    def _merged(self, word: str) -> list[int]:
+        if word in {RELEASED_START, RELEASED_END}:
+            special = self._backend.token_to_id(word)
+            if special is not None:
+                return [special]
+        [(characters, _)] = _BYTES.pre_tokenize_str(word)
+        return [token.id for token in self._backend.model.tokenize(characters)]
 
 
 class Tokenizer:
@@ -43,6 +101,22 @@ class Tokenizer:
     def __init__(self, backend: Backend, context_length: int) -> None:
         self._backend = backend
         self.context_length = context_length
+        self._pieces = _Pieces(backend, context_length - 2)
+
+    @classmethod
+    def released(cls, vocab_size: int = RELEASED_SIZE, context_length: int = 77) -> Tokenizer:
+        """The released models' vocabulary, or its first entries: the same tokens as open_clip's SimpleTokenizer.
+
+        That holds for `<start_of_text>` and `<end_of_text>` in a text too, which are these tokens there; a vocabulary
+        trained here takes them for text.
+
+        Raises:
+            ValueError: there are not as many entries.
+            ModuleNotFoundError: the package open_clip_torch, which has the vocabulary, is not installed.
+        """
+        merges = released_merges(vocab_size)
+        vocabulary = numbered(merges, RELEASED_START, RELEASED_END)
+        return cls(_backend(BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=WORD_END)), context_length)
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int, context_length: int) -> Tokenizer:
@@ -54,22 +128,18 @@ class Tokenizer:
         if vocab_size < NUM_FIXED:
             raise ValueError(f"vocab_size={vocab_size} is too small: bytes and special tokens alone are {NUM_FIXED}")
         learner = _backend(BPE(end_of_word_suffix=WORD_END))
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        word_ends = [byte + WORD_END for byte in alphabet]
         trainer = BpeTrainer(
             vocab_size=vocab_size - 2,
-            initial_alphabet=alphabet,
+            initial_alphabet=list(ALPHABET),
             # The trainer breaks ties by number, and numbers word ends in the order of a randomly seeded hash map,
             # unless they are there from the start
-            special_tokens=word_ends,
+            special_tokens=list(WORD_ENDS),
             end_of_word_suffix=WORD_END,
             show_progress=False,
         )
         learner.train_from_iterator((clean(caption) for caption in captions), trainer)
         merges = [tuple(merge) for merge in json.loads(learner.to_str())["model"]["merges"]]
-        # Two merges may spell the same entry, which then has one number
-        entries = dict.fromkeys([*alphabet, *word_ends, *map("".join, merges), START, END])
-        vocabulary = {entry: index for index, entry in enumerate(entries)}
+        vocabulary = numbered(merges, START, END)
         backend = _backend(BPE(vocab=vocabulary, merges=merges, end_of_word_suffix=WORD_END))
         return cls(backend, context_length)
 
@@ -104,13 +174,15 @@ class Tokenizer:
 
         A text that is too long is cut; it keeps its end token.
         """
-        encoded = self._backend.encode_batch_fast([clean(text) for text in texts], add_special_tokens=False)
         room = self.context_length - 2
-        rows = [[self.end_token - 1, *(e.ids[:room]), self.end_token] for e in encoded]
-        lengths = np.array([len(row) for row in rows], np.int32)
-        tokens = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
-        for row, ids in zip(tokens, rows, strict=True):
-            row[: len(ids)] = ids
+        start, end = [self.end_token - 1], [self.end_token]
+        # Every piece has a token, so that no more pieces than tokens can matter
+        pieces = (_mended(text).split(maxsplit=room)[:room] for text in texts)
+        bodies = [list(chain.from_iterable(map(self._pieces.__getitem__, split)))[:room] for split in pieces]
+        lengths = np.fromiter(map(len, bodies), np.int32, len(bodies)) + 2
+        tokens = np.zeros((len(bodies), lengths.max(initial=0)), np.int32)
+        flat = chain.from_iterable(chain(start, body, end) for body in bodies)
+        tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.fromiter(flat, np.int32, lengths.sum())
         return tokens, lengths
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -133,7 +205,7 @@ def _backend(model: BPE) -> Backend:
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            _BYTES,
         ]
     )
     return backend

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.model.tokenizer import END, NUM_FIXED, Tokenizer, clean
+from pipeline.model.tokenizer import END, Tokenizer, clean
+from pipeline.model.vocabulary import NUM_FIXED
 
 CAPTIONS = ["A red circle on a blue background", "three green squares in a row", "Café &amp; résumé; it's 7"] * 20
 

@@ -1,0 +1,53 @@
+"""The layout of a byte-pair vocabulary, and the one that was released with CLIP.
+
+An entry is written in 256 printable characters that stand for bytes; `</w>` behind it says that it ends a word. The
+order is the released one: 256 bytes, 256 bytes that end a word, the merges in the order they were learned, start, end.
+"""
+
+import gzip
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import pre_tokenizers
+
+Merge = tuple[str, str]
+
+WORD_END = "</w>"
+NUM_FIXED = 2 * 256 + 2
+"""Entries that every vocabulary has: bytes, bytes at the end of a word, start and end."""
+ALPHABET = tuple(sorted(pre_tokenizers.ByteLevel.alphabet()))
+"""The characters that stand for bytes."""
+WORD_ENDS = tuple(byte + WORD_END for byte in ALPHABET)
+RELEASED_SIZE = 49_408
+"""Entries of the vocabulary of all released models."""
+RELEASED_START, RELEASED_END = "<start_of_text>", "<end_of_text>"
+"""How open_clip writes the two special tokens."""
+
+
+def numbered(merges: Sequence[Merge], start: str, end: str) -> dict[str, int]:
+    """Every entry and its number; two merges may spell the same entry, which then has one number."""
+    entries = dict.fromkeys([*ALPHABET, *WORD_ENDS, *map("".join, merges), start, end])
+    return {entry: index for index, entry in enumerate(entries)}
+
+
+def released_merges(vocab_size: int) -> list[Merge]:
+    """The first merges of the released vocabulary, as many as make `vocab_size` entries.
+
+    They are read from the package open_clip_torch, which is not imported for it.
+
+    Raises:
+        ValueError: the released vocabulary does not have that many entries, or fewer than the fixed ones are asked for.
+        ModuleNotFoundError: the package is not installed.
+    """
+    if not NUM_FIXED <= vocab_size <= RELEASED_SIZE:
+        raise ValueError(f"vocab_size={vocab_size}: the released vocabulary has {NUM_FIXED} to {RELEASED_SIZE} entries")
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError(
+            "CLIP's released vocabulary is in the package open_clip_torch: pip install 'clip-on-ray[benchmark]'"
+        )
+    with gzip.open(Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as lines:
+        next(lines)  # the format's version
+        merges = (line.split() for _, line in zip(range(vocab_size - NUM_FIXED), lines, strict=False))
+        return [(first, second) for first, second in merges]
