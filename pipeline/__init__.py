@@ -38,7 +38,7 @@ def load(
 
     from pipeline.model import model_folder
     from pipeline.model.config import MODELS, model_config
-    from pipeline.model.image import preprocess_for
+    from pipeline.model.preprocess import preprocess_for
 
     if weights is None and str(name_or_path) in MODELS and not Path(name_or_path).is_dir():
         raise ValueError(f"load('{name_or_path}') needs weights=FOLDER: this project comes without weights")

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.model import duplicates, model_folder
-from pipeline.model.image import preprocess_for
 from pipeline.model.pixels import decode
+from pipeline.model.preprocess import preprocess_for
 
 ENCODER_FILES = (*duplicates.DETECTOR_FILES, *model_folder.MODEL_FILES)
 

@@ -1,19 +1,13 @@
-"""The image tower (timm) and the pictures it takes.
+"""The image tower (timm) and the scale of what it takes.
 
 Shapes: B batch, S side of the square input, D width, E joint embedding.
 """
 
-from collections.abc import Callable
-
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from pipeline import paper
 from pipeline.model.config import ImageTowerConfig
-
-Preprocess = Callable[[Image.Image], Tensor]
 
 
 class ImageTower(nn.Module):
@@ -42,17 +36,3 @@ def normalise(images: Tensor) -> Tensor:
     mean = torch.tensor(paper.IMAGE_MEAN.value, device=images.device).view(3, 1, 1)
     std = torch.tensor(paper.IMAGE_STD.value, device=images.device).view(3, 1, 1)
     return images.float().div_(255).sub_(mean).div_(std)
-
-
-def preprocess_for(image_size: int) -> Preprocess:
-    """How evaluation sees a picture: shorter side resized to S, centre crop, normalised; -> float32 3 x S x S."""
-
-    def preprocess(image: Image.Image) -> Tensor:
-        scale = image_size / min(image.size)
-        width, height = (max(image_size, round(side * scale)) for side in image.size)
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - image_size) // 2, (height - image_size) // 2
-        pixels = np.array(resized.crop((left, top, left + image_size, top + image_size)))
-        return normalise(torch.from_numpy(pixels).permute(2, 0, 1))
-
-    return preprocess

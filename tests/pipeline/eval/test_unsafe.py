@@ -13,7 +13,7 @@ from pipeline.eval.unsafe import ZeroShotClassifier
 from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
-from pipeline.model.image import preprocess_for
+from pipeline.model.preprocess import preprocess_for
 from pipeline.model.tokenizer import Tokenizer
 from tests.pipeline.eval.pictures import SHAPES, draw
 
