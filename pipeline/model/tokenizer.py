@@ -10,14 +10,14 @@ import html
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 
 import ftfy
 import numpy as np
 import numpy.typing as npt
 import regex
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, decoders, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
@@ -191,6 +191,20 @@ class Tokenizer:
 
         tokens, lengths = self.encode_arrays(texts)
         return torch.from_numpy(tokens).long(), torch.from_numpy(lengths).long()
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The cleaned text, a space behind every word, of tokens up to the end token.
+
+        Words that were written together come apart ("it's" is two), for no token tells; the text gives the same tokens.
+        Where a cut went through a character there is U+FFFD.
+        """
+        end = self.end_token
+        entries = [self._backend.id_to_token(token) for token in takewhile(end.__ne__, tokens) if token != end - 1]
+        # The space, which stands for no byte, passes as it is
+        parts = chain.from_iterable(
+            (entry.removesuffix(WORD_END), " ") if entry.endswith(WORD_END) else (entry,) for entry in entries
+        )
+        return str(decoders.ByteLevel().decode(list(parts))).strip()
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         """Tokens int64 B x context_length, as OpenAI's `clip.tokenize` gives them."""
