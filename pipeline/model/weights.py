@@ -87,9 +87,8 @@ def recognise(state: Mapping[str, Tensor]) -> str:
     state = _plain_names(state)
     style = style_of(set(state))
     shapes = {name: tensor.shape for name, tensor in state.items() if not is_extra(name, style)}
-    sizes = {size for shape in shapes.values() for size in shape}
     for name, config in MODELS.items():
-        if {config.embed_dim, config.text.width, config.text.vocab_size} <= sizes:
+        if torch.Size((config.text.vocab_size, config.text.width)) in shapes.values():
             try:
                 theirs = export_state(empty_clip(config), style)
             except ValueError:  # this style has no names for that model
