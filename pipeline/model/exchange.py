@@ -15,6 +15,12 @@ from pipeline.model.clip import CLIP
 from pipeline.model.names import Style
 from pipeline.model.weights import export_state
 
+CONFIG_FILES = ("open_clip_config.json", "config.json")
+WEIGHTS_FILES = (
+    *("open_clip_model.safetensors", "model.safetensors"),
+    *("open_clip_pytorch_model.bin", "pytorch_model.bin"),
+)
+"""By whichever name a folder of theirs has them."""
 
 def to_files(network: CLIP, style: Style) -> dict[str, bytes]:
     """The content of the files in which a style keeps a model, by name.

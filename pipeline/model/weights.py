@@ -102,7 +102,10 @@ def recognise(state: Mapping[str, Tensor]) -> str:
 def empty_clip(config: ModelConfig) -> CLIP:
     """A model on the meta device, for `import_state` to fill: quick, because no initial value is computed."""
     with torch.device("meta"):
-        return CLIP(config)
+        model = CLIP(config)
+    saved = set(model.state_dict())
+    assert all(name in saved for name, _ in model.named_buffers()), "a buffer that is not saved would stay empty"
+    return model
 
 
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
