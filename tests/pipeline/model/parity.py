@@ -46,12 +46,13 @@ def fill(model: nn.Module) -> None:
 
 
 def inputs(model: CLIP) -> tuple[Tensor, Tensor]:
-    """An image, and a caption that is shorter than the context."""
+    """An image, and two captions that are shorter than the context."""
     generator = torch.Generator().manual_seed(1)
     text, size = model.config.text, model.config.image.image_size
-    tokens = torch.zeros(1, text.context_length, dtype=torch.int64)
-    tokens[0, :20] = torch.randint(0, text.vocab_size - 2, (20,), generator=generator)
-    tokens[0, 0], tokens[0, 19] = text.vocab_size - 2, text.vocab_size - 1
+    tokens = torch.zeros(2, text.context_length, dtype=torch.int64)
+    for row, length in zip(tokens, (20, 9), strict=True):
+        row[:length] = torch.randint(0, text.vocab_size - 2, (length,), generator=generator)
+        row[0], row[length - 1] = text.vocab_size - 2, text.vocab_size - 1
     return torch.randn(1, 3, size, size, generator=generator), tokens
 
 
@@ -65,6 +66,8 @@ def compare(name: str) -> dict[str, object]:
     theirs = open_clip_model(name, export_state(model, "open_clip"))
     peer = outputs(theirs.encode_image(images), theirs.encode_text(tokens), theirs.logit_scale)
     result: dict[str, object] = {"name": name, "open_clip": differences(ours, peer)}
+    towers = model.image_tower, model.text_tower
+    result["millions"] = [sum(weight.numel() for weight in tower.parameters()) / 1e6 for tower in towers]
     returned = empty_clip(model_config(name))
     import_state(returned, theirs.state_dict())
     result["returned"] = same(model, returned)
