@@ -114,9 +114,13 @@ def open_clip_model(name: str, state: dict[str, Tensor]) -> nn.Module:
 
 
 @torch.no_grad()
+def report(name: str) -> None:
+    print(json.dumps(compare(name)), flush=True)
+
+
 def main(names: Iterable[str]) -> None:
     for name in names:
-        child = multiprocessing.get_context("fork").Process(target=lambda name=name: print(json.dumps(compare(name))))
+        child = multiprocessing.get_context("fork").Process(target=report, args=(name,))
         child.start()  # in fresh memory, but everything is imported already
         child.join()
         if child.exitcode != 0:
