@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -34,6 +35,8 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
 }
+
+_REFUSED = "refused, because reading it would run a program that it holds"
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:
@@ -64,12 +67,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore"):  # of a pickle's protocol: it is read or refused all the same
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "not an allowed" in str(error) or "GLOBAL" in str(error):
-            raise ValueError(
-                f"{path}: refused, because reading it would run a program that it holds ({_first_line(error)})"
-            ) from error
-        raise ValueError(f"{path}: damaged, or no file of weights ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        # torch's message advises to run the program; of it the name alone is of use here
+        if program := re.search(r"(?:GLOBAL|instantiate class|func) ([\w.]+)", str(error)):
+            raise ValueError(f"{path}: {_REFUSED} ({program[1]})") from error
+        raise ValueError(f"{path}: damaged, or no file of weights") from error
+    except (RuntimeError, EOFError, ValueError, LookupError) as error:
         raise ValueError(f"{path}: damaged, or no file of weights ({_first_line(error)})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]  # a checkpoint of open_clip: the optimizer is beside it
@@ -94,13 +96,13 @@ def _read_script(archive: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
     try:
         with archive.open(pickles[0]) as stream:
             module = _Unpickler(stream, lambda key: _read_entry(archive, f"{folder}data/{key}")).load()
+        if not isinstance(module, _Blank):
+            raise pickle.UnpicklingError("holds no module")
+        return dict(_tensors(module, ""))
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # a pickle can fail in any way, and it is always the file that is to blame
         raise ValueError(f"{path}: damaged ({_first_line(error)})") from error
-    if not isinstance(module, _Blank):
-        raise ValueError(f"{path}: holds no module")
-    return dict(_tensors(module, ""))
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytearray:
@@ -119,8 +121,8 @@ class _Blank:
         self.attributes: Mapping[str, object] = {}
 
     def __setstate__(self, state: object) -> None:
-        if not isinstance(state, dict):
-            raise pickle.UnpicklingError("refused: the state of a module is not a dictionary")
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise pickle.UnpicklingError("damaged: a module's state is no dictionary of names")
         self.attributes = state
 
 
@@ -156,9 +158,7 @@ class _Unpickler(pickle.Unpickler):
             ("torch.jit._pickle", "restore_type_tag"): _first,
         }
         if (module, name) not in known:
-            raise pickle.UnpicklingError(
-                f"refused, because reading it would run a program that it holds ({module}.{name})"
-            )
+            raise pickle.UnpicklingError(f"{_REFUSED} ({module}.{name})")
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:

@@ -22,6 +22,7 @@ WEIGHTS_FILES = (
 )
 """By whichever name a folder of theirs has them."""
 
+
 def to_files(network: CLIP, style: Style) -> dict[str, bytes]:
     """The content of the files in which a style keeps a model, by name.
 

@@ -38,7 +38,7 @@ class ImageTower(nn.Module):
         else:
             self.trunk = create()
         width = int(self.trunk.num_features)  # type: ignore[arg-type]
-        has_attention_pool = isinstance(getattr(self.trunk, "head", None), timm.layers.AttentionPool2d)
+        has_attention_pool = isinstance(getattr(self.trunk, "head", None), timm.layers.attention_pool2d.AttentionPool2d)
         self.projection = nn.Linear(width, embed_dim, bias=has_attention_pool)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 

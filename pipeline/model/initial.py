@@ -5,7 +5,8 @@ convolutions and linear layers uniform within in^-0.5, norms of gain one and bia
 projection uniform as Glorot and Bengio (2010) have it.
 """
 
-from timm.layers import AttentionPool2d
+from timm.layers.attention import Attention
+from timm.layers.attention_pool2d import AttentionPool2d
 from timm.models import ByobNet, VisionTransformer
 from torch import nn
 
@@ -32,21 +33,21 @@ def initialise(trunk: nn.Module) -> None:
 
 def _initialise_transformer(trunk: VisionTransformer) -> None:
     std = trunk.embed_dim**-0.5
-    nn.init.normal_(trunk.cls_token, std=std)
-    nn.init.normal_(trunk.pos_embed, std=std)
-    for block in trunk.blocks:
-        nn.init.xavier_uniform_(block.attn.qkv.weight)
-        nn.init.zeros_(block.attn.qkv.bias)
-        nn.init.zeros_(block.attn.proj.bias)
+    for name in ("cls_token", "pos_embed"):
+        nn.init.normal_(trunk.get_parameter(name), std=std)
+    for module in trunk.modules():
+        if isinstance(module, Attention):
+            nn.init.xavier_uniform_(module.qkv.weight)
+            nn.init.zeros_(module.qkv.bias)
+            nn.init.zeros_(module.proj.bias)
 
 
 def _initialise_resnet(trunk: ByobNet) -> None:
-    for stage in trunk.stages:
-        for block in stage:
-            nn.init.zeros_(block.conv3_1x1.bn.weight)
-    pool = trunk.head
+    for name, gain in trunk.named_parameters():
+        if name.endswith("conv3_1x1.bn.weight"):  # the last norm of a block, which so begins as its shortcut
+            nn.init.zeros_(gain)
+    pool = trunk.get_submodule("head")
     assert isinstance(pool, AttentionPool2d)
     std = pool.in_features**-0.5
-    for layer in (pool.q, pool.k, pool.v):
-        nn.init.normal_(layer.weight, std=std)
-    nn.init.normal_(pool.pos_embed, std=std)
+    for name in ("q.weight", "k.weight", "v.weight", "pos_embed"):
+        nn.init.normal_(pool.get_parameter(name), std=std)

@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import open_clip
 import torch
@@ -27,7 +28,7 @@ PATTERN_LENGTH = 999_983
 
 
 def fill(model: nn.Module) -> None:
-    """Memory and cheap pseudo-random values for a model on the meta device, scaled so that activations stay near one."""
+    """Cheap pseudo-random values for a model on the meta device, scaled so that activations stay near one."""
     model.to_empty(device="cpu")
     pattern = torch.randn(PATTERN_LENGTH, generator=torch.Generator().manual_seed(0))
     offset = 0
@@ -41,7 +42,7 @@ def fill(model: nn.Module) -> None:
             part = flat[start : start + PATTERN_LENGTH]
             torch.mul(pattern.roll(offset)[: len(part)], scale, out=part)
         offset += 7919
-        if "running_var" in name or tensor.ndim == 1 and name.endswith("weight"):
+        if "running_var" in name or (tensor.ndim == 1 and name.endswith("weight")):
             tensor.abs_().add_(1 if "running_var" in name else 0.5)
 
 
@@ -74,9 +75,10 @@ def compare(name: str) -> dict[str, object]:
     del theirs, returned
 
     if name.startswith("ViT"):
-        hugging = CLIPModel.from_pretrained(
+        hugging: Any = CLIPModel.from_pretrained(
             None, config=CLIPConfig(**huggingface_config(model)), state_dict=export_state(model, "huggingface")
-        ).eval()
+        )
+        hugging.eval()
         read = hugging(pixel_values=images, input_ids=tokens)
         peer = {"image": read.image_embeds, "text": read.text_embeds, "logits": read.logits_per_image}
         mine = {key: nn.functional.normalize(value, dim=-1) for key, value in ours.items() if key != "logits"}
@@ -99,10 +101,12 @@ def differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str,
 
 def same(one: nn.Module, other: nn.Module) -> bool:
     states = one.state_dict(), other.state_dict()
-    return states[0].keys() == states[1].keys() and all(torch.equal(states[1][key], states[0][key]) for key in states[0])
+    return states[0].keys() == states[1].keys() and all(
+        torch.equal(states[1][key], states[0][key]) for key in states[0]
+    )
 
 
-def open_clip_model(name: str, state: dict[str, Tensor]) -> nn.Module:
+def open_clip_model(name: str, state: dict[str, Tensor]) -> Any:
     """The model that open_clip makes of these weights, which it holds without a copy."""
     config = open_clip.get_model_config(name.replace("/", "-").replace("@336px", "-336") + "-quickgelu")
     with torch.device("meta"):

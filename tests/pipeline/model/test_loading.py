@@ -97,7 +97,7 @@ def test_own_folders_keep_their_tokenizer(own_folder: Path) -> None:
 def test_weights_of_another_model(own_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="are not those of the model 'tiny'"):
         pipeline.load("tiny", weights=own_folder)
-    with pytest.raises(ValueError, match=r"hf: the weights \(style huggingface\) are not those of this model: .*missing"):
+    with pytest.raises(ValueError, match=r"hf: the weights \(style huggingface\) are not those of .*missing"):
         pipeline.load("ViT-B/32", weights=write(tmp_path / "hf", "huggingface"))
     with pytest.raises(ValueError, match="give the folder they are in"):
         pipeline.load(own_folder / "model.safetensors")

@@ -171,7 +171,7 @@ def test_a_partial_state_is_refused_as_a_whole(style: Style) -> None:
 def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(ValueError, match=r"style open_clip.* 1 misshapen \(visual\.conv1\.weight \[768, 3, 32, 32\]"):
         import_state(empty_clip(model_config("ViT-B/16")), meta_state("ViT-B/32", "open_clip"))
-    with pytest.raises(ValueError, match=r"\d+ missing .*and \d+ more; \d+ unexpected"):
+    with pytest.raises(ValueError, match=r"\d+ missing .*and \d+ more\); \d+ unexpected"):
         import_state(empty_clip(model_config("RN50")), meta_state("ViT-B/32", "openai"))
     with pytest.raises(ValueError, match="no weights of a CLIP"):
         import_state(clip(), {"fc.weight": torch.zeros(3)})
