@@ -18,39 +18,35 @@ if TYPE_CHECKING:  # torch is slow to import, and most of the package does witho
 def load(
     name_or_path: str | Path, weights: str | Path | None = None, device: str = "cpu"
 ) -> tuple[CLIP, Callable[[Image.Image], Tensor], Callable[[str | list[str]], Tensor]]:
-    """A trained model, ready for use, and what prepares its inputs; the calls are those of OpenAI's `clip`.
+    """A model, ready for use, and what prepares its inputs; the calls are those of OpenAI's `clip`.
 
     Args:
-        name_or_path: a folder that `jobs.pretrain` wrote (its output/model), or a name of the table of models. One that
-            begins with "timm/" is an image model of others (pipeline/model/baselines.py), with `encode_image` alone.
-        weights: with a name: the folder that holds the weights of that model.
+        name_or_path: a name of the table of models ("ViT-B/32", "RN50x4", ...), which without `weights` gives the
+            paper's initial values, drawn from torch's generator; or the place of a trained one: a folder that
+            `jobs.pretrain` wrote (its output/model), a folder of open_clip or of transformers' CLIPModel, a file of
+            weights (safetensors, what `torch.save` wrote, OpenAI's own archive). A name that begins with "timm/" is an
+            image model of others (pipeline/model/baselines.py), with `encode_image` alone.
+        weights: with a name: the place of that model's weights.
         device: where the model runs.
 
     Returns:
         `model`, with `encode_image`, `encode_text` and `model(image, text) -> (logits_per_image, logits_per_text)`;
         `preprocess`: PIL image -> float32 3 x S x S, normalised;
-        `tokenize`: one text or several -> int64 B x context length.
+        `tokenize`: one text or several -> int64 B x context length; of the released vocabulary unless the model has
+        its own.
 
     Raises:
-        FileNotFoundError: there is no model in that folder.
-        ValueError: the name is unknown, the files are damaged, or the weights are those of another model.
+        FileNotFoundError: nothing is at that place.
+        ValueError: the name is unknown, a file is damaged or holds a program, or the weights are those of another
+            model.
     """
-    from dataclasses import replace
-
-    from pipeline.model import baselines, model_folder
-    from pipeline.model.config import MODELS, model_config
+    from pipeline.model import baselines
+    from pipeline.model.loading import load_model
     from pipeline.model.preprocess import preprocess_for
 
     if str(name_or_path).startswith(baselines.PREFIX) and not Path(name_or_path).is_dir():
         baseline, prepare = baselines.load_baseline(str(name_or_path), weights, device)
         return cast("CLIP", baseline), prepare, baselines.no_text(str(name_or_path))
-    if weights is None and str(name_or_path) in MODELS and not Path(name_or_path).is_dir():
-        raise ValueError(f"load('{name_or_path}') needs weights=FOLDER: this project comes without weights")
-    model = model_folder.load(name_or_path if weights is None else weights)
-    config = model.network.config
-    if weights is not None:
-        wanted = model_config(str(name_or_path))
-        text = replace(wanted.text, vocab_size=config.text.vocab_size)
-        if replace(wanted, text=text) != config:
-            raise ValueError(f"weights={weights} are not those of the model '{name_or_path}'")
-    return model.network.to(device).eval(), preprocess_for(config.image.image_size), model.tokenizer
+    model = load_model(name_or_path, weights)
+    network = model.network.to(device).eval()
+    return network, preprocess_for(network.config.image.image_size), model.tokenizer

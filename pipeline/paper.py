@@ -3,9 +3,10 @@
 A plain data module: the only place in the project where a number of the paper is written down.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -30,6 +31,15 @@ class Fact(Generic[T]):
     mark: Mark
 
 
+class ModelSizes(NamedTuple):
+    """What tells one of the paper's models from another, besides its image tower."""
+
+    embed_dim: int
+    image_size: int
+    text_width: int
+    text_heads: int
+
+
 # Training: sections 2.3 to 2.5, tables 18 and 19
 GLOBAL_BATCH_SIZE = Fact(32_768, "section 2.5, table 18", Mark.VERIFIED)
 EPOCHS = Fact(32, "section 2.5, table 18", Mark.VERIFIED)
@@ -41,6 +51,21 @@ ADAM_EPSILON_VIT = Fact(1e-6, "table 18", Mark.VERIFIED)
 LEARNING_RATE_VIT_B32 = Fact(5e-4, "table 20", Mark.MEMORY)
 INITIAL_TEMPERATURE = Fact(0.07, "section 2.5, table 18", Mark.VERIFIED)
 MAX_LOGIT_SCALE = Fact(100.0, "section 2.5, table 18", Mark.VERIFIED)
+
+# Models: sections 2.4 and 2.5, tables 19 and 20, released code; how deep and wide an image tower is, timm knows
+_TABLES = "tables 19 and 20, released code"
+MODEL_SIZES: Mapping[str, Fact[ModelSizes]] = {
+    "RN50": Fact(ModelSizes(1024, 224, 512, 8), _TABLES, Mark.VERIFIED),
+    "RN101": Fact(ModelSizes(512, 224, 512, 8), _TABLES, Mark.VERIFIED),
+    "RN50x4": Fact(ModelSizes(640, 288, 640, 10), _TABLES, Mark.VERIFIED),
+    "RN50x16": Fact(ModelSizes(768, 384, 768, 12), _TABLES, Mark.VERIFIED),
+    "RN50x64": Fact(ModelSizes(1024, 448, 1024, 16), _TABLES, Mark.VERIFIED),
+    "ViT-B/32": Fact(ModelSizes(512, 224, 512, 8), _TABLES, Mark.VERIFIED),
+    "ViT-B/16": Fact(ModelSizes(512, 224, 512, 8), _TABLES, Mark.VERIFIED),
+    "ViT-L/14": Fact(ModelSizes(768, 224, 768, 12), _TABLES, Mark.VERIFIED),
+    "ViT-L/14@336px": Fact(ModelSizes(768, 336, 768, 12), _TABLES, Mark.VERIFIED),
+}
+TEXT_LAYERS = Fact(12, _TABLES, Mark.VERIFIED)
 
 # Text: section 2.4 and the released code (the text itself says 49,152 entries and length 76)
 VOCAB_SIZE = Fact(49_408, "section 2.4, released code", Mark.VERIFIED)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from pipeline import paper
@@ -60,7 +61,41 @@ class ModelConfig:
             raise ValueError(f"not the configuration of a model: {error}") from error
 
 
+PAPER_ARCHITECTURES: Mapping[str, str] = {
+    "RN50": "resnet50_clip",
+    "RN101": "resnet101_clip",
+    "RN50x4": "resnet50x4_clip",
+    "RN50x16": "resnet50x16_clip",
+    "RN50x64": "resnet50x64_clip",
+    "ViT-B/32": "vit_base_patch32_clip_quickgelu_224",
+    "ViT-B/16": "vit_base_patch16_clip_quickgelu_224",
+    "ViT-L/14": "vit_large_patch14_clip_quickgelu_224",
+    "ViT-L/14@336px": "vit_large_patch14_clip_quickgelu_336",
+}
+"""Image towers of the paper's models in timm's registry."""
+
+
+def _paper_model(name: str) -> ModelConfig:
+    sizes = paper.MODEL_SIZES[name].value
+    return ModelConfig(
+        embed_dim=sizes.embed_dim,
+        image=ImageTowerConfig(architecture=PAPER_ARCHITECTURES[name], image_size=sizes.image_size),
+        text=TextTowerConfig(width=sizes.text_width, heads=sizes.text_heads, layers=paper.TEXT_LAYERS.value),
+    )
+
+
 MODELS: Mapping[str, ModelConfig] = {
+    **{name: _paper_model(name) for name in paper.MODEL_SIZES},
+    # A vision transformer for a laptop: eight layers of 256 in both towers
+    "small": ModelConfig(
+        embed_dim=256,
+        image=ImageTowerConfig(
+            architecture="vit_base_patch16_clip_quickgelu_224",
+            image_size=128,
+            options={"img_size": 128, "embed_dim": 256, "depth": 8, "num_heads": 4},
+        ),
+        text=TextTowerConfig(width=256, heads=4, layers=8),
+    ),
     # A pre-activation ResNet of four blocks with group norms, so that no sample depends on another one of its chunk
     "tiny": ModelConfig(
         embed_dim=128,
@@ -88,8 +123,16 @@ def model_config(name: str) -> ModelConfig:
     """The model of that name.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: there is none; the message lists those there are, the nearest first.
     """
     if name not in MODELS:
-        raise ValueError(f"model={name} is not known; choose one of {', '.join(sorted(MODELS))}")
+        near = nearest_names(name)
+        guess = f"did you mean {' or '.join(near)}? There are " if near else "choose one of "
+        raise ValueError(f"model={name} is not known; {guess}{', '.join(MODELS)}")
     return MODELS[name]
+
+
+def nearest_names(name: str) -> list[str]:
+    """Up to three names of models that are written much like this one, the nearest first."""
+    plain = {"".join(filter(str.isalnum, known.lower())): known for known in MODELS}
+    return [plain[near] for near in get_close_matches("".join(filter(str.isalnum, name.lower())), plain, cutoff=0.7)]

@@ -3,6 +3,8 @@
 Shapes: B batch, S side of the square input, D width, E joint embedding.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -11,18 +13,33 @@ from pipeline.model.config import ImageTowerConfig
 
 
 class ImageTower(nn.Module):
-    """Normalised images float B x 3 x S x S -> features float B x E: a timm model and a linear projection."""
+    """Normalised images float B x 3 x S x S -> features float B x E: a timm model and a linear projection.
+
+    An image tower of the paper starts from the released code's values, any other from timm's. The projection has a bias
+    where the paper's ResNets have it: there it is the last layer of the attention pool.
+    """
 
     def __init__(self, config: ImageTowerConfig, embed_dim: int) -> None:
         super().__init__()
         import timm  # takes seconds, which only those who build a tower should pay
 
+        from pipeline.model import initial  # and so does this
+
         options = dict(config.options)
         if config.weight_standardisation:
             options["conv_layer"] = timm.layers.std_conv.StdConv2d
-        self.trunk = timm.create_model(config.architecture, pretrained=False, num_classes=0, **options)
+        create = partial(timm.create_model, config.architecture, pretrained=False, num_classes=0, **options)
+        if initial.is_of_the_paper(config.architecture):
+            device = torch.get_default_device()
+            with torch.device("meta"):  # timm would compute values that are overwritten
+                trunk = create()
+            self.trunk = trunk.to_empty(device=device)
+            initial.initialise(self.trunk)
+        else:
+            self.trunk = create()
         width = int(self.trunk.num_features)  # type: ignore[arg-type]
-        self.projection = nn.Linear(width, embed_dim, bias=False)
+        has_attention_pool = isinstance(getattr(self.trunk, "head", None), timm.layers.attention_pool2d.AttentionPool2d)
+        self.projection = nn.Linear(width, embed_dim, bias=has_attention_pool)
         nn.init.normal_(self.projection.weight, std=width**-0.5)
 
     def forward(self, images: Tensor) -> Tensor:

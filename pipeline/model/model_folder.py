@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
 from pipeline.model.tokenizer import Tokenizer
+from pipeline.model.weights import empty_clip
 
 WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.json"
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE)
@@ -56,9 +57,9 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
         weights = safetensors.torch.load(files[WEIGHTS_FILE])
     except SafetensorError as error:
         raise ValueError(f"{source}/{WEIGHTS_FILE}: damaged ({error})") from error
-    network = CLIP(config)
+    network = empty_clip(config)
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{source}/{WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
     try:

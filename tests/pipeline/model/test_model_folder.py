@@ -8,7 +8,6 @@ from PIL import Image
 import pipeline
 from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
-from pipeline.model.config import MODELS
 from pipeline.model.model_folder import Model
 from pipeline.model.tokenizer import Tokenizer
 from tests.pipeline.model.models import CONFIG
@@ -83,21 +82,3 @@ def test_a_tokenizer_of_another_size(model: Model, tmp_path: Path) -> None:
     (tmp_path / model_folder.TOKENIZER_FILE).write_text(other.to_json())
     with pytest.raises(ValueError, match=r"tokenizer\.json has \d+ entries, the model 600"):
         model_folder.load(tmp_path)
-
-
-def test_a_name_needs_weights() -> None:
-    with pytest.raises(ValueError, match=r"load\('tiny'\) needs weights=FOLDER"):
-        pipeline.load("tiny")
-
-
-def test_a_name_with_the_weights_of_another_model(model: Model, tmp_path: Path) -> None:
-    model_folder.save(model, tmp_path)
-    with pytest.raises(ValueError, match="are not those of the model 'tiny'"):
-        pipeline.load("tiny", weights=tmp_path)
-
-
-def test_a_name_with_its_weights(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model_folder.save(model, tmp_path)
-    monkeypatch.setitem(MODELS, "small", CONFIG)
-    network, _, _ = pipeline.load("small", weights=tmp_path)
-    assert network.config == CONFIG
