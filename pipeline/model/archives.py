@@ -68,7 +68,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message advises to run the program; of it the name alone is of use here
-        if program := re.search(r"(?:GLOBAL|instantiate class|func) ([\w.]+)", str(error)):
+        if program := re.search(r"(?:GLOBAL|instantiate class|func|operand) ([\w.]+)", str(error)):
             raise ValueError(f"{path}: {_REFUSED} ({program[1]})") from error
         raise ValueError(f"{path}: damaged, or no file of weights") from error
     except (RuntimeError, EOFError, ValueError, LookupError) as error:
