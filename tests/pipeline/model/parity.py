@@ -2,7 +2,7 @@
 
     python -m tests.pipeline.model.parity ViT-B/32 RN50x64 ...
 
-Prints a line of JSON for each name: the differences, relative to the largest value of the peer's, and the seconds of one core.
+Prints a line of JSON for each name: the differences, relative to the peer's largest value, and the processor's seconds.
 """
 
 import json
