@@ -69,8 +69,7 @@ class Shard:
 
     def rows_left(self, row_group: int) -> npt.NDArray[np.int64]:
         """The rows of a row group that may be read, ascending."""
-        gone = [row for group, row in self.taken_down if group == row_group]
-        return np.delete(np.arange(self.row_groups[row_group]), gone)
+        return tombstones.rows_left(self.row_groups[row_group], row_group, self.taken_down)
 
     def read_row_group(self, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The pairs of a row group, less those taken down. Raises as open() does."""

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -62,6 +63,18 @@ def places(table: pa.Table) -> dict[str, tuple[tuple[int, int], ...]]:
     for path, row_group, row in _places(table):
         found[path].add((row_group, row))
     return {path: tuple(sorted(rows)) for path, rows in found.items()}
+
+
+def rows_left(num_rows: int, row_group: int, taken_down: Iterable[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """The rows of a row group that may be read, ascending.
+
+    Args:
+        num_rows: of the row group.
+        row_group: its number.
+        taken_down: row group and row of what is taken down of its shard, as `places` gives it.
+    """
+    gone = [row for group, row in taken_down if group == row_group]
+    return np.delete(np.arange(num_rows), gone)
 
 
 def search(uri: str, names: pa.Table, paths: Iterable[str], tell: Callable[[int], None] = lambda _: None) -> pa.Table:
