@@ -69,9 +69,7 @@ def main(job: OverlapJob) -> None:
     if not storage.exists(job.datasets):
         raise FileNotFoundError(f"datasets={job.datasets}: nothing is there; give the folder that holds the sets")
     sources = flow.open_sets(job.datasets)
-    sets = {source.dataset.name: source.sha256 for source in sources}
-    if len(sets) < len(sources):
-        raise ValueError(f"datasets={job.datasets}: two sets have one name, of {', '.join(sorted(sets))}; rename one")
+    sets = flow.hashes_by_name(sources, job.datasets)
     encoder, encoder_sha256 = job.encoder.open() or (None, None)
     run = Run.open(job.output, {"sets": sets, "encoder": encoder_sha256})
     groups = [

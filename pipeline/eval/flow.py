@@ -152,6 +152,18 @@ def open_sets(folder: str) -> list[Source]:
     return sorted(sources, key=lambda source: source.dataset.name)
 
 
+def hashes_by_name(sources: Sequence[Source], folder: str) -> dict[str, str]:
+    """The sha256 of each set by its name.
+
+    Raises:
+        ValueError: two sets have one name; the message says that they come from the option `datasets`, `folder`.
+    """
+    names = sorted(source.dataset.name for source in sources)
+    if len(set(names)) < len(names):
+        raise ValueError(f"datasets={folder}: two sets have one name, of {', '.join(names)}; rename one")
+    return {source.dataset.name: source.sha256 for source in sources}
+
+
 def read_images(uri: str, row_group: int) -> pa.Table:
     """The column image of a row group of a set's test.parquet."""
     filesystem, path = storage.filesystem(uri)
