@@ -16,10 +16,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from cluster import storage
+from cluster import parquet, storage
 from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
@@ -82,9 +79,7 @@ def main(job: CrawlJob) -> None:
         survived = survival(outcomes(stages, fetched, job.num_buckets), texts)
         rot = link_rot(stages, fetched, job.num_buckets)
     for name, table in (("survival", survived), ("link_rot", rot)):
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        storage.write_bytes(storage.join(run.uri, f"{name}.parquet"), sink.getvalue().to_pybytes())
+        storage.write_bytes(storage.join(run.uri, f"{name}.parquet"), parquet.encode(table))
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     if fetched.num_kept == 0:
         raise ValueError(f"input={job.input}: no image was left; {run.uri}/funnel.json says where they went")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from cluster import storage
+from cluster import parquet, storage
 from cluster.parts import Output, Stage
 from cluster.resources import Pool
 from cluster.telemetry import Progress
@@ -226,9 +226,7 @@ def evaluate(source: Source, store: Store) -> Evaluation:
 def write_predictions(folder: str, evaluations: Mapping[str, Evaluation]) -> None:
     """Put every sample's outcome into a Parquet file for each set, so that metrics can be computed again."""
     for name, evaluation in evaluations.items():
-        sink = pa.BufferOutputStream()
-        pq.write_table(evaluation.predictions, sink, write_page_checksum=True)
-        storage.write_bytes(storage.join(folder, f"{name}.parquet"), sink.getvalue().to_pybytes())
+        storage.write_bytes(storage.join(folder, f"{name}.parquet"), parquet.encode(evaluation.predictions))
 
 
 def read_predictions(folder: str, name: str) -> pa.Table:
