@@ -106,7 +106,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BlockLists:
-    """All lists of a configuration. Plain arrays, so actors can have it by `ray.put`."""
+    """All lists of a configuration. Plain arrays, which actors of a machine share."""
 
     urls: Keys
     domains: Keys

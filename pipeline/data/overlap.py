@@ -98,7 +98,7 @@ def is_plain(hashes: UInt64) -> npt.NDArray[np.bool_]:
 
 
 class OverlapIndex:
-    """The pictures of evaluation sets and the thresholds of each. Plain arrays, so actors can have it by `ray.put`.
+    """The pictures of evaluation sets and the thresholds of each. Plain arrays, which actors of a machine share.
 
     A picture takes 8 bytes of hash and 2 bytes for each dimension of its embedding: a gigabyte for a million of 512.
     """

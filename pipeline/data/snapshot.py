@@ -8,8 +8,8 @@
     <dataset>/refs/tags/<name>.json                    another name of a version; put if absent
     <dataset>/tombstones/...                           what is taken down, from all versions (tombstones.py)
 
-A version exists when its record does (commit.py). The id is a function of the pairs alone: the same pairs in the same
-shards give the same id wherever they lie. docs/snapshots.md tells the formats and the protocol.
+A version exists when its record does (commit.py). The id depends on the pairs, the shards and the run that wrote them,
+which is in their paths, and not on where the data set lies. docs/snapshots.md tells the formats and the protocol.
 """
 
 from __future__ import annotations
