@@ -102,6 +102,11 @@ def describe_files(uris: Sequence[str]) -> list[list[Any]]:
         return list(threads.map(describe, uris))
 
 
+def hash_file(uri: str | None) -> str | None:
+    """SHA-256 of an input that is read whole, where there is one: a run of other content is another run."""
+    return hashlib.sha256(storage.read_bytes(uri)).hexdigest() if uri else None
+
+
 def _run_id(record: bytes) -> str:
     return hashlib.sha256(record).hexdigest()[:16]
 

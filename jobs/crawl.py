@@ -10,14 +10,13 @@ link_rot.parquet: what became of the addresses of each year, and of the busiest 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cluster import parquet, storage
-from cluster.runs import Run, describe_files, identity
+from cluster.runs import Run, describe_files, hash_file, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.inputs import list_inputs, read_queries, read_survival
@@ -69,9 +68,7 @@ def main(job: CrawlJob) -> None:
     parts = ("num_buckets", "fetch_parts", "extract", "caption", "match_mode", "balance", "fetch", "image", "safety")
     configuration = {name: identity(getattr(job, name)) for name in parts}
     configuration |= {"inputs": describe_files(inputs), "block_lists": dict(lists.digests)}
-    for name in ("queries", "survival"):
-        uri = getattr(job, name)
-        configuration[name] = hashlib.sha256(storage.read_bytes(uri)).hexdigest() if uri else None
+    configuration |= {"queries": hash_file(job.queries), "survival": hash_file(job.survival)}
     run = Run.open(job.output, configuration)
     stages = Stages(run)
     with session(job.session, needs=job.pools):
