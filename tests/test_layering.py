@@ -23,7 +23,7 @@ RAY_FILES = {
     "pipeline.eval.flow",
 }
 
-_DATA = {"pipeline.data", "pipeline.schemas", "pipeline.hashing", "pipeline.paper"}
+_DATA = {"pipeline.data", "pipeline.schemas", "pipeline.reasons", "pipeline.hashing", "pipeline.paper"}
 _FILES_OF_SNAPSHOTS = _DATA | {"cluster.storage", "cluster.s3", "cluster.parquet"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"cluster", "jobs", "pipeline"},
     "pipeline.paper": set(),
     "pipeline.hashing": set(),
+    "pipeline.reasons": set(),
     "pipeline.schemas": set(),
     "pipeline.data": _DATA,
     # Snapshots are files, and whoever has a URI opens one; what Ray needs of cluster/ is none of their business

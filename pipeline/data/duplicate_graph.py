@@ -24,7 +24,8 @@ import pyarrow.compute as pc
 from pipeline.data.hamming import band_keys, near_in_band, near_values
 from pipeline.data.phash import AS_IT_IS, MIRRORED, Variant
 from pipeline.hashing import UInt64
-from pipeline.schemas import EDGES, FINGERPRINTS, GONE, LINKS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import EDGES, FINGERPRINTS, GONE, LINKS
 
 Int64 = npt.NDArray[np.int64]
 CAPTIONS = -1

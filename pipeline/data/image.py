@@ -13,7 +13,7 @@ from typing import Literal
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipeline.data.phash import perceptual_hash as perceptual_hash
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 OPERATIONAL = {"operational": True}
 """Of a field that does not change what a run produces (cluster/runs.py leaves it out of the identity)."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipeline.data.page import Candidate, as_table, candidate
 from pipeline.data.records import Source
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 SHARD_SUFFIX = ".tar"
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")

@@ -28,7 +28,8 @@ from pipeline.data.language import identifier
 from pipeline.data.records import Source
 from pipeline.data.tables import IMAGE_COLUMNS, columns_of_pairs
 from pipeline.hashing import hash128
-from pipeline.schemas import IMPORTED, Reason, conform
+from pipeline.reasons import Reason
+from pipeline.schemas import IMPORTED, conform
 
 _READABLE = ImageConfig(min_side=1, max_aspect_ratio=float(ImageConfig.max_pixels))
 """Any size and shape will do: whoever made the pairs has chosen them."""

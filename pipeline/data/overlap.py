@@ -26,7 +26,8 @@ from pipeline.data.hamming import near
 from pipeline.data.image import DECODER_ERRORS
 from pipeline.data.phash import perceptual_hash
 from pipeline.hashing import UInt64
-from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, Reason, conform, with_reasons
+from pipeline.reasons import Reason
+from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, conform, with_reasons
 
 MIN_BITS_SET = 9
 """Of a hash that tells something; one of a photograph has 32."""

@@ -17,7 +17,7 @@ from yarl import URL
 from pipeline.data.addresses import registered_domain
 from pipeline.data.capacity import Capacity
 from pipeline.data.robots import Robots
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 OPERATIONAL = {"operational": True}
 """Of a field that does not change what a run produces (cluster/runs.py leaves it out of the identity)."""

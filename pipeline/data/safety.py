@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schemas import FETCHED, Reason, status_of
+from pipeline.reasons import Reason, status_of
+from pipeline.schemas import FETCHED
 
 IMAGES_PER_CALL = 1_024
 """So that a part's images are not in memory twice."""

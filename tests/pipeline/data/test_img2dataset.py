@@ -17,7 +17,8 @@ from pipeline.data import img2dataset
 from pipeline.data.img2dataset import read_shard
 from pipeline.data.records import ReadError
 from pipeline.data.tables import check_table, read_table
-from pipeline.schemas import CANDIDATES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import CANDIDATES
 
 ROWS = [
     {"url": f"http://a.example/{number}.jpg", "caption": f"a star {number}", "key": f"00000000{number}"}
