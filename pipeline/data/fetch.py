@@ -33,8 +33,9 @@ from pipeline.data.addresses import (
     registered_domain,
 )
 from pipeline.data.capacity import Capacity
-from pipeline.data.politeness import OPERATIONAL, Host, Hosts, PolitenessConfig, Refused, Rules
+from pipeline.data.politeness import Host, Hosts, PolitenessConfig, Refused, Rules
 from pipeline.data.robots import MAX_ROBOTS_BYTES, Robots, tag_forbids
+from pipeline.operational import OPERATIONAL
 from pipeline.reasons import TRANSIENT, Reason
 
 _PRODUCT_TOKEN = re.compile(r"[A-Za-z_-]+")
