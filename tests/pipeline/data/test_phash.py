@@ -107,7 +107,9 @@ class TestVariants:
     def bits_apart(self, variant: Variant, changed: list[Image.Image]) -> npt.NDArray[np.uint8]:
         """Between what was done to the pictures and (column 0) the pictures as they are, (column 1) their variants."""
         hashes = perceptual_hashes([encode(picture) for picture in self.PICTURES], [AS_IT_IS, variant])
-        return np.bitwise_count(hashes ^ perceptual_hash([encode(picture) for picture in changed])[:, None])
+        of_changed = perceptual_hash([encode(picture) for picture in changed])
+        distances: npt.NDArray[np.uint8] = np.bitwise_count(hashes ^ of_changed[:, None])
+        return distances
 
     def test_mirrored(self) -> None:
         bits = self.bits_apart(MIRRORED, [ImageOps.mirror(picture) for picture in self.PICTURES])
