@@ -8,6 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
+def encode(table: pa.Table) -> bytes:
+    """A table as a Parquet file; the same bytes for the same rows."""
+    sink = pa.BufferOutputStream()
+    with writer(sink, table.schema) as file:
+        file.write_table(table)
+    return bytes(sink.getvalue())
+
+
 def writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """Every page with a checksum; zstd, dictionaries and statistics, but not for large_binary, which is JPEG."""
     leaves = {f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: f.type for f in schema}

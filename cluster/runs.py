@@ -16,7 +16,8 @@ from cluster.parts import Output, Stage
 def identity(config: Any) -> Any:
     """A configuration as plain data, less what does not change what a run produces.
 
-    A dataclass says so of a field (pools, ports, connections) with `metadata={"operational": True}`.
+    A dataclass says so of a field (pools, ports, connections) with `metadata={"operational": True}`, which pipeline has
+    as pipeline.operational.OPERATIONAL.
     """
     if is_dataclass(config) and not isinstance(config, type):
         kept = (f.name for f in fields(config) if not f.metadata.get("operational"))
@@ -100,6 +101,11 @@ def describe_files(uris: Sequence[str]) -> list[list[Any]]:
 
     with ThreadPoolExecutor(32) as threads:  # a crawl of Common Crawl has 90,000 files behind a web server
         return list(threads.map(describe, uris))
+
+
+def hash_file(uri: str | None) -> str | None:
+    """SHA-256 of an input that is read whole, where there is one: a run of other content is another run."""
+    return hashlib.sha256(storage.read_bytes(uri)).hexdigest() if uri else None
 
 
 def _run_id(record: bytes) -> str:

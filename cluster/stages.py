@@ -13,10 +13,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
 
 from cluster import storage
@@ -27,6 +28,8 @@ from cluster.runs import Run
 from cluster.telemetry import Events, Progress
 
 logger = logging.getLogger("clip")
+
+T = TypeVar("T")
 
 Read = Callable[[int], pa.Table | None]
 Transform = Callable[[pa.Table], pa.Table]
@@ -39,6 +42,12 @@ Factory = Callable[[], Work]
 GC_THRESHOLD = 20_000
 """Python's 700 objects are many collections an image."""
 _PART = "__part__"
+
+
+def shared(value: T) -> Callable[[], T]:
+    """Put a value into Ray's memory, once for all; what this returns gives it in whatever task or actor calls it."""
+    reference = ray.put(value)
+    return lambda: ray.get(reference)
 
 
 class Stages:

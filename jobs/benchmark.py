@@ -57,11 +57,7 @@ def main(job: BenchmarkJob) -> None:
         own = storage.join(job.output, "sets")
         flow.write_set(own, *sklearn_digits())
         sources += flow.open_sets(own)
-    sets = {source.dataset.name: source.sha256 for source in sources}
-    if len(sets) < len(sources):
-        names = sorted(source.dataset.name for source in sources)
-        raise ValueError(f"datasets={job.datasets}: two sets have one name, of {', '.join(names)}; rename one")
-    Run.open(job.output, {"model": model_sha256, "sets": sets})
+    Run.open(job.output, {"model": model_sha256, "sets": flow.hashes_by_name(sources, job.datasets)})
     place = storage.join(job.output, "results.json")
     if storage.exists(place):
         logger.info("%s is there already", place)

@@ -10,17 +10,13 @@ link_rot.parquet: what became of the addresses of each year, and of the busiest 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from cluster import storage
-from cluster.runs import Run, describe_files, identity
+from cluster import parquet, storage
+from cluster.runs import Run, describe_files, hash_file, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.inputs import list_inputs, read_queries, read_survival
@@ -72,9 +68,7 @@ def main(job: CrawlJob) -> None:
     parts = ("num_buckets", "fetch_parts", "extract", "caption", "match_mode", "balance", "fetch", "image", "safety")
     configuration = {name: identity(getattr(job, name)) for name in parts}
     configuration |= {"inputs": describe_files(inputs), "block_lists": dict(lists.digests)}
-    for name in ("queries", "survival"):
-        uri = getattr(job, name)
-        configuration[name] = hashlib.sha256(storage.read_bytes(uri)).hexdigest() if uri else None
+    configuration |= {"queries": hash_file(job.queries), "survival": hash_file(job.survival)}
     run = Run.open(job.output, configuration)
     stages = Stages(run)
     with session(job.session, needs=job.pools):
@@ -82,9 +76,7 @@ def main(job: CrawlJob) -> None:
         survived = survival(outcomes(stages, fetched, job.num_buckets), texts)
         rot = link_rot(stages, fetched, job.num_buckets)
     for name, table in (("survival", survived), ("link_rot", rot)):
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        storage.write_bytes(storage.join(run.uri, f"{name}.parquet"), sink.getvalue().to_pybytes())
+        storage.write_bytes(storage.join(run.uri, f"{name}.parquet"), parquet.encode(table))
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     if fetched.num_kept == 0:
         raise ValueError(f"input={job.input}: no image was left; {run.uri}/funnel.json says where they went")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import storage
-from cluster.runs import Run, identity
+from cluster.runs import Run, hash_file, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.encoders import EncoderConfig
@@ -66,6 +66,7 @@ def main(job: CurateJob) -> None:
     parts = ("num_buckets", "dedupe", "cells", "overlap", "balance", "shard")
     configuration = {name: identity(getattr(job, name)) for name in parts} | {
         "encoder": encoder_sha256,
+        "overlap_index": hash_file(job.overlap.index),
         "crawl": [f"{run.run_id}.{output.stage.generation}" for run, output in zip(crawls, fetched, strict=True)],
     }
     run = Run.open(job.output, configuration)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from pipeline.data.extract import ARCHIVE_SUFFIXES
-from pipeline.data.img2dataset import SHARD_SUFFIX
+from pipeline.data.img2dataset import SHARD_SUFFIX, without_tables_beside
 from pipeline.data.overlap import OverlapConfig, OverlapIndex
 from pipeline.data.tables import TABLE_SUFFIXES
 from pipeline.schemas import OVERLAP_INDEX, QUERIES, SURVIVAL
@@ -32,9 +32,7 @@ def list_inputs(uri: str, paths_base: str) -> list[str]:
     """
     if not uri.endswith(PATHS_SUFFIXES):
         found = storage.list_files(uri, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES, SHARD_SUFFIX))
-        # img2dataset's table beside a shard is read with the shard
-        beside = {file.removesuffix(SHARD_SUFFIX) + ".parquet" for file in found if file.endswith(SHARD_SUFFIX)}
-        return [file for file in found if file not in beside]
+        return without_tables_beside(found)
     data = storage.read_bytes(uri)
     lines = (gzip.decompress(data) if uri.endswith(".gz") else data).decode().split()
     wrong = [line for line in lines if not line.endswith(ARCHIVE_SUFFIXES)]

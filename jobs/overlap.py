@@ -12,9 +12,8 @@ from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cluster import storage
+from cluster import parquet, storage
 from cluster.runs import Run
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages, Transform
@@ -69,9 +68,7 @@ def main(job: OverlapJob) -> None:
     if not storage.exists(job.datasets):
         raise FileNotFoundError(f"datasets={job.datasets}: nothing is there; give the folder that holds the sets")
     sources = flow.open_sets(job.datasets)
-    sets = {source.dataset.name: source.sha256 for source in sources}
-    if len(sets) < len(sources):
-        raise ValueError(f"datasets={job.datasets}: two sets have one name, of {', '.join(sorted(sets))}; rename one")
+    sets = flow.hashes_by_name(sources, job.datasets)
     encoder, encoder_sha256 = job.encoder.open() or (None, None)
     run = Run.open(job.output, {"sets": sets, "encoder": encoder_sha256})
     groups = [
@@ -88,10 +85,9 @@ def main(job: OverlapJob) -> None:
     with session(job.session, needs=[job.encoder.pool]):
         items = Stages(run)("items", len(groups), lambda part: groups[part].read(), pools=pools)
     index = items.table(OVERLAP_INDEX)
-    sink = pa.BufferOutputStream()
     metadata = {ENCODER_KEY: encoder_sha256.encode()} if encoder_sha256 else None
-    pq.write_table(index.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True)
-    storage.write_bytes(storage.join(run.uri, "index.parquet"), sink.getvalue().to_pybytes())
+    written = parquet.encode(index.replace_schema_metadata(metadata))
+    storage.write_bytes(storage.join(run.uri, "index.parquet"), written)
     about = {name: about_set(name, index) for name in sets}
     storage.write_bytes(storage.join(run.uri, "index.json"), json.dumps(about, indent=1).encode())
 

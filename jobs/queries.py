@@ -11,10 +11,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from cluster import storage
+from cluster import parquet, storage
 from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
@@ -88,9 +85,7 @@ def main(job: QueriesJob) -> None:
         raise ValueError(
             f"no query: no term reaches queries.min_word_count={job.queries.min_word_count}; lower it or add text"
         )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    storage.write_bytes(storage.join(run.uri, "queries.parquet"), sink.getvalue().to_pybytes())
+    storage.write_bytes(storage.join(run.uri, "queries.parquet"), parquet.encode(table))
     counts = dict(Counter(table["source"].to_pylist()))
     manifest = {"inputs": inputs, "wordnet": synsets_digest, "queries_by_source": counts, "stages": stages.funnel()}
     storage.write_bytes(storage.join(run.uri, "queries.json"), json.dumps(manifest, indent=1).encode())

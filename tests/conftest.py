@@ -13,11 +13,16 @@ from cluster.session import SessionConfig, session
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A home of its own, no Ray but ours, and the address of the S3 that `s3` starts, before any worker inherits it."""
+    """A home of its own, no Ray but ours, and the address of the S3 that `s3` starts, before any worker inherits it.
+
+    Ray's worker processes wait two minutes for work, not a second: a new one takes two seconds of a CPU, and of the 190
+    of the whole suite 70 were ended for being idle.
+    """
     with socket.socket() as reserved, pytest.MonkeyPatch.context() as patch:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the server binds it too, nobody else gets it
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
+        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "AWS_PROFILE"):
             patch.delenv(name, raising=False)

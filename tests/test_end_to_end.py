@@ -39,7 +39,8 @@ from pipeline.data.queries import QueriesConfig
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot
 from pipeline.model.duplicates import detector_config, to_files
-from pipeline.schemas import CANDIDATES, FETCHED, IMAGE_CHECKS, POLICY, TRANSIENT, Reason
+from pipeline.reasons import IMAGE_CHECKS, POLICY, TRANSIENT, Reason
+from pipeline.schemas import CANDIDATES, FETCHED
 from pipeline.train.duplicate_detector import new_detector
 
 pytestmark = pytest.mark.cluster

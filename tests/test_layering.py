@@ -23,7 +23,14 @@ RAY_FILES = {
     "pipeline.eval.flow",
 }
 
-_DATA = {"pipeline.data", "pipeline.schemas", "pipeline.hashing", "pipeline.paper"}
+_DATA = {
+    "pipeline.data",
+    "pipeline.schemas",
+    "pipeline.reasons",
+    "pipeline.hashing",
+    "pipeline.paper",
+    "pipeline.operational",
+}
 _FILES_OF_SNAPSHOTS = _DATA | {"cluster.storage", "cluster.s3", "cluster.parquet"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -31,6 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"cluster", "jobs", "pipeline"},
     "pipeline.paper": set(),
     "pipeline.hashing": set(),
+    "pipeline.operational": set(),
+    "pipeline.reasons": set(),
     "pipeline.schemas": set(),
     "pipeline.data": _DATA,
     # Snapshots are files, and whoever has a URI opens one; what Ray needs of cluster/ is none of their business
@@ -41,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline.data.tombstones": _FILES_OF_SNAPSHOTS,
     "pipeline.model": {"pipeline.model", "pipeline.paper"},
     "pipeline.train": {
-        *("pipeline.train", "pipeline.model", "pipeline.hashing", "pipeline.paper"),
+        *("pipeline.train", "pipeline.model", "pipeline.hashing", "pipeline.paper", "pipeline.operational"),
         *("pipeline.data.order", "pipeline.data.reading"),  # how a snapshot is read
     },
     "pipeline.eval": {"pipeline.eval", "pipeline.model", "pipeline.paper"},

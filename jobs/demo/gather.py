@@ -17,7 +17,8 @@ from pipeline.data.snapshot import Snapshot
 from pipeline.eval.link_rot import LinkCount
 from pipeline.eval.queries import QueryCount
 from pipeline.eval.report import Example, KeptPair, RejectedPair, Stage
-from pipeline.schemas import SAFETY, SKETCHES, Reason
+from pipeline.reasons import SAFETY, Reason
+from pipeline.schemas import SKETCHES
 
 STAGES = {
     "candidates": "extracted, captions checked, matched",

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, PERMANENT, POLICY, TRANSIENT, Reason, conform
+from pipeline.reasons import PERMANENT, POLICY, TRANSIENT, Reason
+from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, conform
 
 Retry = Literal["transient", "permanent", "policy", "moved"]
 """Which rows: those with reasons of a class, or those that have moved to another domain."""

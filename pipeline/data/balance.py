@@ -35,7 +35,8 @@ import pyarrow.compute as pc
 
 from pipeline import paper
 from pipeline.hashing import UInt64, draws, words_of_ids
-from pipeline.schemas import SKETCHES, THRESHOLDS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import SKETCHES, THRESHOLDS
 
 Integers = npt.NDArray[np.integer[Any]]
 MaxPairs = int | npt.NDArray[np.int64]

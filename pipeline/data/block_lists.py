@@ -30,7 +30,8 @@ from pipeline.data.extents import sha256
 from pipeline.data.page import normalize_url
 from pipeline.data.safety import SafetyConfig
 from pipeline.hashing import UInt64
-from pipeline.schemas import Reason, with_reasons
+from pipeline.reasons import Reason
+from pipeline.schemas import with_reasons
 
 Opener = Callable[[str], Any]
 """Opens a URI as a binary stream."""
@@ -106,7 +107,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BlockLists:
-    """All lists of a configuration. Plain arrays, so actors can have it by `ray.put`."""
+    """All lists of a configuration. Plain arrays, which actors of a machine share."""
 
     urls: Keys
     domains: Keys

@@ -12,7 +12,8 @@ import pyarrow as pa
 from pipeline.data.language import LANGUAGES, MIN_PROBABILITY, identifier
 from pipeline.data.personal import redact
 from pipeline.hashing import hash128
-from pipeline.schemas import Reason, with_reasons
+from pipeline.reasons import Reason
+from pipeline.schemas import with_reasons
 
 _FILE_NAME = re.compile(
     r"(?i)^\S+\.(jpe?g|png|gif|webp|bmp|tiff?|svg|avif|heic)$|^(img|dsc|dscn|dscf|dcim|pict|image|photo|screenshot)[\s_-]*\d\S*(\s+([^\w\s]?\d\S*|at|am|pm|copy))*$"

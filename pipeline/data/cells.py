@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from pipeline.data.embeddings import Matrix, cosines, to_matrix
 from pipeline.hashing import draws, words_of_ids
-from pipeline.schemas import CELL_MEMBERS, CENTROIDS, EMBEDDING_EDGES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import CELL_MEMBERS, CENTROIDS, EMBEDDING_EDGES
 
 Ints = npt.NDArray[np.int64]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster import storage
+from cluster import parquet, storage
 from pipeline.data import tombstones
 from pipeline.data.snapshot import (
     OWN_FIELDS,
@@ -43,7 +43,7 @@ class ConflictError(ValueError):
 
 def put_overlaps(uri: str, overlaps: pa.Table) -> str:
     """Write OVERLAPS into a data set, and give their sha256, for a record's `overlap`."""
-    data = tombstones.encode(overlaps.cast(OVERLAPS))
+    data = parquet.encode(overlaps.cast(OVERLAPS))
     sha256 = hashlib.sha256(data).hexdigest()
     storage.put_if_absent(storage.join(uri, "overlaps", f"{sha256}.parquet"), data)
     return sha256
@@ -79,11 +79,11 @@ def commit(
     assert not OWN_FIELDS & metadata.keys(), OWN_FIELDS & metadata.keys()
     uri = storage.absolute(uri)
     _check_shards(uri, shards)
-    manifest = tombstones.encode(
+    manifest = parquet.encode(
         pa.table([[getattr(shard, name) for shard in shards] for name in SHARDS.names], schema=SHARDS)
     )
     snapshot_id = hashlib.sha256(manifest).hexdigest()
-    counts = tombstones.encode(query_counts.cast(QUERY_COUNTS))
+    counts = parquet.encode(query_counts.cast(QUERY_COUNTS))
     storage.put_if_absent(storage.join(uri, "query_counts", f"{snapshot_id}.parquet"), counts)
     if not storage.put_if_absent(manifest_uri(uri, snapshot_id), manifest):
         raise ValueError(f"{manifest_uri(uri, snapshot_id)} is damaged; remove it and commit again")

@@ -24,7 +24,8 @@ from pipeline.data.fetch import FetchConfig, Fetcher
 from pipeline.data.image import ImageConfig
 from pipeline.data.politeness import Refused
 from pipeline.data.resize import Picture
-from pipeline.schemas import FETCHED, Reason, conform, status_of
+from pipeline.reasons import Reason, status_of
+from pipeline.schemas import FETCHED, conform
 
 _FILLED = tuple(f.name for f in fields(Picture) if f.name in FETCHED.names)
 """The columns of FETCHED that are a Picture's."""

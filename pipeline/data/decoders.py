@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from pipeline.data.image import ImageConfig
 from pipeline.data.resize import ImageProcessor, Picture
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 _IN_HAND = 8
 """Images that a child has at once: the next one is there when it has done with the first."""

@@ -21,7 +21,8 @@ from pipeline.data.hamming import near_pairs as near_pairs
 from pipeline.data.phash import perceptual_hashes
 from pipeline.data.urls import normalized
 from pipeline.hashing import UInt64, hash64, words_of_ids
-from pipeline.schemas import DUPLICATES, PICTURES, SPARES, Reason, conform, with_reasons
+from pipeline.reasons import Reason
+from pipeline.schemas import DUPLICATES, PICTURES, SPARES, conform, with_reasons
 
 CAPTION_SOURCES = ("figcaption", "alt", "table", "title", "og:image:alt")
 """Where a caption came from, best first."""

@@ -24,7 +24,9 @@ import pyarrow.compute as pc
 from pipeline.data.hamming import band_keys, near_in_band, near_values
 from pipeline.data.phash import AS_IT_IS, MIRRORED, Variant
 from pipeline.hashing import UInt64
-from pipeline.schemas import EDGES, FINGERPRINTS, GONE, LINKS, Reason
+from pipeline.operational import OPERATIONAL
+from pipeline.reasons import Reason
+from pipeline.schemas import EDGES, FINGERPRINTS, GONE, LINKS
 
 Int64 = npt.NDArray[np.int64]
 CAPTIONS = -1
@@ -46,7 +48,7 @@ class DedupeConfig:
     """Whether a picture and its mirror image are one."""
     degrees: tuple[float, ...] = ()
     """Angles by which one picture may be turned; a small one covers those near to it."""
-    max_links_at_once: int = field(default=2_000_000, metadata={"operational": True})
+    max_links_at_once: int = field(default=2_000_000, metadata=OPERATIONAL)
     """Of the duplicate graph, twice its edges: with more than these left it is worked on in rounds over all workers,
     with fewer in one, 100 bytes each. The result is the same."""
 

@@ -1,7 +1,7 @@
 """Embeddings on Ray: pictures embedded by a pool, near ones found cell by cell, overlaps with evaluation sets.
 
-Each is a chain of stages (cluster/stages.py) over the functions of embeddings.py, cells.py and overlap.py, for flow.py
-to call. No stage but that of the centroids is a single task, and that one reads a sample.
+Each is a chain of stages (cluster/stages.py) over the functions of embeddings.py, cells.py and overlap.py, for
+curate_flow.py to call. No stage but that of the centroids is a single task, and that one reads a sample.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from cluster.parts import Output
 from cluster.resources import Pool
-from cluster.stages import Stages
+from cluster.stages import Stages, shared
 from pipeline.data import cells, overlap
 from pipeline.data.duplicate_graph import leaders
 from pipeline.data.embeddings import Embedder, Encode, to_matrix
@@ -99,13 +98,13 @@ def near_embeddings(
         lambda _: sampled.table(EMBEDDINGS),
         finish=lambda table: cells.centroid_table(cells.learn_centroids(table, config)),
     )
-    centroids = ray.put(to_matrix(learned.table(CENTROIDS)["centroid"]))
+    centroids = shared(to_matrix(learned.table(CENTROIDS)["centroid"]))
 
     members = stages(
         "cells",
         parts,
         embedded(leading, embeddings),
-        finish=lambda table: cells.cell_members(table, ray.get(centroids), config.num_cells_each),
+        finish=lambda table: cells.cell_members(table, centroids(), config.num_cells_each),
         place=lambda table: (table["cell"].to_numpy() % buckets).astype(np.int32),
         num_buckets=buckets,
     )
@@ -126,8 +125,8 @@ def overlaps(stages: Stages, num_parts: int, pictures: PictureRead, index: overl
         pictures: columns pair_id and phash of a part, and where the index has embeddings those of `embedded`.
         index: the evaluation sets.
     """
-    known = ray.put(index)
-    return stages("overlaps", num_parts, pictures, finish=lambda table: overlap.find_overlaps(table, ray.get(known)))
+    known = shared(index)
+    return stages("overlaps", num_parts, pictures, finish=lambda table: overlap.find_overlaps(table, known()))
 
 
 def settled_overlaps(stages: Stages, found: Output, placed: Output) -> Output:

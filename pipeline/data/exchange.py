@@ -24,9 +24,9 @@ from pipeline.data import imports, passes, shard, snapshot
 from pipeline.data.commit import commit
 from pipeline.data.curate_flow import make_shards
 from pipeline.data.flow import IMAGE_GROUPS
-from pipeline.data.img2dataset import SHARD_SUFFIX
+from pipeline.data.img2dataset import SHARD_SUFFIX, without_tables_beside
 from pipeline.data.reading import ShardReader, Shards, shard_infos
-from pipeline.data.sources import open_uri
+from pipeline.data.sources import open_shard
 from pipeline.data.webdataset import SUFFIX, TarWriter, shard_name
 from pipeline.schemas import PAIRS
 
@@ -43,10 +43,7 @@ def list_pairs(uri: str) -> list[str]:
         FileNotFoundError: there are none.
         ValueError: a file is neither, or a table has no images or no captions.
     """
-    found = storage.list_files(uri, suffixes=INPUT_SUFFIXES)
-    # img2dataset's table beside a tar is read with the tar
-    beside = {file.removesuffix(SHARD_SUFFIX) + ".parquet" for file in found if file.endswith(SHARD_SUFFIX)}
-    files = [file for file in found if file not in beside]
+    files = without_tables_beside(storage.list_files(uri, suffixes=INPUT_SUFFIXES))
     with ThreadPoolExecutor(32) as threads:  # each is a request or two to an object store
         list(threads.map(_check, files))
     return files
@@ -70,19 +67,15 @@ def read_pairs(uri: str) -> pa.Table:
     Raises:
         ValueError: the table is damaged.
     """
+    if uri.endswith(SHARD_SUFFIX):
+        with open_shard(uri) as (stream, listed):
+            return imports.read_tar(stream, listed)
     filesystem, path = storage.filesystem(uri)
-    if not uri.endswith(SHARD_SUFFIX):
-        try:
-            with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-                return imports.read_table(file)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(
-                f"{uri}: cannot be read to its end ({error}); put the file back, or take it away"
-            ) from error
-    beside = path.removesuffix(SHARD_SUFFIX) + ".parquet"
-    listed = pq.read_table(beside, filesystem=filesystem) if filesystem.get_file_info(beside).is_file else None
-    with open_uri(uri) as stream:
-        return imports.read_tar(stream, listed)
+    try:
+        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
+            return imports.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{uri}: cannot be read to its end ({error}); put the file back, or take it away") from error
 
 
 def import_pairs(

@@ -20,7 +20,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord
 from pipeline.data import wat
 from pipeline.data.page import Candidate, as_table, candidate, columns_of, decode, is_deep, join, page_candidates
 from pipeline.data.records import DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, Record, read_records
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 ARCHIVE_SUFFIXES = (".warc", ".warc.gz", ".warc.zst", ".wat", ".wat.gz", ".wat.zst")
 _RESPONSE = b"WARC/1.1\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: "

@@ -1,6 +1,6 @@
 """The fetcher: many hosts at once, each one gently, and only where it is allowed.
 
-Every address ends as bytes or as a reason; the reasons' classes are in schemas.py. What a host may be asked, and how
+Every address ends as bytes or as a reason; the reasons' classes are in reasons.py. What a host may be asked, and how
 often, is in politeness.py and robots.py, and where the crawler may connect to in addresses.py.
 """
 
@@ -33,9 +33,10 @@ from pipeline.data.addresses import (
     registered_domain,
 )
 from pipeline.data.capacity import Capacity
-from pipeline.data.politeness import OPERATIONAL, Host, Hosts, PolitenessConfig, Refused, Rules
+from pipeline.data.politeness import Host, Hosts, PolitenessConfig, Refused, Rules
 from pipeline.data.robots import MAX_ROBOTS_BYTES, Robots, tag_forbids
-from pipeline.schemas import TRANSIENT, Reason
+from pipeline.operational import OPERATIONAL
+from pipeline.reasons import TRANSIENT, Reason
 
 _PRODUCT_TOKEN = re.compile(r"[A-Za-z_-]+")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})

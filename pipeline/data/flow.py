@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from functools import partial, reduce
 
 import pyarrow as pa
-import ray
 
 from cluster.part_file import RowGroups
 from cluster.parts import Output
 from cluster.resources import Pool
-from cluster.stages import Factory, Read, Stages, Transform
+from cluster.stages import Factory, Read, Stages, Transform, shared
 from pipeline.data import (
     balance,
     caption,
@@ -93,19 +92,19 @@ def crawl(
     """
     buckets, parts = config.num_buckets, config.fetch_parts
     early = config.balance.max_pairs_before_fetch if early is None else early
-    texts, block_lists = ray.put(list(query_texts)), ray.put(lists)
+    texts, block_lists = shared(list(query_texts)), shared(lists)
     screens_held = bool(lists.pictures) or config.safety.classifier is not None
 
     def read(part: int) -> pa.Table:
-        found = apply_lists(read_input(inputs[part], config.extract), ray.get(block_lists))
+        found = apply_lists(read_input(inputs[part], config.extract), block_lists())
         return caption.apply_rules(found, config.caption)
 
     def prepare() -> Transform:
         steps: list[Transform] = []
         if query_texts:
-            steps.append(partial(match.match_captions, matcher=match.Matcher(ray.get(texts), config.match_mode)))
+            steps.append(partial(match.match_captions, matcher=match.Matcher(texts(), config.match_mode)))
         if screens_held:
-            crawler = Crawler(config.fetch, config.image, ray.get(block_lists))
+            crawler = Crawler(config.fetch, config.image, block_lists())
             steps.append(HeldImages(crawler, Screen(config.safety)))
         return lambda table: reduce(lambda done, step: step(done), steps, table)
 
@@ -141,9 +140,9 @@ def crawl(
 def crawlers(config: CrawlConfig, lists: BlockLists) -> list[tuple[Factory, Pool]]:
     """What fetches, checks, resizes and screens."""
     alone = config.fetch_pool.max_size == 1  # then a redirect to another domain is nobody else's to follow
-    block_lists = ray.put(lists)
+    block_lists = shared(lists)
     pools: list[tuple[Factory, Pool]] = [
-        (lambda: Crawler(config.fetch, config.image, ray.get(block_lists), owns_all=alone).pieces, config.fetch_pool)
+        (lambda: Crawler(config.fetch, config.image, block_lists(), owns_all=alone).pieces, config.fetch_pool)
     ]
     if config.safety.classifier is not None:
         pools.append((partial(Screen, config.safety), config.screen_pool))

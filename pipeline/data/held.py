@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schemas import SAFETY, with_reasons
+from pipeline.reasons import SAFETY
+from pipeline.schemas import with_reasons
 
 Transform = Callable[[pa.Table], pa.Table]
 

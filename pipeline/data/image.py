@@ -13,10 +13,9 @@ from typing import Literal
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipeline.data.phash import perceptual_hash as perceptual_hash
-from pipeline.schemas import Reason
+from pipeline.operational import OPERATIONAL
+from pipeline.reasons import Reason
 
-OPERATIONAL = {"operational": True}
-"""Of a field that does not change what a run produces (cluster/runs.py leaves it out of the identity)."""
 SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
 from pipeline.data.page import Candidate, as_table, candidate
 from pipeline.data.records import Source
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 SHARD_SUFFIX = ".tar"
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
@@ -36,6 +36,43 @@ class Sample(NamedTuple):
     """First byte of its first member in the shard."""
     parts: dict[str, bytes | None]
     """Content by extension; None where it is longer than the limit."""
+
+    @property
+    def text(self) -> str:
+        """Its .txt; empty where there is none."""
+        return self._decoded("txt")
+
+    def fields(self) -> dict[str, Any] | None:
+        """What its .json says: nothing where there is none or it is no object, None where it cannot be read."""
+        try:
+            known = json.loads(self._decoded("json") or "{}")
+        except (ValueError, RecursionError):
+            return None
+        return known if isinstance(known, dict) else {}
+
+    @property
+    def image(self) -> bytes | None:
+        """Its image, of several the first by IMAGE_TYPES; None where there is none or it is too long."""
+        return next((self.parts[name] for name in IMAGE_TYPES if name in self.parts), None)
+
+    @property
+    def image_is_too_long(self) -> bool:
+        """Whether there is an image, longer than MAX_IMAGE_BYTES."""
+        return self.image is None and not self.parts.keys().isdisjoint(IMAGE_TYPES)
+
+    def _decoded(self, extension: str) -> str:
+        return (self.parts.get(extension) or b"").decode("utf-8", "replace")
+
+
+def table_beside(shard: str) -> str:
+    """Where the table beside a shard is, if there is one."""
+    return shard.removesuffix(SHARD_SUFFIX) + ".parquet"
+
+
+def without_tables_beside(files: Sequence[str]) -> list[str]:
+    """The files less the tables beside shards, which are read with their shards."""
+    beside = {table_beside(file) for file in files if file.endswith(SHARD_SUFFIX)}
+    return [file for file in files if file not in beside]
 
 
 def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
@@ -108,16 +145,12 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) ->
 
 
 def _candidate(sample: Sample) -> Candidate:
-    texts = {name: (sample.parts.get(name) or b"").decode("utf-8", "replace") for name in ("txt", "json")}
-    try:
-        known = json.loads(texts["json"] or "{}")
-    except (ValueError, RecursionError):
-        return Candidate(reason=Reason.BROKEN_RECORD, caption=texts["txt"])
-    fields = known if isinstance(known, dict) else {}
+    fields = sample.fields()
+    if fields is None:
+        return Candidate(reason=Reason.BROKEN_RECORD, caption=sample.text)
     url, caption = (value if isinstance(value := fields.get(name), str) else "" for name in ("url", "caption"))
-    images = [sample.parts[name] for name in IMAGE_TYPES if name in sample.parts]
-    found = candidate(url, texts["txt"] or caption, "table", images[0] if images else None)
-    return found._replace(reason=Reason.TOO_MANY_BYTES) if images and images[0] is None else found
+    found = candidate(url, sample.text or caption, "table", sample.image)
+    return found._replace(reason=Reason.TOO_MANY_BYTES) if sample.image_is_too_long else found
 
 
 def _check_end(stream: Source, offset: int) -> None:

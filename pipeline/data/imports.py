@@ -8,7 +8,6 @@ so the SHA-256 (then of the bytes that are there) and the caption's language.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 import warnings
@@ -29,7 +28,8 @@ from pipeline.data.language import identifier
 from pipeline.data.records import Source
 from pipeline.data.tables import IMAGE_COLUMNS, columns_of_pairs
 from pipeline.hashing import hash128
-from pipeline.schemas import IMPORTED, Reason, conform
+from pipeline.reasons import Reason
+from pipeline.schemas import IMPORTED, conform
 
 _READABLE = ImageConfig(min_side=1, max_aspect_ratio=float(ImageConfig.max_pixels))
 """Any size and shape will do: whoever made the pairs has chosen them."""
@@ -93,17 +93,13 @@ def read_table(file: pq.ParquetFile) -> pa.Table:
 
 
 def _row_of_sample(sample: img2dataset.Sample) -> Row:
-    texts = {name: (sample.parts.get(name) or b"").decode("utf-8", "replace") for name in ("txt", "json")}
-    try:
-        known = json.loads(texts["json"] or "{}")
-    except (ValueError, RecursionError):
-        return {"caption": texts["txt"], "reason": Reason.BROKEN_RECORD}
-    fields = known if isinstance(known, dict) else {}
-    images = [sample.parts[name] for name in img2dataset.IMAGE_TYPES if name in sample.parts]
-    if images and images[0] is None:
-        return {"caption": texts["txt"], "reason": Reason.TOO_MANY_BYTES}
-    caption = texts["txt"] if sample.parts.get("txt") is not None else fields.get("caption")
-    return _row(fields, caption, images[0] if images else None)
+    fields = sample.fields()
+    if fields is None:
+        return {"caption": sample.text, "reason": Reason.BROKEN_RECORD}
+    if sample.image_is_too_long:
+        return {"caption": sample.text, "reason": Reason.TOO_MANY_BYTES}
+    caption = sample.text if sample.parts.get("txt") is not None else fields.get("caption")
+    return _row(fields, caption, sample.image)
 
 
 def _row(fields: Mapping[str, Any], caption: Any, image: bytes | None) -> Row:

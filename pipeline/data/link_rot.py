@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.addresses import registered_domain
-from pipeline.schemas import IMAGE_CHECKS, LINK_ROT, Reason, class_of
+from pipeline.reasons import IMAGE_CHECKS, Reason, class_of
+from pipeline.schemas import LINK_ROT
 
 _HOST = r"^https?://(?P<host>\[[^\]/]*\]|[^/?#:]+)"
 _TRIED, *_FATES = LINK_ROT.names[2:]

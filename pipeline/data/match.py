@@ -24,7 +24,7 @@ from ahocorasick_rs import AhoCorasick, MatchKind
 from pipeline.data import words
 from pipeline.data.words import Kind, Words
 from pipeline.hashing import UInt64, mix
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 MatchMode = Literal["paper", "metaclip"]
 Int32 = npt.NDArray[np.int32]

@@ -26,7 +26,8 @@ from pipeline.data.hamming import near
 from pipeline.data.image import DECODER_ERRORS
 from pipeline.data.phash import perceptual_hash
 from pipeline.hashing import UInt64
-from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, Reason, conform, with_reasons
+from pipeline.reasons import Reason
+from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, conform, with_reasons
 
 MIN_BITS_SET = 9
 """Of a hash that tells something; one of a photograph has 32."""
@@ -98,7 +99,7 @@ def is_plain(hashes: UInt64) -> npt.NDArray[np.bool_]:
 
 
 class OverlapIndex:
-    """The pictures of evaluation sets and the thresholds of each. Plain arrays, so actors can have it by `ray.put`.
+    """The pictures of evaluation sets and the thresholds of each. Plain arrays, which actors of a machine share.
 
     A picture takes 8 bytes of hash and 2 bytes for each dimension of its embedding: a gigabyte for a million of 512.
     """

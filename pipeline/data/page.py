@@ -21,7 +21,8 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encodi
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from pipeline.hashing import hash128
-from pipeline.schemas import CANDIDATES, Reason, conform
+from pipeline.reasons import Reason
+from pipeline.schemas import CANDIDATES, conform
 
 LAZY_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src")
 MAX_DEPTH = 5_000

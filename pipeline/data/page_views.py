@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from pipeline.schemas import PAGE_VIEWS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import PAGE_VIEWS
 
 SUFFIXES = (".gz", ".bz2")
 

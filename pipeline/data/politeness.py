@@ -17,10 +17,9 @@ from yarl import URL
 from pipeline.data.addresses import registered_domain
 from pipeline.data.capacity import Capacity
 from pipeline.data.robots import Robots
-from pipeline.schemas import Reason
+from pipeline.operational import OPERATIONAL
+from pipeline.reasons import Reason
 
-OPERATIONAL = {"operational": True}
-"""Of a field that does not change what a run produces (cluster/runs.py leaves it out of the identity)."""
 MAX_HOSTS = 100_000
 """Hosts that are remembered, at most, beside those that are busy."""
 MAX_DETAIL_CHARACTERS = 300

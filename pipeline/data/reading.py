@@ -23,6 +23,7 @@ from pyarrow.fs import FileSystem
 
 from pipeline.data.order import Int64, Order, Rows, ShardInfo
 from pipeline.data.snapshot import Shard
+from pipeline.data.tombstones import rows_left
 from pipeline.schemas import PAIRS, PAIRS_VERSION
 
 COLUMNS = ("caption", "image")
@@ -110,8 +111,7 @@ class ShardReader:
     def places_left(self, shard: int, row_group: int) -> Int64:
         """The places in a row group whose rows have not been taken down."""
         info = self.shards.infos[shard]
-        gone = [row for group, row in info.taken_down if group == row_group]
-        return np.delete(np.arange(info.row_groups[row_group]), gone)
+        return rows_left(info.row_groups[row_group], row_group, info.taken_down)
 
     def take(self, rows: Rows) -> pa.Table:
         """Some rows of a row group, which is kept in memory for the next call that asks for rows of it."""

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from pipeline.data.image import Header, ImageConfig, inspect, perceptual_hash
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 _MAX_EXTRANEOUS_BYTES = 32
 _HARMLESS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")

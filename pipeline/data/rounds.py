@@ -20,7 +20,8 @@ from pipeline.data.attempts import Retry, as_answers, due, merge, reasons_of
 from pipeline.data.block_lists import BlockLists
 from pipeline.data.flow import IMAGE_GROUPS, CrawlConfig, crawlers
 from pipeline.data.places import by_domain
-from pipeline.schemas import FETCHED, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import FETCHED
 
 
 def later_attempts(

@@ -18,11 +18,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schemas import FETCHED, Reason, status_of
+from pipeline.operational import OPERATIONAL
+from pipeline.reasons import Reason, status_of
+from pipeline.schemas import FETCHED
 
 IMAGES_PER_CALL = 1_024
 """So that a part's images are not in memory twice."""
-_AT_ANY_PLACE = {"operational": True}
+_AT_ANY_PLACE = OPERATIONAL
 """A list is known by its content (`BlockLists.digests`), wherever it lies."""
 
 

@@ -8,8 +8,8 @@
     <dataset>/refs/tags/<name>.json                    another name of a version; put if absent
     <dataset>/tombstones/...                           what is taken down, from all versions (tombstones.py)
 
-A version exists when its record does (commit.py). The id is a function of the pairs alone: the same pairs in the same
-shards give the same id wherever they lie. docs/snapshots.md tells the formats and the protocol.
+A version exists when its record does (commit.py). The id depends on the pairs, the shards and the run that wrote them,
+which is in their paths, and not on where the data set lies. docs/snapshots.md tells the formats and the protocol.
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ class Shard:
 
     def rows_left(self, row_group: int) -> npt.NDArray[np.int64]:
         """The rows of a row group that may be read, ascending."""
-        gone = [row for group, row in self.taken_down if group == row_group]
-        return np.delete(np.arange(self.row_groups[row_group]), gone)
+        return tombstones.rows_left(self.row_groups[row_group], row_group, self.taken_down)
 
     def read_row_group(self, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The pairs of a row group, less those taken down. Raises as open() does."""

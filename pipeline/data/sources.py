@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,13 +40,20 @@ def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
     """CANDIDATES of one archive, table or img2dataset shard."""
     if uri.endswith(extract.ARCHIVE_SUFFIXES):
         return extract.read_archive(uri, open_uri, config)
-    filesystem, path = storage.filesystem(uri)
     if uri.endswith(img2dataset.SHARD_SUFFIX):
-        beside = path.removesuffix(img2dataset.SHARD_SUFFIX) + ".parquet"
-        listed = pq.read_table(beside, filesystem=filesystem) if filesystem.get_file_info(beside).is_file else None
-        with open_uri(uri) as stream:
+        with open_shard(uri) as (stream, listed):
             return img2dataset.read_shard(uri, stream, listed)
-    return tables.read_table(uri, filesystem, path)
+    return tables.read_table(uri, *storage.filesystem(uri))
+
+
+@contextmanager
+def open_shard(uri: str) -> Iterator[tuple[io.BufferedReader, pa.Table | None]]:
+    """A webdataset shard, which can be sought, and img2dataset's table beside it, where there is one."""
+    filesystem, path = storage.filesystem(uri)
+    beside = img2dataset.table_beside(path)
+    listed = pq.read_table(beside, filesystem=filesystem) if filesystem.get_file_info(beside).is_file else None
+    with open_uri(uri) as stream:
+        yield stream, listed
 
 
 def open_uri(uri: str) -> io.BufferedReader:

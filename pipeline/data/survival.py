@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.balance import BalanceConfig
-from pipeline.schemas import OUTCOMES, SURVIVAL, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import OUTCOMES, SURVIVAL
 
 PRIOR_PAIRS = 100
 """A rate measured on that many pairs has a standard error of 0.05 at most, and then weighs as much as the overall."""

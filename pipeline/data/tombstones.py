@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster import storage
-from cluster.parquet import writer
+from cluster import parquet, storage
 
 Kind = Literal["pair_id", "url", "sha256"]
 """The column of schemas.PAIRS by which pairs are named; sha256 is that of the original file."""
@@ -64,6 +64,18 @@ def places(table: pa.Table) -> dict[str, tuple[tuple[int, int], ...]]:
     return {path: tuple(sorted(rows)) for path, rows in found.items()}
 
 
+def rows_left(num_rows: int, row_group: int, taken_down: Iterable[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """The rows of a row group that may be read, ascending.
+
+    Args:
+        num_rows: of the row group.
+        row_group: its number.
+        taken_down: row group and row of what is taken down of its shard, as `places` gives it.
+    """
+    gone = [row for group, row in taken_down if group == row_group]
+    return np.delete(np.arange(num_rows), gone)
+
+
 def search(uri: str, names: pa.Table, paths: Iterable[str], tell: Callable[[int], None] = lambda _: None) -> pa.Table:
     """TOMBSTONES: where these NAMES lie in these shards.
 
@@ -90,7 +102,7 @@ def put(uri: str, table: pa.Table) -> None:
     before = {tuple(row.values()) for row in read(uri).to_pylist()}
     new = [row for row in table.to_pylist() if tuple(row.values()) not in before]
     if new:
-        data = encode(pa.Table.from_pylist(new, TOMBSTONES))
+        data = parquet.encode(pa.Table.from_pylist(new, TOMBSTONES))
         # Numbered to be read by people: two that get one number differ in their hash, and both count
         name = f"t{len(files(uri)) + 1:08d}-{hashlib.sha256(data).hexdigest()}.parquet"
         storage.put_if_absent(storage.join(uri, "tombstones", name), data)
@@ -101,14 +113,6 @@ def follow(uri: str, paths: Iterable[str]) -> None:
     names = read(uri).select(NAMES.names)
     if names.num_rows:
         put(uri, search(uri, names.group_by(NAMES.names).aggregate([]), paths))
-
-
-def encode(table: pa.Table) -> bytes:
-    """Parquet bytes; the same for the same rows."""
-    sink = pa.BufferOutputStream()
-    with writer(sink, table.schema) as file:
-        file.write_table(table)
-    return bytes(sink.getvalue())
 
 
 def _read_one(uri: str) -> pa.Table:

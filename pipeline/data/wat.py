@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 
 class Page(NamedTuple):

@@ -23,7 +23,8 @@ from mwparserfromhell.wikicode import Wikicode
 from mwxml.errors import MalformedXML
 
 from pipeline.data.extents import Extent
-from pipeline.schemas import ARTICLES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import ARTICLES
 
 READ_BYTES = 2**20
 MAX_PAGE_BYTES = 8 * 2**20

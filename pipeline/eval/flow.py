@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from cluster import storage
+from cluster import parquet, storage
 from cluster.parts import Output, Stage
 from cluster.resources import Pool
 from cluster.telemetry import Progress
@@ -152,6 +152,18 @@ def open_sets(folder: str) -> list[Source]:
     return sorted(sources, key=lambda source: source.dataset.name)
 
 
+def hashes_by_name(sources: Sequence[Source], folder: str) -> dict[str, str]:
+    """The sha256 of each set by its name.
+
+    Raises:
+        ValueError: two sets have one name; the message says that they come from the option `datasets`, `folder`.
+    """
+    names = sorted(source.dataset.name for source in sources)
+    if len(set(names)) < len(names):
+        raise ValueError(f"datasets={folder}: two sets have one name, of {', '.join(names)}; rename one")
+    return {source.dataset.name: source.sha256 for source in sources}
+
+
 def read_images(uri: str, row_group: int) -> pa.Table:
     """The column image of a row group of a set's test.parquet."""
     filesystem, path = storage.filesystem(uri)
@@ -214,9 +226,7 @@ def evaluate(source: Source, store: Store) -> Evaluation:
 def write_predictions(folder: str, evaluations: Mapping[str, Evaluation]) -> None:
     """Put every sample's outcome into a Parquet file for each set, so that metrics can be computed again."""
     for name, evaluation in evaluations.items():
-        sink = pa.BufferOutputStream()
-        pq.write_table(evaluation.predictions, sink, write_page_checksum=True)
-        storage.write_bytes(storage.join(folder, f"{name}.parquet"), sink.getvalue().to_pybytes())
+        storage.write_bytes(storage.join(folder, f"{name}.parquet"), parquet.encode(evaluation.predictions))
 
 
 def read_predictions(folder: str, name: str) -> pa.Table:

@@ -4,13 +4,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline import paper
+from pipeline.operational import OPERATIONAL
 
 Precision = Literal["bf16", "fp32"]
 
 
 def _operational(default: Any) -> Any:
-    """A field that decides how a run is carried out, not what it computes (see cluster.runs.identity)."""
-    return field(default=default, metadata={"operational": True})
+    """A field that decides how a run is carried out, not what it computes."""
+    return field(default=default, metadata=OPERATIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

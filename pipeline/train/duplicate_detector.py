@@ -24,6 +24,7 @@ from pipeline.hashing import draws, mix
 from pipeline.model.duplicates import Detector, DetectorConfig
 from pipeline.model.loss import contrastive_loss
 from pipeline.model.pixels import decode
+from pipeline.operational import OPERATIONAL
 from pipeline.train.distortions import NUM_DRAWS, distort
 
 _ORDER, _VERSIONS = 1, 2
@@ -44,7 +45,7 @@ class DetectorTraining:
     flips: bool = False
     """Whether a mirror image is the same picture."""
     seed: int = 0
-    num_threads: int = field(default=2, metadata={"operational": True})
+    num_threads: int = field(default=2, metadata=OPERATIONAL)
     """Threads that make versions."""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from cluster import storage
 from cluster.part_file import RowGroups
 from cluster.resources import Pool
 from cluster.runs import Run
-from cluster.stages import Factory, Stages
+from cluster.stages import Factory, Stages, shared
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]
 
@@ -48,6 +48,16 @@ def run(tmp_path: Path) -> Run:
 def notes(tmp_path: Path) -> Path:
     (tmp_path / "notes").mkdir()
     return tmp_path / "notes"
+
+
+def test_a_shared_value_is_there_in_tasks_and_actors(run: Run) -> None:
+    offsets = shared(np.arange(1_000))
+
+    def add(table: pa.Table) -> pa.Table:
+        return table.set_column(0, "value", pa.array(table["value"].to_numpy() + offsets()[table["value"].to_numpy()]))
+
+    output = Stages(run)("added", 4, rows_of, pools=[pool_of(add)], finish=add)
+    assert output.part(3) == add(add(rows_of(3)))
 
 
 def test_rows_go_through_the_pools_into_buckets(run: Run, notes: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from jobs.demo.server import LogEntry, Route
 from pipeline.data.addresses import registered_domain
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.crawls import CRAWLERS, DECODERS, Crawl, Driver, crawl_of, processes
 from tests.web import Answer, Web, picture, web
 

@@ -20,7 +20,7 @@ from jobs.demo.server import Route
 from jobs.launch import launch
 from pipeline.data.image import ImageConfig, perceptual_hash
 from pipeline.data.resize import ImageProcessor
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.crawls import caption, write_queries
 from tests.pipeline.data.archives import HTML, Archive
 from tests.web import Answer, picture, web

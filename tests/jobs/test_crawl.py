@@ -17,7 +17,8 @@ from jobs.curate import CurateJob
 from jobs.demo.server import Route
 from jobs.inputs import read_queries, read_survival
 from jobs.launch import launch
-from pipeline.schemas import POLICY, QUERIES, SURVIVAL, Reason
+from pipeline.reasons import POLICY, Reason
+from pipeline.schemas import QUERIES, SURVIVAL
 from tests.crawls import Crawl, crawl_of
 from tests.web import Answer, Web, picture, web
 

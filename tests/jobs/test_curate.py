@@ -1,10 +1,16 @@
 from pathlib import Path
+from unittest.mock import Mock
 
+import pyarrow.parquet as pq
 import pytest
 
+import jobs.curate
 from cluster.runs import Run
-from jobs.curate import CurateJob, read_crawls
+from jobs.curate import CurateJob, main, read_crawls
 from jobs.launch import launch
+from pipeline.data.overlap import OverlapConfig
+from pipeline.schemas import FETCHED
+from tests.pipeline.data.test_overlap import index_rows
 
 
 def crawled(folder: Path, name: str, **configuration: object) -> str:
@@ -13,16 +19,36 @@ def crawled(folder: Path, name: str, **configuration: object) -> str:
 
 
 def test_one_crawl_or_several_can_be_named(tmp_path: Path) -> None:
-    jobs: list[CurateJob] = []
+    made: list[CurateJob] = []
     for value in ("runs/a", '["runs/a", "runs/b"]'):
-        launch(CurateJob, jobs.append, ["--crawl", value, "--output", str(tmp_path)])
-    assert [job.crawl for job in jobs] == ["runs/a", ["runs/a", "runs/b"]]
+        launch(CurateJob, made.append, ["--crawl", value, "--output", str(tmp_path)])
+    assert [job.crawl for job in made] == ["runs/a", ["runs/a", "runs/b"]]
 
 
 def test_crawls_are_the_same_in_whatever_order(tmp_path: Path) -> None:
     uris = [crawled(tmp_path, name) for name in ("a", "b", "c")]
     assert [run.uri for run in read_crawls(uris)] == [run.uri for run in read_crawls(uris[::-1])]
     assert [run.uri for run in read_crawls(uris[1])] == [uris[1]]
+
+
+def test_an_index_of_other_content_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BegunError(Exception):
+        pass
+
+    monkeypatch.setattr(jobs.curate, "session", Mock(side_effect=BegunError))
+    crawl = Run.read(crawled(tmp_path, "a"), option="crawl")
+    (tmp_path / "a" / "funnel.json").write_text("[]")
+    for part in range(4):
+        crawl.stage("fetched", 4).write(part, FETCHED.empty_table())
+    index = tmp_path / "index.parquet"
+    job = CurateJob(crawl=crawl.uri, output=str(tmp_path / "out"), overlap=OverlapConfig(index=str(index)))
+    pq.write_table(index_rows([1], ["a"]), index)
+    for _ in range(2):
+        with pytest.raises(BegunError):
+            main(job)
+    pq.write_table(index_rows([2], ["a"]), index)
+    with pytest.raises(ValueError, match="another configuration; it differs in overlap_index"):
+        main(job)
 
 
 def test_crawls_that_do_not_go_together_are_refused(tmp_path: Path) -> None:

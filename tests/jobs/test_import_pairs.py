@@ -19,7 +19,8 @@ from pipeline.data.exchange import read_pairs
 from pipeline.data.shard import ShardConfig
 from pipeline.data.snapshot import Snapshot
 from pipeline.data.takedown import take_down
-from pipeline.schemas import PAIRS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import PAIRS
 from tests.pipeline.data.rows import encode, opened, photo_like
 from tests.pipeline.data.test_img2dataset import tar
 

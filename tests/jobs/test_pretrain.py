@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from cluster import storage
 from jobs.launch import launch
@@ -71,11 +72,12 @@ def test_a_missing_snapshot_is_named(job: PretrainJob, tmp_path: Path) -> None:
 def test_killed_and_run_again_it_follows_the_curve_of_an_uninterrupted_run(job: PretrainJob, tmp_path: Path) -> None:
     killed = replace(job, output=str(tmp_path / "killed"))
     checkpoint = Path(killed.output) / "checkpoints" / "step-00000005" / "manifest.json"
+    address = ray.get_runtime_context().gcs_address
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.pretrain", *arguments(killed)],
+            [sys.executable, "-m", "jobs.pretrain", *arguments(killed), f"--session.address={address}"],
             cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"},  # as that of a local Ray is
         )  # fmt: skip
         deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
         while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:

@@ -2,21 +2,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schemas
-from pipeline.schemas import (
-    ANSWERS,
-    CANDIDATES,
-    FETCHED,
-    IMAGE_CHECKS,
-    PAIRS,
-    PERMANENT,
-    POLICY,
-    TRANSIENT,
-    Reason,
-    class_of,
-    conform,
-    status_of,
-    with_reasons,
-)
+from pipeline.reasons import Reason
+from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, PAIRS, conform, with_reasons
 
 SMALL = pa.schema([("a", pa.int32()), ("b", pa.string()), ("c", pa.list_(pa.int32()))])
 
@@ -49,34 +36,6 @@ def test_with_reasons_replaces_them() -> None:
     assert changed.schema == table.schema
 
 
-def test_reasons_are_told_apart_by_what_people_read() -> None:
-    values = [reason.value for reason in Reason]
-    assert len(set(values)) == len(values)
-
-
-BEFORE_OR_AFTER_FETCHING = ("CAPTION_", "DUPLICATE_")
-NOT_OF_FETCHING = {
-    *("NOT_AN_ARTICLE", "REDIRECT", "BROKEN_PAGE", "BROKEN_LINE"),
-    *("NOT_A_RESPONSE", "NOT_HTML", "HTTP_ERROR_PAGE", "HTTP_REDIRECT", "REVISIT", "NO_IMAGE", "TOO_DEEP"),
-    *("BROKEN_RECORD", "TRUNCATED_RECORD", "BROKEN_ARCHIVE", "BAD_URL"),
-    *("NO_QUERY", "BALANCED_OUT", "OVERLAP", "IMAGE_MISSING"),
-}
-
-
-@pytest.mark.parametrize("reason", Reason)
-def test_every_reason_of_fetching_and_of_image_checks_has_one_class(reason: Reason) -> None:
-    if reason.name in NOT_OF_FETCHING or reason.name.startswith(BEFORE_OR_AFTER_FETCHING):
-        with pytest.raises(ValueError, match="no reason of fetching"):
-            class_of(reason)
-    else:
-        classes = {"transient": TRANSIENT, "permanent": PERMANENT, "policy": POLICY}
-        assert [name for name, members in classes.items() if reason in members] == [class_of(reason)]
-
-
-def test_image_checks_are_permanent() -> None:
-    assert {class_of(reason.value) for reason in IMAGE_CHECKS} == {"permanent"}
-
-
 def test_a_stage_adds_columns_to_those_before_it() -> None:
     """So that rows pass through the chain without a mapping."""
     types = {field.name: field.type for field in FETCHED} | {"phash": pa.uint64()}
@@ -89,9 +48,3 @@ def test_column_names_are_unique() -> None:
     for name, schema in vars(schemas).items():
         if isinstance(schema, pa.Schema):
             assert len(set(schema.names)) == len(schema.names), name
-
-
-def test_statuses_are_img2datasets() -> None:
-    assert status_of(None) == "success"
-    assert status_of(Reason.RESIZE_FAILED) == status_of(Reason.NOT_AN_IMAGE) == "failed_to_resize"
-    assert status_of(Reason.TIMEOUT) == status_of(Reason.ROBOTS_TXT) == "failed_to_download"

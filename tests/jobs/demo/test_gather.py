@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 from cluster.runs import Run
 from jobs.demo import gather
 from pipeline.eval.link_rot import LinkCount
-from pipeline.schemas import LINK_ROT, SAFETY, Reason
+from pipeline.reasons import SAFETY, Reason
+from pipeline.schemas import LINK_ROT
 from tests.pipeline.data.rows import candidates, fetched
 
 

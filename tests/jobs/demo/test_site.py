@@ -27,7 +27,7 @@ from jobs.demo.scenes import COLOURS, SHAPES, WORDS, describe, sample_scene
 from jobs.demo.site import build_site
 from pipeline.data.caption import CaptionConfig, apply_rules, why_not
 from pipeline.data.extract import ExtractConfig, read_archive
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
 from tests.web import Reply, Web, serve
 

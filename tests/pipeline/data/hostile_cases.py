@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.data.fetch import FetchConfig
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.hostile import (
     EARLY,
     PLAIN_AT_443,

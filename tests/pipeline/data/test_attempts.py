@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.attempts import Retry, as_answers, due, merge, reasons_of
-from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, Reason, ReasonClass, class_of
+from pipeline.reasons import Reason, ReasonClass, class_of
+from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED
 from tests.pipeline.data.rows import fetched, ids
 
 FAILURES = [Reason.NOT_FOUND, Reason.ROBOTS_TXT, Reason.TIMEOUT, Reason.MOVED, Reason.CORRUPT_IMAGE, Reason.UNSAFE]

@@ -12,7 +12,8 @@ from pipeline import paper
 from pipeline.data import balance
 from pipeline.data.balance import ALL, BalanceConfig, MaxPairs, Selection, bounds, count, merge, sketch, thresholds
 from pipeline.hashing import draws, words_of_ids
-from pipeline.schemas import SKETCHES, THRESHOLDS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import SKETCHES, THRESHOLDS
 from tests.pipeline.data.rows import candidates, ids
 
 Corpus = dict[str, list[int]]

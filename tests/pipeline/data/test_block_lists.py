@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.block_lists import BlockLists, Keys, Pictures, apply_lists, read_block_lists
 from pipeline.data.safety import SafetyConfig
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
 
 FILE = "ab" * 32

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pipeline.data.caption import BOILERPLATE, CaptionConfig, apply_rules, why_not
 from pipeline.data.dedupe import same_url
 from pipeline.hashing import hash128
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
 
 GOOD = (

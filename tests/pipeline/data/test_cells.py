@@ -12,7 +12,8 @@ from pipeline.data.cells import (
     sample,
 )
 from pipeline.data.embeddings import Matrix, cosines, to_column, to_matrix
-from pipeline.schemas import CELL_MEMBERS, EMBEDDING_EDGES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import CELL_MEMBERS, EMBEDDING_EDGES
 from tests.pipeline.data.rows import ids
 
 THRESHOLD = 0.9

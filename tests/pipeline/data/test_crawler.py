@@ -12,7 +12,8 @@ from pipeline.data.crawler import Crawler, fetched
 from pipeline.data.fetch import FetchConfig
 from pipeline.data.image import ImageConfig
 from pipeline.data.resize import ImageProcessor, Picture
-from pipeline.schemas import FETCHED, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import FETCHED
 from tests.pipeline.data.fetching import A, config
 from tests.pipeline.data.rows import candidates, encode, photo_like
 from tests.web import Answer, picture, web

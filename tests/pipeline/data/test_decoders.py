@@ -11,7 +11,7 @@ from pipeline.data import decoders
 from pipeline.data.decoders import Decoders
 from pipeline.data.image import ImageConfig
 from pipeline.data.resize import ImageProcessor, Picture
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.rows import encode, photo_like
 
 IMAGES = [encode(photo_like(seed, 100 + seed, 80), "JPEG") for seed in range(12)]

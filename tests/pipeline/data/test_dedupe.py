@@ -12,7 +12,8 @@ from pipeline.data.dedupe import caption_order, same_url
 from pipeline.data.duplicate_graph import DedupeConfig
 from pipeline.data.phash import MIRRORED, Variant, perceptual_hash, perceptual_hashes
 from pipeline.hashing import hash128
-from pipeline.schemas import DUPLICATES, PICTURES, SPARES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import DUPLICATES, PICTURES, SPARES
 from tests.pipeline.data.rows import candidates, encode, fetched, ids, photo_like
 
 

@@ -20,7 +20,8 @@ from pipeline.data.duplicate_graph import (
 )
 from pipeline.data.phash import AS_IT_IS, MIRRORED, Variant
 from pipeline.hashing import bucket_of, mix
-from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, GONE, LINKS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, GONE, LINKS
 from tests.pipeline.data.rows import ids, pictures_of
 
 

@@ -11,7 +11,7 @@ from cluster.stages import Stages
 from pipeline.data.dedupe import mark, with_spares
 from pipeline.data.duplicate_graph import DedupeConfig
 from pipeline.data.duplicate_passes import duplicates, pictures
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.rows import encode, fetched, photo_like
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]

@@ -11,7 +11,8 @@ from pipeline.data import embedding_flow as flow
 from pipeline.data.cells import CellsConfig, cell_members, embedding_edges, learn_centroids, sample
 from pipeline.data.embeddings import Matrix, to_matrix
 from pipeline.data.overlap import OverlapConfig, OverlapIndex, drop_overlaps
-from pipeline.schemas import EMBEDDING_EDGES, OVERLAPS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import EMBEDDING_EDGES, OVERLAPS
 from tests.pipeline.data.rows import fetched, ids
 from tests.pipeline.data.test_cells import by_brute_force, edges_of, pictures
 from tests.pipeline.data.test_overlap import BALANCED, index_rows

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pipeline.data import records
 from pipeline.data.extract import ExtractConfig, candidates_of, check_archive, read_archive
 from pipeline.data.page import MAX_DEPTH, decode, page_candidates
-from pipeline.schemas import CANDIDATES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import CANDIDATES
 from tests.pipeline.data import independent
 from tests.pipeline.data.archives import (
     HTML,

@@ -12,7 +12,7 @@ import pytest
 from jobs.demo.server import Route
 from pipeline.data import fetch
 from pipeline.data.fetch import FetchConfig
-from pipeline.schemas import POLICY, TRANSIENT, Reason
+from pipeline.reasons import POLICY, TRANSIENT, Reason
 from tests.pipeline.data.fetching import A, config, outcomes, refusals
 from tests.pipeline.data.raw_server import RawServer, ok
 from tests.web import Answer, picture, web

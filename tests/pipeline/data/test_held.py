@@ -10,7 +10,8 @@ from pipeline.data.held import HeldImages, Transform
 from pipeline.data.image import ImageConfig, perceptual_hash
 from pipeline.data.resize import ImageProcessor, Picture
 from pipeline.data.safety import SafetyConfig
-from pipeline.schemas import CANDIDATES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import CANDIDATES
 from tests.pipeline.data.archives import open_file
 from tests.pipeline.data.rows import candidates, encode, photo_like
 

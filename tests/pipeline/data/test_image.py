@@ -1,5 +1,5 @@
 from pipeline.data.image import Header, ImageConfig, image_type, inspect
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.rows import encode, photo_like, png_header
 
 

@@ -17,7 +17,8 @@ from pipeline.data import img2dataset
 from pipeline.data.img2dataset import read_shard
 from pipeline.data.records import ReadError
 from pipeline.data.tables import check_table, read_table
-from pipeline.schemas import CANDIDATES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import CANDIDATES
 
 ROWS = [
     {"url": f"http://a.example/{number}.jpg", "caption": f"a star {number}", "key": f"00000000{number}"}
@@ -145,3 +146,17 @@ def test_bytes_that_do_not_come_are_an_error() -> None:
 
     with pytest.raises(ReadError, match="the network is gone"):
         read_shard("x.tar", Broken(SHARD), LISTED)
+
+
+def test_tables_beside_shards_are_left_out_and_others_stay() -> None:
+    files = ["a/0.parquet", "a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
+    assert img2dataset.without_tables_beside(files) == ["a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
+
+
+def test_what_a_sample_says() -> None:
+    full = img2dataset.Sample("0", 0, {"png": b"png", "jpg": b"jpg", "txt": b"a \xff", "json": b'{"url": "x"}'})
+    assert (full.text, full.fields(), full.image, full.image_is_too_long) == ("a \ufffd", {"url": "x"}, b"jpg", False)
+    empty = img2dataset.Sample("0", 0, {})
+    assert (empty.text, empty.fields(), empty.image, empty.image_is_too_long) == ("", {}, None, False)
+    long = img2dataset.Sample("0", 0, {"jpg": None, "png": b"png", "json": b"{"})
+    assert (long.fields(), long.image, long.image_is_too_long) == (None, None, True)

@@ -14,7 +14,8 @@ from pipeline.data.image import perceptual_hash
 from pipeline.data.imports import check_input, mark_duplicates, read_table, read_tar, shard_of
 from pipeline.data.webdataset import TarWriter
 from pipeline.hashing import hash128
-from pipeline.schemas import IMPORTED, PAIRS, Reason, conform
+from pipeline.reasons import Reason
+from pipeline.schemas import IMPORTED, PAIRS, conform
 from tests.pipeline.data.rows import encode, ids, photo_like
 from tests.pipeline.data.test_img2dataset import tar
 

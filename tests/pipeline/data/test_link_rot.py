@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.data.addresses import registered_domain
 from pipeline.data.link_rot import add, busiest, count
-from pipeline.schemas import IMAGE_CHECKS, LINK_ROT, POLICY, TRANSIENT, Reason
+from pipeline.reasons import IMAGE_CHECKS, POLICY, TRANSIENT, Reason
+from pipeline.schemas import LINK_ROT
 from tests.pipeline.data.rows import fetched
 
 HOSTS = ("a.example", "i.b.co.uk", "j.b.co.uk", "[2001:db8::1]", "1.2.3.4", "shop.example:8080")

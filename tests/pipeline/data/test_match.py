@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.data import words
 from pipeline.data.match import Matcher, match_captions
 from pipeline.data.words import is_word_character, normalize
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
 
 # Few characters, so that queries do occur; and such that case folding and NFKC lengthen, shorten and reorder

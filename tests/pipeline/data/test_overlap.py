@@ -22,7 +22,8 @@ from pipeline.data.overlap import (
     settled,
 )
 from pipeline.data.phash import perceptual_hash
-from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, Reason, conform
+from pipeline.reasons import Reason
+from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, conform
 from tests.pipeline.data.rows import encode, fetched, ids, photo_like
 from tests.pipeline.data.test_embeddings import unit
 

@@ -19,7 +19,7 @@ from pipeline.data.page import (
     page_candidates,
 )
 from pipeline.hashing import hash128
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 PAGE = "http://a.example/blog/post.html"
 

@@ -5,7 +5,8 @@ import io
 import pytest
 
 from pipeline.data.page_views import read_views
-from pipeline.schemas import PAGE_VIEWS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import PAGE_VIEWS
 
 HOURLY = b"""\
 de Hund 7 0

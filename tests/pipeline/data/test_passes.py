@@ -10,7 +10,8 @@ from cluster.stages import Stages
 from pipeline.data import link_rot as rot
 from pipeline.data import passes
 from pipeline.data.balance import BalanceConfig, MaxPairs, sketch, thresholds
-from pipeline.schemas import LINK_ROT, SKETCHES, THRESHOLDS, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import LINK_ROT, SKETCHES, THRESHOLDS
 from tests.perf.balancing import Corpus
 from tests.pipeline.data.rows import fetched
 

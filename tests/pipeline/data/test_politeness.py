@@ -12,7 +12,7 @@ from pipeline.data import politeness
 from pipeline.data.capacity import Capacity
 from pipeline.data.fetch import Fetcher
 from pipeline.data.politeness import Hosts, PolitenessConfig, Refused
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.fetching import A, config, outcomes, refusals
 from tests.pipeline.data.raw_server import RawServer, ok
 from tests.web import Answer, web

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from pipeline.data.image import ImageConfig, image_type, perceptual_hash
 from pipeline.data.resize import ImageProcessor, Picture
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 from tests.pipeline.data.rows import encode, opened, photo_like, png_header
 
 RESIZERS: tuple[Literal["scaled", "img2dataset"], ...] = ("scaled", "img2dataset")

@@ -14,7 +14,7 @@ from pipeline.data import rounds
 from pipeline.data.attempts import Retry
 from pipeline.data.block_lists import NO_LISTS, BlockLists
 from pipeline.data.flow import CrawlConfig
-from pipeline.schemas import Reason
+from pipeline.reasons import Reason
 
 MOVED, BUSY, GONE = Reason.MOVED, Reason.SERVER_ERROR, Reason.NOT_FOUND
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.data.safety import SafetyConfig, Screen, find_classifier, load_classifier, screen
-from pipeline.schemas import FETCHED, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import FETCHED
 from tests.pipeline.data.rows import fetched
 
 HERE = __name__

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.data.balance import BalanceConfig
 from pipeline.data.survival import PRIOR_PAIRS, add, early_limits, outcomes, survival
-from pipeline.schemas import OUTCOMES, SURVIVAL, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import OUTCOMES, SURVIVAL
 from tests.pipeline.data.rows import fetched
 
 REASONS = (None, Reason.NOT_FOUND, Reason.TIMEOUT, Reason.CORRUPT_IMAGE, Reason.BALANCED_OUT)

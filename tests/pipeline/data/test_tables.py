@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data.tables import check_table, read_table
-from pipeline.schemas import CANDIDATES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import CANDIDATES
 
 LOCAL = pyarrow.fs.LocalFileSystem()
 

@@ -39,6 +39,12 @@ def test_readers_of_every_version_leave_out_what_is_taken_down(anywhere: str) ->
     assert first.verify() == second.verify() == []
 
 
+def test_rows_left_of_a_row_group() -> None:
+    taken_down = ((0, 2), (1, 0), (1, 3))
+    left = [tombstones.rows_left(4, group, taken_down).tolist() for group in range(3)]
+    assert left == [[0, 1, 3], [1, 2], [0, 1, 2, 3]]
+
+
 def test_the_same_request_again_changes_nothing(dataset: str) -> None:
     make(dataset, range(4))
     for _ in range(2):

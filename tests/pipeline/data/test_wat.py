@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.data.extract import ExtractConfig, candidates_of, check_archive, read_archive
 from pipeline.data.wat import read_page
-from pipeline.schemas import CANDIDATES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import CANDIDATES
 from tests.perf.wat_records import HtmlPage, envelope, html_metadata, record, records
 from tests.pipeline.data.archives import Archive, offsets_by_warcio, open_file
 

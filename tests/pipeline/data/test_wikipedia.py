@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pipeline.data import wikipedia
 from pipeline.data.extents import Extent
 from pipeline.data.wikipedia import check_dump, clean, read_articles
-from pipeline.schemas import ARTICLES, Reason
+from pipeline.reasons import Reason
+from pipeline.schemas import ARTICLES
 
 HEAD = b"<mediawiki><siteinfo><sitename>Wikipedia</sitename></siteinfo>\n"
 TAIL = b"</mediawiki>\n"
