@@ -8,10 +8,9 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError
 
-from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
+from pipeline.model.objectives import Network, empty_network
 from pipeline.model.tokenizer import Tokenizer
-from pipeline.model.weights import empty_clip
 
 WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.json"
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE)
@@ -19,9 +18,9 @@ MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE)
 
 @dataclass(frozen=True)
 class Model:
-    """A network and the tokenizer that its text tower was trained with."""
+    """A network and the tokenizer that it was trained with."""
 
-    network: CLIP
+    network: Network
     tokenizer: Tokenizer
 
 
@@ -49,15 +48,12 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
     missing = [name for name in MODEL_FILES if name not in files]
     if missing:
         raise FileNotFoundError(f"{source} is not a model: {', '.join(missing)} missing")
-    try:
-        config = ModelConfig.from_dict(json.loads(files[CONFIG_FILE]))
-    except ValueError as error:
-        raise ValueError(f"{source}/{CONFIG_FILE}: {error}") from error
+    config = parse_config(files[CONFIG_FILE], source)
     try:
         weights = safetensors.torch.load(files[WEIGHTS_FILE])
     except SafetensorError as error:
         raise ValueError(f"{source}/{WEIGHTS_FILE}: damaged ({error})") from error
-    network = empty_clip(config)
+    network = empty_network(config)
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
@@ -71,6 +67,14 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
             f"{source}/{TOKENIZER_FILE} has {tokenizer.vocab_size} entries, the model {config.text.vocab_size}"
         )
     return Model(network, tokenizer)
+
+
+def parse_config(content: bytes, source: str) -> ModelConfig:
+    """What config.json says, of a model at `source`. Raises ValueError where it is damaged."""
+    try:
+        return ModelConfig.from_dict(json.loads(content))
+    except ValueError as error:
+        raise ValueError(f"{source}/{CONFIG_FILE}: {error}") from error
 
 
 def save(model: Model, folder: str | Path) -> None:

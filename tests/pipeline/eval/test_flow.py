@@ -23,6 +23,7 @@ from pipeline.eval.flow import (
     evaluate,
     hash_model,
     open_sets,
+    open_store,
     write_set,
 )
 from pipeline.eval.suite import texts_of
@@ -38,7 +39,7 @@ def sets(tmp_path: Path) -> Path:
 
 
 def store_of(folder: Path, model_sha256: str = "ab" * 32) -> Store:
-    return Store(uri=str(folder / "features"), model_sha256=model_sha256)
+    return Store(uri=str(folder / "features"), model_uri="model", model_sha256=model_sha256)
 
 
 def fill_by_hand(store: Store, source: Source, part_order: list[int]) -> None:
@@ -156,8 +157,8 @@ def test_a_store_with_a_hole_is_not_scored(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_local")
 def test_encoding_on_ray_gives_the_scores_of_a_loop(sets: Path, tmp_path: Path, small_model: Path) -> None:
     sources = open_sets(str(sets))
-    store = store_of(tmp_path, hash_model(str(small_model)))
-    encode(sources, str(small_model), store, CONFIG)
+    store = open_store(str(tmp_path / "features"), str(small_model))
+    encode(sources, [store], CONFIG)
     assert [list(store.missing(source)) for source in sources] == [[], []]
     colours, pairs = (evaluate(source, store) for source in sources)
 
@@ -194,7 +195,7 @@ def test_an_unreadable_image_stops_the_encoding_and_is_named(sets: Path, tmp_pat
     images = [*samples["image"].to_pylist()[:13], b"<html>", b"<html>"]
     pq.write_table(samples.set_column(0, "image", pa.array(images, pa.large_binary())), place, row_group_size=4)
     with pytest.raises(ValueError, match=rf"{place}: the image of sample 13 cannot be read"):
-        encode(open_sets(str(sets)), str(small_model), store_of(tmp_path), EncodeConfig(batch_size=4))
+        encode(open_sets(str(sets)), [open_store(str(tmp_path), str(small_model))], EncodeConfig(batch_size=4))
 
 
 def test_sets_model_and_features_may_lie_on_s3(s3: str, tmp_path: Path, small_model: Path) -> None:
@@ -207,9 +208,9 @@ def test_sets_model_and_features_may_lie_on_s3(s3: str, tmp_path: Path, small_mo
     evaluations = []
     for place, model in ((s3, f"{s3}/model"), (str(tmp_path), str(small_model))):
         source = open_sets(f"{place}/sets" if place == s3 else place)[0]
-        store = Store(uri=f"{place}/features", model_sha256="ab" * 32)
+        store = open_store(f"{place}/features", model)
         units = pa.Table.from_pylist([asdict(unit) for unit in store.missing(source)])
-        written = EncodeUnits(model, batch_size=4, device="cpu")(units)
+        written = EncodeUnits({}, batch_size=4, device="cpu")(units)
         assert written["num_rows"].to_pylist() == [4, 4, 4, 3, 10]
         evaluations.append(evaluate(source, store))
     assert evaluations[0] == evaluations[1]
