@@ -65,7 +65,7 @@ class Encoder:
         with torch.inference_mode():
             scores = [
                 self.network.score_captions(features, tokens.to(self.device))
-                .unflatten(1, (len(prompts), -1))
+                .view(len(features), len(prompts), -1)
                 .mean(dim=2)
                 for features in self._encode_images(images, samples, source)
             ]
