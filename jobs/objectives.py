@@ -79,7 +79,8 @@ def main(job: ObjectivesJob) -> None:
     kept = job.train.keep_models_at or steps_kept(first, job.num_models)
     workers = Pool(size=job.train.num_workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
     stores: dict[tuple[Objective, int, int], flow.Store] = {}
-    with session(job.session, needs=[workers, job.encode.pool]):
+    # One after the other, so each may need all there is
+    with session(job.session, needs=[workers]), session(job.session, needs=[job.encode.pool]):
         for seed in job.seeds:
             for objective in job.objectives:
                 logger.info("== %s, seed %d", objective, seed)

@@ -27,8 +27,8 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line of a chart. `faint` is the same line before smoothing, drawn thinly behind it; `band` is the area it varies
-    in, as (x, low, high)."""
+    """One line of a chart. `faint` is the same line before smoothing, drawn thinly behind it; `band` is the area that
+    it varies in, as (x, low, high)."""
 
     label: str
     points: Points

@@ -1,8 +1,9 @@
 """Figure 2 at laptop scale: `python -m tests.perf.objectives runs/figure2` prints its tables in Markdown.
 
-Two corpora. The demo's: the snapshot of `make demo` (runs/demo, or `--demo`), with fresh pictures to score on. Flickr8k's
-photographs (folder CLIP_DATA): three quarters are training pairs, five captions each; of the others a photograph is of
-the class whose word at least three of its captions have, if no caption has another class's. A rerun goes on.
+Two corpora. The demo's: the snapshot of `make demo` (runs/demo, or `--demo`), with fresh pictures to score on.
+Flickr8k's photographs (folder CLIP_DATA): three quarters are training pairs, five captions each; of the others a
+photograph is of the class whose word at least three of its captions have, if no caption has another class's. A rerun
+goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from pipeline.eval.datasets import Dataset, Kind, serialise
 from pipeline.eval.flow import EncodeConfig
 from pipeline.eval.objectives import Comparison, compare
 from pipeline.hashing import hash64
-from pipeline.model.config import OBJECTIVES
 from pipeline.train.config import TrainConfig
 
 DATA = Path(os.environ.get("CLIP_DATA", "../shared/data"))
@@ -47,6 +47,8 @@ HELD_OUT = 0.25
 SIDE = 72
 """Photographs are made so small, for crops of 63 of them are what a model of 64 sees."""
 SEEDS = (0, 1, 2)
+EPOCHS = {"demo": 8, "photographs": 2}
+"""About 18,000 images each."""
 
 
 def label(captions: Sequence[str]) -> str | None:
@@ -96,19 +98,17 @@ def prepare(folder: Path, demo: Path) -> list[ObjectivesJob]:
         make_photographs(photographs)
     shard = ShardConfig(target_bytes=2**21)
     import_pairs.main(ImportPairsJob(input=str(photographs / "input"), output=str(photographs / "import"), shard=shard))
+    corpora = {
+        "demo": (demo / "curate" / "dataset", folder / "demo"),
+        "photographs": (photographs / "import" / "dataset", photographs),
+    }
     return [
         ObjectivesJob(
-            snapshot=str(demo / "curate" / "dataset"), datasets=str(folder / "demo" / "sets"),
-            output=str(folder / "demo" / "objectives"), num_models=9, train=replace(recipe, epochs=EPOCHS["demo"]), encode=encode,
-        ),
-        ObjectivesJob(
-            snapshot=str(photographs / "import" / "dataset"), datasets=str(photographs / "sets"),
-            output=str(photographs / "objectives"), num_models=9, train=replace(recipe, epochs=EPOCHS["photographs"]), encode=encode,
-        ),
+            snapshot=str(snapshot), datasets=str(place / "sets"), output=str(place / "objectives"), seeds=SEEDS,
+            num_models=9, train=replace(recipe, epochs=EPOCHS[name]), encode=encode,
+        )
+        for name, (snapshot, place) in corpora.items()
     ]  # fmt: skip
-
-
-EPOCHS = {"demo": 10, "photographs": 2}
 
 
 def tables(comparison: Comparison) -> str:
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     options = parser.parse_args()
     for job in prepare(options.output.resolve(), options.demo.resolve()):
-        objectives.main(replace(job, objectives=OBJECTIVES, seeds=SEEDS))
+        objectives.main(job)
         print(tables(compare(pq.read_table(Path(job.output) / "curves.parquet"))), flush=True)
 
 

@@ -22,11 +22,17 @@ from pipeline.eval.flow import (
     encode,
     evaluate,
     hash_model,
+    load_model,
     open_sets,
     open_store,
     write_set,
 )
-from pipeline.eval.suite import texts_of
+from pipeline.eval.suite import prompts_by_class, texts_of
+from pipeline.model.caption import Captioner
+from pipeline.model.clip import CLIP
+from pipeline.model.config import Objective
+from pipeline.model.image import preprocess_for
+from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import COLOURS, PAIRS, SHAPES, draw, make_sets
 
 CONFIG = EncodeConfig(pool=Pool(size=2), batch_size=4)
@@ -186,6 +192,38 @@ def test_encoding_on_ray_gives_the_scores_of_a_loop(sets: Path, tmp_path: Path, 
         max(cosine[i].argsort(descending=True)[:5].tolist().count(t) for t in (2 * i, 2 * i + 1)) for i in range(15)
     ]
     assert pairs.scores["pairs/image_to_text_r@5"].value == pytest.approx(sum(hits) / 15)
+
+
+@pytest.mark.parametrize("objective", ["bag", "caption"])
+def test_the_likelihood_rules_score_classes_and_leave_retrieval_out(
+    objective: Objective, sets: Path, tmp_path: Path
+) -> None:
+    """Against a loop over images and prompts."""
+    save_small_model(tmp_path / "model", objective)
+    colours, pairs = open_sets(str(sets))
+    store = open_store(str(tmp_path / "features"), str(tmp_path / "model"))
+    assert (store.covers(colours), store.covers(pairs)) == (True, False)
+    assert list(store.missing(pairs)) == []
+    units = pa.Table.from_pylist([asdict(unit) for unit in store.missing(colours)])
+    EncodeUnits({colours.uri: prompts_by_class(colours.dataset)}, batch_size=4, device="cpu")(units)
+    assert list(store.missing(colours)) == []
+    predictions = evaluate(colours, store).predictions
+
+    model = load_model(str(tmp_path / "model"))
+    network, preprocess = model.network.eval(), preprocess_for(model.network.config.image.image_size)
+    assert not isinstance(network, CLIP)
+    pictures = [Image.open(io.BytesIO(draw(shape, colour))) for colour in COLOURS for shape in SHAPES]
+    for row, picture in zip(predictions.to_pylist(), pictures, strict=True):
+        pixels = preprocess(picture)[None]
+        with torch.no_grad():
+            image = network.encode_image(pixels) if isinstance(network, Captioner) else pixels
+            logits = [
+                sum(float(network.log_likelihoods(image, model.tokenizer.encode([text])[0])) for text in texts) / 2
+                for texts in prompts_by_class(colours.dataset)
+            ]
+        probabilities = torch.tensor(logits).softmax(dim=0)
+        assert row["predicted"] == list(COLOURS)[int(probabilities.argmax())]
+        assert row["probabilities"][0] == pytest.approx(float(probabilities.max()), rel=1e-3)
 
 
 @pytest.mark.usefixtures("ray_local")

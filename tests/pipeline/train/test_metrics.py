@@ -73,5 +73,26 @@ def test_curves_are_a_picture(tmp_path: Path) -> None:
     assert width > 2 * height > 500
 
 
+def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder(
+        str(tmp_path), storage, CONFIG, Progress(8, 0.0), num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
+    )
+    with caplog.at_level(logging.INFO, "clip"):
+        for _ in range(2):
+            recorder.step(
+                StepResult(loss=0.5), logit_scale=None, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0
+            )
+    recorder.close()
+    (row,) = read_metrics(str(tmp_path), storage)
+    assert row.accuracy_image_to_text is row.accuracy_text_to_image is row.logit_scale is None
+    assert "null" not in (tmp_path / "metrics.jsonl").read_text()
+    assert "loss 0.500, " in caplog.text
+    assert "accuracy" not in caplog.text
+    png = draw_curves([row])
+    width, height = struct.unpack(">II", png[16:24])
+    assert height > 300
+    assert width < 2 * height
+
+
 def test_no_metrics_yet(tmp_path: Path) -> None:
     assert read_metrics(str(tmp_path), storage) == []
