@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline.model.bag import BagPredictor
 from pipeline.model.caption import Captioner
-from pipeline.model.image import preprocess_for
 from pipeline.model.model_folder import Model
+from pipeline.model.preprocess import preprocess_for
 
 IMAGE_FEATURES = pa.schema([("sample", pa.int64()), ("features", pa.list_(pa.float32()))])
 # The model's factor on cosine similarities is the same in every row.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -41,8 +43,9 @@ from pipeline.eval.suite import (
     texts_of,
 )
 from pipeline.eval.zero_shot import bag_probabilities, build_classifier, class_probabilities
-from pipeline.model import model_folder
 from pipeline.model.config import Objective
+from pipeline.model.loading import read_model
+from pipeline.model.model_folder import Model
 
 TEXTS_PER_PART = 2_048
 
@@ -209,23 +212,23 @@ def hash_model(uri: str) -> str:
     return digest.hexdigest()
 
 
-def load_model(uri: str) -> model_folder.Model:
-    """The model in a folder, local or s3://.
+def load_model(uri: str) -> Model:
+    """The model at a place, local or s3://, which `pipeline.model.loading.read_model` can read; it says what is raised.
 
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: a file is damaged.
+    A remote one is copied, since weights are read from files.
     """
-    places = {name: storage.join(uri, name) for name in model_folder.MODEL_FILES}
-    files = {name: storage.read_bytes(place) for name, place in places.items() if storage.exists(place)}
-    return model_folder.from_files(files, uri)
+    if not storage.is_s3(uri):
+        return read_model(storage.absolute(uri))
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in storage.list_files(uri):
+            Path(scratch, file.rsplit("/", 1)[1]).write_bytes(storage.read_bytes(file))
+        return read_model(scratch)
 
 
 def open_store(uri: str, model_uri: str) -> Store:
     """The store of a model below a folder. Raises as `load_model`."""
     model_uri = storage.absolute(model_uri)
-    config = storage.read_bytes(storage.join(model_uri, model_folder.CONFIG_FILE))
-    objective = model_folder.parse_config(config, model_uri).objective
+    objective = load_model(model_uri).network.config.objective
     return Store(uri=uri, model_uri=model_uri, model_sha256=hash_model(model_uri), objective=objective)
 
 

@@ -48,7 +48,10 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
     missing = [name for name in MODEL_FILES if name not in files]
     if missing:
         raise FileNotFoundError(f"{source} is not a model: {', '.join(missing)} missing")
-    config = parse_config(files[CONFIG_FILE], source)
+    try:
+        config = ModelConfig.from_dict(json.loads(files[CONFIG_FILE]))
+    except ValueError as error:
+        raise ValueError(f"{source}/{CONFIG_FILE}: {error}") from error
     try:
         weights = safetensors.torch.load(files[WEIGHTS_FILE])
     except SafetensorError as error:
@@ -67,14 +70,6 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
             f"{source}/{TOKENIZER_FILE} has {tokenizer.vocab_size} entries, the model {config.text.vocab_size}"
         )
     return Model(network, tokenizer)
-
-
-def parse_config(content: bytes, source: str) -> ModelConfig:
-    """What config.json says, of a model at `source`. Raises ValueError where it is damaged."""
-    try:
-        return ModelConfig.from_dict(json.loads(content))
-    except ValueError as error:
-        raise ValueError(f"{source}/{CONFIG_FILE}: {error}") from error
 
 
 def save(model: Model, folder: str | Path) -> None:

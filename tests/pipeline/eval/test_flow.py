@@ -31,7 +31,7 @@ from pipeline.eval.suite import prompts_by_class, texts_of
 from pipeline.model.caption import Captioner
 from pipeline.model.clip import CLIP
 from pipeline.model.config import Objective
-from pipeline.model.image import preprocess_for
+from pipeline.model.preprocess import preprocess_for
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import COLOURS, PAIRS, SHAPES, draw, make_sets
 
