@@ -44,7 +44,7 @@ from pipeline.eval.suite import (
 )
 from pipeline.eval.zero_shot import bag_probabilities, build_classifier, class_probabilities
 from pipeline.model.config import Objective
-from pipeline.model.loading import read_model
+from pipeline.model.loading import load_model
 from pipeline.model.model_folder import Model
 
 TEXTS_PER_PART = 2_048
@@ -163,7 +163,7 @@ class EncodeUnits:
         for row in rows.to_pylist():
             unit = Unit(**row | {"stage": Stage(**row["stage"])})
             if unit.model_uri != self._model_uri:
-                self._encoder = Encoder(load_model(unit.model_uri), self._batch_size, self._device)
+                self._encoder = Encoder(open_model(unit.model_uri), self._batch_size, self._device)
                 self._model_uri = unit.model_uri
             table = self._encoder.encode_texts(unit.texts) if unit.texts else self._encode_images(unit)
             unit.stage.write(unit.index, table)
@@ -212,23 +212,23 @@ def hash_model(uri: str) -> str:
     return digest.hexdigest()
 
 
-def load_model(uri: str) -> Model:
-    """The model at a place, local or s3://, which `pipeline.model.loading.read_model` can read; it says what is raised.
+def open_model(uri: str) -> Model:
+    """The model at a place, local or s3://, which `pipeline.load` can read; it says what is raised.
 
     A remote one is copied, since weights are read from files.
     """
     if not storage.is_s3(uri):
-        return read_model(storage.absolute(uri))
+        return load_model(storage.absolute(uri))
     with tempfile.TemporaryDirectory() as scratch:
         for file in storage.list_files(uri):
             Path(scratch, file.rsplit("/", 1)[1]).write_bytes(storage.read_bytes(file))
-        return read_model(scratch)
+        return load_model(scratch)
 
 
 def open_store(uri: str, model_uri: str) -> Store:
-    """The store of a model below a folder. Raises as `load_model`."""
+    """The store of a model below a folder. Raises as `open_model`."""
     model_uri = storage.absolute(model_uri)
-    objective = load_model(model_uri).network.config.objective
+    objective = open_model(model_uri).network.config.objective
     return Store(uri=uri, model_uri=model_uri, model_sha256=hash_model(model_uri), objective=objective)
 
 

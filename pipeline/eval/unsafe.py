@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pipeline.eval.encoder import Encoder, features_of
 from pipeline.eval.zero_shot import build_classifier, class_probabilities
 from pipeline.model.clip import CLIP
-from pipeline.model.loading import read_model
+from pipeline.model.loading import load_model
 
 
 class ZeroShotClassifier:
@@ -34,7 +34,7 @@ class ZeroShotClassifier:
         for name, prompts in (("unsafe", unsafe), ("safe", safe)):
             if isinstance(prompts, str) or not prompts:
                 raise ValueError(f"safety.classifier_options.{name} = {prompts!r}: must be a list of prompts")
-        loaded = read_model(model)
+        loaded = load_model(model)
         if not isinstance(loaded.network, CLIP):
             raise ValueError(f"safety.classifier_options.model = {model}: must be a CLIP, trained contrastively")
         self._encoder = Encoder(loaded, batch_size, device)

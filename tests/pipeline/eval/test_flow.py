@@ -22,7 +22,7 @@ from pipeline.eval.flow import (
     encode,
     evaluate,
     hash_model,
-    load_model,
+    open_model,
     open_sets,
     open_store,
     write_set,
@@ -209,7 +209,7 @@ def test_the_likelihood_rules_score_classes_and_leave_retrieval_out(
     assert list(store.missing(colours)) == []
     predictions = evaluate(colours, store).predictions
 
-    model = load_model(str(tmp_path / "model"))
+    model = open_model(str(tmp_path / "model"))
     network, preprocess = model.network.eval(), preprocess_for(model.network.config.image.image_size)
     assert not isinstance(network, CLIP)
     pictures = [Image.open(io.BytesIO(draw(shape, colour))) for colour in COLOURS for shape in SHAPES]
