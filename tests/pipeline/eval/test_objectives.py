@@ -1,4 +1,3 @@
-import math
 import struct
 
 import pyarrow as pa
@@ -7,31 +6,7 @@ import pytest
 from pipeline.eval.objectives import CURVES, compare, draw_chart, draw_figure, images_needed
 from pipeline.eval.report import ReportInputs, render_report
 from pipeline.model.config import OBJECTIVES
-
-IMAGES = (100, 200, 400, 800)
-FASTER = {"contrastive": 8, "contrastive-bag": 4, "bag": 2, "caption": 1}
-
-
-def rows(objectives: tuple[str, ...] = OBJECTIVES, seeds: int = 2) -> pa.Table:
-    """Accuracies that grow by a tenth a doubling, of two sets a tenth apart, on objectives each twice as fast."""
-    made = [
-        {
-            "objective": objective,
-            "seed": seed,
-            "images_seen": images,
-            "set": name,
-            "accuracy": 0.25 + 0.1 * math.log2(images / 100 * FASTER[objective]) + shift,
-            "low": 0.0,
-            "high": 1.0,
-            "chance": 0.2 + shift,
-            "num_samples": 40,
-        }
-        for objective in reversed(objectives)
-        for seed in range(seeds)
-        for images in reversed(IMAGES)
-        for name, shift in (("colours", 0.05), ("shapes", -0.05))
-    ]
-    return pa.Table.from_pylist(made, schema=CURVES)
+from tests.pipeline.eval.objective_rows import IMAGES, score_rows
 
 
 def test_images_needed_are_read_off_the_first_crossing_by_their_logarithm() -> None:
@@ -44,7 +19,7 @@ def test_images_needed_are_read_off_the_first_crossing_by_their_logarithm() -> N
 
 
 def test_the_comparison_finds_how_many_times_faster_each_is() -> None:
-    comparison = compare(rows())
+    comparison = compare(score_rows())
     assert list(comparison.curves) == list(OBJECTIVES)
     for k, (images, accuracy) in enumerate(comparison.curves["bag"][1]):
         assert images == IMAGES[k]
@@ -64,7 +39,7 @@ def test_the_comparison_finds_how_many_times_faster_each_is() -> None:
 
 
 def test_an_accuracy_counts_as_reached_when_all_seeds_reach_it() -> None:
-    table = rows(("bag", "caption"))
+    table = score_rows(("bag", "caption"))
     slow = [
         row | {"accuracy": 0.3} if (row["objective"], row["seed"]) == ("bag", 1) else row for row in table.to_pylist()
     ]
@@ -74,7 +49,7 @@ def test_an_accuracy_counts_as_reached_when_all_seeds_reach_it() -> None:
 
 
 def test_the_figure_is_a_picture_and_a_chart() -> None:
-    comparison = compare(rows(("contrastive", "caption")))
+    comparison = compare(score_rows(("contrastive", "caption")))
     png = draw_figure(comparison)
     assert png.startswith(b"\x89PNG")
     width, height = struct.unpack(">II", png[16:24])
@@ -84,7 +59,7 @@ def test_the_figure_is_a_picture_and_a_chart() -> None:
 
 
 def test_the_page_has_a_section_when_there_is_a_comparison() -> None:
-    page = render_report(ReportInputs(title="Figure 2", objectives=compare(rows())))
+    page = render_report(ReportInputs(title="Figure 2", objectives=compare(score_rows())))
     assert '<section id="objectives">' in page
     assert "8.0×" in page
     assert '<a href="#objectives">' in page
