@@ -51,33 +51,36 @@ def main(job: BenchmarkJob) -> None:
     for option, uri in (("model", job.model), ("datasets", job.datasets)):
         if not storage.exists(uri):
             raise FileNotFoundError(f"{option}={uri}: nothing is there; give the folder that holds it")
-    model_sha256 = flow.hash_model(job.model)
+    store = flow.open_store(storage.join(job.output, "features"), job.model)
     sources = flow.open_sets(job.datasets)
     if job.digits:
         own = storage.join(job.output, "sets")
         flow.write_set(own, *sklearn_digits())
         sources += flow.open_sets(own)
-    Run.open(job.output, {"model": model_sha256, "sets": flow.hashes_by_name(sources, job.datasets)})
+    Run.open(job.output, {"model": store.model_sha256, "sets": flow.hashes_by_name(sources, job.datasets)})
+    for source in sources:
+        if not store.covers(source):
+            logger.warning("%s is left out: retrieval needs a contrastive model", source.dataset.name)
+    sources = [source for source in sources if store.covers(source)]
     place = storage.join(job.output, "results.json")
     if storage.exists(place):
         logger.info("%s is there already", place)
     else:
-        score(job, sources, model_sha256, place)
+        score(job, sources, store, place)
     if job.overlaps:
         write_overlap(job.output, job.overlaps, sources)
 
 
-def score(job: BenchmarkJob, sources: Sequence[flow.Source], model_sha256: str, place: str) -> None:
+def score(job: BenchmarkJob, sources: Sequence[flow.Source], store: flow.Store, place: str) -> None:
     """Encode what is not encoded yet, and write predictions and results."""
-    store = flow.Store(uri=storage.join(job.output, "features"), model_sha256=model_sha256)
     with session(job.session, needs=[job.encode.pool]):
-        flow.encode(sources, job.model, store, job.encode)
+        flow.encode(sources, [store], job.encode)
     evaluations = {source.dataset.name: flow.evaluate(source, store) for source in sources}
     flow.write_predictions(storage.join(job.output, "predictions"), evaluations)
     scores = {name: score for result in evaluations.values() for name, score in result.scores.items()}
     results = {
         "model": job.model,
-        "model_sha256": model_sha256,
+        "model_sha256": store.model_sha256,
         "sets": {
             source.dataset.name: {"sha256": source.sha256, "num_samples": source.num_samples} for source in sources
         },

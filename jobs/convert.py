@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cluster import storage
 from jobs.launch import launch
 from pipeline.model import exchange, model_folder
+from pipeline.model.clip import CLIP
 from pipeline.model.loading import read_model
 from pipeline.model.names import Style
 from pipeline.model.tokenizer import Tokenizer
@@ -40,6 +41,8 @@ def main(job: ConvertJob) -> None:
     if job.style == "ours":
         files = model_folder.to_files(model)
     else:
+        if not isinstance(model.network, CLIP):
+            raise ValueError(f"model={job.model} is no CLIP: style={job.style} has no names for it")
         files = exchange.to_files(model.network, job.style)
         text = model.network.config.text
         if model.tokenizer.to_json() != Tokenizer.released(text.vocab_size, text.context_length).to_json():

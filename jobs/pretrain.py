@@ -1,18 +1,18 @@
-"""Contrastive pretraining on the pairs of a snapshot.
+"""Pretraining on the pairs of a snapshot, contrastive unless another objective of figure 2 is asked for.
 
 `python -m jobs.pretrain --config jobs/configs/tiny.toml --snapshot runs/pairs --output runs/pretrain`
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.resources import Pool
 from cluster.session import SessionConfig, session
 from jobs.launch import launch
 from pipeline.data.reading import shard_infos
 from pipeline.data.snapshot import Snapshot
-from pipeline.model.config import model_config
+from pipeline.model.config import Objective, model_config
 from pipeline.train.config import TrainConfig
 from pipeline.train.loop import Pretraining, pretrain
 
@@ -29,6 +29,8 @@ class PretrainJob:
     """Which version of the data set, such as v00000003, or a tag; unset: the latest."""
     model: str = "tiny"
     """Name in the table of models (pipeline/model/config.py)."""
+    objective: Objective = "contrastive"
+    """What is learned from the pairs (pipeline/model/objectives.py)."""
     train: TrainConfig = field(default_factory=TrainConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
@@ -40,7 +42,7 @@ def main(job: PretrainJob) -> None:
         output=job.output,
         shards=shard_infos(snapshot.shards),
         snapshot_id=snapshot.snapshot_id,
-        model=model_config(job.model),
+        model=replace(model_config(job.model), objective=job.objective),
         train=job.train,
     )
     workers = Pool(size=job.train.num_workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)

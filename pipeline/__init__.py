@@ -38,15 +38,18 @@ def load(
     Raises:
         FileNotFoundError: nothing is at that place.
         ValueError: the name is unknown, a file is damaged or holds a program, or the weights are those of another
-            model.
+            model, or of one that is no CLIP, for it was trained with another objective.
     """
     from pipeline.model import baselines
+    from pipeline.model.clip import CLIP
     from pipeline.model.loading import load_model
     from pipeline.model.preprocess import preprocess_for
 
     if str(name_or_path).startswith(baselines.PREFIX) and not Path(name_or_path).is_dir():
         baseline, prepare = baselines.load_baseline(str(name_or_path), weights, device)
-        return cast("CLIP", baseline), prepare, baselines.no_text(str(name_or_path))
+        return cast(CLIP, baseline), prepare, baselines.no_text(str(name_or_path))
     model = load_model(name_or_path, weights)
-    network = model.network.to(device).eval()
-    return network, preprocess_for(network.config.image.image_size), model.tokenizer
+    network, config = model.network, model.network.config
+    if not isinstance(network, CLIP):
+        raise ValueError(f"{name_or_path} was trained with the objective {config.objective}: it is no CLIP")
+    return network.to(device).eval(), preprocess_for(config.image.image_size), model.tokenizer

@@ -27,11 +27,19 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line of a chart. `faint` is the same line before smoothing, drawn thinly behind it."""
+    """One line of a chart. `faint` is the same line before smoothing, drawn thinly behind it; `band` is the area that
+    it varies in, as (x, low, high)."""
 
     label: str
     points: Points
     faint: Points = ()
+    band: Sequence[tuple[float, float, float]] = ()
+
+    @property
+    def edge(self) -> Points:
+        """The outline of the band: along its lower side, and back."""
+        lower, upper = ([(x, low) for x, low, _ in self.band], [(x, high) for x, _, high in self.band])
+        return [*lower, *reversed(upper)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +109,7 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, size: tup
     shown = [line for line in (_visible(line, x, y) for line in series) if line.points]
     if not shown:
         return Markup("")
-    everything = [point for line in shown for point in (*line.points, *line.faint)]
+    everything = [point for line in shown for point in (*line.points, *line.faint, *line.edge)]
     width, height = size
     top, right, bottom = _TOP_WITH_LEGEND if len(shown) > 1 else _TOP_PLAIN, width - _RIGHT, height - _BOTTOM
     x_scale = _Scale(x, *_range([point[0] for point in everything], x), _LEFT, right)
@@ -113,6 +121,8 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, size: tup
     parts = _axes(x_scale, y_scale, size)
     parts.append(f'<path class="axis" d="M{_LEFT},{bottom}H{right}"/>')
     for index, line in enumerate(shown):
+        if line.band:
+            parts.append(f'<polygon class="band band-{index}" points="{path(line.edge)}"/>')
         if line.faint:
             parts.append(f'<polyline class="line line-{index} faint" points="{path(line.faint)}"/>')
     keys: list[str] = []
@@ -262,6 +272,7 @@ def _visible(line: Series, x: Axis, y: Axis) -> Series:
         label=line.label,
         points=[point for point in line.points if shows(point)],
         faint=[point for point in line.faint if shows(point)],
+        band=[(at, low, high) for at, low, high in line.band if shows((at, low)) and shows((at, high))],
     )
 
 

@@ -33,8 +33,19 @@ from pipeline.eval.datasets import (
     parse_description,
     serialise,
 )
-from pipeline.eval.encoder import IMAGE_FEATURES, TEXT_FEATURES, Encoder, features_of
-from pipeline.eval.suite import Evaluation, score_classification, score_retrieval, texts_of
+from pipeline.eval.encoder import CLASS_SCORES, IMAGE_FEATURES, TEXT_FEATURES, Encoder, features_of
+from pipeline.eval.suite import (
+    Evaluation,
+    prompt_features,
+    prompts_by_class,
+    score_classification,
+    score_retrieval,
+    texts_of,
+)
+from pipeline.eval.zero_shot import bag_probabilities, build_classifier, class_probabilities
+from pipeline.model.config import Objective
+from pipeline.model.loading import load_model
+from pipeline.model.model_folder import Model
 
 TEXTS_PER_PART = 2_048
 
@@ -82,6 +93,7 @@ class Unit:
     stage: Stage
     index: int
     num_rows: int
+    model_uri: str
     source_uri: str = ""
     first_sample: int = 0
     texts: tuple[str, ...] = ()
@@ -89,56 +101,81 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """Where the features of one model lie: for each set a stage of images and a stage of texts."""
+    """Where what one model makes of the sets lies: for each a stage of images and a stage of texts.
+
+    A caption model has no features of texts; its images are stored as the scores of the set's classes.
+    """
 
     uri: str
+    model_uri: str
     model_sha256: str
+    objective: Objective = "contrastive"
+
+    def covers(self, source: Source) -> bool:
+        """Whether the model can be scored on the set: retrieval needs embeddings of images and texts to compare."""
+        return source.dataset.kind is Kind.CLASSIFICATION or self.objective.startswith("contrastive")
 
     def images(self, source: Source) -> Stage:
         """The stage of a set's images: a part a row group."""
-        return Stage(self._place(source, "images"), len(source.row_groups))
+        what = "scores" if self.objective == "caption" else "images"
+        return Stage(self._place(source, what), len(source.row_groups))
 
     def texts(self, source: Source) -> Stage:
         """The stage of a set's texts: a part a run of texts."""
         return Stage(self._place(source, "texts"), len(_runs_of_texts(source)))
 
     def missing(self, source: Source) -> Iterator[Unit]:
-        """What of a set is not encoded yet."""
+        """What of a set is not encoded yet. Nothing is missing of a set that the model cannot be scored on."""
+        if not self.covers(source):
+            return
         stage, starts = self.images(source), accumulate(source.row_groups, initial=0)
         done = stage.complete()
         for index, (rows, start) in enumerate(zip(source.row_groups, starts, strict=False)):
             if index not in done:
-                yield Unit(stage=stage, index=index, num_rows=rows, source_uri=source.uri, first_sample=start)
+                yield Unit(
+                    stage=stage, index=index, num_rows=rows, model_uri=self.model_uri, source_uri=source.uri,
+                    first_sample=start,
+                )  # fmt: skip
+        if self.objective == "caption":
+            return
         stage = self.texts(source)
         done = stage.complete()
         for index, texts in enumerate(_runs_of_texts(source)):
             if index not in done:
-                yield Unit(stage=stage, index=index, num_rows=len(texts), texts=texts)
+                yield Unit(stage=stage, index=index, num_rows=len(texts), model_uri=self.model_uri, texts=texts)
 
     def _place(self, source: Source, what: str) -> str:
         return storage.join(self.uri, f"{source.dataset.name}-{source.sha256[:16]}", self.model_sha256[:16], what)
 
 
 class EncodeUnits:
-    """The actor: reads what a unit names, encodes it, writes it as a part."""
+    """The actor: reads what a unit names, encodes it, writes it as a part. It keeps the model of the last unit."""
 
-    def __init__(self, model_uri: str, batch_size: int, device: str) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            self.encoder = Encoder(_local_folder(model_uri, Path(scratch)), batch_size, device)
+    def __init__(self, prompts: Mapping[str, Sequence[Sequence[str]]], batch_size: int, device: str) -> None:
+        self._prompts = prompts
+        self._batch_size = batch_size
+        self._device = device
+        self._model_uri = ""
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Table of units -> a row for each, with the number of rows it wrote."""
         num_rows = []
         for row in rows.to_pylist():
             unit = Unit(**row | {"stage": Stage(**row["stage"])})
-            table = self.encoder.encode_texts(unit.texts) if unit.texts else self._encode_images(unit)
+            if unit.model_uri != self._model_uri:
+                self._encoder = Encoder(open_model(unit.model_uri), self._batch_size, self._device)
+                self._model_uri = unit.model_uri
+            table = self._encoder.encode_texts(unit.texts) if unit.texts else self._encode_images(unit)
             unit.stage.write(unit.index, table)
             num_rows.append(table.num_rows)
         return pa.table({"num_rows": pa.array(num_rows, pa.int64())})
 
     def _encode_images(self, unit: Unit) -> pa.Table:
         images = read_images(unit.source_uri, unit.index)["image"].to_pylist()
-        return self.encoder.encode_images(images, unit.first_sample, unit.source_uri)
+        if self._encoder.network.config.objective == "caption":
+            prompts = self._prompts[unit.source_uri]
+            return self._encoder.score_classes(images, unit.first_sample, unit.source_uri, prompts)
+        return self._encoder.encode_images(images, unit.first_sample, unit.source_uri)
 
 
 def open_sets(folder: str) -> list[Source]:
@@ -187,19 +224,39 @@ def hash_model(uri: str) -> str:
     return digest.hexdigest()
 
 
-def encode(sources: Sequence[Source], model_uri: str, store: Store, config: EncodeConfig) -> None:
-    """Fill the store with the features of all sets; what is there already stays.
+def open_model(uri: str) -> Model:
+    """The model at a place, local or s3://, which `pipeline.load` can read; it says what is raised.
+
+    A remote one is copied, since weights are read from files.
+    """
+    if not storage.is_s3(uri):
+        return load_model(storage.absolute(uri))
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in storage.list_files(uri):
+            Path(scratch, file.rsplit("/", 1)[1]).write_bytes(storage.read_bytes(file))
+        return load_model(scratch)
+
+
+def open_store(uri: str, model_uri: str) -> Store:
+    """The store of a model below a folder. Raises as `open_model`."""
+    model_uri = storage.absolute(model_uri)
+    objective = open_model(model_uri).network.config.objective
+    return Store(uri=uri, model_uri=model_uri, model_sha256=hash_model(model_uri), objective=objective)
+
+
+def encode(sources: Sequence[Source], stores: Sequence[Store], config: EncodeConfig) -> None:
+    """Fill the stores with what their models make of all sets; what is there already stays.
 
     Raises:
-        ValueError: an image cannot be read, or the model gives embeddings that are not finite.
+        ValueError: an image cannot be read, or a model gives embeddings that are not finite.
     """
-    units = [unit for source in sources for unit in store.missing(source)]
+    units = [unit for store in stores for source in sources for unit in store.missing(source)]
     if not units:
         return
     encoded: Any = ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units)).map_batches(
         EncodeUnits,
         fn_constructor_kwargs={
-            "model_uri": storage.absolute(model_uri),
+            "prompts": {source.uri: prompts_by_class(source.dataset) for source in sources},
             "batch_size": config.batch_size,
             "device": "cuda" if config.pool.gpus else "cpu",
         },
@@ -211,16 +268,25 @@ def encode(sources: Sequence[Source], model_uri: str, store: Store, config: Enco
 
 
 def evaluate(source: Source, store: Store) -> Evaluation:
-    """Score one set from the store, which `encode` has filled."""
-    images = Output.of(store.images(source)).table(IMAGE_FEATURES).sort_by("sample")
+    """Score one set that the store covers, from what `encode` has filled it with."""
+    scored = store.objective == "caption"
+    images = Output.of(store.images(source)).table(CLASS_SCORES if scored else IMAGE_FEATURES).sort_by("sample")
     assert images["sample"].to_pylist() == list(range(source.num_samples)), f"{source.uri}: samples are missing"
+    if scored:
+        probabilities = features_of(images, "scores").softmax(dim=1)
+        return score_classification(source.dataset, source.labels, probabilities)
     texts = Output.of(store.texts(source)).table(TEXT_FEATURES)
     image_features = features_of(images)
     text_features = dict(zip(texts["text"].to_pylist(), features_of(texts), strict=True))
-    if source.dataset.kind is Kind.CLASSIFICATION:
+    if source.dataset.kind is Kind.RETRIEVAL:
+        return score_retrieval(source.dataset, source.captions, image_features, text_features)
+    prompts = prompt_features(source.dataset, text_features)
+    if store.objective == "bag":
+        probabilities = bag_probabilities(image_features, prompts)
+    else:
         scale = texts["logit_scale"][0].as_py()
-        return score_classification(source.dataset, source.labels, image_features, text_features, scale)
-    return score_retrieval(source.dataset, source.captions, image_features, text_features)
+        probabilities = class_probabilities(image_features, build_classifier(prompts), scale)
+    return score_classification(source.dataset, source.labels, probabilities)
 
 
 def write_predictions(folder: str, evaluations: Mapping[str, Evaluation]) -> None:
@@ -264,12 +330,3 @@ def _open_set(description: str) -> Source:
         labels=tuple(samples["label"].to_pylist()) if classified else (),
         captions=() if classified else tuple(tuple(own) for own in samples["captions"].to_pylist()),
     )
-
-
-def _local_folder(uri: str, scratch: Path) -> Path:
-    """The model's folder as a local path; a remote one is copied, since weights are read from files."""
-    if not storage.is_s3(uri):
-        return Path(storage.absolute(uri))
-    for file in storage.list_files(uri):
-        (scratch / file.rsplit("/", 1)[1]).write_bytes(storage.read_bytes(file))
-    return scratch

@@ -19,6 +19,7 @@ from pipeline import paper
 from pipeline.eval import display
 from pipeline.eval.charts import NORMAL, SMALL, Axis, Points, Series, line_chart, smooth, thin
 from pipeline.eval.link_rot import LinkCount, view_link_rot
+from pipeline.eval.objectives import Comparison, draw_chart
 from pipeline.eval.overlap import Contamination, draw_differences, summarise
 from pipeline.eval.queries import QueryCount, view_queries
 from pipeline.eval.statistics import Score
@@ -100,6 +101,8 @@ class ReportInputs:
     """By score name, as `suite` gives them."""
     overlap: Sequence[Contamination] = ()
     """Of the evaluation sets with the training pairs."""
+    objectives: Comparison | None = None
+    """Of figure 2."""
     examples: Sequence[Example] = ()
     configuration: Mapping[str, Any] = field(default_factory=dict)
     """Nested plain values."""
@@ -168,6 +171,8 @@ def render_report(inputs: ReportInputs) -> str:
         num_large_curves=NUM_LARGE_CURVES,
         results=group_results(inputs.scores),
         overlap=summarise(inputs.overlap) if inputs.overlap else None,
+        objectives=inputs.objectives,
+        objectives_chart=draw_chart(inputs.objectives) if inputs.objectives else None,
         paper=paper,
         differences=draw_differences(inputs.overlap),
         rejected=group_rejected(inputs.rejected),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline.eval import retrieval, zero_shot
+from pipeline.eval import retrieval
 from pipeline.eval.datasets import Dataset, Kind
 from pipeline.eval.prompts import prompts_of
 from pipeline.eval.statistics import Score, bootstrap_interval, chance_of_recall, proportion_interval
@@ -86,33 +86,29 @@ def texts_of(dataset: Dataset, captions: Sequence[Sequence[str]]) -> list[str]:
         dataset: the set.
         captions: the captions of each sample, for retrieval; empty for classification.
     """
-    prompts = [prompts_of(name, dataset.templates) for name in dataset.classes]
-    return list(dict.fromkeys(text for texts in (*prompts, *captions) for text in texts))
+    return list(dict.fromkeys(text for texts in (*prompts_by_class(dataset), *captions) for text in texts))
 
 
-def score_classification(
-    dataset: Dataset,
-    labels: Sequence[int],
-    image_features: Tensor,
-    text_features: Mapping[str, Tensor],
-    logit_scale: float,
-) -> Evaluation:
+def prompts_by_class(dataset: Dataset) -> list[list[str]]:
+    """The prompts of each class, in order of the classes and of the templates."""
+    return [prompts_of(name, dataset.templates) for name in dataset.classes]
+
+
+def prompt_features(dataset: Dataset, text_features: Mapping[str, Tensor]) -> Tensor:
+    """Features of every class in every template, [C, T, E], from those of each prompt by the prompt."""
+    return torch.stack([torch.stack([text_features[text] for text in texts]) for texts in prompts_by_class(dataset)])
+
+
+def score_classification(dataset: Dataset, labels: Sequence[int], probabilities: Tensor) -> Evaluation:
     """Zero-shot top-1 accuracy, overall and of each class, against a blind guess among the classes.
 
     Args:
         dataset: a classification set.
         labels: index into the set's classes of each sample, [N].
-        image_features: unnormalised embeddings in order of the samples, [N, E].
-        text_features: unnormalised embedding [E] of every prompt, by the prompt.
-        logit_scale: the model's factor on cosine similarities.
+        probabilities: of each class in order of the samples, [N, C].
     """
     assert dataset.kind is Kind.CLASSIFICATION
-    assert len(labels) == len(image_features)
-    prompts = [prompts_of(name, dataset.templates) for name in dataset.classes]
-    prompt_features = torch.stack([torch.stack([text_features[text] for text in texts]) for texts in prompts])
-    probabilities = zero_shot.class_probabilities(
-        image_features, zero_shot.build_classifier(prompt_features), logit_scale
-    )
+    assert probabilities.shape == (len(labels), len(dataset.classes)), probabilities.shape
     # A stable sort, so that equal probabilities always come in the order of the classes.
     ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
     truth = np.asarray(labels)

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from pipeline.eval.encoder import Encoder, features_of
 from pipeline.eval.zero_shot import build_classifier, class_probabilities
+from pipeline.model.clip import CLIP
+from pipeline.model.loading import load_model
 
 
 class ZeroShotClassifier:
     """Judges an image by the texts nearest to it: the probability that it is unsafe is that of the unsafe prompts.
 
     Args:
-        model: folder of a model (`pipeline.load`), at the same place on every node.
+        model: folder of a model, at the same place on every node.
         unsafe: prompts of what must not get in, each complete, such as "a photo of a wound".
         safe: prompts of all else; an image that none of them fits goes to the unsafe ones.
         batch_size: images in a forward pass.
@@ -23,7 +25,7 @@ class ZeroShotClassifier:
 
     Raises:
         FileNotFoundError: there is no model.
-        ValueError: a list of prompts is empty.
+        ValueError: a list of prompts is empty, or the model is no CLIP.
     """
 
     def __init__(
@@ -32,7 +34,10 @@ class ZeroShotClassifier:
         for name, prompts in (("unsafe", unsafe), ("safe", safe)):
             if isinstance(prompts, str) or not prompts:
                 raise ValueError(f"safety.classifier_options.{name} = {prompts!r}: must be a list of prompts")
-        self._encoder = Encoder(model, batch_size, device)
+        loaded = load_model(model)
+        if not isinstance(loaded.network, CLIP):
+            raise ValueError(f"safety.classifier_options.model = {model}: must be a CLIP, trained contrastively")
+        self._encoder = Encoder(loaded, batch_size, device)
         self._num_unsafe = len(unsafe)
         texts = self._encoder.encode_texts([*unsafe, *safe])
         self._prompts = build_classifier(features_of(texts)[:, None])

@@ -1,7 +1,11 @@
-"""Zero-shot classification (CLIP paper, sections 3.1.2 and 3.1.4).
+"""Zero-shot classification (CLIP paper, sections 3.1.2 and 3.1.4), by each objective's rule.
 
-A class is the mean of its prompts' normalised embeddings, normalised again; an image gets the class whose direction
-is nearest to its own. Shape legend: N images, C classes, T templates, E joint embedding.
+Contrastive: a class is the mean of its prompts' normalised embeddings, normalised again; an image gets the class whose
+direction is nearest to its own. Bag-of-words prediction: an image gets the class whose prompts have the largest mean
+log-probability of their unique words, the mean over templates (`BagPredictor`). Caption: the largest log-likelihood of
+the prompt, the mean over templates (`Captioner.score_captions`; the scores are the logits of the classes as they are).
+
+Shape legend: N images, C classes, T templates, E joint embedding.
 """
 
 from __future__ import annotations
@@ -31,3 +35,14 @@ def class_probabilities(image_features: Tensor, classifier: Tensor, logit_scale:
     """
     logits_NC = logit_scale * F.normalize(image_features.float(), dim=-1) @ classifier.T  # noqa: N806
     return logits_NC.softmax(dim=-1)
+
+
+def bag_probabilities(image_features: Tensor, prompt_features: Tensor) -> Tensor:
+    """The probability of each class for each image under bag-of-words prediction: float32 [N, C], rows sum to 1.
+
+    Args:
+        image_features: of `BagPredictor.encode_image`, [N, E + 1].
+        prompt_features: of `BagPredictor.encode_text`, of every class in every template, [C, T, E + 1].
+    """
+    assert prompt_features.ndim == 3, prompt_features.shape
+    return (image_features.float() @ prompt_features.float().mean(dim=1).T).softmax(dim=-1)

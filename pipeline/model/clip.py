@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import paper
+from pipeline.model.bag import BagTower
 from pipeline.model.config import ModelConfig
 from pipeline.model.image import ImageTower
 from pipeline.model.text import TextTower
@@ -15,7 +16,9 @@ MAX_LOG_SCALE = math.log(paper.MAX_LOGIT_SCALE.value)
 
 
 class CLIP(nn.Module):
-    """An image and a text tower over one space of E dimensions.
+    """An image and a text tower over one space of E dimensions; the objective decides between the text towers.
+
+    Zero-shot, an image is of the class whose prompt has the largest cosine with it (pipeline/eval/zero_shot.py).
 
     `logit_scale` is the logarithm of the factor before the cosine similarities, as in OpenAI's `clip`.
     """
@@ -24,7 +27,8 @@ class CLIP(nn.Module):
         super().__init__()
         self.config = config
         self.image_tower = ImageTower(config.image, config.embed_dim)
-        self.text_tower = TextTower(config.text, config.embed_dim)
+        tower = BagTower if config.objective == "contrastive-bag" else TextTower
+        self.text_tower = tower(config.text, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(paper.INITIAL_TEMPERATURE.value)))
 
     def encode_image(self, images: Tensor, *, normalize: bool = False) -> Tensor:

@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pipeline import paper
+
+Objective = Literal["contrastive", "contrastive-bag", "bag", "caption"]
+"""What a model learns from its pairs (figure 2): which text belongs to which image, read by a transformer or as a bag
+of words; which words the caption has; or the caption itself. pipeline/model/objectives.py has the networks."""
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +47,32 @@ class ModelConfig:
     embed_dim: int
     image: ImageTowerConfig
     text: TextTowerConfig
+    objective: Objective = "contrastive"
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain data; `from_dict` reads it."""
-        return asdict(self)
+        """The configuration as plain data; `from_dict` reads it. Only an objective that makes it no CLIP is named."""
+        values = asdict(self)
+        if self.objective == "contrastive":
+            del values["objective"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
         """The configuration that `to_dict` wrote.
 
         Raises:
-            ValueError: a key is missing or unknown.
+            ValueError: a key is missing or unknown, or the objective is.
         """
         try:
             image, text = ImageTowerConfig(**values["image"]), TextTowerConfig(**values["text"])
-            return cls(embed_dim=values["embed_dim"], image=image, text=text)
+            config = cls(
+                embed_dim=values["embed_dim"], image=image, text=text, objective=values.get("objective", "contrastive")
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the configuration of a model: {error}") from error
+        if config.objective not in OBJECTIVES:
+            raise ValueError(f"the objective '{config.objective}' is not one of {', '.join(OBJECTIVES)}")
+        return config
 
 
 PAPER_ARCHITECTURES: Mapping[str, str] = {

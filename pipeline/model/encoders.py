@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def encoder_from_files(files: Mapping[str, bytes], source: str, batch_size: int,
     network = model_folder.from_files(files, source).network.to(device).eval()
     preprocess = preprocess_for(network.config.image.image_size)
     return ImageEncoder(
-        lambda pixels: network.encode_image(pixels, normalize=True),
+        lambda pixels: F.normalize(network.image_tower(pixels).float(), dim=-1),
         lambda image: preprocess(Image.fromarray(decode(image))),
         batch_size,
         device,

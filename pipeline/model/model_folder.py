@@ -8,10 +8,9 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError
 
-from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
+from pipeline.model.objectives import Network, empty_network
 from pipeline.model.tokenizer import Tokenizer
-from pipeline.model.weights import empty_clip
 
 WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.json"
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE)
@@ -19,9 +18,9 @@ MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE)
 
 @dataclass(frozen=True)
 class Model:
-    """A network and the tokenizer that its text tower was trained with."""
+    """A network and the tokenizer that it was trained with."""
 
-    network: CLIP
+    network: Network
     tokenizer: Tokenizer
 
 
@@ -57,7 +56,7 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
         weights = safetensors.torch.load(files[WEIGHTS_FILE])
     except SafetensorError as error:
         raise ValueError(f"{source}/{WEIGHTS_FILE}: damaged ({error})") from error
-    network = empty_clip(config)
+    network = empty_network(config)
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:

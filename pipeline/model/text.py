@@ -36,6 +36,22 @@ class Block(nn.Module):
         return x_BLD + residual
 
 
+def initialise_blocks(blocks: nn.Sequential, config: TextTowerConfig) -> None:
+    """The released code's initial values."""
+    width_std = config.width**-0.5
+    residual_std = width_std * (2 * config.layers) ** -0.5
+    for block in blocks:
+        assert isinstance(block, Block)
+        for layer, std in (
+            (block.attention_in, width_std),
+            (block.attention_out, residual_std),
+            (block.mlp_in, (2 * config.width) ** -0.5),
+            (block.mlp_out, residual_std),
+        ):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+
 class TextTower(nn.Module):
     """Tokens int B x L, padded behind the end token -> features float B x E.
 
@@ -55,21 +71,10 @@ class TextTower(nn.Module):
 
     def _initialise(self, config: TextTowerConfig) -> None:
         """The released code's initial values."""
-        width_std = config.width**-0.5
-        residual_std = width_std * (2 * config.layers) ** -0.5
         nn.init.normal_(self.token_embedding.weight, std=paper.TOKEN_EMBEDDING_STD.value)
         nn.init.normal_(self.position_embedding, std=paper.POSITION_EMBEDDING_STD.value)
-        nn.init.normal_(self.projection.weight, std=width_std)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            for layer, std in (
-                (block.attention_in, width_std),
-                (block.attention_out, residual_std),
-                (block.mlp_in, (2 * config.width) ** -0.5),
-                (block.mlp_out, residual_std),
-            ):
-                nn.init.normal_(layer.weight, std=std)
-                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.projection.weight, std=config.width**-0.5)
+        initialise_blocks(self.blocks, config)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:  # noqa: N803
         """Features float B x E, not normalised."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.model.clip import CLIP
 from pipeline.model.config import MODELS, ModelConfig
 from pipeline.model.names import Names, Style, is_extra, style_of
+from pipeline.model.objectives import empty_network
 
 _MAX_LISTED = 5
 _POSITIONS = ("image_tower.trunk.pos_embed", "image_tower.trunk.head.pos_embed")
@@ -101,10 +102,8 @@ def recognise(state: Mapping[str, Tensor]) -> str:
 
 def empty_clip(config: ModelConfig) -> CLIP:
     """A model on the meta device, for `import_state` to fill: quick, because no initial value is computed."""
-    with torch.device("meta"):
-        model = CLIP(config)
-    saved = set(model.state_dict())
-    assert all(name in saved for name, _ in model.named_buffers()), "a buffer that is not saved would stay empty"
+    model = empty_network(config)
+    assert isinstance(model, CLIP)
     return model
 
 

@@ -53,17 +53,24 @@ class TrainConfig:
     checkpoint_every_steps: int = _operational(1000)
     keep_checkpoints: int = _operational(2)
     """Checkpoints kept, the newest first; with two, a damaged one can be done without."""
+    keep_models_at: tuple[int, ...] = _operational(())
+    """Images seen, whole steps, after which the model is kept in the run's models/."""
     max_failures: int = _operational(2)
     """How often the workers are started again, from the last checkpoint, when one of them fails."""
 
     def __post_init__(self) -> None:
         may_be_zero = ("warmup_steps", "weight_decay", "beta1", "beta2", "seed", "gpus_per_worker", "max_failures")
         for name, value in asdict(self).items():
-            if name != "precision" and (value < 0 or (value == 0 and name not in may_be_zero)):
+            if name not in ("precision", "keep_models_at") and (value < 0 or (value == 0 and name not in may_be_zero)):
                 bound = "not be negative" if name in may_be_zero else "be above zero"
                 raise ValueError(f"{name}={value}: must {bound}")
         if self.crop_share > 1:
             raise ValueError(f"crop_share={self.crop_share}: must be at most 1")
+        for num_images in self.keep_models_at:
+            if num_images <= 0 or num_images % self.global_batch_size:
+                raise ValueError(
+                    f"keep_models_at={num_images}: must be a multiple of global_batch_size={self.global_batch_size}"
+                )
         if self.global_batch_size < self.num_workers:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} cannot be shared out to num_workers={self.num_workers}"

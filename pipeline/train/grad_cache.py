@@ -61,11 +61,11 @@ def accumulate_gradients(
 
     model.zero_grad(set_to_none=True)
     order = torch.argsort(batch.lengths, stable=True)
-    text_chunks = _text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size)
+    chunks = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size)
     images = _CachedTower(encoder(lambda x, normalize: model.encode_image(normalise(x), normalize=normalize)), device)
     texts = _CachedTower(encoder(model.encode_text), device)
     image_features = images.embed(torch.split(batch.images, chunk_size))
-    sorted_features = texts.embed(text_chunks)
+    sorted_features = texts.embed(chunks)
     text_features = torch.empty_like(sorted_features)
     text_features[order] = sorted_features
 
@@ -73,7 +73,7 @@ def accumulate_gradients(
     images.backward(result.image_features)
     texts.backward(result.text_features[order])
     if len(local_batch_sizes) > 1:
-        _sum_gradients(p for p in model.parameters() if p is not model.logit_scale)
+        sum_gradients(p for p in model.parameters() if p is not model.logit_scale)
     model.logit_scale.grad = result.logit_scale.clone()
     return result
 
@@ -109,7 +109,7 @@ class _CachedTower:
             start += len(chunk)
 
 
-def _text_chunks(tokens: Tensor, lengths: Tensor, chunk_size: int) -> list[Tensor]:
+def text_chunks(tokens: Tensor, lengths: Tensor, chunk_size: int) -> list[Tensor]:
     """Chunks of captions, each cut to its own longest one."""
     cuts = zip(torch.split(tokens, chunk_size), torch.split(lengths, chunk_size), strict=True)
     return [chunk[:, : int(chunk_lengths.max())] for chunk, chunk_lengths in cuts]
@@ -133,7 +133,7 @@ def _replayed(states: Sequence[Tensor], device: torch.device) -> Iterator[None]:
         yield
 
 
-def _sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Adds up the workers' gradients in one message. A sum, because each share already is one of the global mean."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     message = torch.cat([gradient.flatten() for gradient in gradients])

@@ -37,11 +37,13 @@ from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
 from pipeline.model.model_folder import Model
+from pipeline.model.objectives import Network, network_for
 from pipeline.model.tokenizer import Tokenizer
 from pipeline.train.batches import Arrays, StepReader
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pipeline.train.config import TrainConfig
-from pipeline.train.grad_cache import Batch, accumulate_gradients
+from pipeline.train.grad_cache import Batch
+from pipeline.train.gradients import set_gradients
 from pipeline.train.metrics import Recorder, draw_curves, read_metrics
 from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
 from pipeline.train.plan import Plan
@@ -93,7 +95,7 @@ def pretrain(run: Pretraining) -> None:
     run.plan()  # refuses a batch that is too large before anything is written
     Run.open(
         run.output,
-        {"snapshot_id": run.snapshot_id, "model": identity(run.model), "train": identity(config)},
+        {"snapshot_id": run.snapshot_id, "model": run.model.to_dict(), "train": identity(config)},
     )
     result_uri = storage.join(run.output, "result.json")
     if storage.exists(result_uri):
@@ -228,23 +230,34 @@ def _train_worker(run: Pretraining, tokenizer_json: str) -> None:
         batch = _batch(next(stream), step, sizes[rank], device)
         waited = time.monotonic() - asked
         torch.manual_seed(int(draw(config.seed, Purpose.DROPOUT, step, np.array([rank]))[0]))
-        result = accumulate_gradients(
+        result = set_gradients(
             network, batch, chunk_size=config.chunk_size, local_batch_sizes=sizes, rank=rank,
             bf16=config.precision == "bf16",
         )  # fmt: skip
         if not math.isfinite(result.loss):
             raise FloatingPointError(f"the loss is {result.loss} at step {step + 1}; a lower learning rate may help")
         rate = learning_rate(config, step, steps.stop)
-        scale = network.logit_scale.exp().item()
+        scale = network.logit_scale.exp().item() if isinstance(network, CLIP) else None
         norm = optimizer_step(network, optimizer, rate)
         if recorder:
             recorder.step(result, logit_scale=scale, learning_rate=rate, gradient_norm=norm, waited_seconds=waited)
+            if (step + 1) * config.global_batch_size in config.keep_models_at:
+                _write_model(model, kept_model(run.output, (step + 1) * config.global_batch_size))
             if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == steps.stop:
                 checkpoints.save(Checkpoint(model, optimizer.state_dict(), recorder.flush()))
     if recorder:
         recorder.close()
-        for name, data in model_folder.to_files(model).items():
-            storage.write_bytes(storage.join(run.output, "model", name), data)
+        _write_model(model, storage.join(run.output, "model"))
+
+
+def kept_model(output: str, images_seen: int) -> str:
+    """The folder of the model that a run has kept after so many images (TrainConfig.keep_models_at)."""
+    return storage.join(output, "models", f"images-{images_seen:012d}")
+
+
+def _write_model(model: Model, folder: str) -> None:
+    for name, data in model_folder.to_files(model).items():
+        storage.write_bytes(storage.join(folder, name), data)
 
 
 def _stream(reader: StepReader, steps: range, config: TrainConfig) -> Iterator[Arrays]:
@@ -279,11 +292,11 @@ def _batch(arrays: Arrays, step: int, local_batch_size: int, device: torch.devic
     return Batch(images.to(device), tokens.to(device), lengths)
 
 
-def _agree(network: CLIP, num_steps: int) -> None:
+def _agree(network: Network, num_steps: int) -> None:
     """All workers start from the first one's weights; they must have found the same checkpoint."""
     if ray.train.get_context().get_world_size() == 1:
         return
-    found = torch.tensor([num_steps, -num_steps], device=network.logit_scale.device)
+    found = torch.tensor([num_steps, -num_steps], device=next(network.parameters()).device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     if found[0] != -found[1]:
         raise RuntimeError(f"workers disagree about the checkpoint: steps {-int(found[1])} and {int(found[0])}")
@@ -295,4 +308,5 @@ def _new_model(run: Pretraining, tokenizer_json: str) -> Model:
     """Freshly initialised from the run's seed, with as many token embeddings as the tokenizer has entries."""
     tokenizer = Tokenizer.from_json(tokenizer_json, run.model.text.context_length)
     torch.manual_seed(run.train.seed)
-    return Model(CLIP(replace(run.model, text=replace(run.model.text, vocab_size=tokenizer.vocab_size))), tokenizer)
+    config = replace(run.model, text=replace(run.model.text, vocab_size=tokenizer.vocab_size))
+    return Model(network_for(config), tokenizer)

@@ -12,10 +12,10 @@ from datetime import timedelta
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.model.loss import LossGradients
 from pipeline.train.checkpoint import Progress
 from pipeline.train.config import TrainConfig
 from pipeline.train.files import Files
+from pipeline.train.gradients import StepResult
 
 logger = logging.getLogger("clip")
 
@@ -25,7 +25,7 @@ WRITE_INTERVAL_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """A row of metrics.jsonl."""
+    """A row of metrics.jsonl, which leaves out what is None."""
 
     step: int
     """Steps taken, this one included."""
@@ -33,9 +33,10 @@ class Metrics:
     """Passes over the data so far."""
     loss: float
     """Of this step's global batch, before its update; so are the accuracies."""
-    accuracy_image_to_text: float
-    accuracy_text_to_image: float
-    logit_scale: float
+    accuracy_image_to_text: float | None = None
+    """None, as the next two, where the objective has no such thing."""
+    accuracy_text_to_image: float | None = None
+    logit_scale: float | None = None
     """The factor itself, not its logarithm."""
     learning_rate: float
     gradient_norm: float
@@ -72,7 +73,7 @@ class Recorder:
         self._waited = 0.0
 
     def step(
-        self, result: LossGradients, *, logit_scale: float, learning_rate: float, gradient_norm: float,
+        self, result: StepResult, *, logit_scale: float | None, learning_rate: float, gradient_norm: float,
         waited_seconds: float,
     ) -> None:  # fmt: skip
         """Count one more step, and log it where it is its turn."""
@@ -99,7 +100,7 @@ class Recorder:
         )
         self._row_step, self._row_started, self._waited = self._step, now, 0.0
         self._rows.append(row)
-        for name, value in asdict(row).items():
+        for name, value in _told(row).items():
             if name != "step":
                 self._board.add_scalar(name, value, row.step)
         if now - self._written >= WRITE_INTERVAL_SECONDS or self._step == self._num_steps:
@@ -108,7 +109,7 @@ class Recorder:
 
     def flush(self) -> Progress:
         """Write all rows; returns how far the run is. Before each checkpoint, so that none of its rows is missing."""
-        self._files.write_bytes(self._uri, "".join(json.dumps(asdict(row)) + "\n" for row in self._rows).encode())
+        self._files.write_bytes(self._uri, "".join(json.dumps(_told(row)) + "\n" for row in self._rows).encode())
         self._written = time.monotonic()
         return Progress(self._step, self._done.seconds + self._written - self._started)
 
@@ -119,11 +120,16 @@ class Recorder:
     def _line(self, row: Metrics) -> str:
         rate = (row.step - self._done.num_steps) / (row.seconds - self._done.seconds)
         left = timedelta(seconds=round((self._num_steps - row.step) / rate))
+        accuracies = (row.accuracy_image_to_text, row.accuracy_text_to_image)
+        told = " and ".join(f"{accuracy:.0%}" for accuracy in accuracies if accuracy is not None)
         return (
-            f"step {row.step:,}/{self._num_steps:,}: loss {row.loss:.3f}, "
-            f"accuracy {row.accuracy_image_to_text:.0%} and {row.accuracy_text_to_image:.0%}, "
+            f"step {row.step:,}/{self._num_steps:,}: loss {row.loss:.3f}, {f'accuracy {told}, ' if told else ''}"
             f"{row.samples_per_second:,.0f} samples/s, {left} left"
         )
+
+
+def _told(row: Metrics) -> dict[str, float]:
+    return {name: value for name, value in asdict(row).items() if value is not None}
 
 
 def read_metrics(output: str, files: Files) -> list[Metrics]:
@@ -142,19 +148,21 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def draw_curves(rows: Sequence[Metrics]) -> bytes:
-    """Loss and accuracies against images seen, as a PNG."""
+    """Loss, and accuracies where there are any, against images seen, as a PNG."""
     from matplotlib.figure import Figure  # slow to import, and only needed here, at the end of a run
 
-    images_seen = [row.images_seen for row in rows]
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    loss.plot(images_seen, [row.loss for row in rows], color="tab:blue")
-    loss.set(title="Loss", xlabel="images seen")
-    accuracy.plot(images_seen, [row.accuracy_image_to_text for row in rows], color="tab:orange", label="image to text")
-    accuracy.plot(images_seen, [row.accuracy_text_to_image for row in rows], color="tab:green", label="text to image")
-    accuracy.set(title="Accuracy within the batch", xlabel="images seen", ylim=(0, 1))
-    accuracy.legend(frameon=False)
-    for axes in (loss, accuracy):
+    panels = {"Loss": {"loss": ""}}
+    if any(row.accuracy_image_to_text is not None for row in rows):
+        names = {"accuracy_image_to_text": "image to text", "accuracy_text_to_image": "text to image"}
+        panels["Accuracy within the batch"] = names
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, label in lines.items():
+            axes.plot([row.images_seen for row in rows], [getattr(row, name) for row in rows], label=label)
+        axes.set(title=title, xlabel="images seen")
+        if len(lines) > 1:
+            axes.set(ylim=(0, 1))
+            axes.legend(frameon=False)
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)

@@ -6,10 +6,11 @@ import torch
 from torch.optim import AdamW
 
 from pipeline.model.clip import CLIP
+from pipeline.model.objectives import Network
 from pipeline.train.config import TrainConfig
 
 
-def make_optimizer(model: CLIP, config: TrainConfig) -> AdamW:
+def make_optimizer(model: Network, config: TrainConfig) -> AdamW:
     """AdamW that decays all weights but gains, biases and the logit scale: those of fewer than two dimensions."""
     weights = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -26,11 +27,12 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def optimizer_step(model: CLIP, optimizer: AdamW, rate: float) -> float:
-    """Take one step at this rate, keep the logit scale in bounds; returns the norm of the whole gradient."""
+def optimizer_step(model: Network, optimizer: AdamW, rate: float) -> float:
+    """Take one step at this rate, keep a CLIP's logit scale in bounds; returns the norm of the whole gradient."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    model.clamp_logit_scale()
+    if isinstance(model, CLIP):
+        model.clamp_logit_scale()
     return float(norm)

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.eval.link_rot import LinkCount
+from pipeline.eval.objectives import compare
 from pipeline.eval.overlap import Contamination, contamination
 from pipeline.eval.queries import QueryCount
 from pipeline.eval.report import Example, KeptPair, RejectedPair, ReportInputs, SnapshotFacts, Stage
 from pipeline.eval.statistics import Score, proportion_interval
 from tests.pipeline.eval.models import save_small_model
+from tests.pipeline.eval.objective_rows import score_rows
 from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw
 from tests.pipeline.eval.predictions import classified
 
@@ -159,6 +161,7 @@ def report_inputs() -> ReportInputs:
         queries=make_queries(),
         link_rot=make_link_rot(),
         overlap=make_overlap(),
+        objectives=compare(score_rows()),
         kept_pairs=kept,
         rejected=rejected,
         metrics=make_metrics(),

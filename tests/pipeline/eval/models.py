@@ -6,19 +6,19 @@ from pathlib import Path
 import torch
 
 from pipeline.model import model_folder
-from pipeline.model.clip import CLIP
-from pipeline.model.config import model_config
+from pipeline.model.config import Objective, model_config
+from pipeline.model.objectives import network_for
 from pipeline.model.tokenizer import Tokenizer
 from tests.pipeline.eval.pictures import PAIRS
 
 
-def save_small_model(folder: Path) -> None:
+def save_small_model(folder: Path, objective: Objective = "contrastive") -> None:
     """The tiny model with random weights, always the same."""
-    config = model_config("tiny")
+    config = replace(model_config("tiny"), objective=objective)
     captions = [text for pair in PAIRS for text in pair]
     tokenizer = Tokenizer.train(captions, config.text.vocab_size, config.text.context_length)
     config = replace(config, text=replace(config.text, vocab_size=tokenizer.vocab_size))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = CLIP(config)
+        network = network_for(config)
     model_folder.save(model_folder.Model(network, tokenizer), folder)

@@ -1,13 +1,14 @@
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-import pipeline
+from pipeline.eval import encoder
 from pipeline.eval.encoder import IMAGE_FEATURES, TEXT_FEATURES, Encoder, features_of
+from pipeline.model.model_folder import Model
 from tests.pipeline.eval.pictures import draw
 
 IMAGES = [draw(shape, colour) for shape in ("circle", "square") for colour in ("red", "green", "blue")]
@@ -20,6 +21,7 @@ class StandIn(torch.nn.Module):
         super().__init__()
         self.logit_scale = torch.nn.Parameter(torch.tensor(2.0))
         self.batches: list[int] = []
+        self.config = SimpleNamespace(image=SimpleNamespace(image_size=8))
 
     def encode_image(self, images: Tensor) -> Tensor:
         self.batches.append(len(images))
@@ -42,18 +44,16 @@ def tokenize(texts: list[str]) -> Tensor:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    model = StandIn()
+    monkeypatch.setattr(encoder, "preprocess_for", lambda image_size: {8: preprocess}[image_size])
+    return StandIn()
 
-    def load(folder: Any, device: str) -> tuple[StandIn, Any, Any]:
-        assert (folder, device) == (Path("some/model"), "cpu")
-        return model, preprocess, tokenize
 
-    monkeypatch.setattr(pipeline, "load", load)
-    return model
+def encoder_of(network: StandIn, batch_size: int) -> Encoder:
+    return Encoder(Model(cast(Any, network), cast(Any, tokenize)), batch_size, "cpu")
 
 
 def test_images_are_encoded_in_batches_and_numbered(stand_in: StandIn) -> None:
-    table = Encoder(Path("some/model"), 4, "cpu").encode_images(IMAGES, 100, "test.parquet")
+    table = encoder_of(stand_in, 4).encode_images(IMAGES, 100, "test.parquet")
     assert table.schema == IMAGE_FEATURES
     assert table["sample"].to_pylist() == [100, 101, 102, 103, 104, 105]
     assert stand_in.batches == [4, 2]
@@ -61,30 +61,26 @@ def test_images_are_encoded_in_batches_and_numbered(stand_in: StandIn) -> None:
 
 
 def test_the_batch_size_changes_no_feature(stand_in: StandIn) -> None:
-    one, all_at_once = (
-        Encoder(Path("some/model"), size, "cpu").encode_images(IMAGES, 0, "x").column("features") for size in (1, 6)
-    )
+    one, all_at_once = (encoder_of(stand_in, size).encode_images(IMAGES, 0, "x").column("features") for size in (1, 6))
     assert one.to_pylist() == all_at_once.to_pylist()
     assert stand_in.batches == [1] * 6 + [6]
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_texts_keep_their_features_and_the_models_scale() -> None:
-    table = Encoder(Path("some/model"), 2, "cpu").encode_texts(["red", "blue", "a"])
+def test_texts_keep_their_features_and_the_models_scale(stand_in: StandIn) -> None:
+    table = encoder_of(stand_in, 2).encode_texts(["red", "blue", "a"])
     assert table.schema == TEXT_FEATURES
     assert table["text"].to_pylist() == ["red", "blue", "a"]
     assert features_of(table).tolist() == [[3, ord("r")], [4, ord("b")], [1, ord("a")]]
     assert table["logit_scale"].to_pylist() == [pytest.approx(torch.e**2)] * 3
 
 
-@pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("broken", [b"", b"<html>", IMAGES[0][: len(IMAGES[0]) // 2]])
-def test_an_unreadable_image_is_named(broken: bytes) -> None:
+def test_an_unreadable_image_is_named(broken: bytes, stand_in: StandIn) -> None:
     with pytest.raises(ValueError, match=r"^sets/x/test\.parquet: the image of sample 9 cannot be read"):
-        Encoder(Path("some/model"), 4, "cpu").encode_images([IMAGES[0], IMAGES[1], broken], 7, "sets/x/test.parquet")
+        encoder_of(stand_in, 4).encode_images([IMAGES[0], IMAGES[1], broken], 7, "sets/x/test.parquet")
 
 
 def test_a_model_that_has_diverged_is_refused(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_in, "encode_image", lambda images: torch.full((len(images), 4), float("nan")))
     with pytest.raises(ValueError, match="not finite"):
-        Encoder(Path("some/model"), 4, "cpu").encode_images(IMAGES, 0, "x")
+        encoder_of(stand_in, 4).encode_images(IMAGES, 0, "x")

@@ -22,10 +22,17 @@ from pipeline.eval.flow import (
     encode,
     evaluate,
     hash_model,
+    open_model,
     open_sets,
+    open_store,
     write_set,
 )
-from pipeline.eval.suite import texts_of
+from pipeline.eval.suite import prompts_by_class, texts_of
+from pipeline.model.caption import Captioner
+from pipeline.model.clip import CLIP
+from pipeline.model.config import Objective
+from pipeline.model.preprocess import preprocess_for
+from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import COLOURS, PAIRS, SHAPES, draw, make_sets
 
 CONFIG = EncodeConfig(pool=Pool(size=2), batch_size=4)
@@ -38,7 +45,7 @@ def sets(tmp_path: Path) -> Path:
 
 
 def store_of(folder: Path, model_sha256: str = "ab" * 32) -> Store:
-    return Store(uri=str(folder / "features"), model_sha256=model_sha256)
+    return Store(uri=str(folder / "features"), model_uri="model", model_sha256=model_sha256)
 
 
 def fill_by_hand(store: Store, source: Source, part_order: list[int]) -> None:
@@ -156,8 +163,8 @@ def test_a_store_with_a_hole_is_not_scored(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_local")
 def test_encoding_on_ray_gives_the_scores_of_a_loop(sets: Path, tmp_path: Path, small_model: Path) -> None:
     sources = open_sets(str(sets))
-    store = store_of(tmp_path, hash_model(str(small_model)))
-    encode(sources, str(small_model), store, CONFIG)
+    store = open_store(str(tmp_path / "features"), str(small_model))
+    encode(sources, [store], CONFIG)
     assert [list(store.missing(source)) for source in sources] == [[], []]
     colours, pairs = (evaluate(source, store) for source in sources)
 
@@ -187,6 +194,38 @@ def test_encoding_on_ray_gives_the_scores_of_a_loop(sets: Path, tmp_path: Path, 
     assert pairs.scores["pairs/image_to_text_r@5"].value == pytest.approx(sum(hits) / 15)
 
 
+@pytest.mark.parametrize("objective", ["bag", "caption"])
+def test_the_likelihood_rules_score_classes_and_leave_retrieval_out(
+    objective: Objective, sets: Path, tmp_path: Path
+) -> None:
+    """Against a loop over images and prompts."""
+    save_small_model(tmp_path / "model", objective)
+    colours, pairs = open_sets(str(sets))
+    store = open_store(str(tmp_path / "features"), str(tmp_path / "model"))
+    assert (store.covers(colours), store.covers(pairs)) == (True, False)
+    assert list(store.missing(pairs)) == []
+    units = pa.Table.from_pylist([asdict(unit) for unit in store.missing(colours)])
+    EncodeUnits({colours.uri: prompts_by_class(colours.dataset)}, batch_size=4, device="cpu")(units)
+    assert list(store.missing(colours)) == []
+    predictions = evaluate(colours, store).predictions
+
+    model = open_model(str(tmp_path / "model"))
+    network, preprocess = model.network.eval(), preprocess_for(model.network.config.image.image_size)
+    assert not isinstance(network, CLIP)
+    pictures = [Image.open(io.BytesIO(draw(shape, colour))) for colour in COLOURS for shape in SHAPES]
+    for row, picture in zip(predictions.to_pylist(), pictures, strict=True):
+        pixels = preprocess(picture)[None]
+        with torch.no_grad():
+            image = network.encode_image(pixels) if isinstance(network, Captioner) else pixels
+            logits = [
+                sum(float(network.log_likelihoods(image, model.tokenizer.encode([text])[0])) for text in texts) / 2
+                for texts in prompts_by_class(colours.dataset)
+            ]
+        probabilities = torch.tensor(logits).softmax(dim=0)
+        assert row["predicted"] == list(COLOURS)[int(probabilities.argmax())]
+        assert row["probabilities"][0] == pytest.approx(float(probabilities.max()), rel=1e-3)
+
+
 @pytest.mark.usefixtures("ray_local")
 def test_an_unreadable_image_stops_the_encoding_and_is_named(sets: Path, tmp_path: Path, small_model: Path) -> None:
     place = sets / "colours" / "test.parquet"
@@ -194,7 +233,7 @@ def test_an_unreadable_image_stops_the_encoding_and_is_named(sets: Path, tmp_pat
     images = [*samples["image"].to_pylist()[:13], b"<html>", b"<html>"]
     pq.write_table(samples.set_column(0, "image", pa.array(images, pa.large_binary())), place, row_group_size=4)
     with pytest.raises(ValueError, match=rf"{place}: the image of sample 13 cannot be read"):
-        encode(open_sets(str(sets)), str(small_model), store_of(tmp_path), EncodeConfig(batch_size=4))
+        encode(open_sets(str(sets)), [open_store(str(tmp_path), str(small_model))], EncodeConfig(batch_size=4))
 
 
 def test_sets_model_and_features_may_lie_on_s3(s3: str, tmp_path: Path, small_model: Path) -> None:
@@ -207,9 +246,9 @@ def test_sets_model_and_features_may_lie_on_s3(s3: str, tmp_path: Path, small_mo
     evaluations = []
     for place, model in ((s3, f"{s3}/model"), (str(tmp_path), str(small_model))):
         source = open_sets(f"{place}/sets" if place == s3 else place)[0]
-        store = Store(uri=f"{place}/features", model_sha256="ab" * 32)
+        store = open_store(f"{place}/features", model)
         units = pa.Table.from_pylist([asdict(unit) for unit in store.missing(source)])
-        written = EncodeUnits(model, batch_size=4, device="cpu")(units)
+        written = EncodeUnits({}, batch_size=4, device="cpu")(units)
         assert written["num_rows"].to_pylist() == [4, 4, 4, 3, 10]
         evaluations.append(evaluate(source, store))
     assert evaluations[0] == evaluations[1]

@@ -21,7 +21,19 @@ from pipeline.eval.report import (
 from pipeline.eval.statistics import Score
 from tests.pipeline.eval.conftest import HOSTILE
 
-SECTIONS = ("results", "overlap", "predictions", "training", "funnel", "links", "queries", "kept", "rejected", "run")
+SECTIONS = (
+    "results",
+    "overlap",
+    "predictions",
+    "objectives",
+    "training",
+    "funnel",
+    "links",
+    "queries",
+    "kept",
+    "rejected",
+    "run",
+)
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
@@ -104,6 +116,7 @@ def test_every_part_may_be_left_out_and_stand_alone(report_inputs: ReportInputs,
         "metrics": ["training"],
         "scores": ["results"],
         "overlap": ["overlap"],
+        "objectives": ["objectives"],
         "examples": ["predictions"],
         "configuration": ["run"],
         "versions": ["run"],

@@ -3,7 +3,17 @@ import torch
 
 from pipeline.eval.datasets import Dataset, Kind
 from pipeline.eval.statistics import proportion_interval
-from pipeline.eval.suite import CLASSIFIED, RANKED, benchmark_of, score_classification, score_retrieval, texts_of
+from pipeline.eval.suite import (
+    CLASSIFIED,
+    RANKED,
+    Evaluation,
+    benchmark_of,
+    prompt_features,
+    score_classification,
+    score_retrieval,
+    texts_of,
+)
+from pipeline.eval.zero_shot import build_classifier, class_probabilities
 
 COLOURS = Dataset(name="colours", kind=Kind.CLASSIFICATION, classes=("red", "green", "blue"), templates=("a {}", "{}"))
 PAIRS = Dataset(name="pairs", kind=Kind.RETRIEVAL)
@@ -11,6 +21,13 @@ PAIRS = Dataset(name="pairs", kind=Kind.RETRIEVAL)
 
 def one_hot(index: int, size: int = 3) -> torch.Tensor:
     return torch.eye(size)[index] * (index + 1)
+
+
+def score_cosines(
+    dataset: Dataset, labels: list[int], images: torch.Tensor, texts: dict[str, torch.Tensor], scale: float
+) -> Evaluation:
+    probabilities = class_probabilities(images, build_classifier(prompt_features(dataset, texts)), scale)
+    return score_classification(dataset, labels, probabilities)
 
 
 def test_texts_are_listed_once_each() -> None:
@@ -22,7 +39,7 @@ def test_a_classification_is_scored_by_class_name() -> None:
     text_features = {text: one_hot(i // 2) for i, text in enumerate(texts_of(COLOURS, []))}
     labels = [0, 0, 1, 1, 0]
     image_features = torch.stack([one_hot(i) for i in (0, 0, 1, 2, 1)])
-    evaluation = score_classification(COLOURS, labels, image_features, text_features, logit_scale=10.0)
+    evaluation = score_cosines(COLOURS, labels, image_features, text_features, 10.0)
     score = evaluation.scores["colours"]
     assert (score.value, score.num_samples, score.metric) == (0.6, 5, "accuracy")
     assert score.chance == pytest.approx(1 / 3)
@@ -45,8 +62,8 @@ def test_the_order_of_the_classes_does_not_change_the_scores() -> None:
     image_features = torch.randn(60, 8, generator=generator)
     labels = torch.randint(0, 3, (60,), generator=generator).tolist()
     reversed_set = Dataset(name="colours", kind=COLOURS.kind, classes=COLOURS.classes[::-1], templates=("a {}", "{}"))
-    forwards = score_classification(COLOURS, labels, image_features, text_features, 5.0)
-    backwards = score_classification(reversed_set, [2 - i for i in labels], image_features, text_features, 5.0)
+    forwards = score_cosines(COLOURS, labels, image_features, text_features, 5.0)
+    backwards = score_cosines(reversed_set, [2 - i for i in labels], image_features, text_features, 5.0)
     assert forwards.scores == backwards.scores
     assert forwards.per_class == backwards.per_class
     names = ["truth", "predicted", "labels"]

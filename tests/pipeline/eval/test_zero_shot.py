@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.eval.zero_shot import build_classifier, class_probabilities
+from pipeline.eval.zero_shot import bag_probabilities, build_classifier, class_probabilities
 
 
 class SameEncoder:
@@ -72,3 +72,12 @@ def test_classifier_and_accuracy_equal_clip_benchmark() -> None:
     torch.testing.assert_close(ours, logits.softmax(dim=-1), atol=1e-5, rtol=0)
     assert target.tolist() == labels.tolist()
     assert ours.argmax(dim=1).tolist() == logits.argmax(dim=1).tolist()
+
+
+def test_bag_probabilities_are_a_softmax_of_mean_log_probabilities() -> None:
+    generator = torch.Generator().manual_seed(4)
+    images, prompts = torch.randn(6, 5, generator=generator), torch.randn(3, 2, 5, generator=generator)
+    found = bag_probabilities(images, prompts)
+    for row, image in zip(found, images, strict=True):
+        logits = torch.stack([(prompts[index] @ image).mean() for index in range(3)])
+        torch.testing.assert_close(row, logits.softmax(dim=0))

@@ -60,7 +60,7 @@ def inputs(model: CLIP) -> tuple[Tensor, Tensor]:
 def draw_near(text: TextTower, image: Tensor) -> None:
     """Turn captions towards the image, as training does: a cosine near zero would be nothing but rounding."""
     embed_dim, width = text.projection.weight.shape
-    text.final_norm.bias += 1
+    text.final_norm.bias.add_(1)
     text.projection.weight.add_(math.sqrt(embed_dim) / width * nn.functional.normalize(image).T)
 
 

@@ -9,17 +9,16 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from cluster import storage
-from pipeline.model.loss import LossGradients
 from pipeline.train.checkpoint import Progress
 from pipeline.train.config import TrainConfig
+from pipeline.train.gradients import StepResult
 from pipeline.train.metrics import Recorder, draw_curves, read_metrics
 
-NOTHING = torch.empty(0)
 CONFIG = TrainConfig(global_batch_size=8, log_every_steps=2, num_workers=1)
 
 
-def result(loss: float) -> LossGradients:
-    return LossGradients(loss, NOTHING, NOTHING, NOTHING, 0.25, 0.5)
+def result(loss: float) -> StepResult:
+    return StepResult(loss=loss, accuracy_image_to_text=0.25, accuracy_text_to_image=0.5)
 
 
 def record(output: Path, steps: range, done: Progress) -> Progress:
@@ -72,6 +71,27 @@ def test_curves_are_a_picture(tmp_path: Path) -> None:
     assert png.startswith(b"\x89PNG")
     width, height = struct.unpack(">II", png[16:24])
     assert width > 2 * height > 500
+
+
+def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder(
+        str(tmp_path), storage, CONFIG, Progress(8, 0.0), num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
+    )
+    with caplog.at_level(logging.INFO, "clip"):
+        for _ in range(2):
+            recorder.step(
+                StepResult(loss=0.5), logit_scale=None, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0
+            )
+    recorder.close()
+    (row,) = read_metrics(str(tmp_path), storage)
+    assert row.accuracy_image_to_text is row.accuracy_text_to_image is row.logit_scale is None
+    assert "null" not in (tmp_path / "metrics.jsonl").read_text()
+    assert "loss 0.500, " in caplog.text
+    assert "accuracy" not in caplog.text
+    png = draw_curves([row])
+    width, height = struct.unpack(">II", png[16:24])
+    assert height > 300
+    assert width < 2 * height
 
 
 def test_no_metrics_yet(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Figure 2 at laptop scale: `python -m tests.perf.objectives runs/figure2` prints its tables in Markdown.
+
+Two corpora. The demo's: the snapshot of `make demo` (runs/demo, or `--demo`), with fresh pictures to score on.
+Flickr8k's photographs (folder CLIP_DATA): three quarters are training pairs, five captions each; of the others a
+photograph is of the class whose word at least three of its captions have, if no caption has another class's. A rerun
+goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from cluster.resources import Pool
+from jobs import import_pairs, objectives
+from jobs.demo.render import evaluation_sets
+from jobs.import_pairs import ImportPairsJob
+from jobs.objectives import ObjectivesJob
+from pipeline.data.shard import ShardConfig
+from pipeline.eval.datasets import Dataset, Kind, serialise
+from pipeline.eval.flow import EncodeConfig
+from pipeline.eval.objectives import Comparison, compare
+from pipeline.hashing import hash64
+from pipeline.train.config import TrainConfig
+
+DATA = Path(os.environ.get("CLIP_DATA", "../shared/data"))
+CLASSES: Mapping[str, frozenset[str]] = {
+    "dog": frozenset({"dog", "dogs", "puppy"}),
+    "man": frozenset({"man", "men"}),
+    "woman": frozenset({"woman", "women", "lady"}),
+    "child": frozenset({"child", "children", "kid", "kids", "boy", "boys", "girl", "girls", "baby", "toddler"}),
+}
+TEMPLATES = ("a photo of a {}.", "a {} .", "a {} in the picture .", "there is a {} .")
+MIN_CAPTIONS = 3
+HELD_OUT = 0.25
+SIDE = 72
+"""Photographs are made so small, for crops of 63 of them are what a model of 64 sees."""
+SEEDS = (0, 1, 2)
+EPOCHS = {"demo": 8, "photographs": 2}
+"""About 18,000 images each."""
+
+
+def label(captions: Sequence[str]) -> str | None:
+    """The one class that the captions agree on, if any."""
+    words = [set(re.findall("[a-z]+", caption.lower())) for caption in captions]
+    counts = {name: sum(bool(own & forms) for own in words) for name, forms in CLASSES.items()}
+    named = [name for name, count in counts.items() if count]
+    return named[0] if len(named) == 1 and counts[named[0]] >= MIN_CAPTIONS else None
+
+
+def make_photographs(folder: Path) -> None:
+    """pairs.parquet, and the evaluation set sets/photographs, in a folder."""
+    photographs = pq.read_table(DATA / "photos.parquet", columns=["key", "captions", "image"]).to_pylist()
+    pairs: list[tuple[bytes, str]] = []
+    samples: list[tuple[bytes, int]] = []
+    for row in photographs:
+        sink = io.BytesIO()
+        Image.open(io.BytesIO(row["image"])).convert("RGB").resize((SIDE, SIDE)).save(sink, "JPEG", quality=90)
+        if hash64([str(row["key"])])[0] / 2.0**64 >= HELD_OUT:
+            pairs += [(sink.getvalue(), caption) for caption in row["captions"]]
+        elif name := label(row["captions"]):
+            samples.append((sink.getvalue(), list(CLASSES).index(name)))
+    images, captions = zip(*pairs, strict=True)
+    (folder / "input").mkdir(parents=True)
+    table = pa.table({"image": pa.array(images, pa.binary()), "caption": captions})
+    pq.write_table(table, folder / "input" / "pairs.parquet")
+    scored, labels = zip(*samples, strict=True)
+    dataset = Dataset(name="photographs", kind=Kind.CLASSIFICATION, classes=tuple(CLASSES), templates=TEMPLATES)
+    place = folder / "sets" / "photographs"
+    place.mkdir(parents=True)
+    for name, data in serialise(dataset, pa.table({"image": scored, "label": np.array(labels, np.int32)})).items():
+        (place / name).write_bytes(data)
+
+
+def prepare(folder: Path, demo: Path) -> list[ObjectivesJob]:
+    """The two experiments, their corpora made."""
+    recipe = TrainConfig(
+        global_batch_size=64, learning_rate=1e-3, warmup_steps=50, shuffle_row_groups=16, num_workers=2,
+        log_every_steps=20, checkpoint_every_steps=100_000,
+    )  # fmt: skip
+    encode = EncodeConfig(pool=Pool(size=2), batch_size=64)
+    if not (folder / "demo" / "sets").exists():
+        evaluation_sets(folder / "demo" / "sets", 1_000_003, 20)
+        shutil.rmtree(folder / "demo" / "sets" / "rendered_pairs")
+    photographs = folder / "photographs"
+    if not (photographs / "sets").exists():
+        make_photographs(photographs)
+    shard = ShardConfig(target_bytes=2**21)
+    import_pairs.main(ImportPairsJob(input=str(photographs / "input"), output=str(photographs / "import"), shard=shard))
+    corpora = {
+        "demo": (demo / "curate" / "dataset", folder / "demo"),
+        "photographs": (photographs / "import" / "dataset", photographs),
+    }
+    return [
+        ObjectivesJob(
+            snapshot=str(snapshot), datasets=str(place / "sets"), output=str(place / "objectives"), seeds=SEEDS,
+            num_models=9, train=replace(recipe, epochs=EPOCHS[name]), encode=encode,
+        )
+        for name, (snapshot, place) in corpora.items()
+    ]  # fmt: skip
+
+
+def tables(comparison: Comparison) -> str:
+    """Images needed, and accuracies at the end, in Markdown."""
+    names = list(comparison.curves)
+    lines = [f"| accuracy | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for row in comparison.needed:
+        cells = []
+        for name in names:
+            images, times = row.images[name], row.times_faster(name)
+            cells.append("–" if images is None else f"{images:,.0f}" + (f" ({times:.1f}x)" if times else ""))
+        lines.append(f"| {row.accuracy:.0%} | {' | '.join(cells)} |")
+    lines += ["", f"| set | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for name, finals in comparison.finals.items():
+        cells = [f"{mean:.1%} [{low:.1%}, {high:.1%}]" for mean, low, high in (finals[key] for key in names)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, one run at a time, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
+    options = parser.parse_args()
+    for job in prepare(options.output.resolve(), options.demo.resolve()):
+        objectives.main(job)
+        print(tables(compare(pq.read_table(Path(job.output) / "curves.parquet"))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
