@@ -70,6 +70,7 @@ def compare(name: str) -> dict[str, object]:
     fill(model)
     images, tokens = inputs(model)
     image = model.encode_image(images)
+    assert isinstance(model.text_tower, TextTower)
     draw_near(model.text_tower, image)
     ours = outputs(image, model.encode_text(tokens), model.logit_scale)
 
