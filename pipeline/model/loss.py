@@ -153,6 +153,7 @@ class _Batch:
                 crosses = -shape[0] < offset < shape[1]
                 yield rows, columns, logits, logits.diagonal(offset) if crosses else None
 
+
 class _Online:
     """Greatest value and logarithm of the sum of exponentials of rows or columns that come tile by tile."""
 

@@ -1,0 +1,83 @@
+"""Losses on several gloo processes of this machine, run as `python -m tests.pipeline.model.loss_ranks`.
+
+Four processes take every case, one after the other, the first of them in groups of 1, 2, 3 and 4.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.model import loss
+
+TIMEOUT_SECONDS = 120
+BIAS = -1.5
+SHARES = ((7,), (4, 3), (6, 1), (2, 3, 2), (1, 5, 1, 4))
+"""Rows of each rank."""
+
+
+def batch(num_rows: int, dtype: torch.dtype, spread: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, texts that resemble them, and the logarithm of the scale."""
+    generator = torch.Generator().manual_seed(num_rows)
+    images = torch.randn(num_rows, 5, generator=generator, dtype=torch.float64)
+    texts = images + spread * torch.randn(num_rows, 5, generator=generator, dtype=torch.float64)
+    features = (F.normalize(part, dim=-1).to(dtype).requires_grad_() for part in (images, texts))
+    return *features, torch.tensor(3.0, dtype=dtype, requires_grad=True)
+
+
+def cases() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, bool]]:
+    """Name, shares, dtype, and whether it is the sigmoid loss."""
+    for shares in SHARES:
+        for dtype in (torch.float32, torch.float64):
+            for is_sigmoid in (False, True):
+                yield f"{shares} {dtype} {is_sigmoid}", shares, dtype, is_sigmoid
+
+
+def run_ranks(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    """What each rank found in each case it took part in."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, "-m", __name__, str(rank), str(folder)], env=environment) for rank in range(4)
+    ]
+    assert [process.wait(TIMEOUT_SECONDS) for process in processes] == [0] * 4
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(4)]
+
+
+def _main(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", rank=rank, world_size=4)
+    groups = [dist.new_group(list(range(size))) for size in (1, 2, 3, 4)]
+    loss.TILE["cpu"] = (3, 4)
+    found = {}
+    for name, shares, dtype, is_sigmoid in cases():
+        if rank >= len(shares):
+            continue
+        group = None if len(shares) == 4 else groups[len(shares) - 1]
+        images, texts, log_scale = batch(sum(shares), dtype, 1.0)
+        mine = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+        leaves = [images.detach()[mine].requires_grad_(), texts.detach()[mine].requires_grad_(), log_scale]
+        if is_sigmoid:
+            leaves.append(torch.tensor(BIAS, dtype=dtype, requires_grad=True))
+        value = (loss.sigmoid_loss if is_sigmoid else loss.contrastive_loss)(*leaves, group=group)
+        result = loss.loss_gradients(*(leaf.detach() for leaf in leaves), group=group)
+        found[name] = {
+            "loss": value.detach(),
+            "gradients": torch.autograd.grad(value, leaves),
+            "accuracies": torch.tensor([result.accuracy_image_to_text, result.accuracy_text_to_image]),
+        }
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), Path(sys.argv[2]))
