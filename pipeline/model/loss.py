@@ -66,7 +66,7 @@ def contrastive_loss(
         log_scale: scalar, the logarithm of the factor before the cosine similarities.
         group: the ranks that share the batch; those of torch.distributed, where it is initialised.
     """
-    loss: Tensor = _Loss.apply(image_features, text_features, log_scale, None, group)  # type: ignore[no-untyped-call]
+    loss: Tensor = _Loss.apply(image_features, text_features, log_scale, None, group)
     return loss
 
 
@@ -77,7 +77,7 @@ def sigmoid_loss(
 
     Args and gradients as in `contrastive_loss`; `bias` is a scalar that is added to all logits.
     """
-    loss: Tensor = _Loss.apply(image_features, text_features, log_scale, bias, group)  # type: ignore[no-untyped-call]
+    loss: Tensor = _Loss.apply(image_features, text_features, log_scale, bias, group)
     return loss
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.model.clip import CLIP
 from pipeline.model.image import normalise
-from pipeline.model.loss import LossGradients, contrastive_gradients
+from pipeline.model.loss import LossGradients, loss_gradients
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -36,17 +36,14 @@ class Batch:
     """int n, on the CPU: tokens of each caption, start and end included."""
 
 
-def accumulate_gradients(
-    model: CLIP, batch: Batch, *, chunk_size: int, local_batch_sizes: list[int], rank: int, bf16: bool
-) -> LossGradients:
+def accumulate_gradients(model: CLIP, batch: Batch, *, chunk_size: int, num_workers: int, bf16: bool) -> LossGradients:
     """Set `.grad` of every weight to the gradient of the global batch's mean loss, alike on all workers.
 
     Args:
         model: its gradients are replaced.
         batch: this worker's share, on the model's device.
         chunk_size: samples of one forward pass.
-        local_batch_sizes: share of each worker; their sum is the global batch size.
-        rank: this worker.
+        num_workers: of torch.distributed, which share the global batch.
         bf16: whether the towers run under bfloat16 autocast; features and loss are float32 always.
     """
     device = model.logit_scale.device
@@ -69,12 +66,12 @@ def accumulate_gradients(
     text_features = torch.empty_like(sorted_features)
     text_features[order] = sorted_features
 
-    result = contrastive_gradients(image_features, text_features, model.logit_scale, local_batch_sizes, rank)
+    result = loss_gradients(image_features, text_features, model.logit_scale)
     images.backward(result.image_features)
     texts.backward(result.text_features[order])
-    if len(local_batch_sizes) > 1:
+    if num_workers > 1:
         sum_gradients(p for p in model.parameters() if p is not model.logit_scale)
-    model.logit_scale.grad = result.logit_scale.clone()
+    model.logit_scale.grad = result.log_scale.clone()
     return result
 
 

@@ -23,20 +23,16 @@ class StepResult:
     accuracy_text_to_image: float | None = None
 
 
-def set_gradients(
-    network: Network, batch: Batch, *, chunk_size: int, local_batch_sizes: list[int], rank: int, bf16: bool
-) -> StepResult:
+def set_gradients(network: Network, batch: Batch, *, chunk_size: int, num_workers: int, bf16: bool) -> StepResult:
     """Set `.grad` of every weight to the gradient of the global batch's mean loss, alike on all workers.
 
     Arguments as `accumulate_gradients`.
     """
     if not isinstance(network, CLIP):
-        return _sum_over_chunks(network, batch, chunk_size, len(local_batch_sizes), bf16)
-    result = accumulate_gradients(
-        network, batch, chunk_size=chunk_size, local_batch_sizes=local_batch_sizes, rank=rank, bf16=bf16
-    )
+        return _sum_over_chunks(network, batch, chunk_size, num_workers, bf16)
+    result = accumulate_gradients(network, batch, chunk_size=chunk_size, num_workers=num_workers, bf16=bf16)
     return StepResult(
-        loss=result.loss,
+        loss=result.loss.item(),
         accuracy_image_to_text=result.accuracy_image_to_text,
         accuracy_text_to_image=result.accuracy_text_to_image,
     )

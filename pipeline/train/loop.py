@@ -231,9 +231,8 @@ def _train_worker(run: Pretraining, tokenizer_json: str) -> None:
         waited = time.monotonic() - asked
         torch.manual_seed(int(draw(config.seed, Purpose.DROPOUT, step, np.array([rank]))[0]))
         result = set_gradients(
-            network, batch, chunk_size=config.chunk_size, local_batch_sizes=sizes, rank=rank,
-            bf16=config.precision == "bf16",
-        )  # fmt: skip
+            network, batch, chunk_size=config.chunk_size, num_workers=len(sizes), bf16=config.precision == "bf16"
+        )
         if not math.isfinite(result.loss):
             raise FloatingPointError(f"the loss is {result.loss} at step {step + 1}; a lower learning rate may help")
         rate = learning_rate(config, step, steps.stop)

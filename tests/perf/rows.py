@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from jobs.demo.render import encode_jpeg, render
 from jobs.demo.scenes import sample_scene
 from pipeline.data.image import perceptual_hash
-from pipeline.model.loss import contrastive_gradients
 
 REPEATS = 3
 Work = Callable[[], object]
@@ -83,29 +81,4 @@ def hashing(num_images: int = 1000) -> Row:
     return row("perceptual hashes", "images/s", num_images, "imagehash", lambda: perceptual_hash(images), peer)
 
 
-def contrasting(batch: int = 4096, width: int = 512) -> Row:
-    """Contrastive loss of one rank, forward and backward, in float32."""
-    from open_clip.loss import ClipLoss
-
-    generator = torch.Generator().manual_seed(0)
-    images, texts = (
-        torch.nn.functional.normalize(torch.randn(batch, width, generator=generator), dim=-1) for _ in range(2)
-    )
-    scale = torch.tensor(2.6593)
-    theirs = ClipLoss()
-
-    def peer() -> None:
-        leaves = [images.clone().requires_grad_(), texts.clone().requires_grad_(), scale.clone().requires_grad_()]
-        theirs(leaves[0], leaves[1], leaves[2].exp()).backward()
-
-    return row(
-        f"contrastive loss and gradients, {batch:,} pairs of {width}",
-        "pairs/s",
-        batch,
-        "open_clip ClipLoss",
-        lambda: contrastive_gradients(images, texts, scale, [batch], 0),
-        peer,
-    )
-
-
-ROWS: tuple[Callable[[], Row], ...] = (hashing, contrasting)
+ROWS: tuple[Callable[[], Row], ...] = (hashing,)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -29,8 +29,8 @@ def batch(num_rows: int, dtype: torch.dtype, spread: float) -> tuple[Tensor, Ten
     generator = torch.Generator().manual_seed(num_rows)
     images = torch.randn(num_rows, 5, generator=generator, dtype=torch.float64)
     texts = images + spread * torch.randn(num_rows, 5, generator=generator, dtype=torch.float64)
-    features = (F.normalize(part, dim=-1).to(dtype).requires_grad_() for part in (images, texts))
-    return *features, torch.tensor(3.0, dtype=dtype, requires_grad=True)
+    images, texts = (F.normalize(part, dim=-1).to(dtype).requires_grad_() for part in (images, texts))
+    return images, texts, torch.tensor(3.0, dtype=dtype, requires_grad=True)
 
 
 def cases() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, bool]]:
@@ -56,7 +56,7 @@ def run_ranks(folder: Path) -> list[dict[str, dict[str, Any]]]:
 
 def _main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=4)
-    groups = [dist.new_group(list(range(size))) for size in (1, 2, 3, 4)]
+    groups = [cast(dist.ProcessGroup, dist.new_group(list(range(size)))) for size in (1, 2, 3, 4)]
     loss.TILE["cpu"] = (3, 4)
     found = {}
     for name, shares, dtype, is_sigmoid in cases():
@@ -65,14 +65,17 @@ def _main(rank: int, folder: Path) -> None:
         group = None if len(shares) == 4 else groups[len(shares) - 1]
         images, texts, log_scale = batch(sum(shares), dtype, 1.0)
         mine = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
-        leaves = [images.detach()[mine].requires_grad_(), texts.detach()[mine].requires_grad_(), log_scale]
-        if is_sigmoid:
-            leaves.append(torch.tensor(BIAS, dtype=dtype, requires_grad=True))
-        value = (loss.sigmoid_loss if is_sigmoid else loss.contrastive_loss)(*leaves, group=group)
-        result = loss.loss_gradients(*(leaf.detach() for leaf in leaves), group=group)
+        images, texts = (part.detach()[mine].requires_grad_() for part in (images, texts))
+        bias = torch.tensor(BIAS, dtype=dtype, requires_grad=True) if is_sigmoid else None
+        leaves = (images, texts, log_scale)
+        if bias is None:
+            value = loss.contrastive_loss(*leaves, group=group)
+        else:
+            value = loss.sigmoid_loss(*leaves, bias, group=group)
+        result = loss.loss_gradients(*leaves, bias, group)
         found[name] = {
             "loss": value.detach(),
-            "gradients": torch.autograd.grad(value, leaves),
+            "gradients": torch.autograd.grad(value, leaves if bias is None else (*leaves, bias)),
             "accuracies": torch.tensor([result.accuracy_image_to_text, result.accuracy_text_to_image]),
         }
     torch.save(found, folder / f"{rank}.pt")

@@ -11,29 +11,20 @@ from torch import Tensor
 from pipeline.model import loss
 from pipeline.model.loss import contrastive_loss, loss_gradients, sigmoid_loss
 from tests.pipeline.model.loss_ranks import BIAS, batch, cases, run_ranks
+from tests.pipeline.model.plain import plain_contrastive, plain_sigmoid
 
 
-def plain_contrastive(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
-    logits = log_scale.exp() * images @ texts.T
-    labels = torch.arange(len(logits))
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-
-
-def plain_sigmoid(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
-    logits = log_scale.exp() * images @ texts.T + bias
-    signs = 2 * torch.eye(len(logits), dtype=logits.dtype) - 1
-    return -F.logsigmoid(signs * logits).sum() / len(logits)
-
-
-def leaves_of(num_rows: int, dtype: torch.dtype, log_scale: float, spread: float) -> tuple[Tensor, ...]:
+def leaves_of(num_rows: int, dtype: torch.dtype, log_scale: float, spread: float) -> tuple[Tensor, Tensor, Tensor]:
     images, texts, scale = batch(num_rows, dtype, spread)
     with torch.no_grad():
         scale.fill_(log_scale)
     return images, texts, scale
 
 
-def tolerance(dtype: torch.dtype) -> dict[str, float]:
-    return {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
+def assert_near(found: Tensor, expected: Tensor, slack: float = 1.0) -> None:
+    """To 1e-10 in float64 and 1e-5 in float32, relative; small values count as a millionth of that, times `slack`."""
+    relative, absolute = (1e-10, 1e-12) if found.dtype == torch.float64 else (1e-5, 1e-6)
+    torch.testing.assert_close(found.double(), expected.double(), rtol=relative, atol=slack * absolute)
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,13 +48,12 @@ def test_values_and_gradients_are_those_of_the_whole_matrix(
         gradients_sigmoid = torch.autograd.grad(found_sigmoid, (*leaves, bias))
     exact = tuple(leaf.detach().double().requires_grad_() for leaf in (*leaves, bias))
     expected, expected_sigmoid = plain_contrastive(*exact[:3]), plain_sigmoid(*exact)
-    near = tolerance(dtype)
-    torch.testing.assert_close(found.double(), expected, **near)
-    torch.testing.assert_close(found_sigmoid.double(), expected_sigmoid, **near)
+    assert_near(found, expected)
+    assert_near(found_sigmoid, expected_sigmoid)
     for one, wanted in zip(gradients, torch.autograd.grad(expected, exact[:3]), strict=True):
-        torch.testing.assert_close(one.double(), wanted, rtol=near["rtol"], atol=100 * near["atol"])
+        assert_near(one, wanted, slack=100)
     for one, wanted in zip(gradients_sigmoid, torch.autograd.grad(expected_sigmoid, exact), strict=True):
-        torch.testing.assert_close(one.double(), wanted, rtol=near["rtol"], atol=100 * near["atol"])
+        assert_near(one, wanted, slack=100)
 
 
 def test_open_clip_has_the_same_losses() -> None:
@@ -95,15 +85,14 @@ def test_ranks_share_the_loss_of_the_global_batch(tmp_path: Path) -> None:
         expected = (plain_sigmoid if is_sigmoid else plain_contrastive)(*leaves)
         of_images, of_texts, *of_scalars = torch.autograd.grad(expected, leaves)
         found = [results[name] for results in by_rank[: len(shares)]]
-        near = tolerance(dtype)
         for part in found:
-            torch.testing.assert_close(part["loss"], expected.detach(), **near)
+            assert_near(part["loss"], expected.detach())
             assert torch.equal(part["loss"], found[0]["loss"])
             assert torch.equal(part["accuracies"], found[0]["accuracies"])
             for scalar, wanted in zip(part["gradients"][2:], of_scalars, strict=True):
-                torch.testing.assert_close(scalar, wanted, **near)
-        torch.testing.assert_close(torch.cat([part["gradients"][0] for part in found]), of_images, **near)
-        torch.testing.assert_close(torch.cat([part["gradients"][1] for part in found]), of_texts, **near)
+                assert_near(scalar, wanted)
+        assert_near(torch.cat([part["gradients"][0] for part in found]), of_images)
+        assert_near(torch.cat([part["gradients"][1] for part in found]), of_texts)
 
 
 def test_loss_of_perfect_and_of_useless_features() -> None:
@@ -123,7 +112,7 @@ def test_no_scale_overflows(factor: float) -> None:
     gradients = torch.autograd.grad(found, (images, texts, log_scale))
     assert all(torch.isfinite(value).all() for value in (found, *gradients))
     expected = plain_contrastive(images.double(), texts.double(), log_scale.double())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    assert_near(found, expected)
 
 
 def test_half_precision_features_are_computed_in_float32_and_get_their_own_gradients() -> None:

@@ -73,7 +73,7 @@ def _main(rank: int, sizes: list[int], chunk_size: int, folder: Path, objectives
             gradients.normalise = lambda images: normalise(images).double()  # type: ignore[attr-defined]
         result = set_gradients(
             network, Batch(images, tokens, lengths),
-            chunk_size=chunk_size, local_batch_sizes=sizes, rank=rank, bf16=False,
+            chunk_size=chunk_size, num_workers=len(sizes), bf16=False,
         )  # fmt: skip
         found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
         found["loss"] = torch.tensor(result.loss, dtype=torch.float64)

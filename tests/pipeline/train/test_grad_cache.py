@@ -5,9 +5,9 @@ import torch
 
 from pipeline.model.clip import CLIP
 from pipeline.model.image import normalise
-from pipeline.model.loss import contrastive_loss
 from pipeline.train.grad_cache import Batch, accumulate_gradients
 from tests.pipeline.model.models import small_batch, small_clip
+from tests.pipeline.model.plain import plain_contrastive
 from tests.pipeline.train.ranks import step_on_ranks
 
 SIZE = 12
@@ -29,15 +29,15 @@ def plain(model: CLIP) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     images, tokens, _ = small_batch(SIZE)
     model.zero_grad()
     features = model.encode_image(normalise(images), normalize=True), model.encode_text(tokens, normalize=True)
-    loss = contrastive_loss(*features, model.logit_scale)
+    loss = plain_contrastive(*features, model.logit_scale)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.detach(), gradients(model)
 
 
 def cached(model: CLIP, chunk_size: int, bf16: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
     batch = Batch(*small_batch(SIZE))
-    result = accumulate_gradients(model, batch, chunk_size=chunk_size, local_batch_sizes=[SIZE], rank=0, bf16=bf16)
-    return result.loss, gradients(model)
+    result = accumulate_gradients(model, batch, chunk_size=chunk_size, num_workers=1, bf16=bf16)
+    return result.loss.item(), gradients(model)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 5, 12, 100])
@@ -57,7 +57,7 @@ def test_ranks_give_the_gradient_of_the_global_mean(sizes: list[int], tmp_path: 
     (found,) = step_on_ranks(sizes, chunk_size=2, folder=tmp_path)
     assert found.pop("loss").item() == pytest.approx(loss.item(), rel=1e-6)
     alone = accumulate_gradients(
-        small_clip().eval(), Batch(*small_batch(SIZE)), chunk_size=SIZE, local_batch_sizes=[SIZE], rank=0, bf16=False
+        small_clip().eval(), Batch(*small_batch(SIZE)), chunk_size=SIZE, num_workers=1, bf16=False
     )
     wanted = [alone.accuracy_image_to_text, alone.accuracy_text_to_image]
     assert found.pop("accuracies").tolist() == pytest.approx(wanted)
@@ -78,7 +78,7 @@ def test_dropout_is_replayed() -> None:
     image_features = torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in images.split(4)])  # type: ignore[no-untyped-call]
     text_features = torch.empty_like(image_features)
     text_features[order] = model.encode_text(tokens[order], normalize=True)
-    expected_loss = contrastive_loss(image_features, text_features, model.logit_scale)
+    expected_loss = plain_contrastive(image_features, text_features, model.logit_scale)
     expected_loss.backward()  # type: ignore[no-untyped-call]
     assert loss == pytest.approx(expected_loss.item(), rel=1e-6)
     assert torch.equal(torch.rand(3), after), "the second pass drew numbers of its own"

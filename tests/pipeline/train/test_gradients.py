@@ -49,7 +49,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 def test_any_chunk_size_gives_autograds_gradient(objective: Objective, chunk_size: int) -> None:
     network = double_network(objective)
     batch = Batch(*small_batch(SIZE))
-    result = set_gradients(network, batch, chunk_size=chunk_size, local_batch_sizes=[SIZE], rank=0, bf16=False)
+    result = set_gradients(network, batch, chunk_size=chunk_size, num_workers=1, bf16=False)
     loss, expected = plain(objective)
     assert result.loss == pytest.approx(loss.item(), rel=1e-10)
     assert result.accuracy_image_to_text is None
@@ -71,7 +71,7 @@ def test_bf16_keeps_the_gradients_direction(monkeypatch: pytest.MonkeyPatch) -> 
     for objective in SEPARABLE:
         network = double_network(objective).float()
         batch = Batch(*small_batch(SIZE))
-        set_gradients(network, batch, chunk_size=5, local_batch_sizes=[SIZE], rank=0, bf16=True)
+        set_gradients(network, batch, chunk_size=5, num_workers=1, bf16=True)
         found, (_, expected) = gradients_of(network), plain(objective)
         first, second = (
             torch.cat([tensors[name].flatten().double() for name in expected]) for tensors in (found, expected)
@@ -83,9 +83,7 @@ def test_bf16_keeps_the_gradients_direction(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_clip_takes_the_cached_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradients, "normalise", normalise)
     network = small_clip().eval()
-    result = set_gradients(
-        network, Batch(*small_batch(SIZE)), chunk_size=5, local_batch_sizes=[SIZE], rank=0, bf16=False
-    )
+    result = set_gradients(network, Batch(*small_batch(SIZE)), chunk_size=5, num_workers=1, bf16=False)
     assert result.accuracy_image_to_text is not None
     assert network.logit_scale.grad is not None
 
@@ -96,6 +94,6 @@ def test_captions_without_words_leave_a_bag_predictor_as_it_is() -> None:
     tokens[:] = 0
     tokens[:, :2] = torch.tensor([598, 599])
     batch = Batch(images, tokens, lengths.fill_(2))
-    result = set_gradients(network, batch, chunk_size=2, local_batch_sizes=[2], rank=0, bf16=False)
+    result = set_gradients(network, batch, chunk_size=2, num_workers=1, bf16=False)
     assert result.loss == 0
     assert all(not gradient.any() for gradient in gradients_of(network).values())
