@@ -54,6 +54,7 @@ def test_objectives_are_trained_scored_and_drawn_once(
 
     folders = ("runs", "features")
     files = {f: f.stat().st_mtime_ns for name in folders for f in (tmp_path / "out" / name).rglob("*") if f.is_file()}
+    caplog.clear()
     with caplog.at_level(logging.INFO, "clip"):
         main(job)
     assert caplog.text.count("this run is finished") == 2
