@@ -1,17 +1,15 @@
-"""Figure 2 in small: every objective trained, scored and drawn, through Ray."""
+"""Figure 2 in small: objectives trained, scored and drawn, through Ray."""
 
 import logging
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.objectives import ObjectivesJob, main
 from pipeline.eval.objectives import CURVES
 from pipeline.model import config
-from pipeline.model.config import OBJECTIVES
 from pipeline.train.config import TrainConfig
 from tests.pipeline.eval.pictures import make_sets
 from tests.pipeline.train.pairs import write_snapshot
@@ -29,7 +27,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectivesJob:
     )  # fmt: skip
     return ObjectivesJob(
         snapshot=snapshot.uri, datasets=str(tmp_path / "sets"), output=str(tmp_path / "out"), model="small",
-        seeds=(0,), num_models=2, train=recipe,
+        objectives=("bag", "caption"), seeds=(0,), num_models=2, train=recipe,
     )  # fmt: skip
 
 
@@ -39,12 +37,12 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectivesJob:
 def test_objectives_are_trained_scored_and_drawn_once(
     job: ObjectivesJob, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    main(replace(job, objectives=("contrastive", "caption")))
+    main(replace(job, objectives=("caption",)))
     main(job)
     curves = pq.read_table(tmp_path / "out" / "curves.parquet")
     assert curves.schema == CURVES
-    assert pc.unique(curves["objective"]).to_pylist() == list(OBJECTIVES)
-    assert curves["images_seen"].to_pylist() == [64, 96] * 4
+    assert curves["objective"].to_pylist() == ["bag", "bag", "caption", "caption"]
+    assert curves["images_seen"].to_pylist() == [64, 96] * 2
     assert set(curves["set"].to_pylist()) == {"colours"}  # retrieval is left out
     assert all(0 <= accuracy <= 1 for accuracy in curves["accuracy"].to_pylist())
     assert (tmp_path / "out" / "figure2.png").read_bytes().startswith(b"\x89PNG")
@@ -56,9 +54,10 @@ def test_objectives_are_trained_scored_and_drawn_once(
 
     folders = ("runs", "features")
     files = {f: f.stat().st_mtime_ns for name in folders for f in (tmp_path / "out" / name).rglob("*") if f.is_file()}
+    caplog.clear()
     with caplog.at_level(logging.INFO, "clip"):
         main(job)
-    assert caplog.text.count("this run is finished") == 4
+    assert caplog.text.count("this run is finished") == 2
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
 

@@ -72,7 +72,7 @@ def test_chromium_renders_every_section_without_a_console_error(report_inputs: R
         assert len(shown.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 100
     assert sections_of(browsed.stdout) == list(SECTIONS)
     # Every <svg> was parsed, and no hostile text became an element.
-    assert browsed.stdout.count("</svg>") == 11
+    assert browsed.stdout.count("</svg>") == 12
     assert "<script" not in browsed.stdout
     assert "onerror=" not in re.sub(r"&lt;.*?&gt;", "", browsed.stdout)
 
