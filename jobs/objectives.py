@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from dataclasses import asdict, dataclass, field, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cluster import storage
+from cluster import parquet, storage
 from cluster.resources import Pool
 from cluster.runs import Run, identity
 from cluster.session import SessionConfig, session
@@ -119,9 +117,7 @@ def score(stores: dict[tuple[Objective, int, int], flow.Store], sources: list[fl
 def write(job: ObjectivesJob, curves: pa.Table) -> None:
     """Put curves.parquet, figure2.png and report.html into the output."""
     comparison = compare(curves)
-    buffer = io.BytesIO()
-    pq.write_table(curves, buffer, write_page_checksum=True)
-    storage.write_bytes(storage.join(job.output, "curves.parquet"), buffer.getvalue())
+    storage.write_bytes(storage.join(job.output, "curves.parquet"), parquet.encode(curves))
     storage.write_bytes(storage.join(job.output, "figure2.png"), draw_figure(comparison))
     report = ReportInputs(
         title="Objectives compared",
