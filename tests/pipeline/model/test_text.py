@@ -1,5 +1,9 @@
 import torch
+import torch.nn.functional as F
 
+from pipeline.model.config import model_config
+from pipeline.model.text import TextTower
+from pipeline.train.grad_cache import text_chunks
 from tests.pipeline.model.models import CONFIG, small_batch, small_clip
 
 
@@ -12,6 +16,21 @@ def test_padding_and_what_stands_behind_the_end_make_no_difference() -> None:
     torch.testing.assert_close(tower(torch.where(behind, noise, tokens)), expected)
     for index, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(tower(tokens[index : index + 1, :length]), expected[index : index + 1])
+
+
+def test_chunks_padded_to_their_own_longest_caption_give_the_features_of_padding_to_77() -> None:
+    config = model_config("small").text
+    torch.manual_seed(0)
+    tower = TextTower(config, 256).eval()
+    lengths = torch.arange(3, config.context_length + 1)
+    tokens = torch.randint(0, config.vocab_size - 2, (len(lengths), config.context_length))
+    tokens[torch.arange(config.context_length) >= lengths[:, None]] = 0
+    tokens[torch.arange(len(lengths)), lengths - 1] = config.vocab_size - 1
+    with torch.no_grad():
+        padded = F.normalize(tower(tokens), dim=-1)
+        cut = F.normalize(torch.cat([tower(chunk) for chunk in text_chunks(tokens, lengths, 10)]), dim=-1)
+    assert config.context_length == 77
+    assert (cut - padded).abs().max() <= 1e-6
 
 
 def test_every_token_before_the_end_matters() -> None:
