@@ -35,7 +35,7 @@ KILL_TIMEOUT_SECONDS = 150
 
 def arguments(job: PretrainJob) -> list[str]:
     """The command line of a job."""
-    train = {name: getattr(TRAIN, name) for name in TRAIN.__dataclass_fields__}
+    train = {name: getattr(TRAIN, name) for name in TRAIN.__dataclass_fields__ if name != "keep_models_at"}
     options = {f"train.{name}": value for name, value in train.items()}
     return [f"--{name}={value}" for name, value in {"snapshot": job.snapshot, "output": job.output, **options}.items()]
 

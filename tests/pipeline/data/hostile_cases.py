@@ -30,9 +30,9 @@ from tests.pipeline.data.raw_server import ok
 from tests.pipeline.data.rows import encode, photo_like
 
 CONFIG = FetchConfig(
-    total_timeout_seconds=3.0,
-    connect_timeout_seconds=1.5,
-    read_timeout_seconds=1.5,
+    total_timeout_seconds=6.0,
+    connect_timeout_seconds=3.0,
+    read_timeout_seconds=3.0,
     min_interval_seconds=0.0,
     max_bytes=4 * 2**20,
     attempts=1,
