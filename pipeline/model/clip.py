@@ -32,14 +32,16 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(paper.INITIAL_TEMPERATURE.value)))
 
     def encode_image(self, images: Tensor, *, normalize: bool = False) -> Tensor:
-        """Normalised images float B x 3 x S x S -> features B x E; float32 of length one where `normalize` is set."""
+        """Normalised images float B x 3 x S x S -> features B x E; of length one where `normalize` is set, and then
+        float32 at least."""
         features: Tensor = self.image_tower(images)
-        return F.normalize(features.float(), dim=-1) if normalize else features
+        return _normalize(features) if normalize else features
 
     def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
-        """Tokens int B x L -> features B x E; float32 of length one where `normalize` is set."""
+        """Tokens int B x L -> features B x E; of length one where `normalize` is set, and then
+        float32 at least."""
         features: Tensor = self.text_tower(tokens)
-        return F.normalize(features.float(), dim=-1) if normalize else features
+        return _normalize(features) if normalize else features
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled cosine similarities of M images and N texts: float32 (M x N, N x M)."""
@@ -52,3 +54,7 @@ class CLIP(nn.Module):
     def clamp_logit_scale(self) -> None:
         """Keeps the factor at 100 at most (section 2.5)."""
         self.logit_scale.clamp_(max=MAX_LOG_SCALE)
+
+
+def _normalize(features: Tensor) -> Tensor:
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)

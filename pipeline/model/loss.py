@@ -101,6 +101,11 @@ def loss_gradients(
         return _contrastive(batch, ranks) if bias is None else _sigmoid(batch, bias.to(dtype), ranks)
 
 
+def num_ranks(group: Group | None = None) -> int:
+    """How many processes share a batch: one where torch.distributed is not initialised."""
+    return dist.get_world_size(group) if dist.is_initialized() else 1
+
+
 class _Loss(torch.autograd.Function):
     """The gradients are there as soon as the loss is, so the backward pass only hands them out."""
 
@@ -265,9 +270,9 @@ class _Ranks:
 
     @classmethod
     def of(cls, group: Group | None, num_rows: int, device: torch.device) -> "_Ranks":
-        if not dist.is_initialized() or dist.get_world_size(group) == 1:
+        if num_ranks(group) == 1:
             return cls(group, (num_rows,), 0)
-        sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size(group))]
+        sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(num_ranks(group))]
         dist.all_gather(sizes, torch.tensor([num_rows], device=device), group=group)
         return cls(group, tuple(int(size) for size in torch.cat(sizes).tolist()), dist.get_rank(group))
 

@@ -47,6 +47,9 @@ class TrainConfig:
     """Logical CPUs for reading and decoding, beside the worker's own."""
     chunk_size: int = _operational(1024)
     """Samples that one forward pass of a worker holds: memory grows with it, the gradient does not change."""
+    activation_budget_gib: float = _operational(0)
+    """Memory of a worker for chunks whose first forward pass keeps its graph, so that they need no second one; with
+    none, only the last chunk of each tower does."""
     rows_per_read: int = _operational(1024)
     """Rows that one reading task decodes, at least (whole steps of a worker)."""
     log_every_steps: int = _operational(10)
@@ -59,7 +62,10 @@ class TrainConfig:
     """How often the workers are started again, from the last checkpoint, when one of them fails."""
 
     def __post_init__(self) -> None:
-        may_be_zero = ("warmup_steps", "weight_decay", "beta1", "beta2", "seed", "gpus_per_worker", "max_failures")
+        may_be_zero = {
+            *("warmup_steps", "weight_decay", "beta1", "beta2", "seed"),
+            *("gpus_per_worker", "max_failures", "activation_budget_gib"),
+        }
         for name, value in asdict(self).items():
             if name not in ("precision", "keep_models_at") and (value < 0 or (value == 0 and name not in may_be_zero)):
                 bound = "not be negative" if name in may_be_zero else "be above zero"

@@ -1,15 +1,17 @@
-"""The exact gradient of the global batch's loss in the memory of one chunk (gradient caching, Gao et al. 2021).
+"""The exact gradient of the global batch's loss in the memory of a few chunks (gradient caching, Gao et al. 2021).
 
 Pass 1 embeds every chunk without a graph and remembers the state of the random number generators. The loss over all
 features of all workers gives the gradient of each feature. Pass 2 embeds each chunk again, with the same random
 numbers, and propagates its features' gradients to the weights. The last chunk of each tower keeps its graph from
-pass 1, which costs no memory that pass 2 would not need and saves one forward pass.
+pass 1, which costs no memory that pass 2 would not need and saves one forward pass; further chunks keep theirs as far
+as a budget of bytes goes, which is what their graphs were measured to hold (activations.py).
 
-The two towers need not be cut alike: captions are sorted by length, so that a chunk is padded to its own longest
-caption only. Exact for towers in which no sample depends on another of its chunk (no batch normalisation).
+The two towers are cut on their own: images in the plan's order, captions sorted by length, so that a chunk is padded
+to its own longest caption only. Batch norms move their statistics once a step (batch_norm.py), and normalise over a
+chunk, so for networks that have them the chunk is part of what is computed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,97 +19,113 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.model.clip import CLIP
-from pipeline.model.image import normalise
-from pipeline.model.loss import LossGradients, loss_gradients
+from pipeline.model.loss import Group, LossGradients, num_ranks
+from pipeline.train.activations import Budget
+from pipeline.train.batch_norm import BatchNorms
 
 Encode = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], LossGradients]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One worker's share of a global batch."""
+class Tower:
+    """One side of a step: what embeds, and what is embedded."""
 
-    images: Tensor
-    """uint8 n x 3 x S x S."""
-    tokens: Tensor
-    """int n x L."""
-    lengths: Tensor
-    """int n, on the CPU: tokens of each caption, start and end included."""
+    encode: Encode
+    """A chunk of c inputs -> features c x E of length one."""
+    chunks: Sequence[Tensor]
+    order: Tensor | None = None
+    """int n: which row of the batch each row of the chunks is, in turn; unset: they are in the batch's order."""
 
 
-def accumulate_gradients(model: CLIP, batch: Batch, *, chunk_size: int, num_workers: int, bf16: bool) -> LossGradients:
+def cached_step(
+    network: nn.Module,
+    images: Tower,
+    texts: Tower,
+    loss: Loss,
+    *,
+    budget: Budget | None = None,
+    group: Group | None = None,
+) -> LossGradients:
     """Set `.grad` of every weight to the gradient of the global batch's mean loss, alike on all workers.
 
+    A weight that the loss itself uses, such as the logarithm of the scale, is the caller's: it gets no gradient here.
+
     Args:
-        model: its gradients are replaced.
-        batch: this worker's share, on the model's device.
-        chunk_size: samples of one forward pass.
-        num_workers: of torch.distributed, which share the global batch.
-        bf16: whether the towers run under bfloat16 autocast; features and loss are float32 always.
+        network: holds what both towers train; its gradients are replaced.
+        images: of this worker's share.
+        texts: of the same rows.
+        loss: image and text features n x E, without a graph -> loss and gradients of the global batch.
+        budget: what the graphs of chunks may hold that are kept beside the last of each tower; unset: none are.
+        group: the ranks that share the global batch; those of torch.distributed, where it is initialised.
     """
-    device = model.logit_scale.device
-
-    def encoder(encode: Callable[..., Tensor]) -> Encode:
-        def embed(inputs: Tensor) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                features: Tensor = encode(inputs, normalize=True)
-            return features
-
-        return embed
-
-    model.zero_grad(set_to_none=True)
-    order = torch.argsort(batch.lengths, stable=True)
-    chunks = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size)
-    images = _CachedTower(encoder(lambda x, normalize: model.encode_image(normalise(x), normalize=normalize)), device)
-    texts = _CachedTower(encoder(model.encode_text), device)
-    image_features = images.embed(torch.split(batch.images, chunk_size))
-    sorted_features = texts.embed(chunks)
-    text_features = torch.empty_like(sorted_features)
-    text_features[order] = sorted_features
-
-    result = loss_gradients(image_features, text_features, model.logit_scale)
-    images.backward(result.image_features)
-    texts.backward(result.text_features[order])
-    if num_workers > 1:
-        sum_gradients(p for p in model.parameters() if p is not model.logit_scale)
-    model.logit_scale.grad = result.log_scale.clone()
+    network.zero_grad(set_to_none=True)
+    budget = Budget(0) if budget is None else budget
+    norms = BatchNorms(network)
+    budget.begin()
+    with norms.collected():
+        passes = [_Passes(tower, budget, name) for name, tower in (("texts", texts), ("images", images))]
+        text_features, image_features = (one.embed() for one in passes)
+    result = loss(image_features, text_features)
+    with norms.held():
+        for one, gradients in zip(passes, (result.text_features, result.image_features), strict=True):
+            one.backward(gradients)
+    norms.move(group)
+    sum_gradients(network, group)
     return result
 
 
-class _CachedTower:
+class _Passes:
     """Both passes over the chunks of one tower."""
 
-    def __init__(self, encode: Encode, device: torch.device) -> None:
-        self._encode = encode
-        self._device = device
-        self._again: list[tuple[Tensor, Sequence[Tensor]]] = []
-        self._kept = torch.empty(0)
+    def __init__(self, tower: Tower, budget: Budget, name: str) -> None:
+        self._tower, self._budget, self._name = tower, budget, name
+        self._device = tower.chunks[0].device
+        self._kept: dict[int, Tensor] = {}
+        self._states: dict[int, Sequence[Tensor]] = {}
 
-    def embed(self, chunks: Sequence[Tensor]) -> Tensor:
-        """Pass 1: features of all chunks, without a graph."""
+    def embed(self) -> Tensor:
+        """Pass 1: features of the batch's rows, n x E."""
+        chunks = self._tower.chunks
+        keeps = self._budget.choose(self._name, chunks)
         features = []
-        with torch.no_grad():
-            for chunk in chunks[:-1]:
-                self._again.append((chunk, _random_state(self._device)))
-                features.append(self._encode(chunk))
-        self._kept = self._encode(chunks[-1])
-        return torch.cat([*features, self._kept.detach()])
+        for number, chunk in enumerate(chunks):
+            if number in keeps:
+                with self._budget.measured(self._name, chunk):
+                    self._kept[number] = self._tower.encode(chunk)
+                features.append(self._kept[number].detach())
+            else:
+                self._states[number] = _random_state(self._device)
+                with torch.no_grad():
+                    features.append(self._tower.encode(chunk))
+        embedded = torch.cat(features)
+        if self._tower.order is None:
+            return embedded
+        in_order = torch.empty_like(embedded)
+        in_order[self._tower.order] = embedded
+        return in_order
 
     def backward(self, gradients: Tensor) -> None:
-        """Pass 2: adds what these gradients of the features make of the weights'."""
-        start = len(gradients) - len(self._kept)
-        self._kept.backward(gradients[start:])  # type: ignore[no-untyped-call]
-        start = 0
-        for chunk, state in self._again:
+        """Pass 2: adds what these gradients of the features, n x E, make of the weights'."""
+        if self._tower.order is not None:
+            gradients = gradients[self._tower.order]
+        parts = dict(enumerate(torch.split(gradients, [len(chunk) for chunk in self._tower.chunks])))
+        for number in sorted(self._kept, reverse=True):  # they go first, and their memory with them
+            self._kept.pop(number).backward(parts[number])  # type: ignore[no-untyped-call]
+        for number, state in self._states.items():
             with _replayed(state, self._device):
-                features = self._encode(chunk)
-            features.backward(gradients[start : start + len(chunk)])  # type: ignore[no-untyped-call]
-            start += len(chunk)
+                features = self._tower.encode(self._tower.chunks[number])
+            features.backward(parts[number])  # type: ignore[no-untyped-call]
 
 
 def text_chunks(tokens: Tensor, lengths: Tensor, chunk_size: int) -> list[Tensor]:
-    """Chunks of captions, each cut to its own longest one."""
+    """Chunks of captions, each cut to its own longest one.
+
+    Args:
+        tokens: int n x L, in the order of `lengths`.
+        lengths: int n, on the CPU, ascending: tokens of each caption, start and end included.
+        chunk_size: captions of a chunk, at most.
+    """
     cuts = zip(torch.split(tokens, chunk_size), torch.split(lengths, chunk_size), strict=True)
     return [chunk[:, : int(chunk_lengths.max())] for chunk, chunk_lengths in cuts]
 
@@ -130,10 +148,12 @@ def _replayed(states: Sequence[Tensor], device: torch.device) -> Iterator[None]:
         yield
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Adds up the workers' gradients in one message. A sum, because each share already is one of the global mean."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
+def sum_gradients(network: nn.Module, group: Group | None) -> None:
+    """Adds up the ranks' gradients in one message. A sum, because each share already is one of the global mean."""
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    if num_ranks(group) == 1 or not gradients:
+        return
     message = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(message)
+    dist.all_reduce(message, group=group)
     for gradient, total in zip(gradients, torch.split(message, [g.numel() for g in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))

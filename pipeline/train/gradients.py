@@ -1,6 +1,8 @@
 """The gradient of a training step, whatever the objective: one call for the loop."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -8,8 +10,22 @@ from torch import Tensor
 
 from pipeline.model.clip import CLIP
 from pipeline.model.image import normalise
+from pipeline.model.loss import Group, loss_gradients, num_ranks
 from pipeline.model.objectives import Network, Separable
-from pipeline.train.grad_cache import Batch, accumulate_gradients, sum_gradients, text_chunks
+from pipeline.train.activations import Budget
+from pipeline.train.grad_cache import Encode, Tower, cached_step, sum_gradients, text_chunks
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's share of a global batch."""
+
+    images: Tensor
+    """uint8 n x 3 x S x S."""
+    tokens: Tensor
+    """int n x L."""
+    lengths: Tensor
+    """int n, on the CPU: tokens of each caption, start and end included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,18 +35,54 @@ class StepResult:
     loss: float
     """Mean over the batch."""
     accuracy_image_to_text: float | None = None
-    """Share of images that are most similar to their own text; None where nothing is compared."""
+    """Share of images that are more similar to their own text than to any other; None where nothing is compared."""
     accuracy_text_to_image: float | None = None
 
 
-def set_gradients(network: Network, batch: Batch, *, chunk_size: int, num_workers: int, bf16: bool) -> StepResult:
+def set_gradients(
+    network: Network,
+    batch: Batch,
+    *,
+    chunk_size: int,
+    bf16: bool,
+    budget: Budget | None = None,
+    group: Group | None = None,
+) -> StepResult:
     """Set `.grad` of every weight to the gradient of the global batch's mean loss, alike on all workers.
 
-    Arguments as `accumulate_gradients`.
+    Args:
+        network: its gradients are replaced.
+        batch: this worker's share, on the network's device.
+        chunk_size: samples of one forward pass.
+        bf16: whether the towers run under bfloat16 autocast; features and loss are float32 always.
+        budget: for graphs that are kept, where there is a second pass (grad_cache.py).
+        group: the workers that share the global batch; those of torch.distributed, where it is initialised.
     """
     if not isinstance(network, CLIP):
-        return _sum_over_chunks(network, batch, chunk_size, num_workers, bf16)
-    result = accumulate_gradients(network, batch, chunk_size=chunk_size, num_workers=num_workers, bf16=bf16)
+        return _sum_over_chunks(network, batch, chunk_size, bf16, group)
+    device = network.logit_scale.device
+    order = torch.argsort(batch.lengths, stable=True)
+    cast = partial(_autocast, device, bf16)
+    images = Tower(
+        cast(lambda chunk: network.encode_image(normalise(chunk), normalize=True)),
+        torch.split(batch.images, chunk_size),
+    )
+    texts = Tower(
+        cast(lambda chunk: network.encode_text(chunk, normalize=True)),
+        text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size),
+        order.to(device),
+    )
+    result = cached_step(
+        network,
+        images,
+        texts,
+        lambda image_features, text_features: loss_gradients(
+            image_features, text_features, network.logit_scale, group=group
+        ),
+        budget=budget,
+        group=group,
+    )
+    network.logit_scale.grad = result.log_scale.clone()
     return StepResult(
         loss=result.loss.item(),
         accuracy_image_to_text=result.accuracy_image_to_text,
@@ -38,14 +90,22 @@ def set_gradients(network: Network, batch: Batch, *, chunk_size: int, num_worker
     )
 
 
-def _sum_over_chunks(network: Separable, batch: Batch, chunk_size: int, num_workers: int, bf16: bool) -> StepResult:
+def _autocast(device: torch.device, bf16: bool, encode: Callable[[Tensor], Tensor]) -> Encode:
+    def embed(chunk: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return encode(chunk)
+
+    return embed
+
+
+def _sum_over_chunks(network: Separable, batch: Batch, chunk_size: int, bf16: bool, group: Group | None) -> StepResult:
     """The loss is a sum over samples divided by the number of targets in the global batch, which all workers know
     before they begin, so gradients of chunks and workers add up, however the batch is cut. Chunks are of captions of
     like length, as in gradient caching."""
     device = batch.tokens.device
     network.zero_grad(set_to_none=True)
     num_targets = torch.tensor(network.num_targets(batch.tokens), device=device)
-    _sum_over_workers(num_targets, num_workers)
+    _sum_over_workers(num_targets, group)
     order = torch.argsort(batch.lengths, stable=True)
     images = torch.split(batch.images[order.to(device)], chunk_size)
     texts = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size)
@@ -55,12 +115,11 @@ def _sum_over_chunks(network: Separable, batch: Batch, chunk_size: int, num_work
             loss = network.summed_loss(normalise(image_chunk), text_chunk) / num_targets.clamp(min=1)
         loss.backward()  # type: ignore[no-untyped-call]
         total = total + loss.detach()
-    _sum_over_workers(total, num_workers)
-    if num_workers > 1:
-        sum_gradients(network.parameters())
+    _sum_over_workers(total, group)
+    sum_gradients(network, group)
     return StepResult(loss=total.item())
 
 
-def _sum_over_workers(value: Tensor, num_workers: int) -> None:
-    if num_workers > 1:
-        dist.all_reduce(value)
+def _sum_over_workers(value: Tensor, group: Group | None) -> None:
+    if num_ranks(group) > 1:
+        dist.all_reduce(value, group=group)

@@ -39,11 +39,11 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.model_folder import Model
 from pipeline.model.objectives import Network, network_for
 from pipeline.model.tokenizer import Tokenizer
+from pipeline.train.activations import Budget
 from pipeline.train.batches import Arrays, StepReader
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pipeline.train.config import TrainConfig
-from pipeline.train.grad_cache import Batch
-from pipeline.train.gradients import set_gradients
+from pipeline.train.gradients import Batch, set_gradients
 from pipeline.train.metrics import Recorder, draw_curves, read_metrics
 from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
 from pipeline.train.plan import Plan
@@ -225,13 +225,14 @@ def _train_worker(run: Pretraining, tokenizer_json: str) -> None:
         if rank == 0
         else None
     )  # fmt: skip
+    budget = Budget(int(config.activation_budget_gib * 2**30))
     for step in steps:
         asked = time.monotonic()
         batch = _batch(next(stream), step, sizes[rank], device)
         waited = time.monotonic() - asked
         torch.manual_seed(int(draw(config.seed, Purpose.DROPOUT, step, np.array([rank]))[0]))
         result = set_gradients(
-            network, batch, chunk_size=config.chunk_size, num_workers=len(sizes), bf16=config.precision == "bf16"
+            network, batch, chunk_size=config.chunk_size, bf16=config.precision == "bf16", budget=budget
         )
         if not math.isfinite(result.loss):
             raise FloatingPointError(f"the loss is {result.loss} at step {step + 1}; a lower learning rate may help")

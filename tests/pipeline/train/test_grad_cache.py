@@ -1,97 +1,105 @@
-from pathlib import Path
+"""The two passes on plain tensors and any encoders; the towers of a CLIP, and ranks, are in test_gradients.py."""
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from pipeline.model.clip import CLIP
-from pipeline.model.image import normalise
-from pipeline.train.grad_cache import Batch, accumulate_gradients
-from tests.pipeline.model.models import small_batch, small_clip
+from pipeline.model.loss import loss_gradients
+from pipeline.train.activations import Budget
+from pipeline.train.grad_cache import Tower, cached_step, text_chunks
 from tests.pipeline.model.plain import plain_contrastive
-from tests.pipeline.train.ranks import step_on_ranks
 
-SIZE = 12
-
-
-def gradients(model: CLIP) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+SCALE = torch.tensor(2.0, dtype=torch.float64)
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Weight by weight, to float32's precision."""
-    assert found.keys() == expected.keys()
-    for name, wanted in expected.items():
-        assert (found[name] - wanted).norm() <= 2e-5 * wanted.norm() + 1e-7, name
+class Pair(nn.Module):
+    """Two encoders that share a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.images, self.texts, self.both = (nn.Linear(*size).double() for size in ((5, 4), (3, 4), (4, 6)))
+
+    def encode_image(self, rows: Tensor) -> Tensor:
+        return F.normalize(self.both(torch.tanh(self.images(rows))), dim=-1)
+
+    def encode_text(self, rows: Tensor) -> Tensor:
+        return F.normalize(self.both(torch.tanh(self.texts(rows))), dim=-1)
 
 
-def plain(model: CLIP) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Autograd on the whole batch at once."""
-    images, tokens, _ = small_batch(SIZE)
-    model.zero_grad()
-    features = model.encode_image(normalise(images), normalize=True), model.encode_text(tokens, normalize=True)
-    loss = plain_contrastive(*features, model.logit_scale)
+def inputs(num_rows: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(num_rows)
+    images, texts = (torch.randn(num_rows, width, generator=generator, dtype=torch.float64) for width in (5, 3))
+    return images, texts
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 11), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0, 200, 10**6]))
+def test_the_gradient_is_that_of_the_whole_batch(
+    num_rows: int, image_chunk: int, text_chunk: int, budget_bytes: int
+) -> None:
+    images, texts = inputs(num_rows)
+    order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(1))
+    pair, budget = Pair(), Budget(budget_bytes)
+    for _ in range(2):  # what the first step measures the second one keeps
+        result = cached_step(
+            pair,
+            Tower(pair.encode_image, images.split(image_chunk)),  # type: ignore[no-untyped-call]
+            Tower(pair.encode_text, texts[order].split(text_chunk), order),  # type: ignore[no-untyped-call]
+            lambda image_features, text_features: loss_gradients(image_features, text_features, SCALE),
+            budget=budget,
+        )
+    plain = Pair()
+    loss = plain_contrastive(plain.encode_image(images), plain.encode_text(texts), SCALE)
     loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach(), gradients(model)
+    torch.testing.assert_close(result.loss, loss.detach())
+    for (name, found), wanted in zip(pair.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-10, atol=1e-12, msg=name)
 
 
-def cached(model: CLIP, chunk_size: int, bf16: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
-    batch = Batch(*small_batch(SIZE))
-    result = accumulate_gradients(model, batch, chunk_size=chunk_size, num_workers=1, bf16=bf16)
-    return result.loss.item(), gradients(model)
+def test_captions_are_cut_to_the_longest_of_their_chunk() -> None:
+    tokens = torch.arange(5 * 9).view(5, 9)
+    chunks = text_chunks(tokens, torch.tensor([2, 3, 3, 7, 8]), 2)
+    assert [tuple(chunk.shape) for chunk in chunks] == [(2, 3), (2, 7), (1, 8)]
+    assert torch.equal(chunks[1], tokens[2:4, :7])
 
 
-@pytest.mark.parametrize("chunk_size", [1, 5, 12, 100])
-def test_any_chunk_size_gives_autograds_gradient(chunk_size: int) -> None:
-    model = small_clip().eval()
-    loss, expected = plain(model)
-    found_loss, found = cached(model, chunk_size)
-    assert found_loss == pytest.approx(loss.item(), rel=1e-6)
-    assert expected.keys() == dict(model.named_parameters()).keys()
-    assert_same(found, expected)
+def test_how_often_each_chunk_is_embedded() -> None:
+    """Twice, but for the last one, and with room for all graphs once."""
+    images, texts = inputs(6)
+    for budget, expected in ((Budget(0), 3 + 2), (Budget(10**6), 3)):
+        pair = Pair()
+        calls: list[int] = []
+
+        def encode(rows: Tensor, pair: Pair = pair, calls: list[int] = calls) -> Tensor:
+            calls.append(len(rows))
+            return pair.encode_image(rows)
+
+        for _ in range(2):
+            calls.clear()
+            cached_step(
+                pair,
+                Tower(encode, images.split(2)),  # type: ignore[no-untyped-call]
+                Tower(pair.encode_text, [texts]),
+                lambda image_features, text_features: loss_gradients(image_features, text_features, SCALE),
+                budget=budget,
+            )
+        assert calls == [2] * expected
 
 
-@pytest.mark.parametrize("sizes", [[6, 6], [5, 4, 2, 1]], ids=["even", "uneven"])
-def test_ranks_give_the_gradient_of_the_global_mean(sizes: list[int], tmp_path: Path) -> None:
-    """The logit scale too: summed over ranks, as other implementations do, it would be too large by their number."""
-    loss, expected = plain(small_clip().eval())
-    (found,) = step_on_ranks(sizes, chunk_size=2, folder=tmp_path)
-    assert found.pop("loss").item() == pytest.approx(loss.item(), rel=1e-6)
-    alone = accumulate_gradients(
-        small_clip().eval(), Batch(*small_batch(SIZE)), chunk_size=SIZE, num_workers=1, bf16=False
-    )
-    wanted = [alone.accuracy_image_to_text, alone.accuracy_text_to_image]
-    assert found.pop("accuracies").tolist() == pytest.approx(wanted)
-    assert_same(found, expected)
+def test_a_fault_is_not_swallowed() -> None:
+    def broken(_rows: Tensor) -> Tensor:
+        raise RuntimeError("no features")
 
-
-def test_dropout_is_replayed() -> None:
-    """With the graph of each chunk kept instead of a second pass, the same draws give the same gradient."""
-    images, tokens, lengths = small_batch(SIZE)
-    model = small_clip().train()
-    torch.manual_seed(5)
-    loss, found = cached(model, 4)
-    after = torch.rand(3)
-
-    order = torch.argsort(lengths, stable=True)
-    torch.manual_seed(5)
-    model.zero_grad()
-    image_features = torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in images.split(4)])  # type: ignore[no-untyped-call]
-    text_features = torch.empty_like(image_features)
-    text_features[order] = model.encode_text(tokens[order], normalize=True)
-    expected_loss = plain_contrastive(image_features, text_features, model.logit_scale)
-    expected_loss.backward()  # type: ignore[no-untyped-call]
-    assert loss == pytest.approx(expected_loss.item(), rel=1e-6)
-    assert torch.equal(torch.rand(3), after), "the second pass drew numbers of its own"
-    expected = gradients(model)
-    assert_same(found, expected)
-    torch.manual_seed(6)
-    assert cached(model, 4)[0] != pytest.approx(loss, rel=1e-4), "dropout is not active, this test shows nothing"
-
-
-def test_bf16_keeps_the_gradients_direction() -> None:
-    model = small_clip().eval()
-    _, expected = plain(model)
-    _, found = cached(model, 5, bf16=True)
-    first, second = (torch.cat([tensors[name].flatten() for name in expected]) for tensors in (found, expected))
-    assert all(tensor.dtype == torch.float32 for tensor in found.values())
-    assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.99
+    images, texts = inputs(2)
+    pair = Pair()
+    with pytest.raises(RuntimeError, match="no features"):
+        cached_step(
+            pair,
+            Tower(broken, [images]),
+            Tower(pair.encode_text, [texts]),
+            lambda image_features, text_features: loss_gradients(image_features, text_features, SCALE),
+        )

@@ -1,0 +1,178 @@
+"""A training step against open_clip's accumulation: `python -m tests.perf.training`; needs CLIP_DATA.
+
+The same model with the same weights, the same images and real captions, bf16, all cores: ours with gradient caching and
+captions in chunks of like length, open_clip's own `train_one_epoch` with accum_freq. Each in a process of its own, in
+turns; the median step after the first two, and the peak memory of the process beyond what it holds before the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.model.clip import CLIP
+from pipeline.model.config import model_config
+from pipeline.model.image import normalise
+from pipeline.model.tokenizer import Tokenizer
+from pipeline.model.weights import export_state
+from pipeline.train.activations import Budget
+from pipeline.train.config import TrainConfig
+from pipeline.train.gradients import Batch, set_gradients
+from pipeline.train.optimizer import make_optimizer, optimizer_step
+
+DATA = Path(os.environ.get("CLIP_DATA", "../shared/data"))
+NUM_STEPS = 5
+WARM_UP = 2
+RATE = 1e-4
+ROUNDS = 2
+SETTINGS = (("small", 512, 64, (0.0, 2.0, 16.0)), ("ViT-B/32", 128, 32, (0.0, 16.0)))
+"""Model, batch, chunk, and budgets for graphs in GiB."""
+Step = Callable[[], float]
+
+
+def batch_of(model: str, num_rows: int) -> Batch:
+    """Random pixels and the first real captions."""
+    config = model_config(model)
+    generator = torch.Generator().manual_seed(0)
+    side = config.image.image_size
+    images = torch.randint(0, 256, (num_rows, 3, side, side), dtype=torch.uint8, generator=generator)
+    captions = pq.read_table(DATA / "captions.parquet", columns=["text"])["text"].slice(0, num_rows).to_pylist()
+    tokenizer = Tokenizer.released(config.text.vocab_size, config.text.context_length)
+    _, lengths = tokenizer.encode(captions)
+    return Batch(images, tokenizer(captions), lengths)
+
+
+def our_step(network: CLIP, batch: Batch, chunk_size: int, budget_gib: float) -> Step:
+    """A step of the loop: gradients, optimizer."""
+    optimizer = make_optimizer(network, TrainConfig(learning_rate=RATE))
+    budget = Budget(int(budget_gib * 2**30))
+
+    def step() -> float:
+        result = set_gradients(network, batch, chunk_size=chunk_size, bf16=True, budget=budget)
+        optimizer_step(network, optimizer, RATE)
+        return result.loss
+
+    return step
+
+
+def their_step(network: CLIP, model: str, batch: Batch, chunk_size: int) -> Step:
+    """An epoch of one step of open_clip's training, from the same weights."""
+    from open_clip import model as open_clip_model
+    from open_clip.loss import ClipLoss
+    from open_clip_train.train import train_one_epoch
+
+    config = model_config(model)
+    text = config.text
+    vision = {"small": (8, 256, 16), "ViT-B/32": (12, 768, 32)}[model]
+    peer = open_clip_model.CLIP(
+        embed_dim=config.embed_dim,
+        vision_cfg=dict(zip(("layers", "width", "patch_size"), vision, strict=True))
+        | {"image_size": config.image.image_size, "head_width": 64},
+        text_cfg={
+            "context_length": text.context_length, "vocab_size": text.vocab_size, "width": text.width,
+            "heads": text.heads, "layers": text.layers,
+        },
+        quick_gelu=True,
+        output_dict=True,
+    )  # fmt: skip
+    peer.load_state_dict(export_state(network, "open_clip"))
+    weights = [p for p in peer.parameters() if p.ndim >= 2]
+    others = [p for p in peer.parameters() if p.ndim < 2]
+    groups = [{"params": weights, "weight_decay": 0.2}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), eps=1e-6)
+    pixels = normalise(batch.images)
+    chunks = list(zip(pixels.split(chunk_size), batch.tokens.split(chunk_size), strict=True))  # type: ignore[no-untyped-call]
+
+    class Loader(list[tuple[Tensor, Tensor]]):
+        num_batches, num_samples = len(chunks), len(pixels)
+
+    data = {"train": SimpleNamespace(dataloader=Loader(chunks), set_epoch=lambda _epoch: None)}
+    arguments = SimpleNamespace(
+        device="cpu", precision="amp_bf16", distill=False, accum_freq=len(chunks), skip_scheduler=True, horovod=False,
+        grad_clip_norm=None, world_size=1, rank=0, local_rank=0, log_local=False, log_every_n_steps=100,
+        batch_size=chunk_size, wandb=False,
+    )  # fmt: skip
+    loss: Any = ClipLoss()
+    last: list[Tensor] = []
+
+    def watched(**features: Any) -> Any:
+        found = loss(**features)
+        last[:] = [found["contrastive_loss"].detach()]
+        return found
+
+    def step() -> float:
+        train_one_epoch(peer, data, watched, 0, optimizer, None, None, None, arguments)
+        return last[0].item()
+
+    return step
+
+
+def measure(model: str, num_rows: int, chunk_size: int, name: str) -> dict[str, float]:
+    """Samples a second, GiB, and the loss of the first step."""
+    batch = batch_of(model, num_rows)
+    torch.manual_seed(0)
+    network = CLIP(model_config(model)).train()
+    if name == "open_clip":
+        step = their_step(network, model, batch, chunk_size)
+    else:
+        step = our_step(network, batch, chunk_size, float(name))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, losses = [], []
+    for _ in range(NUM_STEPS):
+        began = time.perf_counter()
+        losses.append(step())
+        seconds.append(time.perf_counter() - began)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    return {"rate": num_rows / statistics.median(seconds[WARM_UP:]), "gib": peak, "loss": losses[0]}
+
+
+def main() -> None:
+    """Print a table of each setting."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=[model for model, *_ in SETTINGS])
+    parser.add_argument("--one", nargs=4)
+    options = parser.parse_args()
+    if options.one:
+        model, num_rows, chunk_size, name = options.one
+        print(json.dumps(measure(model, int(num_rows), int(chunk_size), name)))
+        return
+    for model, num_rows, chunk_size, budgets in SETTINGS:
+        if model not in options.models:
+            continue
+        names = ("open_clip", *map(str, budgets))
+        best: dict[str, dict[str, float]] = {name: {"rate": 0.0} for name in names}
+        for _ in range(ROUNDS):
+            for name in names:
+                arguments = ["--one", model, str(num_rows), str(chunk_size), name]
+                command = [sys.executable, "-m", "tests.perf.training", *arguments]
+                found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                best[name] = max(best[name], found, key=lambda one: one["rate"])
+        peer = best["open_clip"]
+        print(f"\n| {model}, {num_rows} in chunks of {chunk_size} | samples/s | ratio | GiB | first loss |")
+        print("|---|---:|---:|---:|---:|")
+        for name, found in best.items():
+            label = name if name == "open_clip" else f"ours, {float(name):g} GiB for graphs"
+            told = (
+                f"{found['rate']:.1f} | {found['rate'] / peer['rate']:.2f} | {found['gib']:.2f} | {found['loss']:.4f}"
+            )
+            print(f"| {label} | {told} |", flush=True)
+            assert math.isclose(found["loss"], peer["loss"], rel_tol=2e-3), "not the same computation"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.train.activations import Budget
+
+
+def chunks(*sizes: int) -> list[torch.Tensor]:
+    return [torch.zeros(size, 10) for size in sizes]
+
+
+def test_a_graph_is_measured_once() -> None:
+    """A linear layer saves its input and a tanh its output; weights are no part of it."""
+    budget = Budget(10**9)
+    layers = nn.Sequential(nn.Linear(10, 30), nn.Tanh())
+    (chunk,) = chunks(4)
+    with budget.measured("images", chunk):
+        layers(chunk)
+    assert budget.bytes_per_input == {"images": (4 * 10 + 4 * 30) * 4 / 40}
+    with budget.measured("images", chunk):
+        layers(layers[0].weight)
+    assert budget.bytes_per_input["images"] == 16
+
+
+def test_the_last_chunk_is_always_kept_and_alone_before_anything_is_known() -> None:
+    assert Budget(0).choose("images", chunks(2, 2, 2)) == {2}
+    assert Budget(10**9).choose("images", chunks(2, 2, 2)) == {2}
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "kept"), [(79, {3}), (80, {2, 3}), (199, {2, 3}), (200, {1, 2, 3}), (240, {0, 1, 2, 3})]
+)
+def test_as_many_are_kept_as_there_is_room_for(max_bytes: int, kept: set[int]) -> None:
+    """Of 40, 120, 80 and 80 bytes, from the last one on, which is free."""
+    budget = Budget(max_bytes)
+    budget.bytes_per_input["texts"] = 4.0
+    budget.begin()
+    assert budget.choose("texts", chunks(1, 3, 2, 2)) == kept
+
+
+def test_towers_share_the_room_and_a_step_gives_it_back() -> None:
+    budget = Budget(100)
+    budget.bytes_per_input |= {"texts": 4.0, "images": 4.0}
+    for _ in range(2):
+        budget.begin()
+        assert budget.choose("texts", chunks(2, 2, 2)) == {1, 2}
+        assert budget.choose("images", chunks(2, 2, 2)) == {2}
