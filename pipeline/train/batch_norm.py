@@ -20,6 +20,11 @@ from pipeline.model.loss import Group, num_ranks
 _STATISTICS = ("running_mean", "running_var")
 
 
+def has_batch_norms(network: nn.Module) -> bool:
+    """Whether what a network gives for a sample depends, in training, on the others of its chunk."""
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
 class BatchNorms:
     """The batch norms of a network, if it has any in training mode, over one step."""
 

@@ -33,6 +33,9 @@ class TrainConfig:
     precision: Precision = "bf16"
     """Arithmetic of the towers; weights, features and the loss are float32 always."""
     seed: int = 0
+    norm_group_size: int = 64
+    """Images that batch norms normalise over together, in networks that have them: each global batch is cut into such
+    groups in the plan's order, whatever the workers. The paper's GPUs had 55 images each of the largest ResNet."""
     crop_share: float = 0.875
     """Side of the random square crop as a share of the picture's shorter side: 224 of 256; the paper states none."""
     shuffle_row_groups: int = 256
@@ -46,7 +49,8 @@ class TrainConfig:
     read_cpus_per_worker: float = _operational(1)
     """Logical CPUs for reading and decoding, beside the worker's own."""
     chunk_size: int = _operational(1024)
-    """Samples that one forward pass of a worker holds: memory grows with it, the gradient does not change."""
+    """Samples that one forward pass of a worker holds: memory grows with it, the gradient does not change. Images of
+    networks with batch norms come in groups of norm_group_size instead."""
     activation_budget_gib: float = _operational(0)
     """Memory of a worker for chunks whose first forward pass keeps its graph, so that they need no second one; with
     none, only the last chunk of each tower does."""
@@ -82,7 +86,22 @@ class TrainConfig:
                 f"global_batch_size={self.global_batch_size} cannot be shared out to num_workers={self.num_workers}"
             )
 
-    def local_batch_sizes(self, num_workers: int) -> list[int]:
-        """How many samples of each global batch each of so many workers gets: as even as can be."""
-        ends = [self.global_batch_size * (rank + 1) // num_workers for rank in range(num_workers)]
+    def local_batch_sizes(self, num_workers: int, unit: int = 1) -> list[int]:
+        """How many samples of each global batch each of so many workers gets: as even as can be.
+
+        Args:
+            num_workers: how many there are.
+            unit: so many samples stay together.
+
+        Raises:
+            ValueError: the batch is no multiple of the unit, or there are fewer units than workers.
+        """
+        num_units, rest = divmod(self.global_batch_size, unit)
+        if rest or num_units < num_workers:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} cannot be shared out to {num_workers} workers in groups "
+                f"of norm_group_size={unit}, over which the model's batch norms normalise; make it a multiple, or the "
+                "groups smaller"
+            )
+        ends = [unit * (num_units * (rank + 1) // num_workers) for rank in range(num_workers)]
         return [end - start for start, end in zip([0, *ends], ends, strict=False)]

@@ -13,6 +13,7 @@ from pipeline.model.image import normalise
 from pipeline.model.loss import Group, loss_gradients, num_ranks
 from pipeline.model.objectives import Network, Separable
 from pipeline.train.activations import Budget
+from pipeline.train.batch_norm import BatchNorms
 from pipeline.train.grad_cache import Encode, Tower, cached_step, sum_gradients, text_chunks
 
 
@@ -45,6 +46,7 @@ def set_gradients(
     *,
     chunk_size: int,
     bf16: bool,
+    norm_group_size: int | None = None,
     budget: Budget | None = None,
     group: Group | None = None,
 ) -> StepResult:
@@ -55,17 +57,19 @@ def set_gradients(
         batch: this worker's share, on the network's device.
         chunk_size: samples of one forward pass.
         bf16: whether the towers run under bfloat16 autocast; features and loss are float32 always.
+        norm_group_size: images of a chunk in networks with batch norms, which normalise over it; a whole number
+            of them makes the share.
         budget: for graphs that are kept, where there is a second pass (grad_cache.py).
         group: the workers that share the global batch; those of torch.distributed, where it is initialised.
     """
     if not isinstance(network, CLIP):
-        return _sum_over_chunks(network, batch, chunk_size, bf16, group)
+        return _sum_over_chunks(network, batch, chunk_size, bf16, norm_group_size, group)
     device = network.logit_scale.device
     order = torch.argsort(batch.lengths, stable=True)
     cast = partial(_autocast, device, bf16)
     images = Tower(
         cast(lambda chunk: network.encode_image(normalise(chunk), normalize=True)),
-        torch.split(batch.images, chunk_size),
+        torch.split(batch.images, norm_group_size or chunk_size),
     )
     texts = Tower(
         cast(lambda chunk: network.encode_text(chunk, normalize=True)),
@@ -98,23 +102,29 @@ def _autocast(device: torch.device, bf16: bool, encode: Callable[[Tensor], Tenso
     return embed
 
 
-def _sum_over_chunks(network: Separable, batch: Batch, chunk_size: int, bf16: bool, group: Group | None) -> StepResult:
+def _sum_over_chunks(
+    network: Separable, batch: Batch, chunk_size: int, bf16: bool, norm_group_size: int | None, group: Group | None
+) -> StepResult:
     """The loss is a sum over samples divided by the number of targets in the global batch, which all workers know
     before they begin, so gradients of chunks and workers add up, however the batch is cut. Chunks are of captions of
-    like length, as in gradient caching."""
+    like length, as in gradient caching, but for batch norms, whose groups are in the plan's order."""
     device = batch.tokens.device
     network.zero_grad(set_to_none=True)
     num_targets = torch.tensor(network.num_targets(batch.tokens), device=device)
     _sum_over_workers(num_targets, group)
-    order = torch.argsort(batch.lengths, stable=True)
-    images = torch.split(batch.images[order.to(device)], chunk_size)
-    texts = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size)
+    order = torch.argsort(batch.lengths, stable=True) if norm_group_size is None else torch.arange(len(batch.lengths))
+    size = norm_group_size or chunk_size
+    images = torch.split(batch.images[order.to(device)], size)
+    texts = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], size)
     total = torch.zeros((), device=device)
-    for image_chunk, text_chunk in zip(images, texts, strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = network.summed_loss(normalise(image_chunk), text_chunk) / num_targets.clamp(min=1)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total = total + loss.detach()
+    norms = BatchNorms(network)
+    with norms.collected():
+        for image_chunk, text_chunk in zip(images, texts, strict=True):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = network.summed_loss(normalise(image_chunk), text_chunk) / num_targets.clamp(min=1)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = total + loss.detach()
+    norms.move(group)
     _sum_over_workers(total, group)
     sum_gradients(network, group)
     return StepResult(loss=total.item())

@@ -37,9 +37,10 @@ from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
 from pipeline.model.model_folder import Model
-from pipeline.model.objectives import Network, network_for
+from pipeline.model.objectives import Network, empty_network, network_for
 from pipeline.model.tokenizer import Tokenizer
 from pipeline.train.activations import Budget
+from pipeline.train.batch_norm import has_batch_norms
 from pipeline.train.batches import Arrays, StepReader
 from pipeline.train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pipeline.train.config import TrainConfig
@@ -92,7 +93,10 @@ def pretrain(run: Pretraining) -> None:
     """
     run = replace(run, output=storage.absolute(run.output))  # workers have another working directory
     config = run.train
-    run.plan()  # refuses a batch that is too large before anything is written
+    # Refuses, before anything is written, a batch that is too large or cannot be shared out
+    run.plan()
+    unit = config.norm_group_size if has_batch_norms(empty_network(run.model)) else 1
+    config.local_batch_sizes(config.num_workers, unit)
     Run.open(
         run.output,
         {"snapshot_id": run.snapshot_id, "model": run.model.to_dict(), "train": identity(config)},
@@ -187,7 +191,7 @@ def _tokenizer(run: Pretraining) -> Tokenizer:
 def _train_worker(run: Pretraining, tokenizer_json: str) -> None:
     """What each worker runs: from the last checkpoint to the end."""
     config, context, device = run.train, ray.train.get_context(), ray.train.torch.get_device()
-    rank, sizes = context.get_world_rank(), config.local_batch_sizes(context.get_world_size())
+    rank = context.get_world_rank()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     torch.set_num_threads(max(1, int(config.cpus_per_worker)))
@@ -202,6 +206,8 @@ def _train_worker(run: Pretraining, tokenizer_json: str) -> None:
         optimizer.load_state_dict(checkpoint.optimizer)
         logger.info("going on at step %d", done.num_steps)
     _agree(network, done.num_steps)
+    norm_group_size = config.norm_group_size if has_batch_norms(network) else None
+    sizes = config.local_batch_sizes(context.get_world_size(), norm_group_size or 1)
 
     plan = run.plan()
     steps = range(done.num_steps, plan.steps_per_epoch * config.epochs)
@@ -232,8 +238,9 @@ def _train_worker(run: Pretraining, tokenizer_json: str) -> None:
         waited = time.monotonic() - asked
         torch.manual_seed(int(draw(config.seed, Purpose.DROPOUT, step, np.array([rank]))[0]))
         result = set_gradients(
-            network, batch, chunk_size=config.chunk_size, bf16=config.precision == "bf16", budget=budget
-        )
+            network, batch, chunk_size=config.chunk_size, bf16=config.precision == "bf16",
+            norm_group_size=norm_group_size, budget=budget,
+        )  # fmt: skip
         if not math.isfinite(result.loss):
             raise FloatingPointError(f"the loss is {result.loss} at step {step + 1}; a lower learning rate may help")
         rate = learning_rate(config, step, steps.stop)

@@ -52,6 +52,7 @@ class Case(NamedTuple):
     objective: Objective = "contrastive"
     dtype: torch.dtype = torch.float64
     budget_bytes: int = 0
+    norm_group_size: int | None = None
 
 
 CASES = (
@@ -59,7 +60,8 @@ CASES = (
     *(Case((5, 7), chunk_size) for chunk_size in (1, 3, 100)),
     *(Case((5, 7), 3, "transformer", dtype=dtype) for dtype in (torch.float64, torch.float32)),
     Case((5, 7), 2, "transformer", budget_bytes=10**9),
-    *(Case(shares, 4, "resnet") for shares in ((12,), (8, 4), (4, 4, 4))),
+    *(Case(shares, 5, "resnet", norm_group_size=4) for shares in ((12,), (8, 4), (4, 4, 4))),
+    Case((8, 4), 5, "resnet", "caption", norm_group_size=4),
     *(Case((8, 4), 3, objective=objective) for objective in ("bag", "caption")),
 )
 
@@ -77,7 +79,10 @@ def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup 
     share = Batch(*(part[start : start + case.shares[rank]] for part in small_batch(sum(case.shares))))
     budget = Budget(case.budget_bytes)
     for _ in range(2 if case.budget_bytes else 1):  # the first step measures what the second one keeps
-        result = set_gradients(network, share, chunk_size=case.chunk_size, bf16=False, budget=budget, group=group)
+        result = set_gradients(
+            network, share, chunk_size=case.chunk_size, bf16=False, norm_group_size=case.norm_group_size,
+            budget=budget, group=group,
+        )  # fmt: skip
     return result
 
 

@@ -23,6 +23,15 @@ def test_a_batch_is_shared_out_evenly() -> None:
     config = TrainConfig(global_batch_size=10)
     assert config.local_batch_sizes(1) == [10]
     assert config.local_batch_sizes(3) == [3, 3, 4]
+    assert config.local_batch_sizes(3, 2) == [2, 4, 4]
+
+
+@pytest.mark.parametrize(("num_workers", "unit"), [(1, 3), (6, 2), (1, 20)])
+def test_a_batch_that_cannot_be_shared_out_in_groups(num_workers: int, unit: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"global_batch_size=10 .* to {num_workers} workers .* norm_group_size={unit},"
+    ):
+        TrainConfig(global_batch_size=10).local_batch_sizes(num_workers, unit)
 
 
 def test_what_only_cuts_up_the_work_is_not_part_of_a_runs_identity() -> None:
