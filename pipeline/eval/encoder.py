@@ -95,8 +95,8 @@ class Encoder:
     def _decode(self, image: bytes, sample: int, source: str) -> Tensor:
         try:
             with Image.open(io.BytesIO(image)) as picture:
-                return self.preprocess(picture.convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+                return self.preprocess(picture)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{source}: the image of sample {sample} cannot be read ({error})") from error
 
 

@@ -1,6 +1,8 @@
+import io
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -78,6 +80,23 @@ def test_texts_keep_their_features_and_the_models_scale(stand_in: StandIn) -> No
 def test_an_unreadable_image_is_named(broken: bytes, stand_in: StandIn) -> None:
     with pytest.raises(ValueError, match=r"^sets/x/test\.parquet: the image of sample 9 cannot be read"):
         encoder_of(stand_in, 4).encode_images([IMAGES[0], IMAGES[1], broken], 7, "sets/x/test.parquet")
+
+
+def encode_as(mode: str, kind: str) -> bytes:
+    grey = np.linspace(0, 255, 20 * 20).reshape(20, 20)
+    values = {"L": grey.astype(np.uint8), "I;16": (grey.astype(np.uint16) << 8) + 77, "F": grey.astype(np.float32)}
+    sink = io.BytesIO()
+    Image.fromarray(values[mode]).save(sink, kind)
+    return sink.getvalue()
+
+
+def test_a_picture_keeps_its_mode_until_it_is_prepared() -> None:
+    """Of 16 bits the upper eight count; converted too early such a picture is white."""
+    one = encoder_of(StandIn(), 4)
+    of_eight, of_sixteen = features_of(one.encode_images([encode_as("L", "PNG"), encode_as("I;16", "PNG")], 0, "x"))
+    assert torch.equal(of_eight, of_sixteen)
+    with pytest.raises(ValueError, match=r"x: the image of sample 7 cannot be read \(an image of mode F has no known"):
+        one.encode_images([encode_as("F", "TIFF")], 7, "x")
 
 
 def test_a_model_that_has_diverged_is_refused(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
