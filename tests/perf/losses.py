@@ -30,7 +30,7 @@ def features(num_pairs: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images, texts that resemble them a little, and the logarithm of the scale."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(num_pairs, WIDTH, generator=generator)
-    texts = torch.randn(num_pairs, WIDTH, generator=generator).add_(images, alpha=0.5)
+    texts = torch.randn(num_pairs, WIDTH, generator=generator).add_(images, alpha=0.1)
     images, texts = (F.normalize(part, dim=-1).requires_grad_() for part in (images, texts))
     return images, texts, torch.tensor(LOG_SCALE, requires_grad=True)
 
