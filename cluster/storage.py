@@ -15,7 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -180,7 +180,8 @@ class NewFile:
     def close(self) -> None:
         """Ends it; where it has not been published nothing of it is left."""
         if self._stream is not None:
-            self._stream.close()
+            with suppress(OSError):  # what there was no room for is thrown away
+                self._stream.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
 
@@ -188,7 +189,7 @@ class NewFile:
         if self._temporary is None:
             return io.BytesIO()
         self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        return self._temporary.open("xb", buffering=0)
+        return self._temporary.open("xb")  # buffered: a bare file may take a part of the bytes and say nothing
 
 
 def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:

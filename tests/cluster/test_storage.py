@@ -1,5 +1,6 @@
 import concurrent.futures
 import os
+import resource
 import threading
 import time
 from pathlib import Path
@@ -287,3 +288,23 @@ def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_join(uri: str, parts: tuple[str, ...], joined: str) -> None:
     assert storage.join(uri, *parts) == joined
+
+
+@pytest.mark.parametrize("num_bytes", [3_000, 300_000])
+def test_a_new_file_that_the_disk_takes_a_part_of_is_none(tmp_path: Path, num_bytes: int) -> None:
+    """Up to the limit such a write succeeds, and only the bytes that are left over fail."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = storage.NewFile(str(tmp_path))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_and_publish(file, bytes(num_bytes))
+        file.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert storage.entries(str(tmp_path)) == []
+
+
+def write_and_publish(file: storage.NewFile, data: bytes) -> None:
+    file.write(data)
+    file.publish("x")
