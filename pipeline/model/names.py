@@ -38,26 +38,23 @@ def _openai_shortcut(match: re.Match[str]) -> str:
     return f"visual.layer{int(stage) + 1}.{block}.downsample.{'0' if kind == 'conv' else '1'}.{field}"
 
 
-_OPENAI_BLOCKS: tuple[tuple[str, str], ...] = (
-    (r"attention_norm|norm1", "ln_1."),
-    (r"attention_in|attn\.qkv", "attn.in_proj_"),
-    (r"attention_out|attn\.proj", "attn.out_proj."),
-    (r"mlp_norm|norm2", "ln_2."),
-    (r"mlp_in|mlp\.fc1", "mlp.c_fc."),
-    (r"mlp_out|mlp\.fc2", "mlp.c_proj."),
+# The layers of a block: in our text tower or in timm's, OpenAI's, Hugging Face's
+_LAYERS = (
+    *(r"attention_norm|norm1", r"attention_in|attn\.qkv", r"attention_out|attn\.proj"),
+    *(r"mlp_norm|norm2", r"mlp_in|mlp\.fc1", r"mlp_out|mlp\.fc2"),
 )
-_HUGGINGFACE_BLOCKS: tuple[tuple[str, str], ...] = (
-    (r"attention_norm|norm1", "layer_norm1."),
-    (r"attention_in|attn\.qkv", f"self_attn.{_QKV}_proj."),
-    (r"attention_out|attn\.proj", "self_attn.out_proj."),
-    (r"mlp_norm|norm2", "layer_norm2."),
-    (r"mlp_in|mlp\.fc1", "mlp.fc1."),
-    (r"mlp_out|mlp\.fc2", "mlp.fc2."),
+_OPENAI_LAYERS = ("ln_1.", "attn.in_proj_", "attn.out_proj.", "ln_2.", "mlp.c_fc.", "mlp.c_proj.")
+_HUGGINGFACE_LAYERS = (
+    *("layer_norm1.", f"self_attn.{_QKV}_proj.", "self_attn.out_proj."),
+    *("layer_norm2.", "mlp.fc1.", "mlp.fc2."),
 )
 
 
-def _blocks(ours: str, theirs: str, layers: tuple[tuple[str, str], ...]) -> list[Rule]:
-    return [(rf"{ours}\.(\d+)\.(?:{layer})\.(weight|bias)", rf"{theirs}.\1.{name}\2") for layer, name in layers]
+def _blocks(ours: str, theirs: str, layers: tuple[str, ...]) -> list[Rule]:
+    return [
+        (rf"{ours}\.(\d+)\.(?:{layer})\.(weight|bias)", rf"{theirs}.\1.{name}\2")
+        for layer, name in zip(_LAYERS, layers, strict=True)
+    ]
 
 
 _OPENAI: tuple[Rule, ...] = (
@@ -66,7 +63,7 @@ _OPENAI: tuple[Rule, ...] = (
     (r"text_tower\.position_embedding", "positional_embedding"),
     (r"text_tower\.final_norm\.(weight|bias)", r"ln_final.\1"),
     (r"text_tower\.projection\.weight", "text_projection"),
-    *_blocks(r"text_tower\.blocks", "transformer.resblocks", _OPENAI_BLOCKS),
+    *_blocks(r"text_tower\.blocks", "transformer.resblocks", _OPENAI_LAYERS),
 )
 _OPENAI_TRANSFORMER: tuple[Rule, ...] = (
     (r"image_tower\.trunk\.cls_token", "visual.class_embedding"),
@@ -75,7 +72,7 @@ _OPENAI_TRANSFORMER: tuple[Rule, ...] = (
     (r"image_tower\.trunk\.norm_pre\.(weight|bias)", r"visual.ln_pre.\1"),
     (r"image_tower\.trunk\.norm\.(weight|bias)", r"visual.ln_post.\1"),
     (r"image_tower\.projection\.weight", "visual.proj"),
-    *_blocks(r"image_tower\.trunk\.blocks", "visual.transformer.resblocks", _OPENAI_BLOCKS),
+    *_blocks(r"image_tower\.trunk\.blocks", "visual.transformer.resblocks", _OPENAI_LAYERS),
 )
 _OPENAI_RESNET: tuple[Rule, ...] = (
     (r"image_tower\.trunk\.stem\.conv(\d)\.(conv|bn)\.(\w+)", r"visual.\2\1.\3"),
@@ -91,14 +88,14 @@ _HUGGINGFACE: tuple[Rule, ...] = (
     (r"text_tower\.position_embedding", "text_model.embeddings.position_embedding.weight"),
     (r"text_tower\.final_norm\.(weight|bias)", r"text_model.final_layer_norm.\1"),
     (r"text_tower\.projection\.weight", "text_projection.weight"),
-    *_blocks(r"text_tower\.blocks", "text_model.encoder.layers", _HUGGINGFACE_BLOCKS),
+    *_blocks(r"text_tower\.blocks", "text_model.encoder.layers", _HUGGINGFACE_LAYERS),
     (r"image_tower\.trunk\.cls_token", "vision_model.embeddings.class_embedding"),
     (r"image_tower\.trunk\.pos_embed", "vision_model.embeddings.position_embedding.weight"),
     (r"image_tower\.trunk\.patch_embed\.proj\.weight", "vision_model.embeddings.patch_embedding.weight"),
     (r"image_tower\.trunk\.norm_pre\.(weight|bias)", r"vision_model.pre_layrnorm.\1"),
     (r"image_tower\.trunk\.norm\.(weight|bias)", r"vision_model.post_layernorm.\1"),
     (r"image_tower\.projection\.weight", "visual_projection.weight"),
-    *_blocks(r"image_tower\.trunk\.blocks", "vision_model.encoder.layers", _HUGGINGFACE_BLOCKS),
+    *_blocks(r"image_tower\.trunk\.blocks", "vision_model.encoder.layers", _HUGGINGFACE_LAYERS),
 )
 _EXTRAS: Mapping[Style, str] = {
     "ours": r"(?!)",

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
+from pipeline import paper
 from pipeline.model.vocabulary import (
     ALPHABET,
     NUM_FIXED,
@@ -105,7 +106,7 @@ class Tokenizer:
         self._pieces = _Pieces(backend, context_length - 2)
 
     @classmethod
-    def released(cls, vocab_size: int = RELEASED_SIZE, context_length: int = 77) -> Tokenizer:
+    def released(cls, vocab_size: int = RELEASED_SIZE, context_length: int = paper.CONTEXT_LENGTH.value) -> Tokenizer:
         """The released models' vocabulary, or its first entries: the same tokens as open_clip's SimpleTokenizer.
 
         That holds for `<start_of_text>` and `<end_of_text>` in a text too, which are these tokens there; a vocabulary

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tokenizers import pre_tokenizers
 
+from pipeline import paper
+
 Merge = tuple[str, str]
 
 WORD_END = "</w>"
@@ -19,7 +21,7 @@ NUM_FIXED = 2 * 256 + 2
 ALPHABET = tuple(sorted(pre_tokenizers.ByteLevel.alphabet()))
 """The characters that stand for bytes."""
 WORD_ENDS = tuple(byte + WORD_END for byte in ALPHABET)
-RELEASED_SIZE = 49_408
+RELEASED_SIZE = paper.VOCAB_SIZE.value
 """Entries of the vocabulary of all released models."""
 RELEASED_START, RELEASED_END = "<start_of_text>", "<end_of_text>"
 """How open_clip writes the two special tokens."""

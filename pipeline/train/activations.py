@@ -19,7 +19,7 @@ class Budget:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes_per_input: dict[str, float] = {}
-        """By tower: bytes that a graph holds for each element of the input, the most that was seen."""
+        """By tower: bytes that a graph holds for each element of the input, of the first chunk that had one."""
         self._left = max_bytes
 
     def begin(self) -> None:

@@ -115,7 +115,8 @@ def test_old_files_without_counters_of_batches_and_without_a_classifier(
         for name, value in weights.items()
         if not name.endswith("num_batches_tracked") and not name.startswith("fc.")
     }
-    load_baseline("resnet18", save(old, tmp_path / "old.pth"))
+    model, _ = load_baseline("resnet18", save(old, tmp_path / "old.pth"))
+    assert all(torch.equal(model.state_dict()[f"trunk.{name}"], value) for name, value in old.items())
 
 
 @pytest.mark.parametrize(
