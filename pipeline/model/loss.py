@@ -28,8 +28,11 @@ from torch import Tensor
 
 Group = dist.ProcessGroup
 
-TILE = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
+TILE = {"cpu": (1024, 1024), "cuda": (4096, 8192)}
 """Rows and columns of a tile, by device."""
+_SPAN = 60.0
+"""Logits of a tile whose greatest rows and columns lie closer together share one exponential for both directions: with
+the tile's greatest value subtracted, what matters to any of them is far from float32's least number, exp(-87)."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +169,11 @@ class _Online:
         self.most = like.new_full((count,), torch.finfo(like.dtype).min)
         self._sum = like.new_zeros(count)
 
-    def add(self, where: slice, logits: Tensor, dim: int, space: Tensor) -> None:
-        """The part of a tile, whose dimension `dim` is added up; `space` is overwritten."""
+    def add(self, where: slice, most: Tensor, added: Tensor, reference: Tensor) -> None:
+        """A tile's greatest values, and its sums of exponentials from which `reference` was subtracted."""
         before = self.most[where]
-        most = torch.maximum(before, logits.amax(dim))
-        added = torch.sub(logits, most.unsqueeze(dim), out=space).exp_().sum(dim)
-        self._sum[where] = self._sum[where] * (before - most).exp() + added
+        most = torch.maximum(before, most)
+        self._sum[where] = self._sum[where] * (before - most).exp() + added * (reference - most).exp()
         self.most[where] = most
 
     def combine(self, ranks: "_Ranks") -> None:
@@ -185,6 +187,30 @@ class _Online:
         return self.most + self._sum.log()
 
 
+def _add_tile(rows: _Online, row: slice, columns: _Online, column: slice, logits: Tensor) -> None:
+    """A tile's part of the sums of its rows and its columns; overwrites the tile."""
+    lowest = torch.finfo(logits.dtype).min  # not minus infinity, which a row may consist of
+    most_of_row, most_of_column = logits.amax(1).clamp_(min=lowest), logits.amax(0).clamp_(min=lowest)
+    most = most_of_row.max()
+    if most - torch.minimum(most_of_row.min(), most_of_column.min()) < _SPAN:
+        logits.sub_(most).exp_()
+        rows.add(row, most_of_row, logits.sum(1), most)
+        columns.add(column, most_of_column, logits.sum(0), most)
+    else:
+        rows.add(row, most_of_row, (logits - most_of_row[:, None]).exp_().sum(1), most_of_row)
+        columns.add(column, most_of_column, logits.sub_(most_of_column).exp_().sum(0), most_of_column)
+
+
+def _softmax_gradient(logits: Tensor, row_sums: Tensor, column_sums: Tensor) -> Tensor:
+    """exp(X - row sums) + exp(X - column sums), of a tile R x C; overwrites it."""
+    most = logits.max()
+    if most - torch.minimum(row_sums.min(), column_sums.min()) < _SPAN:
+        factors = (most - row_sums).exp()[:, None] + (most - column_sums).exp()
+        return logits.sub_(most).exp_().mul_(factors)
+    of_rows = (logits - row_sums[:, None]).exp_()
+    return logits.sub_(column_sums).exp_().add_(of_rows)
+
+
 def _contrastive(batch: _Batch, ranks: "_Ranks") -> LossGradients:
     images, texts, own = batch.images, batch.texts, batch.own_logits
     mine = slice(batch.start, batch.start + len(images))
@@ -192,9 +218,7 @@ def _contrastive(batch: _Batch, ranks: "_Ranks") -> LossGradients:
     for row, column, logits, diagonal in batch.tiles():
         if diagonal is not None:
             diagonal.fill_(-torch.inf)
-        space = torch.empty_like(logits)
-        rows.add(row, logits, 1, space)
-        columns.add(column, logits, 0, space)
+        _add_tile(rows, row, columns, column, logits)
     columns.combine(ranks)
     others_of_image, others_of_text = rows.logsumexp, columns.logsumexp  # without the pair itself
     loss = F.softplus(others_of_image - own).sum() + F.softplus(others_of_text[mine] - own).sum()
@@ -204,11 +228,10 @@ def _contrastive(batch: _Batch, ranks: "_Ranks") -> LossGradients:
 
     gradients = _Gradients(batch)
     for row, column, logits, diagonal in batch.tiles():
-        space = torch.sub(logits, row_sums[row, None]).exp_()
-        gradient = logits.sub_(column_sums[None, column]).exp_().add_(space)
+        gradient = _softmax_gradient(logits, row_sums[row], column_sums[column])
         gradients.add(row, column, gradient, diagonal, own_gradient)
     hits = (own > rows.most).sum(), (own > columns.most[mine]).sum()
-    return gradients.finish(ranks, loss, hits, divisor=2 * len(texts))
+    return gradients.finish(ranks, loss, images.new_zeros(()), hits, divisor=2 * len(texts))
 
 
 def _sigmoid(batch: _Batch, bias: Tensor, ranks: "_Ranks") -> LossGradients:
@@ -218,6 +241,7 @@ def _sigmoid(batch: _Batch, bias: Tensor, ranks: "_Ranks") -> LossGradients:
     own_gradient = -torch.sigmoid(-own - bias)
     most_of_image = torch.full_like(own, -torch.inf)
     most_of_text = images.new_full((len(texts),), -torch.inf)
+    of_bias = images.new_zeros(())
     gradients = _Gradients(batch)
     for row, column, logits, diagonal in batch.tiles():
         if diagonal is not None:
@@ -226,9 +250,10 @@ def _sigmoid(batch: _Batch, bias: Tensor, ranks: "_Ranks") -> LossGradients:
         most_of_text[column] = torch.maximum(most_of_text[column], logits.amax(0))
         logits += bias
         loss += F.softplus(logits).sum()
-        gradients.add(row, column, logits.sigmoid_(), diagonal, own_gradient)
+        gradient = logits.sigmoid_()
+        of_bias += gradients.add(row, column, gradient, diagonal, own_gradient).sum()
     hits = (own > most_of_image).sum(), (own > ranks.greatest(most_of_text)[mine]).sum()
-    return gradients.finish(ranks, loss, hits, divisor=len(texts))
+    return gradients.finish(ranks, loss, of_bias, hits, divisor=len(texts))
 
 
 class _Gradients:
@@ -237,9 +262,8 @@ class _Gradients:
     def __init__(self, batch: _Batch) -> None:
         self._batch = batch
         self._images, self._texts = torch.zeros_like(batch.images), torch.zeros_like(batch.texts)
-        self._bias = batch.images.new_zeros(())
 
-    def add(self, row: slice, column: slice, gradient: Tensor, diagonal: Tensor | None, own: Tensor) -> None:
+    def add(self, row: slice, column: slice, gradient: Tensor, diagonal: Tensor | None, own: Tensor) -> Tensor:
         """A tile's gradient R x C, whose part of the diagonal is filled from that of all own logits first."""
         batch = self._batch
         if diagonal is not None:
@@ -247,17 +271,19 @@ class _Gradients:
             diagonal.copy_(own[first : first + len(diagonal)])
         self._images[row].addmm_(gradient, batch.texts[column])
         self._texts[column].addmm_(gradient.T, batch.images[row])
-        self._bias += gradient.sum()
+        return gradient
 
-    def finish(self, ranks: "_Ranks", loss: Tensor, hits: tuple[Tensor, Tensor], divisor: int) -> LossGradients:
+    def finish(
+        self, ranks: "_Ranks", loss: Tensor, of_bias: Tensor, hits: tuple[Tensor, Tensor], divisor: int
+    ) -> LossGradients:
         """Of the global mean: what has been added up is divided so."""
         batch = self._batch
         of_images = self._images.mul_(batch.scale / divisor)
         of_texts = ranks.sum_of_own(self._texts.mul_(batch.scale / divisor))
-        shares = torch.stack([loss / divisor, (of_images * batch.images).sum(), self._bias / divisor, *hits])
-        total_loss, of_scale, of_bias, *all_hits = ranks.sum(shares)
+        shares = torch.stack([loss / divisor, (of_images * batch.images).sum(), of_bias / divisor, *hits])
+        total_loss, of_scale, all_of_bias, *all_hits = ranks.sum(shares)
         to_text, to_image = (count.item() / len(batch.texts) for count in all_hits)
-        return LossGradients(total_loss, of_images, of_texts, of_scale, of_bias, to_text, to_image)
+        return LossGradients(total_loss, of_images, of_texts, of_scale, all_of_bias, to_text, to_image)
 
 
 @dataclass(frozen=True)

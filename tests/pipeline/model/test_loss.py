@@ -139,3 +139,18 @@ def test_the_loss_can_be_scaled_and_added_to() -> None:
     (plain,) = torch.autograd.grad(contrastive_loss(images, texts, log_scale), images)
     (mixed,) = torch.autograd.grad(3 * contrastive_loss(images, texts, log_scale) + images.sum(), images)
     torch.testing.assert_close(mixed, 3 * plain + 1)
+
+
+def test_logits_too_far_apart_for_one_exponential_are_exact_too() -> None:
+    """Features of length two at the greatest scale: logits reach 400, and float32's exponential ends at 88."""
+    images, texts, log_scale = leaves_of(30, torch.float32, math.log(100), 1.0)
+    images, texts = (2 * part.detach() for part in (images, texts))
+    found = loss_gradients(images, texts, log_scale)
+    exact = tuple(leaf.detach().double().requires_grad_() for leaf in (images, texts, log_scale))
+    expected = plain_contrastive(*exact)
+    logits = exact[2].exp() * exact[0] @ exact[1].T
+    assert (logits.amax() - logits.amax(1).min()).item() > loss._SPAN
+    assert_near(found.loss, expected)
+    gradients = (found.image_features, found.text_features, found.log_scale)
+    for one, wanted in zip(gradients, torch.autograd.grad(expected, exact), strict=True):
+        assert_near(one, wanted, slack=1000)
