@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import paper
+from pipeline.model.activation import QuickGELU
 from pipeline.model.config import ImageTowerConfig
 
 
@@ -28,6 +29,8 @@ class ImageTower(nn.Module):
         options = dict(config.options)
         if config.weight_standardisation:
             options["conv_layer"] = timm.layers.std_conv.StdConv2d
+        if "_quickgelu_" in config.architecture:
+            options["act_layer"] = QuickGELU
         create = partial(timm.create_model, config.architecture, pretrained=False, num_classes=0, **options)
         if initial.is_of_the_paper(config.architecture):
             device = torch.get_default_device()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline import paper
+from pipeline.model.activation import QuickGELU
 from pipeline.model.config import TextTowerConfig
 
 
@@ -22,6 +23,7 @@ class Block(nn.Module):
         self.attention_out = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp_in = nn.Linear(width, 4 * width)
+        self.activation = QuickGELU()
         self.mlp_out = nn.Linear(4 * width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:  # noqa: N803
@@ -32,7 +34,7 @@ class Block(nn.Module):
         read = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=True)
         x_BLD = x_BLD + self.attention_out(read.transpose(1, 2).reshape(batch, length, width))  # noqa: N806
         hidden = self.mlp_in(self.mlp_norm(x_BLD))
-        residual: Tensor = self.mlp_out(hidden * torch.sigmoid(1.702 * hidden))
+        residual: Tensor = self.mlp_out(self.activation(hidden))
         return x_BLD + residual
 
 

@@ -1,6 +1,7 @@
 """The gradient of a training step, whatever the objective: one call for the loop."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,7 @@ from pipeline.model.loss import Group, loss_gradients, num_ranks
 from pipeline.model.objectives import Network, Separable
 from pipeline.train.activations import Budget
 from pipeline.train.batch_norm import BatchNorms
+from pipeline.train.cpu_attention import PlainAttention
 from pipeline.train.grad_cache import Encode, Tower, cached_step, sum_gradients, text_chunks
 
 
@@ -96,7 +98,7 @@ def set_gradients(
 
 def _autocast(device: torch.device, bf16: bool, encode: Callable[[Tensor], Tensor]) -> Encode:
     def embed(chunk: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16), PlainAttention() if bf16 else nullcontext():
             return encode(chunk)
 
     return embed
