@@ -23,7 +23,8 @@ from pipeline.eval.objectives import CURVES, compare, draw_figure
 from pipeline.eval.report import ReportInputs, render_report
 from pipeline.model.config import OBJECTIVES, Objective, model_config
 from pipeline.train.config import TrainConfig
-from pipeline.train.loop import Pretraining, kept_model, pretrain
+from pipeline.train.run import Pretraining, kept_model
+from pipeline.train.trainer import pretrain
 
 logger = logging.getLogger("clip")
 
@@ -98,7 +99,7 @@ def main(job: ObjectivesJob) -> None:
 
 def steps_kept(run: Pretraining, num_models: int) -> tuple[int, ...]:
     """Images seen, in whole steps, after which a run's models are kept: the last step, and back from it."""
-    num_steps = run.plan().steps_per_epoch * run.train.epochs
+    num_steps = run.num_steps()
     steps = {round(num_steps / STEP_RATIO**index) for index in range(num_models)} - {0}
     return tuple(step * run.train.global_batch_size for step in sorted(steps))
 

@@ -14,7 +14,8 @@ from pipeline.data.reading import shard_infos
 from pipeline.data.snapshot import Snapshot
 from pipeline.model.config import Objective, model_config
 from pipeline.train.config import TrainConfig
-from pipeline.train.loop import Pretraining, pretrain
+from pipeline.train.run import Pretraining
+from pipeline.train.trainer import pretrain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,9 @@ RAY_FILES = {
     "pipeline.data.query_flow",
     "pipeline.data.sources",
     "pipeline.train.loop",
+    "pipeline.train.run",
+    "pipeline.train.stream",
+    "pipeline.train.trainer",
     "pipeline.eval.flow",
 }
 

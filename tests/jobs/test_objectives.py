@@ -13,7 +13,7 @@ from pipeline.model import config
 from pipeline.train.config import TrainConfig
 from tests.pipeline.eval.pictures import make_sets
 from tests.pipeline.train.pairs import write_snapshot
-from tests.pipeline.train.test_loop import MODEL
+from tests.pipeline.train.test_trainer import MODEL
 
 
 @pytest.fixture

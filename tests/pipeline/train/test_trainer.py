@@ -15,8 +15,9 @@ from pipeline.data.reading import shard_infos
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from pipeline.schemas import PAIRS
 from pipeline.train.config import TrainConfig
-from pipeline.train.loop import Pretraining, pretrain
 from pipeline.train.metrics import Metrics, read_metrics
+from pipeline.train.run import Pretraining
+from pipeline.train.trainer import pretrain
 from tests.pipeline.train.pairs import write_snapshot
 
 MODEL = ModelConfig(

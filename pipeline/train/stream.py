@@ -1,0 +1,51 @@
+"""A worker's share of each step, from a Ray Data pipeline of its own that reads ahead."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import ray.data
+import torch
+from ray.data import ExecutionResources
+
+from cluster.session import configure_data
+from pipeline.train.batches import Arrays, StepReader
+from pipeline.train.config import TrainConfig
+from pipeline.train.gradients import Batch
+
+READS_AHEAD = 4
+"""Reading tasks whose rows a worker may have waiting for it."""
+READS_PER_PIPELINE = 4096
+"""A pipeline holds the list of its reading tasks in memory, so a long run has several, one after the other."""
+
+
+def stream(reader: StepReader, steps: range, config: TrainConfig) -> Iterator[Arrays]:
+    """The worker's share of each step, in order."""
+    configure_data()
+    local_batch_size = reader.local_batch_sizes[reader.rank]
+    stride = max(1, config.rows_per_read // local_batch_size)
+    bytes_per_read = stride * local_batch_size * (3 * reader.image_size**2 + 4 * reader.context_length + 12)
+
+    def read(item: dict[str, np.ndarray[Any, Any]]) -> Iterator[Arrays]:
+        first = int(item["item"][0])
+        yield from reader.read(range(first, min(first + stride, steps.stop)))
+
+    firsts = steps[::stride]
+    for start in range(0, len(firsts), READS_PER_PIPELINE):
+        items = list(firsts[start : start + READS_PER_PIPELINE])
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(read, batch_size=None)
+        options = dataset.context.execution_options
+        options.preserve_order = True
+        # Each worker's pipeline takes the whole cluster for its own, so both are told their share
+        options.resource_limits = ExecutionResources(
+            cpu=config.read_cpus_per_worker, object_store_memory=READS_AHEAD * bytes_per_read
+        )
+        yield from dataset.iter_batches(batch_size=local_batch_size, batch_format="numpy", prefetch_batches=1)
+
+
+def to_batch(arrays: Arrays, step: int, local_batch_size: int, device: torch.device) -> Batch:
+    """The arrays on the device, if they are the right ones: Ray Data itself does not notice when rows are missing."""
+    if arrays["step"].tolist() != [step] * local_batch_size:
+        raise RuntimeError(f"{local_batch_size} samples of step {step} expected, those of {set(arrays['step'])} found")
+    images, tokens, lengths = (torch.tensor(arrays[name]) for name in ("image", "tokens", "length"))
+    return Batch(images.to(device), tokens.to(device), lengths)
