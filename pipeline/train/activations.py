@@ -29,7 +29,7 @@ class Budget:
     def choose(self, tower: str, chunks: Sequence[Tensor]) -> set[int]:
         """Which chunks keep their graphs: the last one, and before it as many as there is room for."""
         keeps = {len(chunks) - 1}
-        if self.max_bytes == 0 or tower not in self.bytes_per_input:
+        if tower not in self.bytes_per_input:
             return keeps
         for number in reversed(range(len(chunks) - 1)):
             num_bytes = self.bytes_per_input[tower] * chunks[number].numel()
@@ -42,7 +42,7 @@ class Budget:
     @contextmanager
     def measured(self, tower: str, chunk: Tensor) -> Iterator[None]:
         """A graph is made of this chunk; the first time, what it holds is counted."""
-        if self.max_bytes == 0 or tower in self.bytes_per_input:
+        if tower in self.bytes_per_input:
             yield
             return
         storages: dict[int, int] = {}

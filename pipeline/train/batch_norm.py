@@ -35,6 +35,18 @@ class BatchNorms:
         self._momenta = [norm.momentum for norm in self._norms]
 
     @contextmanager
+    def unmoved_by_errors(self) -> Iterator[None]:
+        """A step that an error ends leaves statistics and momenta as they were."""
+        try:
+            yield
+        except BaseException:
+            for norm, before, momentum in zip(self._norms, self._before, self._momenta, strict=True):
+                norm.momentum = momentum
+                for name, value in before.items():
+                    norm.get_buffer(name).copy_(value)
+            raise
+
+    @contextmanager
     def collected(self) -> Iterator[None]:
         """Pass 1: the buffers hold the mean over the chunks, and how many there were."""
         for norm in self._norms:

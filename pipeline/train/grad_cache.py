@@ -6,6 +6,9 @@ numbers, and propagates its features' gradients to the weights. The last chunk o
 pass 1, which costs no memory that pass 2 would not need and saves one forward pass; further chunks keep theirs as far
 as a budget of bytes goes, which is what their graphs were measured to hold (activations.py).
 
+A worker that runs out of memory in pass 2 says so in the message of the sum, and all of them give the step up; in pass
+1 it can try again by itself, because nothing has been said yet (chunks.py).
+
 The two towers are cut on their own: images in the plan's order, captions sorted by length, so that a chunk is padded
 to its own longest caption only. Batch norms move their statistics once a step (batch_norm.py), and normalise over a
 chunk, so for networks that have them the chunk is part of what is computed.
@@ -58,20 +61,24 @@ def cached_step(
         loss: image and text features n x E, without a graph -> loss and gradients of the global batch.
         budget: what the graphs of chunks may hold that are kept beside the last of each tower; unset: none are.
         group: the ranks that share the global batch; those of torch.distributed, where it is initialised.
+
+    Raises:
+        torch.OutOfMemoryError: a chunk does not fit; the network's statistics are as before.
+        OutOfMemoryElsewhereError: that has happened to another rank, and this one is to take the step again with it.
     """
     network.zero_grad(set_to_none=True)
     budget = Budget(0) if budget is None else budget
     norms = BatchNorms(network)
     budget.begin()
-    with norms.collected():
-        passes = [_Passes(tower, budget, name) for name, tower in (("texts", texts), ("images", images))]
-        text_features, image_features = (one.embed() for one in passes)
-    result = loss(image_features, text_features)
-    with norms.held():
-        for one, gradients in zip(passes, (result.text_features, result.image_features), strict=True):
-            one.backward(gradients)
-    norms.move(group)
-    sum_gradients(network, group)
+    with norms.unmoved_by_errors():
+        with norms.collected():
+            passes = [_Passes(tower, budget, name) for name, tower in (("texts", texts), ("images", images))]
+            text_features, image_features = (one.embed() for one in passes)
+        result = loss(image_features, text_features)
+        with norms.held(), summed_gradients(network, group):
+            for one, gradients in zip(passes, (result.text_features, result.image_features), strict=True):
+                one.backward(gradients)
+        norms.move(group)
     return result
 
 
@@ -95,7 +102,7 @@ class _Passes:
                     self._kept[number] = self._tower.encode(chunk)
                 features.append(self._kept[number].detach())
             else:
-                self._states[number] = _random_state(self._device)
+                self._states[number] = random_state(self._device)
                 with torch.no_grad():
                     features.append(self._tower.encode(chunk))
         embedded = torch.cat(features)
@@ -110,12 +117,14 @@ class _Passes:
         if self._tower.order is not None:
             gradients = gradients[self._tower.order]
         parts = dict(enumerate(torch.split(gradients, [len(chunk) for chunk in self._tower.chunks])))
-        for number in sorted(self._kept, reverse=True):  # they go first, and their memory with them
-            self._kept.pop(number).backward(parts[number])  # type: ignore[no-untyped-call]
-        for number, state in self._states.items():
-            with _replayed(state, self._device):
-                features = self._tower.encode(self._tower.chunks[number])
+        # The last ones go first, and the memory of their graphs with them; what is kept makes no difference to the sum
+        for number in reversed(range(len(parts))):
+            features = self._kept.pop(number) if number in self._kept else self._embed_again(number)
             features.backward(parts[number])  # type: ignore[no-untyped-call]
+
+    def _embed_again(self, number: int) -> Tensor:
+        with _replayed(self._states[number], self._device):
+            return self._tower.encode(self._tower.chunks[number])
 
 
 def text_chunks(tokens: Tensor, lengths: Tensor, chunk_size: int) -> list[Tensor]:
@@ -130,7 +139,7 @@ def text_chunks(tokens: Tensor, lengths: Tensor, chunk_size: int) -> list[Tensor
     return [chunk[:, : int(chunk_lengths.max())] for chunk, chunk_lengths in cuts]
 
 
-def _random_state(device: torch.device) -> list[Tensor]:
+def random_state(device: torch.device) -> list[Tensor]:
     """States of the CPU's generator and of the device's own, where it is another."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
@@ -138,22 +147,52 @@ def _random_state(device: torch.device) -> list[Tensor]:
     return states
 
 
+def set_random_state(states: Sequence[Tensor], device: torch.device) -> None:
+    """Random numbers from here on are those that followed `random_state`."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
 @contextmanager
 def _replayed(states: Sequence[Tensor], device: torch.device) -> Iterator[None]:
     """Random numbers as they were in pass 1; afterwards as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.set_rng_state(states[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], device)
+        set_random_state(states, device)
         yield
 
 
-def sum_gradients(network: nn.Module, group: Group | None) -> None:
-    """Adds up the ranks' gradients in one message. A sum, because each share already is one of the global mean."""
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    if num_ranks(group) == 1 or not gradients:
-        return
-    message = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(message, group=group)
-    for gradient, total in zip(gradients, torch.split(message, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(total.view_as(gradient))
+class OutOfMemoryElsewhereError(RuntimeError):
+    """Another rank could not hold its part of the step, so nobody has taken it."""
+
+
+@contextmanager
+def summed_gradients(network: nn.Module, group: Group | None) -> Iterator[None]:
+    """At the end the weights' gradients are the sums over the ranks of what each has made within, in one message.
+
+    A sum, because each share already is one of the global mean.
+
+    Raises:
+        torch.OutOfMemoryError: here.
+        OutOfMemoryElsewhereError: on another rank.
+    """
+    lacking: torch.OutOfMemoryError | None = None
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        network.zero_grad(set_to_none=True)
+        lacking = error
+    num_lacking = float(lacking is not None)
+    if num_ranks(group) > 1:
+        weights = [p for p in network.parameters() if p.requires_grad]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+        message = torch.cat([gradient.flatten() for gradient in gradients] + [gradients[0].new_tensor([num_lacking])])
+        dist.all_reduce(message, group=group)
+        for weight, total in zip(weights, torch.split(message[:-1], [p.numel() for p in weights]), strict=True):
+            if weight.grad is not None:
+                weight.grad.copy_(total.view_as(weight))
+        num_lacking = message[-1].item()
+    if lacking:
+        raise lacking
+    if num_lacking:
+        raise OutOfMemoryElsewhereError

@@ -16,7 +16,7 @@ from pipeline.model.objectives import Network, Separable
 from pipeline.train.activations import Budget
 from pipeline.train.batch_norm import BatchNorms
 from pipeline.train.cpu_attention import PlainAttention
-from pipeline.train.grad_cache import Encode, Tower, cached_step, sum_gradients, text_chunks
+from pipeline.train.grad_cache import Tower, cached_step, summed_gradients, text_chunks
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ def set_gradients(
             of them makes the share.
         budget: for graphs that are kept, where there is a second pass (grad_cache.py).
         group: the workers that share the global batch; those of torch.distributed, where it is initialised.
+
+    Raises:
+        torch.OutOfMemoryError, OutOfMemoryElsewhereError: no worker has gradients now, and none has moved its
+            statistics; the step can be taken again (chunks.py).
     """
     if not isinstance(network, CLIP):
         return _sum_over_chunks(network, batch, chunk_size, bf16, norm_group_size, group)
@@ -96,12 +100,26 @@ def set_gradients(
     )
 
 
-def _autocast(device: torch.device, bf16: bool, encode: Callable[[Tensor], Tensor]) -> Encode:
-    def embed(chunk: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16), PlainAttention() if bf16 else nullcontext():
-            return encode(chunk)
+def pass_alone(network: Network, batch: Batch, *, bf16: bool) -> None:
+    """Forward and back over one chunk, for its time and memory: no other worker is asked, and the gradient is none of
+    a loss'."""
+    device = batch.images.device
+    longest = batch.tokens[:, : int(batch.lengths.max())]
 
-    return embed
+    def encode(images: Tensor) -> Tensor:
+        if isinstance(network, CLIP):
+            return network.encode_image(normalise(images)).sum() + network.encode_text(longest).sum()
+        return network.summed_loss(normalise(images), longest)
+
+    _autocast(device, bf16, encode)(batch.images).backward()  # type: ignore[no-untyped-call]
+
+
+def _autocast(device: torch.device, bf16: bool, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def cast(*inputs: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16), PlainAttention() if bf16 else nullcontext():
+            return function(*inputs)
+
+    return cast
 
 
 def _sum_over_chunks(
@@ -119,16 +137,16 @@ def _sum_over_chunks(
     images = torch.split(batch.images[order.to(device)], size)
     texts = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], size)
     total = torch.zeros((), device=device)
+    summed = _autocast(device, bf16, network.summed_loss)
     norms = BatchNorms(network)
-    with norms.collected():
-        for image_chunk, text_chunk in zip(images, texts, strict=True):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = network.summed_loss(normalise(image_chunk), text_chunk) / num_targets.clamp(min=1)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total = total + loss.detach()
-    norms.move(group)
+    with norms.unmoved_by_errors():
+        with norms.collected(), summed_gradients(network, group):
+            for image_chunk, text_chunk in zip(images, texts, strict=True):
+                loss = summed(normalise(image_chunk), text_chunk) / num_targets.clamp(min=1)
+                loss.backward()  # type: ignore[no-untyped-call]
+                total = total + loss.detach()
+        norms.move(group)
     _sum_over_workers(total, group)
-    sum_gradients(network, group)
     return StepResult(loss=total.item())
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -21,6 +22,7 @@ from pipeline.model.image import normalise
 from pipeline.model.objectives import Network, network_for
 from pipeline.train import gradients
 from pipeline.train.activations import Budget
+from pipeline.train.chunks import Chunks
 from pipeline.train.gradients import Batch, StepResult, set_gradients
 from tests.pipeline.model.models import CONFIG, small_batch
 
@@ -53,6 +55,8 @@ class Case(NamedTuple):
     dtype: torch.dtype = torch.float64
     budget_bytes: int = 0
     norm_group_size: int | None = None
+    lacking_rank: int | None = None
+    """It runs out of memory on its first way back."""
 
 
 CASES = (
@@ -63,6 +67,8 @@ CASES = (
     *(Case(shares, 5, "resnet", norm_group_size=4) for shares in ((12,), (8, 4), (4, 4, 4))),
     Case((8, 4), 5, "resnet", "caption", norm_group_size=4),
     *(Case((8, 4), 3, objective=objective) for objective in ("bag", "caption")),
+    Case((5, 7), 3, "transformer", lacking_rank=1),
+    Case((5, 7), 3, objective="caption", lacking_rank=0),
 )
 
 
@@ -78,12 +84,29 @@ def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup 
     start = sum(case.shares[:rank])
     share = Batch(*(part[start : start + case.shares[rank]] for part in small_batch(sum(case.shares))))
     budget = Budget(case.budget_bytes)
+    if case.lacking_rank is not None:
+        chunks = Chunks(case.chunk_size, case.budget_bytes, norm_group_size=None, bf16=False)
+        with out_of_memory_once() if case.lacking_rank == rank else nullcontext():
+            return chunks.set_gradients(network, share, group)
     for _ in range(2 if case.budget_bytes else 1):  # the first step measures what the second one keeps
         result = set_gradients(
             network, share, chunk_size=case.chunk_size, bf16=False, norm_group_size=case.norm_group_size,
             budget=budget, group=group,
         )  # fmt: skip
     return result
+
+
+@contextmanager
+def out_of_memory_once() -> Iterator[None]:
+    """The first backward pass fails."""
+    backward = Tensor.backward
+
+    def fails(_tensor: Tensor, *_arguments: Tensor) -> None:
+        Tensor.backward = backward  # type: ignore[method-assign]
+        raise torch.OutOfMemoryError("no room")
+
+    Tensor.backward = fails  # type: ignore[method-assign]
+    yield
 
 
 def state_after(network: Network) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,170 @@
+"""How a worker cuts its share of a step: chunks that pay and fit, graphs that are kept, and less of both on need.
+
+None of it makes a difference to the gradient but by rounding, and only the size of the chunks makes that one; so a run
+remembers the size (`Checkpoint.progress`), and one that goes on with it goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pipeline.model.loss import Group, num_ranks
+from pipeline.model.objectives import Network
+from pipeline.train.activations import Budget
+from pipeline.train.grad_cache import OutOfMemoryElsewhereError, random_state, set_random_state
+from pipeline.train.gradients import Batch, StepResult, pass_alone, set_gradients
+
+logger = logging.getLogger("clip")
+
+MIN_PROBED_CHUNK = 8
+WORTHWHILE_GAIN = 1.05
+"""A chunk twice as large must be so much faster; where two doublings in a row are not, probing ends."""
+MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
+"""Of a device's free memory, what graphs may take when nobody has set a budget."""
+
+
+class Chunks:
+    """The cuts of one worker, over the steps of a run.
+
+    Args:
+        size: samples of a chunk; unset: the first step's batch is probed for it.
+        budget_bytes: for the graphs of chunks that are kept; unset: of the memory that the first step has left.
+        norm_group_size: images of a chunk, where batch norms fix it.
+        bf16: precision of the towers.
+        workers_on_node: how many share the CPU's memory.
+    """
+
+    def __init__(
+        self, size: int | None, budget_bytes: int | None, *, norm_group_size: int | None, bf16: bool,
+        workers_on_node: int = 1,
+    ) -> None:  # fmt: skip
+        self.size = size
+        self._budget_bytes, self._norm_group_size = budget_bytes, norm_group_size
+        self._bf16, self._workers_on_node = bf16, workers_on_node
+        self._budget = Budget(budget_bytes or 0)
+
+    def set_gradients(self, network: Network, batch: Batch, group: Group | None = None) -> StepResult:
+        """The step's gradients (gradients.py), tried again with smaller chunks until they fit.
+
+        Raises:
+            torch.OutOfMemoryError: not even one sample at a time does.
+        """
+        device = batch.images.device
+        if self.size is None:
+            self.size = self._probe(network, batch, group)
+        states = random_state(device)
+        while True:
+            try:
+                result = set_gradients(
+                    network, batch, chunk_size=self.size, bf16=self._bf16, norm_group_size=self._norm_group_size,
+                    budget=self._budget, group=group,
+                )  # fmt: skip
+            except OutOfMemoryElsewhereError:
+                pass
+            except torch.OutOfMemoryError as error:
+                self._take_less(error)
+            else:
+                if self._budget_bytes is None:
+                    self._budget_bytes = self._budget.max_bytes = spare_bytes(device) // self._workers_on_node
+                return result
+            set_random_state(states, device)
+
+    def _take_less(self, error: torch.OutOfMemoryError) -> None:
+        """No graphs to keep at first, then chunks of half the size."""
+        assert self.size is not None
+        if self._budget.max_bytes:
+            self._budget_bytes = self._budget.max_bytes = 0
+            logger.warning("out of memory: no more graphs are kept than the last ones (%s)", error)
+        elif self.size > 1 and self._norm_group_size is None:
+            self.size //= 2
+            logger.warning("out of memory: %d samples in a chunk from here on (%s)", self.size, error)
+        else:
+            unit = f"norm_group_size={self._norm_group_size} images" if self._norm_group_size else "one sample"
+            raise torch.OutOfMemoryError(f"{unit} of this model is more than the worker's memory can hold") from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _probe(self, network: Network, batch: Batch, group: Group | None) -> int:
+        """The size whose rate is best, or nearly; the least of all workers', so that they finish together."""
+        if self._norm_group_size is not None:
+            return self._norm_group_size
+        device = batch.images.device
+        states = random_state(device)
+        best_size, best_rate, misses = 1, 0.0, 0
+        for size in _doubled(len(batch.images)):
+            try:
+                seconds = self._time_chunk(network, batch, size)
+            except torch.OutOfMemoryError:
+                break
+            if size / seconds > WORTHWHILE_GAIN * best_rate:
+                best_size, best_rate, misses = size, size / seconds, 0
+            else:
+                misses += 1
+            if misses == 2:
+                break
+        network.zero_grad(set_to_none=True)
+        set_random_state(states, device)
+        if num_ranks(group) > 1:
+            least = torch.tensor([best_size], device=device)
+            dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
+            best_size = int(least)
+        logger.info("%d samples in a chunk", best_size)
+        return best_size
+
+    def _time_chunk(self, network: Network, batch: Batch, size: int) -> float:
+        """Seconds, forward and back, of as many of the batch's samples, those with the longest captions."""
+        longest = torch.argsort(batch.lengths, stable=True)[-size:]
+        rows = longest.to(batch.images.device)
+        part = Batch(batch.images[rows], batch.tokens[rows], batch.lengths[longest])
+        for _ in range(2):  # the first one warms up
+            _finish(rows.device)
+            began = time.perf_counter()
+            pass_alone(network, part, bf16=self._bf16)
+            _finish(rows.device)
+        return time.perf_counter() - began
+
+
+def _doubled(num_rows: int) -> Iterator[int]:
+    size = min(MIN_PROBED_CHUNK, num_rows)
+    while size < num_rows:
+        yield size
+        size *= 2
+    yield num_rows
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def spare_bytes(device: torch.device) -> int:
+    """What graphs may take beside what the busiest step so far has taken."""
+    share = MEMORY_SHARE[device.type]
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        room = free + torch.cuda.memory_reserved(device)
+        return max(0, int(share * room) - torch.cuda.max_memory_allocated(device))
+    return int(share * available_memory())
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this machine, or the container that we are in, could still give out; 0 where nobody tells.
+
+    Args:
+        root: where proc and sys are.
+    """
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
+        found.append(1024 * int(fields["MemAvailable"].split()[0]))
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a limit that is "max" is none
+        group = root / "sys/fs/cgroup"
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(found, default=0)
