@@ -56,7 +56,7 @@ class Run:
         place = storage.join(uri, "run.json")
         if not storage.put_if_absent(place, record):
             found = json.loads(storage.read_bytes(place))
-            differing = list(_differences(found, wanted))
+            differing = list(differences(found, wanted))
             if differing:
                 raise ValueError(
                     f"{option}={uri} holds a run of another configuration; it differs in "
@@ -112,11 +112,12 @@ def _run_id(record: bytes) -> str:
     return hashlib.sha256(record).hexdigest()[:16]
 
 
-def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
+def differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
+    """Where plain data is not what was asked for: a line for each place, as `model.width: 64 there, 32 asked for`."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         # What both have says more than what only one has, so it comes first
         for key in sorted(found.keys() | wanted.keys(), key=lambda key: (key not in found or key not in wanted, key)):
-            yield from _differences(found.get(key), wanted.get(key), f"{path}.{key}" if path else key)
+            yield from differences(found.get(key), wanted.get(key), f"{path}.{key}" if path else key)
     elif found != wanted:
         yield f"{path}: {_brief(found)} there, {_brief(wanted)} asked for"
 

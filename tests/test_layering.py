@@ -19,10 +19,13 @@ RAY_FILES = {
     "pipeline.data.rounds",
     "pipeline.data.query_flow",
     "pipeline.data.sources",
+    "pipeline.train.keeper",
     "pipeline.train.loop",
+    "pipeline.train.notices",
     "pipeline.train.run",
     "pipeline.train.stream",
     "pipeline.train.trainer",
+    "pipeline.train.validation",
     "pipeline.eval.flow",
 }
 

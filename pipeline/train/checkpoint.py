@@ -5,7 +5,9 @@
                               progress.json                                     steps and seconds so far
                               manifest.json                                     size and sha256 of each of these
 
-A checkpoint whose manifest is missing, or does not fit its files, is skipped for the one before it.
+Every file is read back and compared before the manifest is written, which makes the folder a checkpoint. One whose
+manifest is missing, or does not fit its files, is skipped for the one before it; folders without one are what a killed
+run has left, and are removed.
 """
 
 import hashlib
@@ -17,13 +19,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.model import model_folder
-from pipeline.model.model_folder import Model
+from pipeline.model.model_folder import CONFIG_FILE, TOKENIZER_FILE, Model
+from pipeline.model.objectives import empty_network
 from pipeline.train.files import Files
 
 logger = logging.getLogger("clip")
 
+WRITE_ATTEMPTS = 3
+"""How often a file is written that reads back as another."""
 MANIFEST_FILE, OPTIMIZER_FILE, PROGRESS_FILE = "manifest.json", "optimizer.pt", "progress.json"
 
 
@@ -46,17 +52,30 @@ class Checkpoint:
     """`state_dict` of the optimizer."""
     progress: Progress
 
+    def copied(self) -> "Checkpoint":
+        """As it is now, in the host's memory: training may go on while the copy is written."""
+        network = empty_network(self.model.network.config)
+        network.load_state_dict(_copied(self.model.network.state_dict()), assign=True)
+        return Checkpoint(Model(network, self.model.tokenizer), _copied(self.optimizer), self.progress)
+
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of a run, the newest `keep` of them."""
+    """The checkpoints of a run: the newest ones, and of each so many steps the first."""
 
     uri: str
     files: Files
     keep: int = 2
+    """How many of the newest are kept."""
+    keep_every_steps: int = 0
+    """The first one of each so many steps is kept as well, if this is not 0."""
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; older ones than the newest `keep` are removed when it is complete."""
+    def save(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        """Write a checkpoint and return its files; what is not to be kept is removed when it is complete.
+
+        Raises:
+            OSError: a file cannot be stored as it is.
+        """
         folder = self._folder(checkpoint.progress.num_steps)
         content = _to_files(checkpoint)
         records = {
@@ -64,10 +83,28 @@ class CheckpointFolder:
         }
         self.files.delete(self.files.join(folder, MANIFEST_FILE))  # of a damaged one, which this one replaces
         for name, data in content.items():
-            self.files.write_bytes(self.files.join(folder, name), data)
+            self._write(self.files.join(folder, name), data, records[name]["sha256"])
         self.files.write_bytes(self.files.join(folder, MANIFEST_FILE), json.dumps(records, indent=1).encode())
-        for num_steps in self._found()[self.keep :]:
-            self.files.delete(self._folder(num_steps))
+        self.collect()
+        return content
+
+    def collect(self) -> None:
+        """Remove the checkpoints that are not to be kept, and what is left of those that were never finished.
+
+        Of a run's processes one may do so, and not while another writes.
+        """
+        found = self._found()
+        complete = [num_steps for num_steps in found if found[num_steps]]
+        kept, reached = set(complete[: self.keep]), 0
+        for num_steps in reversed(complete if self.keep_every_steps else []):
+            if num_steps // self.keep_every_steps > reached:
+                reached = num_steps // self.keep_every_steps
+                kept.add(num_steps)
+        for num_steps in found:
+            if num_steps not in kept:
+                folder = self._folder(num_steps)
+                self.files.delete(self.files.join(folder, MANIFEST_FILE))  # first: half of one is none
+                self.files.delete(folder)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is whole, on the CPU, or None; each that is not is logged as a warning."""
@@ -79,17 +116,44 @@ class CheckpointFolder:
                 logger.warning("checkpoint skipped, the one before it is tried: %s", error)
         return None
 
-    def _found(self) -> list[int]:
-        """Steps of all checkpoint folders, whole or not, the newest first."""
+    def description(self) -> tuple[str, bytes, bytes] | None:
+        """Of the newest checkpoint that was finished: its folder, and what of it says which model it is of, as bytes:
+        the configuration and the tokenizer."""
+        folders = (self._folder(num_steps) for num_steps, complete in self._found().items() if complete)
+        folder = next(folders, None)
+        if folder is None:
+            return None
+        config, tokenizer = (
+            self.files.read_bytes(self.files.join(folder, name)) for name in (CONFIG_FILE, TOKENIZER_FILE)
+        )
+        return folder, config, tokenizer
+
+    def _found(self) -> dict[int, bool]:
+        """Steps of all checkpoint folders, the newest first, and whether each has a manifest."""
         try:
             found = self.files.list_files(self.uri)
         except FileNotFoundError:
-            return []
-        names = {uri.rsplit("/", 2)[1] for uri in found}
-        return sorted((int(name.removeprefix("step-")) for name in names if name.startswith("step-")), reverse=True)
+            return {}
+        complete: dict[int, bool] = {}
+        for uri in found:
+            _, folder, name = uri.rsplit("/", 2)
+            if folder.startswith("step-"):
+                num_steps = int(folder.removeprefix("step-"))
+                complete[num_steps] = complete.get(num_steps, False) or name == MANIFEST_FILE
+        return dict(sorted(complete.items(), reverse=True))
 
     def _folder(self, num_steps: int) -> str:
         return self.files.join(self.uri, f"step-{num_steps:08d}")
+
+    def _write(self, uri: str, data: bytes, sha256: str) -> None:
+        for _ in range(WRITE_ATTEMPTS):
+            self.files.write_bytes(uri, data)
+            digest = hashlib.sha256()
+            for chunk in self.files.read_chunks(uri):
+                digest.update(chunk)
+            if digest.hexdigest() == sha256:
+                return
+        raise OSError(f"{uri}: what is read back is not what was written, {WRITE_ATTEMPTS} times")
 
     def _read(self, folder: str) -> dict[str, bytes]:
         """The files that the manifest names, verified.
@@ -117,9 +181,11 @@ class CheckpointFolder:
 def _to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     buffer = io.BytesIO()
     torch.save(checkpoint.optimizer, buffer)
-    return model_folder.to_files(checkpoint.model) | {
-        OPTIMIZER_FILE: buffer.getvalue(),
+    # The small one first: a killed run's folder shows in a listing once it has a file that is whole
+    return {
         PROGRESS_FILE: json.dumps(asdict(checkpoint.progress)).encode(),
+        **model_folder.to_files(checkpoint.model),
+        OPTIMIZER_FILE: buffer.getvalue(),
     }
 
 
@@ -130,3 +196,12 @@ def _from_files(content: dict[str, bytes], folder: str) -> Checkpoint:
     except (KeyError, TypeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{folder} is not a checkpoint of this program: {error}") from error
     return Checkpoint(model_folder.from_files(content, folder), optimizer, progress)
+
+
+def _copied(tree: Any) -> Any:
+    """Nested dictionaries and lists with a copy of each tensor, on the CPU."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree

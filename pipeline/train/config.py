@@ -44,6 +44,10 @@ class TrainConfig:
     """How many captions, at most, the vocabulary is learned from."""
 
     num_workers: int = _operational(1)
+    min_workers: int | None = _operational(None)
+    """The fewest workers to train with, where nodes come and go; unset: num_workers."""
+    max_workers: int | None = _operational(None)
+    """The most workers to train with; unset: num_workers."""
     cpus_per_worker: float = _operational(1)
     gpus_per_worker: float = _operational(0)
     read_cpus_per_worker: float = _operational(1)
@@ -58,20 +62,29 @@ class TrainConfig:
     """Rows that one reading task decodes, at least (whole steps of a worker)."""
     log_every_steps: int = _operational(10)
     checkpoint_every_steps: int = _operational(1000)
+    checkpoint_every_minutes: float = _operational(15)
+    """A checkpoint is due so long after the one before, whatever the steps; what a node takes with it that dies without
+    notice is no more than that. 0: by steps only."""
     keep_checkpoints: int = _operational(2)
     """Checkpoints kept, the newest first; with two, a damaged one can be done without."""
+    keep_checkpoint_every_steps: int = _operational(0)
+    """Of each so many steps the first checkpoint is kept for good; 0: none is."""
     keep_models_at: tuple[int, ...] = _operational(())
     """Images seen, whole steps, after which the model is kept in the run's models/."""
     max_failures: int = _operational(2)
-    """How often the workers are started again, from the last checkpoint, when one of them fails."""
+    """How often the workers are started again, from the last checkpoint, when one of them fails. Nodes that are taken
+    away do not count."""
 
     def __post_init__(self) -> None:
         may_be_zero = {
             *("warmup_steps", "weight_decay", "beta1", "beta2", "seed"),
             *("gpus_per_worker", "max_failures", "activation_budget_gib"),
+            *("checkpoint_every_minutes", "keep_checkpoint_every_steps"),
         }
         for name, value in asdict(self).items():
-            if name not in ("precision", "keep_models_at") and (value < 0 or (value == 0 and name not in may_be_zero)):
+            if name in ("precision", "keep_models_at") or value is None:
+                continue
+            if value < 0 or (value == 0 and name not in may_be_zero):
                 bound = "not be negative" if name in may_be_zero else "be above zero"
                 raise ValueError(f"{name}={value}: must {bound}")
         if self.crop_share > 1:
@@ -81,10 +94,19 @@ class TrainConfig:
                 raise ValueError(
                     f"keep_models_at={num_images}: must be a multiple of global_batch_size={self.global_batch_size}"
                 )
-        if self.global_batch_size < self.num_workers:
+        fewest, most = self.workers
+        if fewest > most:
             raise ValueError(
-                f"global_batch_size={self.global_batch_size} cannot be shared out to num_workers={self.num_workers}"
+                f"min_workers={fewest} is more than max_workers={most} (num_workers is what the other stands at)"
             )
+        if self.global_batch_size < most:
+            name = "num_workers" if self.max_workers is None else "max_workers"
+            raise ValueError(f"global_batch_size={self.global_batch_size} cannot be shared out to {name}={most}")
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """The fewest workers and the most; the same number where they are fixed."""
+        return self.min_workers or self.num_workers, self.max_workers or self.num_workers
 
     def local_batch_sizes(self, num_workers: int, unit: int = 1) -> list[int]:
         """How many samples of each global batch each of so many workers gets: as even as can be.

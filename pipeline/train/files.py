@@ -1,6 +1,6 @@
 """What training asks of a storage; the module cluster.storage is one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 
@@ -9,6 +9,9 @@ class Files(Protocol):
 
     def read_bytes(self, uri: str) -> bytes:
         """The content of a file; FileNotFoundError where there is none."""
+
+    def read_chunks(self, uri: str) -> Iterator[bytes]:
+        """The content of a file, a piece at a time."""
 
     def write_bytes(self, uri: str, data: bytes) -> None:
         """Writes a file, replacing the one that is there."""

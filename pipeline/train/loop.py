@@ -1,75 +1,71 @@
 """The loop of a worker: with the others it takes step after step, from the last checkpoint to the end."""
 
+from __future__ import annotations
+
 import logging
 import math
 import time
+from typing import Any
 
 import numpy as np
+import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from cluster import storage
 from pipeline.data.order import Purpose, draw
 from pipeline.model.clip import CLIP
 from pipeline.model.objectives import Network
 from pipeline.train.activations import Budget
 from pipeline.train.batch_norm import has_batch_norms
 from pipeline.train.batches import StepReader
-from pipeline.train.checkpoint import Checkpoint, CheckpointFolder, Progress
+from pipeline.train.checkpoint import Progress
 from pipeline.train.gradients import set_gradients
-from pipeline.train.metrics import Recorder
+from pipeline.train.keeper import Keeper
+from pipeline.train.notices import Notices
 from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
-from pipeline.train.run import Pretraining, kept_model, write_model
+from pipeline.train.run import Pretraining
 from pipeline.train.stream import stream, to_batch
+from pipeline.train.validation import Validation
 
 logger = logging.getLogger("clip")
 
 
-def train(run: Pretraining, tokenizer_json: str) -> None:
-    """What each worker runs: from the last checkpoint to the end."""
+def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validation | None) -> int:
+    """What each worker runs: from the last checkpoint to the end, or until it is to leave.
+
+    Args:
+        run: the run.
+        tokenizer_json: its vocabulary.
+        stop: actor of notices.Stop.
+        validation: how models are scored; None: not at all.
+
+    Returns:
+        The steps that the run has taken so far, over all resumptions.
+    """
     config, context, device = run.train, ray.train.get_context(), ray.train.torch.get_device()
     rank = context.get_world_rank()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     torch.set_num_threads(max(1, int(config.cpus_per_worker)))
 
-    checkpoints = CheckpointFolder(storage.join(run.output, "checkpoints"), storage, config.keep_checkpoints)
-    checkpoint = checkpoints.latest()
+    checkpoint = run.checkpoints().latest()
     model = checkpoint.model if checkpoint else run.new_model(tokenizer_json)
     done = checkpoint.progress if checkpoint else Progress(num_steps=0, seconds=0.0)
     network = model.network.to(device).train()
     optimizer = make_optimizer(network, config)
     if checkpoint:
         optimizer.load_state_dict(checkpoint.optimizer)
-        logger.info("going on at step %d", done.num_steps)
+        logger.info("going on at step %d with %d workers", done.num_steps, context.get_world_size())
     _agree(network, done.num_steps)
+
     norm_group_size = config.norm_group_size if has_batch_norms(network) else None
     sizes = config.local_batch_sizes(context.get_world_size(), norm_group_size or 1)
-
-    plan = run.plan()
     steps = range(done.num_steps, run.num_steps())
-    reader = StepReader(
-        shards=run.open_shards(),
-        plan=plan,
-        local_batch_sizes=sizes,
-        rank=rank,
-        seed=config.seed,
-        image_size=run.model.image.image_size,
-        crop_share=config.crop_share,
-        tokenizer_json=tokenizer_json,
-        context_length=run.model.text.context_length,
-    )
-    batches = stream(reader, steps, config)
-    recorder = (
-        Recorder(
-            run.output, storage, config, done,
-            num_steps=steps.stop, steps_per_epoch=plan.steps_per_epoch, device=device,
-        )
-        if rank == 0
-        else None
-    )  # fmt: skip
+    batches = stream(_reader(run, sizes, rank, tokenizer_json), steps, config)
+    notices = Notices(config, num_steps=steps.stop, stop=stop, device=device)
+    keeper = Keeper(run, model, optimizer, done, device, validation) if rank == 0 else None
     budget = Budget(int(config.activation_budget_gib * 2**30))
     for step in steps:
         asked = time.monotonic()
@@ -85,15 +81,34 @@ def train(run: Pretraining, tokenizer_json: str) -> None:
         rate = learning_rate(config, step, steps.stop)
         scale = network.logit_scale.exp().item() if isinstance(network, CLIP) else None
         norm = optimizer_step(network, optimizer, rate)
-        if recorder:
-            recorder.step(result, logit_scale=scale, learning_rate=rate, gradient_norm=norm, waited_seconds=waited)
-            if (step + 1) * config.global_batch_size in config.keep_models_at:
-                write_model(model, kept_model(run.output, (step + 1) * config.global_batch_size))
-            if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == steps.stop:
-                checkpoints.save(Checkpoint(model, optimizer.state_dict(), recorder.flush()))
-    if recorder:
-        recorder.close()
-        write_model(model, storage.join(run.output, "model"))
+        decision = notices.after(step + 1)
+        if keeper:
+            keeper.after(
+                step + 1, decision, result, logit_scale=scale, learning_rate=rate, gradient_norm=norm,
+                waited_seconds=waited,
+            )  # fmt: skip
+        if decision.leave and step + 1 < steps.stop:
+            if keeper:
+                keeper.leave()
+                stop.saved.remote()
+            return step + 1
+    if keeper:
+        keeper.finish()
+    return steps.stop
+
+
+def _reader(run: Pretraining, local_batch_sizes: list[int], rank: int, tokenizer_json: str) -> StepReader:
+    return StepReader(
+        shards=run.open_shards(),
+        plan=run.plan(),
+        local_batch_sizes=local_batch_sizes,
+        rank=rank,
+        seed=run.train.seed,
+        image_size=run.model.image.image_size,
+        crop_share=run.train.crop_share,
+        tokenizer_json=tokenizer_json,
+        context_length=run.model.text.context_length,
+    )
 
 
 def _agree(network: Network, num_steps: int) -> None:

@@ -1,13 +1,13 @@
-"""What a run tells of itself: metrics.jsonl, TensorBoard, and the curves at its end."""
+"""What a run tells of itself while it goes on: metrics.jsonl, validation.jsonl, TensorBoard, lines for people."""
 
-import io
 import json
 import logging
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -19,6 +19,7 @@ from pipeline.train.gradients import StepResult
 
 logger = logging.getLogger("clip")
 
+METRICS_FILE, VALIDATION_FILE = "metrics.jsonl", "validation.jsonl"
 WRITE_INTERVAL_SECONDS = 5.0
 """The file is written anew each time, because S3 cannot append, and so it never ends in half a line."""
 
@@ -49,21 +50,47 @@ class Metrics:
     """Of the first worker's device; on the CPU, of its process."""
     seconds: float
     """Training time so far, over all resumptions."""
+    mfu: float | None = None
+    """Model FLOPs utilisation: the share of the devices' peak that the samples are worth; None where no peak is known,
+    as on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRow:
+    """A row of validation.jsonl."""
+
+    step: int
+    """Steps that the model has taken."""
+    images_seen: int
+    scores: Mapping[str, float]
 
 
 class Recorder:
     """Times the steps of a run and writes what becomes of them: metrics.jsonl, TensorBoard's events, lines for people.
 
     Rows beyond the resumption, left by a run that was killed after its last checkpoint, are dropped.
+
+    Args:
+        output: folder of the run.
+        files: its storage.
+        config: of the run.
+        done: how far it was.
+        num_steps: of the whole run.
+        steps_per_epoch: of them.
+        device: whose memory is told of.
+        utilisation_per_rate: what samples a second are multiplied by for the MFU, where that is known.
     """
 
     def __init__(
         self, output: str, files: Files, config: TrainConfig, done: Progress, *, num_steps: int, steps_per_epoch: int,
-        device: torch.device,
+        device: torch.device, utilisation_per_rate: float | None = None,
     ) -> None:  # fmt: skip
-        self._uri, self._files = files.join(output, "metrics.jsonl"), files
+        self._uri, self._files = files.join(output, METRICS_FILE), files
+        self._validation_uri = files.join(output, VALIDATION_FILE)
         self._config, self._num_steps, self._steps_per_epoch, self._device = config, num_steps, steps_per_epoch, device
+        self._utilisation_per_rate = utilisation_per_rate
         self._rows = [row for row in read_metrics(output, files) if row.step <= done.num_steps]
+        self._scores = [row for row in read_validation(output, files) if row.step <= done.num_steps]
         # TensorBoard hides what a killed run had logged beyond its checkpoint
         folder = files.join(output, "tensorboard").removeprefix("file://")
         self._board = SummaryWriter(folder, purge_step=done.num_steps + 1)
@@ -83,6 +110,7 @@ class Recorder:
             return
         now = time.monotonic()
         elapsed = now - self._row_started
+        rate = (self._step - self._row_step) * self._config.global_batch_size / elapsed
         row = Metrics(
             step=self._step,
             epoch=self._step / self._steps_per_epoch,
@@ -92,11 +120,12 @@ class Recorder:
             logit_scale=logit_scale,
             learning_rate=learning_rate,
             gradient_norm=gradient_norm,
-            samples_per_second=(self._step - self._row_step) * self._config.global_batch_size / elapsed,
+            samples_per_second=rate,
             data_wait_share=self._waited / elapsed,
             images_seen=self._step * self._config.global_batch_size,
             peak_memory_gib=peak_memory_gib(self._device),
             seconds=self._done.seconds + now - self._started,
+            mfu=None if self._utilisation_per_rate is None else rate * self._utilisation_per_rate,
         )
         self._row_step, self._row_started, self._waited = self._step, now, 0.0
         self._rows.append(row)
@@ -106,6 +135,17 @@ class Recorder:
         if now - self._written >= WRITE_INTERVAL_SECONDS or self._step == self._num_steps:
             self.flush()
             logger.info("%s", self._line(row))
+
+    def validated(self, num_steps: int, scores: Mapping[str, float]) -> None:
+        """Write the scores of the model after so many steps."""
+        row = ValidationRow(step=num_steps, images_seen=num_steps * self._config.global_batch_size, scores=scores)
+        self._scores.append(row)
+        for name, value in scores.items():
+            self._board.add_scalar(f"validation/{name}", value, num_steps)
+        lines = (json.dumps(asdict(each)) + "\n" for each in self._scores)
+        self._files.write_bytes(self._validation_uri, "".join(lines).encode())
+        told = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
+        logger.info("validation after step %d: %s", num_steps, told)
 
     def flush(self) -> Progress:
         """Write all rows; returns how far the run is. Before each checkpoint, so that none of its rows is missing."""
@@ -134,10 +174,16 @@ def _told(row: Metrics) -> dict[str, float]:
 
 def read_metrics(output: str, files: Files) -> list[Metrics]:
     """The rows of a run; none where it has not logged any."""
-    uri = files.join(output, "metrics.jsonl")
-    if not files.exists(uri):
-        return []
-    return [Metrics(**json.loads(line)) for line in files.read_bytes(uri).decode().splitlines()]
+    return [Metrics(**row) for row in _read(files.join(output, METRICS_FILE), files)]
+
+
+def read_validation(output: str, files: Files) -> list[ValidationRow]:
+    """The scores of a run's models; none where there are none."""
+    return [ValidationRow(**row) for row in _read(files.join(output, VALIDATION_FILE), files)]
+
+
+def _read(uri: str, files: Files) -> list[Any]:
+    return [json.loads(line) for line in files.read_bytes(uri).decode().splitlines()] if files.exists(uri) else []
 
 
 def peak_memory_gib(device: torch.device) -> float:
@@ -145,25 +191,3 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def draw_curves(rows: Sequence[Metrics]) -> bytes:
-    """Loss, and accuracies where there are any, against images seen, as a PNG."""
-    from matplotlib.figure import Figure  # slow to import, and only needed here, at the end of a run
-
-    panels = {"Loss": {"loss": ""}}
-    if any(row.accuracy_image_to_text is not None for row in rows):
-        names = {"accuracy_image_to_text": "image to text", "accuracy_text_to_image": "text to image"}
-        panels["Accuracy within the batch"] = names
-    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, label in lines.items():
-            axes.plot([row.images_seen for row in rows], [getattr(row, name) for row in rows], label=label)
-        axes.set(title=title, xlabel="images seen")
-        if len(lines) > 1:
-            axes.set(ylim=(0, 1))
-            axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()

@@ -1,17 +1,21 @@
 """What a run of pretraining is: what it learns from, what it makes of it, and where in its folder that lies."""
 
+import json
 from dataclasses import dataclass, replace
 
 import torch
 
 from cluster import storage
+from cluster.runs import differences
 from pipeline.data.order import ShardInfo
 from pipeline.data.reading import Shards
 from pipeline.model import model_folder
 from pipeline.model.config import ModelConfig
 from pipeline.model.model_folder import Model
-from pipeline.model.objectives import network_for
+from pipeline.model.objectives import empty_network, network_for
 from pipeline.model.tokenizer import Tokenizer
+from pipeline.train.batch_norm import has_batch_norms
+from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.config import TrainConfig
 from pipeline.train.plan import Plan
 
@@ -57,11 +61,62 @@ class Pretraining:
         return Tokenizer.from_json(storage.read_bytes(uri).decode(), text.context_length)
 
     def new_model(self, tokenizer_json: str) -> Model:
-        """Freshly initialised from the run's seed, with as many token embeddings as the tokenizer has entries."""
+        """Freshly initialised from the run's seed."""
         tokenizer = Tokenizer.from_json(tokenizer_json, self.model.text.context_length)
         torch.manual_seed(self.train.seed)
-        config = replace(self.model, text=replace(self.model.text, vocab_size=tokenizer.vocab_size))
-        return Model(network_for(config), tokenizer)
+        return Model(network_for(self._model_with(tokenizer)), tokenizer)
+
+    def checkpoints(self) -> CheckpointFolder:
+        """Those of the run."""
+        config = self.train
+        folder = storage.join(self.output, "checkpoints")
+        return CheckpointFolder(folder, storage, config.keep_checkpoints, config.keep_checkpoint_every_steps)
+
+    def refuse_batches(self) -> None:
+        """Check that the batches can be made, and shared out to the workers, before anything is written.
+
+        Raises:
+            ValueError: the snapshot has fewer pairs than a batch, or the workers cannot share one out.
+        """
+        self.plan()
+        unit = self.train.norm_group_size if has_batch_norms(empty_network(self.model)) else 1
+        _, most = self.train.workers
+        self.train.local_batch_sizes(most, unit)
+
+    def refuse_missing_shards(self) -> None:
+        """Check that every shard is there, by listing their folders.
+
+        Raises:
+            FileNotFoundError: one is not; the message names it.
+        """
+        places = [storage.absolute(shard.path) for shard in self.shards]
+        there = {entry.uri for folder in {_folder(place) for place in places} for entry in storage.entries(folder)}
+        for place in places:
+            if place not in there:
+                raise FileNotFoundError(f"{place}: this shard of the snapshot is gone")
+
+    def refuse_other_checkpoints(self, tokenizer: Tokenizer) -> None:
+        """Check that the newest checkpoint is of the run's model and its tokenizer.
+
+        Raises:
+            ValueError: it is of others; the message says what differs.
+        """
+        found = self.checkpoints().description()
+        if found is None:
+            return
+        folder, config, entries = found
+        differing = list(differences(json.loads(config), json.loads(json.dumps(self._model_with(tokenizer).to_dict()))))
+        if not differing and json.loads(entries) != json.loads(tokenizer.to_json()):
+            differing = ["the entries of the tokenizer"]
+        if differing:
+            raise ValueError(
+                f"{folder} is a checkpoint of another model; it differs in {'; '.join(differing[:5])}. Remove it, or "
+                "choose another output"
+            )
+
+    def _model_with(self, tokenizer: Tokenizer) -> ModelConfig:
+        """The model has as many token embeddings as the tokenizer has entries."""
+        return replace(self.model, text=replace(self.model.text, vocab_size=tokenizer.vocab_size))
 
 
 def kept_model(output: str, images_seen: int) -> str:
@@ -73,3 +128,7 @@ def write_model(model: Model, folder: str) -> None:
     """Put a model's files into a folder, local or s3://."""
     for name, data in model_folder.to_files(model).items():
         storage.write_bytes(storage.join(folder, name), data)
+
+
+def _folder(uri: str) -> str:
+    return uri.rsplit("/", 1)[0]

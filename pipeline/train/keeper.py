@@ -1,0 +1,98 @@
+"""What the first worker does beside its steps: metrics, checkpoints, models that are kept, their validation."""
+
+from __future__ import annotations
+
+import torch
+from torch.optim import Optimizer
+
+from cluster import storage
+from pipeline.model.model_folder import Model
+from pipeline.train.checkpoint import Checkpoint, Progress
+from pipeline.train.gradients import StepResult
+from pipeline.train.metrics import Recorder
+from pipeline.train.notices import Decision
+from pipeline.train.run import Pretraining, kept_model, write_model
+from pipeline.train.saving import Saved, Saver
+from pipeline.train.validation import Scores, Validation, Validator
+
+
+class Keeper:
+    """Keeps what a run leaves.
+
+    Args:
+        run: the run.
+        model: what is trained.
+        optimizer: its optimizer.
+        done: how far the run was.
+        device: of this worker.
+        validation: how models are scored; None: not at all.
+    """
+
+    def __init__(
+        self,
+        run: Pretraining,
+        model: Model,
+        optimizer: Optimizer,
+        done: Progress,
+        device: torch.device,
+        validation: Validation | None,
+    ) -> None:
+        self._run, self._model, self._optimizer = run, model, optimizer
+        steps_per_epoch = run.plan().steps_per_epoch
+        self._recorder = Recorder(
+            run.output, storage, run.train, done,
+            num_steps=run.num_steps(), steps_per_epoch=steps_per_epoch, device=device,
+        )  # fmt: skip
+        checkpoints = run.checkpoints()
+        checkpoints.collect()
+        self._saver = Saver(checkpoints)
+        self._validator = Validator(validation) if validation else None
+
+    def after(
+        self,
+        num_steps: int,
+        decision: Decision,
+        result: StepResult,
+        *,
+        logit_scale: float | None,
+        learning_rate: float,
+        gradient_norm: float,
+        waited_seconds: float,
+    ) -> None:
+        """A step has been taken."""
+        self._recorder.step(
+            result, logit_scale=logit_scale, learning_rate=learning_rate, gradient_norm=gradient_norm,
+            waited_seconds=waited_seconds,
+        )  # fmt: skip
+        images_seen = num_steps * self._run.train.global_batch_size
+        if images_seen in self._run.train.keep_models_at:
+            write_model(self._model, kept_model(self._run.output, images_seen))
+        self._saved(self._saver.finished())
+        if self._validator:
+            self._record(self._validator.finished())
+        if decision.save:
+            self._saved(self._saver.wait())
+            self._saver.begin(Checkpoint(self._model, self._optimizer.state_dict(), self._recorder.flush()))
+
+    def leave(self) -> None:
+        """The run goes on elsewhere, or another time: wait until the checkpoint is written."""
+        self._saver.wait()
+        self._recorder.close()
+
+    def finish(self) -> None:
+        """The last step has been taken: wait for its checkpoint and its scores, and write the model."""
+        saved = self._saver.wait()
+        write_model(self._model, storage.join(self._run.output, "model"))
+        if self._validator and saved:
+            self._record(self._validator.wait())
+            self._validator.begin(saved)
+            self._record(self._validator.wait())
+        self._recorder.close()
+
+    def _saved(self, saved: Saved | None) -> None:
+        if saved and self._validator:
+            self._validator.begin(saved)
+
+    def _record(self, scores: Scores | None) -> None:
+        if scores:
+            self._recorder.validated(scores.num_steps, scores.values)
