@@ -41,6 +41,8 @@ class Progress:
     """Steps taken."""
     seconds: float
     """Time spent on them, over all resumptions."""
+    chunk_size: int | None = None
+    """What was found best, or has fitted, and is to go on with (chunks.py)."""
 
 
 @dataclass(frozen=True)

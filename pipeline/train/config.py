@@ -52,12 +52,13 @@ class TrainConfig:
     gpus_per_worker: float = _operational(0)
     read_cpus_per_worker: float = _operational(1)
     """Logical CPUs for reading and decoding, beside the worker's own."""
-    chunk_size: int = _operational(1024)
-    """Samples that one forward pass of a worker holds: memory grows with it, the gradient does not change. Images of
-    networks with batch norms come in groups of norm_group_size instead."""
-    activation_budget_gib: float = _operational(0)
-    """Memory of a worker for chunks whose first forward pass keeps its graph, so that they need no second one; with
-    none, only the last chunk of each tower does."""
+    chunk_size: int | None = _operational(None)
+    """Samples that one forward pass of a worker holds: memory grows with it, the gradient does not change. Unset: what
+    the first step's probe finds best, which may differ from run to run. Halved, with a warning, where it does not fit.
+    Images of networks with batch norms come in groups of norm_group_size instead."""
+    activation_budget_gib: float | None = _operational(None)
+    """Memory of a worker for chunks whose first forward pass keeps its graph, so that they need no second one. Unset:
+    what is free after the first step; 0: only the last chunk of each tower keeps its graph."""
     rows_per_read: int = _operational(1024)
     """Rows that one reading task decodes, at least (whole steps of a worker)."""
     log_every_steps: int = _operational(10)
@@ -102,6 +103,11 @@ class TrainConfig:
         if self.global_batch_size < most:
             name = "num_workers" if self.max_workers is None else "max_workers"
             raise ValueError(f"global_batch_size={self.global_batch_size} cannot be shared out to {name}={most}")
+
+    @property
+    def activation_budget_bytes(self) -> int | None:
+        """The budget in bytes."""
+        return None if self.activation_budget_gib is None else int(self.activation_budget_gib * 2**30)
 
     @property
     def workers(self) -> tuple[int, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch.optim import Optimizer
 
 from cluster import storage
 from pipeline.model.model_folder import Model
 from pipeline.train.checkpoint import Checkpoint, Progress
+from pipeline.train.chunks import Chunks
 from pipeline.train.gradients import StepResult
 from pipeline.train.metrics import Recorder
 from pipeline.train.notices import Decision
@@ -25,6 +28,7 @@ class Keeper:
         optimizer: its optimizer.
         done: how far the run was.
         device: of this worker.
+        chunks: how this worker cuts its share of a step.
         validation: how models are scored; None: not at all.
     """
 
@@ -35,9 +39,10 @@ class Keeper:
         optimizer: Optimizer,
         done: Progress,
         device: torch.device,
+        chunks: Chunks,
         validation: Validation | None,
     ) -> None:
-        self._run, self._model, self._optimizer = run, model, optimizer
+        self._run, self._model, self._optimizer, self._chunks = run, model, optimizer, chunks
         steps_per_epoch = run.plan().steps_per_epoch
         self._recorder = Recorder(
             run.output, storage, run.train, done,
@@ -72,7 +77,8 @@ class Keeper:
             self._record(self._validator.finished())
         if decision.save:
             self._saved(self._saver.wait())
-            self._saver.begin(Checkpoint(self._model, self._optimizer.state_dict(), self._recorder.flush()))
+            progress = replace(self._recorder.flush(), chunk_size=self._chunks.size)
+            self._saver.begin(Checkpoint(self._model, self._optimizer.state_dict(), progress))
 
     def leave(self) -> None:
         """The run goes on elsewhere, or another time: wait until the checkpoint is written."""

@@ -17,11 +17,10 @@ import torch.distributed as dist
 from pipeline.data.order import Purpose, draw
 from pipeline.model.clip import CLIP
 from pipeline.model.objectives import Network
-from pipeline.train.activations import Budget
 from pipeline.train.batch_norm import has_batch_norms
 from pipeline.train.batches import StepReader
 from pipeline.train.checkpoint import Progress
-from pipeline.train.gradients import set_gradients
+from pipeline.train.chunks import Chunks
 from pipeline.train.keeper import Keeper
 from pipeline.train.notices import Notices
 from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
@@ -65,17 +64,17 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     steps = range(done.num_steps, run.num_steps())
     batches = stream(_reader(run, sizes, rank, tokenizer_json), steps, config)
     notices = Notices(config, num_steps=steps.stop, stop=stop, device=device)
-    keeper = Keeper(run, model, optimizer, done, device, validation) if rank == 0 else None
-    budget = Budget(int(config.activation_budget_gib * 2**30))
+    chunks = Chunks(
+        config.chunk_size or done.chunk_size, config.activation_budget_bytes, norm_group_size=norm_group_size,
+        bf16=config.precision == "bf16", workers_on_node=context.get_local_world_size(),
+    )  # fmt: skip
+    keeper = Keeper(run, model, optimizer, done, device, chunks, validation) if rank == 0 else None
     for step in steps:
         asked = time.monotonic()
         batch = to_batch(next(batches), step, sizes[rank], device)
         waited = time.monotonic() - asked
         torch.manual_seed(int(draw(config.seed, Purpose.DROPOUT, step, np.array([rank]))[0]))
-        result = set_gradients(
-            network, batch, chunk_size=config.chunk_size, bf16=config.precision == "bf16",
-            norm_group_size=norm_group_size, budget=budget,
-        )  # fmt: skip
+        result = chunks.set_gradients(network, batch)
         if not math.isfinite(result.loss):
             raise FloatingPointError(f"the loss is {result.loss} at step {step + 1}; a lower learning rate may help")
         rate = learning_rate(config, step, steps.stop)
