@@ -32,6 +32,9 @@ class PretrainJob:
     """Name in the table of models (pipeline/model/config.py)."""
     objective: Objective = "contrastive"
     """What is learned from the pairs (pipeline/model/objectives.py)."""
+    start_from: str | None = None
+    """Folder or file of weights to start from, with their vocabulary: a model of jobs.pretrain, local or s3://, or a
+    local one of others (docs/models.md). It may be of another resolution. Unset: initial values by train.seed."""
     train: TrainConfig = field(default_factory=TrainConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
@@ -45,6 +48,7 @@ def main(job: PretrainJob) -> None:
         snapshot_id=snapshot.snapshot_id,
         model=replace(model_config(job.model), objective=job.objective),
         train=job.train,
+        start_from=job.start_from,
     )
     workers = Pool(size=job.train.num_workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
     with session(job.session, needs=[workers]):

@@ -31,6 +31,13 @@ class Fact(Generic[T]):
     mark: Mark
 
 
+class TrainingTime(NamedTuple):
+    """How long a model was trained on how many V100 GPUs."""
+
+    days: int
+    num_gpus: int
+
+
 class ModelSizes(NamedTuple):
     """What tells one of the paper's models from another, besides its image tower."""
 
@@ -46,9 +53,26 @@ EPOCHS = Fact(32, "section 2.5, table 18", Mark.VERIFIED)
 WEIGHT_DECAY = Fact(0.2, "table 18", Mark.VERIFIED)
 WARMUP_STEPS = Fact(2_000, "table 18", Mark.MEMORY)
 ADAM_BETA1 = Fact(0.9, "table 18", Mark.VERIFIED)
+ADAM_BETA2_RN = Fact(0.999, "table 18", Mark.VERIFIED)
 ADAM_BETA2_VIT = Fact(0.98, "table 18", Mark.VERIFIED)
+ADAM_EPSILON_RN = Fact(1e-8, "table 18", Mark.VERIFIED)
 ADAM_EPSILON_VIT = Fact(1e-6, "table 18", Mark.VERIFIED)
-LEARNING_RATE_VIT_B32 = Fact(5e-4, "table 20", Mark.MEMORY)
+LEARNING_RATES: Mapping[str, Fact[float]] = {
+    "RN50": Fact(5e-4, "table 19", Mark.MEMORY),
+    "RN101": Fact(5e-4, "table 19", Mark.MEMORY),
+    "RN50x4": Fact(5e-4, "table 19", Mark.MEMORY),
+    "RN50x16": Fact(4e-4, "table 19", Mark.MEMORY),
+    "RN50x64": Fact(3.6e-4, "table 19", Mark.MEMORY),
+    "ViT-B/32": Fact(5e-4, "table 20", Mark.MEMORY),
+    "ViT-B/16": Fact(5e-4, "table 20", Mark.MEMORY),
+    "ViT-L/14": Fact(4e-4, "table 20", Mark.MEMORY),
+    "ViT-L/14@336px": Fact(2e-5, "table 20", Mark.VERIFIED),
+}
+EPOCHS_AT_336_PIXELS = Fact(1, "section 2.5: after those of ViT-L/14, from its weights", Mark.VERIFIED)
+TRAINING_TIMES: Mapping[str, Fact[TrainingTime]] = {
+    "RN50x64": Fact(TrainingTime(18, 592), "section 2.5", Mark.VERIFIED),
+    "ViT-L/14": Fact(TrainingTime(12, 256), "section 2.5", Mark.VERIFIED),
+}
 INITIAL_TEMPERATURE = Fact(0.07, "section 2.5, table 18", Mark.VERIFIED)
 MAX_LOGIT_SCALE = Fact(100.0, "section 2.5, table 18", Mark.VERIFIED)
 
@@ -80,6 +104,7 @@ IMAGE_MEAN = Fact((0.48145466, 0.4578275, 0.40821073), "released code", Mark.VER
 IMAGE_STD = Fact((0.26862954, 0.26130258, 0.27577711), "released code", Mark.VERIFIED)
 
 # Corpus: section 2.2
+NUM_PAIRS = Fact(400_000_000, "section 2.2", Mark.SECOND_HAND)
 NUM_QUERIES = Fact(500_000, "section 2.2", Mark.SECOND_HAND)
 MAX_PAIRS_PER_QUERY = Fact(20_000, "section 2.2", Mark.SECOND_HAND)
 MIN_WORD_COUNT = Fact(100, "section 2.2", Mark.SECOND_HAND)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.model.clip import CLIP
 from pipeline.model.config import MODELS, ModelConfig
 from pipeline.model.names import Names, Style, is_extra, style_of
-from pipeline.model.objectives import empty_network
+from pipeline.model.objectives import Network, empty_network
 
 _MAX_LISTED = 5
 _POSITIONS = ("image_tower.trunk.pos_embed", "image_tower.trunk.head.pos_embed")
@@ -24,7 +24,7 @@ _COUNTER = ".num_batches_tracked"
 """Of batch norms, which do without it: the paper's models keep running means of fixed momentum."""
 
 
-def import_state(model: CLIP, state: Mapping[str, Tensor]) -> None:
+def import_state(model: Network, state: Mapping[str, Tensor]) -> None:
     """Set a model's weights, whichever of the styles of names.py they are in, and whatever floating type they have.
 
     Position embeddings of an image tower are interpolated if they are of another resolution. A model on the meta device

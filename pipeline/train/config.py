@@ -23,7 +23,7 @@ class TrainConfig:
 
     global_batch_size: int = paper.GLOBAL_BATCH_SIZE.value
     epochs: int = paper.EPOCHS.value
-    learning_rate: float = paper.LEARNING_RATE_VIT_B32.value
+    learning_rate: float = paper.LEARNING_RATES["ViT-B/32"].value
     """The highest rate, at the end of the warm-up."""
     warmup_steps: int = paper.WARMUP_STEPS.value
     weight_decay: float = paper.WEIGHT_DECAY.value

@@ -8,9 +8,11 @@ import torch
 from torch.optim import Optimizer
 
 from cluster import storage
+from pipeline.model.loss import num_ranks
 from pipeline.model.model_folder import Model
 from pipeline.train.checkpoint import Checkpoint, Progress
 from pipeline.train.chunks import Chunks
+from pipeline.train.flops import utilisation_per_rate
 from pipeline.train.gradients import StepResult
 from pipeline.train.metrics import Recorder
 from pipeline.train.notices import Decision
@@ -47,6 +49,7 @@ class Keeper:
         self._recorder = Recorder(
             run.output, storage, run.train, done,
             num_steps=run.num_steps(), steps_per_epoch=steps_per_epoch, device=device,
+            utilisation_per_rate=utilisation_per_rate(model.network.config, device, num_ranks()),
         )  # fmt: skip
         checkpoints = run.checkpoints()
         checkpoints.collect()

@@ -18,6 +18,10 @@ from pipeline.train.batch_norm import has_batch_norms
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.config import TrainConfig
 from pipeline.train.plan import Plan
+from pipeline.train.start import read_folder
+
+START_FOLDER = "start"
+"""Of a run: the model that it started from, where one was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,8 @@ class Pretraining:
     snapshot_id: str
     model: ModelConfig
     train: TrainConfig
+    start_from: str | None = None
+    """Folder or file of the weights to start from (start.py); unset: initial values by the seed."""
 
     def plan(self) -> Plan:
         """Which rows make which step."""
@@ -60,8 +66,15 @@ class Pretraining:
             storage.write_bytes(uri, tokenizer.to_json().encode())
         return Tokenizer.from_json(storage.read_bytes(uri).decode(), text.context_length)
 
+    def keep_start(self, start: Model) -> None:
+        """Put the model to start from where every worker can read it; the run's vocabulary is the one it came with."""
+        write_model(start, storage.join(self.output, START_FOLDER))
+        storage.write_bytes(storage.join(self.output, "tokenizer.json"), start.tokenizer.to_json().encode())
+
     def new_model(self, tokenizer_json: str) -> Model:
-        """Freshly initialised from the run's seed."""
+        """The one to start from, or one freshly initialised from the run's seed."""
+        if self.start_from:
+            return read_folder(storage.join(self.output, START_FOLDER), storage)
         tokenizer = Tokenizer.from_json(tokenizer_json, self.model.text.context_length)
         torch.manual_seed(self.train.seed)
         return Model(network_for(self._model_with(tokenizer)), tokenizer)

@@ -36,6 +36,7 @@ from pipeline.train.loop import train
 from pipeline.train.metrics import read_metrics, read_validation
 from pipeline.train.notices import ASK_SECONDS, Stop
 from pipeline.train.run import Pretraining
+from pipeline.train.start import read_start
 from pipeline.train.validation import Validation
 
 logger = logging.getLogger("clip")
@@ -62,15 +63,21 @@ def pretrain(run: Pretraining, validation: Validation | None = None) -> None:
     run = replace(run, output=storage.absolute(run.output))  # workers have another working directory
     run.refuse_batches()
     run.refuse_missing_shards()
+    start, start_sha256 = read_start(run.start_from, run.model, storage) if run.start_from else (None, None)
     Run.open(
         run.output,
-        {"snapshot_id": run.snapshot_id, "model": run.model.to_dict(), "train": identity(run.train)},
-    )
+        {
+            "snapshot_id": run.snapshot_id, "model": run.model.to_dict(), "train": identity(run.train),
+            "start_from": start_sha256,
+        },
+    )  # fmt: skip
     result_uri = storage.join(run.output, "result.json")
     if storage.exists(result_uri):
         logger.info("%s is there: this run is finished, nothing to do", result_uri)
         return
     _note_take_downs(run)
+    if start:
+        run.keep_start(start)
     tokenizer = run.tokenizer()
     run.refuse_other_checkpoints(tokenizer)
     _train(run, tokenizer.to_json(), validation)

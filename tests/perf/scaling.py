@@ -1,0 +1,284 @@
+"""What the paper's nine models need of a cluster: `python -m tests.perf.scaling --picture docs/pictures/scaling.png`
+prints the tables of docs/scaling.md; needs CLIP_DATA for the lengths of captions and for photographs to decode.
+
+Operations and memory are counted from the networks (pipeline/train/flops.py, memory.py), settings come from
+jobs/configs. What is assumed stands in the constants below; nothing here has run on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import signal
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from jobs.launch import launch
+from jobs.pretrain import PretrainJob
+from pipeline import paper
+from pipeline.model.config import ModelConfig, model_config
+from pipeline.model.pixels import decode, random_square_crop
+from pipeline.model.tokenizer import Tokenizer
+from pipeline.train.config import TrainConfig
+from pipeline.train.flops import PEAKS, ForwardFlops, forward_flops
+from pipeline.train.memory import Footprint, footprint
+from tests.perf.matching import DATA
+
+RECIPES = ("rn50", "rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b32", "vit_b16", "vit_l14", "vit_l14_336px")
+LOW_MFU, MFU = 0.15, 0.3
+"""Assumed: what users of open_clip report of A100s (12 to 18%), and twice that."""
+GPUS_PER_NODE = 8
+JPEG_BYTES = 28_000
+"""Of a photograph at 256 pixels (docs/results.md, reading for training); with the area for other sizes."""
+GIB, DAY = 2**30, 86_400
+DEVICES = {gib: gib * GIB for gib in (40, 80)}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """One recipe."""
+
+    train: TrainConfig
+    name: str
+    config: ModelConfig
+    num_tokens: int
+    """To which captions are padded, on average."""
+
+    @cached_property
+    def flops(self) -> ForwardFlops:
+        """At the full context."""
+        return forward_flops(self.config)
+
+    @cached_property
+    def executed(self) -> ForwardFlops:
+        """At the captions' own length."""
+        return forward_flops(self.config, self.num_tokens)
+
+    @cached_property
+    def memory(self) -> Footprint:
+        """Of one GPU."""
+        return self._footprint(None)
+
+    @cached_property
+    def memory_of_short_texts(self) -> Footprint:
+        """The same, with captions of their own length."""
+        return self._footprint(self.num_tokens)
+
+    def _footprint(self, num_tokens: int | None) -> Footprint:
+        train = self.train
+        return footprint(
+            self.config, global_batch_size=train.global_batch_size, num_workers=train.num_workers, num_tokens=num_tokens
+        )
+
+    @property
+    def images_of_a_chunk(self) -> int:
+        """Batch norms decide it where there are any."""
+        return self.train.norm_group_size if self.name.startswith("RN") else self.train.chunk_size
+
+    @property
+    def peak(self) -> int:
+        """Bytes of a GPU at once."""
+        return self.memory.peak(self.images_of_a_chunk, self.train.chunk_size)
+
+    @property
+    def total_flops(self) -> float:
+        """Of the whole run, by the convention of MFU."""
+        return float(self.train.epochs) * paper.NUM_PAIRS.value * self.flops.training
+
+    def gpu_days(self, gpu: str, mfu: float) -> float:
+        """How long one GPU would take."""
+        return self.total_flops / (dict(PEAKS)[gpu] * mfu * DAY)
+
+    @property
+    def samples_per_second(self) -> float:
+        """Of one A100."""
+        return dict(PEAKS)["A100"] * MFU / self.flops.training
+
+    @property
+    def step_seconds(self) -> float:
+        """On the recipe's A100s."""
+        return self.train.global_batch_size / self.train.num_workers / self.samples_per_second
+
+    @property
+    def work(self) -> tuple[float, float]:
+        """Products that a step does, as shares of those that MFU counts: with every forward pass repeated, and none."""
+        done = self.executed.image + self.executed.text
+        return 4 * done / self.flops.training, 3 * done / self.flops.training
+
+    @property
+    def stored_pixels(self) -> int:
+        """Shorter side of stored pictures, so that crops need not be enlarged."""
+        return round(self.config.image.image_size / self.train.crop_share)
+
+    @property
+    def messages(self) -> tuple[float, float]:
+        """Bytes that a GPU sends in a step: gradients, and features with their gradients. An all-reduce of B bytes in a
+        ring is 2 B (n - 1) / n, an all-gather half as much."""
+        share = (self.train.num_workers - 1) / self.train.num_workers
+        features = 4 * self.config.embed_dim * self.train.global_batch_size
+        return 2 * share * 4 * self.memory.num_parameters, 3 * share * features
+
+
+def recipe(name: str, num_tokens: int) -> Needs:
+    """As jobs.pretrain reads it."""
+    seen: list[PretrainJob] = []
+    with tempfile.TemporaryDirectory() as folder:
+        launch(
+            PretrainJob, lambda job: seen.append(job),
+            [f"--config=jobs/configs/{name}.toml", "--snapshot=set", f"--output={folder}"],
+        )  # fmt: skip
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return Needs(seen[0].train, seen[0].model, model_config(seen[0].model), num_tokens)
+
+
+def padded_length(share: int, chunk_size: int) -> tuple[float, float]:
+    """Tokens of real captions on average, and with the padding of chunks that are sorted by length."""
+    captions = pq.read_table(DATA / "captions.parquet", columns=["text"])["text"].to_pylist()
+    _, lengths = Tokenizer.released().encode_arrays(captions)
+    shares = np.sort(np.random.default_rng(0).choice(lengths, (100, share)))
+    chunks = shares.reshape(100, -1, chunk_size)
+    return float(lengths.mean()), float(chunks.max(axis=2).mean())
+
+
+def images_per_core_second(side: int, size: int, num_images: int = 500) -> float:
+    """Decoded and cropped, by seconds of this process's own."""
+    photographs = pq.read_table(DATA / "photos.parquet", columns=["image"])["image"].to_pylist()[:num_images]
+    stored = []
+    for data in photographs:
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(data)).resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+        stored.append(buffer.getvalue())
+    began = time.process_time()
+    for data in stored:
+        random_square_crop(decode(data), size, size / side, (0.5, 0.5))
+    return num_images / (time.process_time() - began)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print in Markdown, all but the first column to the right."""
+    print(f"\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def draw(all_needs: Sequence[Needs], place: Path) -> None:
+    """Memory of a GPU by what it holds, and GPU-days beside the paper's own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [needs.name for needs in all_needs]
+    parts = {
+        "weights and gradients": [8 * n.memory.num_parameters for n in all_needs],
+        "Adam's moments": [n.memory.moments for n in all_needs],
+        "the share of the batch, the loss": [n.memory.batch for n in all_needs],
+        "graph of an image chunk": [n.memory.image.num_bytes(n.images_of_a_chunk) for n in all_needs],
+        "graph of a caption chunk": [n.memory.text.num_bytes(n.train.chunk_size) for n in all_needs],
+    }
+    start = np.zeros(len(names))
+    for (label, sizes), colour in zip(parts.items(), ("#1b4965", "#5fa8d3", "#bee9e8", "#ee6c4d", "#f7b267"), strict=True):
+        widths = np.array(sizes) / GIB
+        left.barh(names, widths, left=start, label=label, color=colour)
+        start += widths
+    for gib in DEVICES:
+        left.axvline(gib, color="grey", linestyle=":", linewidth=1)
+    left.set(xlabel="GiB on each GPU, in the recipes of jobs/configs", xlim=(0, 84))
+    left.legend(frameon=False, fontsize=8, loc="center right")
+    left.invert_yaxis()
+    right.hlines(
+        names, [n.gpu_days("A100", MFU) for n in all_needs], [n.gpu_days("A100", LOW_MFU) for n in all_needs],
+        color="#1b4965", linewidth=7, label=f"A100, {MFU:.0%} to {LOW_MFU:.0%} of its peak (assumed)",
+    )  # fmt: skip
+    own = {name: time.value.days * time.value.num_gpus for name, time in paper.TRAINING_TIMES.items()}
+    right.plot(list(own.values()), list(own), "D", color="#ee6c4d", label="V100, by the paper")
+    right.set(xscale="log", xlabel="GPU-days of the whole run")
+    right.grid(axis="x", alpha=0.3)
+    right.legend(frameon=False, fontsize=8, loc="upper right")
+    figure.savefig(place, dpi=130)
+
+
+def main() -> None:
+    """Print the tables, and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--picture", type=Path)
+    options = parser.parse_args()
+    mean, padded = padded_length(512, 64)
+    print(f"captions: {mean:.1f} tokens on average, {padded:.1f} when 512 are cut into chunks of 64")
+    found = [recipe(name, round(padded)) for name in RECIPES]
+
+    print("\n## A sample")
+    table(
+        ("model", "image tower, GFLOPs", "captions of 77 tokens", f"of {round(padded)}", "worth, forward and backward",
+         "done, every forward pass twice", "done, none twice"),
+        [
+            (n.name, f"{n.flops.image / 1e9:.1f}", f"{n.flops.text / 1e9:.1f}", f"{n.executed.text / 1e9:.1f}",
+             f"{n.flops.training / 1e9:.1f}", *(f"{share:.0%}" for share in n.work))
+            for n in found
+        ],
+    )  # fmt: skip
+
+    print("\n## Memory of a GPU")
+    table(
+        ("model", "parameters, M", "weights and gradients, GiB", "moments", "share of the batch and loss",
+         "an image, MiB", "a caption of 77", f"of {round(padded)}", "largest chunk: 40 GB", "80 GB",
+         "the recipe: images, captions", "GiB"),
+        [
+            (n.name, f"{n.memory.num_parameters / 1e6:.1f}", f"{8 * n.memory.num_parameters / GIB:.1f}",
+             f"{n.memory.moments / GIB:.1f}", f"{n.memory.batch / GIB:.1f}",
+             *(f"{graph.per_sample / 2**20:.1f}" for graph in (n.memory.image, n.memory.text,
+                                                               n.memory_of_short_texts.text)),
+             *(str(n.memory.largest_chunk(size)) for size in DEVICES.values()),
+             f"{n.images_of_a_chunk}, {n.train.chunk_size}", f"{n.peak / GIB:.1f}")
+            for n in found
+        ],
+    )  # fmt: skip
+
+    print("\n## Time")
+    own = {name: time.value for name, time in paper.TRAINING_TIMES.items()}
+    table(
+        ("model", "samples, billions", "EFLOPs", "A100-days at 15%", "at 30%", "H100-days at 30%",
+         "GPUs of the recipe", "days, A100 at 30%", "the paper: V100-days", "their MFU"),
+        [
+            (n.name, f"{n.train.epochs * paper.NUM_PAIRS.value / 1e9:.1f}", f"{n.total_flops / 1e18:,.0f}",
+             f"{n.gpu_days('A100', LOW_MFU):,.0f}", f"{n.gpu_days('A100', MFU):,.0f}", f"{n.gpu_days('H100', MFU):,.0f}",
+             str(n.train.num_workers), f"{n.gpu_days('A100', MFU) / n.train.num_workers:.1f}",
+             *((f"{own[n.name].days * own[n.name].num_gpus:,}",
+                f"{n.gpu_days('V100', 1) / (own[n.name].days * own[n.name].num_gpus):.1%}")
+               if n.name in own else ("", "")))
+            for n in found
+        ],
+    )  # fmt: skip
+
+    print("\n## Network and storage")
+    rates = {size: images_per_core_second(round(size / 0.875), size) for size in (224, 288, 336, 384, 448)}
+    print("images/s/core:", {size: round(rate) for size, rate in rates.items()})
+    rows = []
+    for n in found:
+        gradients, features = n.messages
+        node = GPUS_PER_NODE * n.samples_per_second
+        picture = JPEG_BYTES * (n.stored_pixels / 256) ** 2
+        rows.append(
+            (n.name, f"{n.step_seconds:.1f}", f"{gradients / 1e9:.2f}", f"{features / 1e9:.2f}",
+             f"{8 * (gradients + features) / n.step_seconds / 1e9:.1f}", f"{node:,.0f}", f"{n.stored_pixels}",
+             f"{node * picture / 1e6:,.0f}", f"{node / rates[n.config.image.image_size]:.0f}",
+             f"{paper.NUM_PAIRS.value * picture / 1e12:.0f}", f"{12 * n.memory.num_parameters / GIB:.1f}")
+        )  # fmt: skip
+    table(
+        ("model", "step, s", "gradients, GB", "features, GB", "Gbit/s of a GPU", "images/s of a node",
+         "stored side", "MB/s of a node", "its cores that decode", "400M pairs, TB", "checkpoint, GiB"),
+        rows,
+    )  # fmt: skip
+    if options.picture:
+        draw(found, options.picture)
+
+
+if __name__ == "__main__":
+    main()
