@@ -191,7 +191,7 @@ def draw(all_needs: Sequence[Needs], place: Path) -> None:
     for gib in DEVICES:
         left.axvline(gib, color="grey", linestyle=":", linewidth=1)
     left.set(xlabel="GiB on each GPU, in the recipes of jobs/configs", xlim=(0, 84))
-    left.legend(frameon=False, fontsize=8, loc="center right")
+    left.legend(frameon=False, fontsize=8, loc="upper right")
     left.invert_yaxis()
     right.hlines(
         names, [n.gpu_days("A100", MFU) for n in all_needs], [n.gpu_days("A100", LOW_MFU) for n in all_needs],
