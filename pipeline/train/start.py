@@ -24,7 +24,7 @@ def read_start(place: str, config: ModelConfig, files: Files) -> tuple[Model, st
     """The model to start from, with the sizes of `config`, and the SHA-256 of what was read.
 
     Args:
-        place: a folder of jobs.pretrain, local or at a URI; or a local folder or file of others that `read_model` reads.
+        place: a folder of jobs.pretrain, local or at a URI; or a local folder or file of others (loading.py).
         config: what is to be trained; its vocabulary counts for nothing.
         files: where URIs are.
 

@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 from cluster import storage
 from jobs.launch import launch
 from jobs.pretrain import PretrainJob, main
+from pipeline.model import model_folder
+from pipeline.model.clip import CLIP
+from pipeline.model.config import MODELS
+from pipeline.model.model_folder import Model
+from pipeline.model.tokenizer import Tokenizer
 from pipeline.train.config import TrainConfig
 from pipeline.train.metrics import read_metrics
 from tests.pipeline.train.pairs import write_snapshot
@@ -95,3 +101,42 @@ def test_killed_and_run_again_it_follows_the_curve_of_an_uninterrupted_run(job: 
         assert row.loss == pytest.approx(wanted.loss, rel=1e-5), row.step
         assert row.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-4), row.step
     assert (Path(killed.output) / "result.json").exists()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_a_run_starts_from_the_weights_of_another_and_keeps_to_them(job: PretrainJob, tmp_path: Path) -> None:
+    """At a rate that moves nothing, what comes out is what went in, with the vocabulary that it came with."""
+    torch.manual_seed(5)
+    tokenizer = Tokenizer.train(["a red card", "a card"], 1024, 32)
+    config = replace(MODELS["tiny"], text=replace(MODELS["tiny"].text, vocab_size=tokenizer.vocab_size))
+    network = CLIP(config)
+    start = Model(network, tokenizer)
+    model_folder.save(start, tmp_path / "start")
+    train = replace(TRAIN, global_batch_size=64, epochs=2, learning_rate=1e-9, num_workers=1)
+    started = replace(job, output=str(tmp_path / "run"), start_from=str(tmp_path / "start"), train=train)
+    main(started)
+    found = model_folder.load(tmp_path / "run" / "model")
+    assert found.tokenizer.to_json() == tokenizer.to_json()
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(found.network.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
+
+    main(started)  # is finished, and of these weights
+    with pytest.raises(ValueError, match=r'it differs in start_from: "[0-9a-f]{64}" there, null asked for'):
+        main(replace(started, start_from=None))
+    with torch.no_grad():
+        network.logit_scale.add_(1e-3)
+    model_folder.save(start, tmp_path / "start")
+    with pytest.raises(ValueError, match=r'start_from: "[0-9a-f]{64}" there, "[0-9a-f]{64}" asked for'):
+        main(started)
+
+
+def test_weights_of_another_model_are_refused_before_anything_is_written(job: PretrainJob, tmp_path: Path) -> None:
+    config = MODELS["tiny"]
+    tokenizer = Tokenizer.train(["a red card"], 1024, config.text.context_length)
+    other = replace(config, embed_dim=64, text=replace(config.text, vocab_size=tokenizer.vocab_size))
+    model_folder.save(Model(CLIP(other), tokenizer), tmp_path / "other")
+    output = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"start_from=.*other: .* embed_dim is 64 there and 128 here"):
+        main(replace(job, output=str(output), start_from=str(tmp_path / "other")))
+    assert not output.exists()

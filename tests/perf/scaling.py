@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import io
-import signal
+import math
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from pipeline.model.pixels import decode, random_square_crop
 from pipeline.model.tokenizer import Tokenizer
 from pipeline.train.config import TrainConfig
 from pipeline.train.flops import PEAKS, ForwardFlops, forward_flops
-from pipeline.train.memory import Footprint, footprint
+from pipeline.train.memory import RESERVE, Footprint, footprint
 from tests.perf.matching import DATA
 
 RECIPES = ("rn50", "rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b32", "vit_b16", "vit_l14", "vit_l14_336px")
@@ -40,6 +40,8 @@ JPEG_BYTES = 28_000
 """Of a photograph at 256 pixels (docs/results.md, reading for training); with the area for other sizes."""
 GIB, DAY = 2**30, 86_400
 DEVICES = {gib: gib * GIB for gib in (40, 80)}
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""Title, header, rows."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,16 @@ class Needs:
         """Bytes of a GPU at once."""
         return self.memory.peak(self.images_of_a_chunk, self.train.chunk_size)
 
+    def gpus_that_keep_all(self, device_bytes: int) -> float:
+        """On so many the graphs of the whole global batch have room, so that no forward pass is repeated. Each chunk's
+        graph has its own half-precision copy of the weights."""
+        found = self.memory_of_short_texts
+        image, text = found.image, found.text
+        pair = image.per_sample + image.fixed / self.images_of_a_chunk
+        pair += text.per_sample + text.fixed / self.train.chunk_size
+        room = (1 - RESERVE) * device_bytes - found.state - found.batch
+        return math.ceil(self.train.global_batch_size * pair / room)
+
     @property
     def total_flops(self) -> float:
         """Of the whole run, by the convention of MFU."""
@@ -135,7 +147,6 @@ def recipe(name: str, num_tokens: int) -> Needs:
             PretrainJob, lambda job: seen.append(job),
             [f"--config=jobs/configs/{name}.toml", "--snapshot=set", f"--output={folder}"],
         )  # fmt: skip
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return Needs(seen[0].train, seen[0].model, model_config(seen[0].model), num_tokens)
 
 
@@ -162,11 +173,100 @@ def images_per_core_second(side: int, size: int, num_images: int = 500) -> float
     return num_images / (time.process_time() - began)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print in Markdown, all but the first column to the right."""
-    print(f"\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
+def samples(all_needs: Sequence[Needs]) -> Table:
+    """What one pair costs."""
+    length = all_needs[0].num_tokens
+    header = ["model", "image", "caption of 77", f"of {length}", "MFU counts", "done, all twice", "done, none twice"]
+    rows = [
+        [
+            n.name,
+            *(f"{flops / 1e9:.1f}" for flops in (n.flops.image, n.flops.text, n.executed.text, n.flops.training)),
+            *(f"{share:.0%}" for share in n.work),
+        ]
+        for n in all_needs
+    ]
+    return "A pair, GFLOPs", header, rows
+
+
+def memory(all_needs: Sequence[Needs]) -> Table:
+    """What a GPU holds."""
+    length = all_needs[0].num_tokens
+    header = [
+        *("model", "parameters, M", "state, GiB", "batch and loss, GiB", "an image, MiB", "a caption of 77, MiB"),
+        *(f"of {length}, MiB", "largest chunk: 40 GB", "80 GB", "recipe: images, captions", "peak, GiB"),
+        "GPUs of 80 GB that keep all graphs",
+    ]
+    rows = [
+        [
+            n.name,
+            f"{n.memory.num_parameters / 1e6:.1f}",
+            *(f"{size / GIB:.1f}" for size in (n.memory.state, n.memory.batch)),
+            *(f"{g.per_sample / 2**20:.1f}" for g in (n.memory.image, n.memory.text, n.memory_of_short_texts.text)),
+            *(str(n.memory.largest_chunk(size)) for size in DEVICES.values()),
+            f"{n.images_of_a_chunk}, {n.train.chunk_size}",
+            f"{n.peak / GIB:.1f}",
+            f"{n.gpus_that_keep_all(DEVICES[80]):,.0f}",
+        ]
+        for n in all_needs
+    ]
+    return "Memory of a GPU", header, rows
+
+
+def times(all_needs: Sequence[Needs]) -> Table:
+    """How long a run takes."""
+    header = [
+        *("model", "pairs seen, billions", "EFLOPs", "A100-days at 15%", "at 30%", "H100-days at 30%", "recipe's GPUs"),
+        *("days, A100 at 30%", "paper's V100-days", "their MFU"),
+    ]
+    rows = []
+    for n in all_needs:
+        own = paper.TRAINING_TIMES.get(n.name)
+        v100_days = own.value.days * own.value.num_gpus if own else None
+        rows.append(
+            [
+                n.name,
+                f"{n.train.epochs * paper.NUM_PAIRS.value / 1e9:.1f}",
+                f"{n.total_flops / 1e18:,.0f}",
+                *(f"{n.gpu_days(*at):,.0f}" for at in (("A100", LOW_MFU), ("A100", MFU), ("H100", MFU))),
+                str(n.train.num_workers),
+                f"{n.gpu_days('A100', MFU) / n.train.num_workers:.1f}",
+                f"{v100_days:,}" if v100_days else "",
+                f"{n.gpu_days('V100', 1) / v100_days:.1%}" if v100_days else "",
+            ]
+        )
+    return "Time", header, rows
+
+
+def supplies(all_needs: Sequence[Needs]) -> Table:
+    """What nodes of eight A100s send, read and decode, and what is stored."""
+    header = [
+        *("model", "step, s", "gradients, GB", "features, GB", "Gbit/s of a GPU", "pairs/s of a node", "stored side"),
+        *("MB/s of a node", "images/s/core", "cores of a node", "400M pairs, TB", "checkpoint, GiB"),
+    ]
+    rates = {
+        pixels: images_per_core_second(pixels, size)
+        for pixels, size in {(n.stored_pixels, n.config.image.image_size) for n in all_needs}
+    }
+    rows = []
+    for n in all_needs:
+        node, rate = GPUS_PER_NODE * n.samples_per_second, rates[n.stored_pixels]
+        jpeg_bytes = JPEG_BYTES * (n.stored_pixels / 256) ** 2
+        rows.append(
+            [
+                n.name,
+                f"{n.step_seconds:.1f}",
+                *(f"{num_bytes / 1e9:.2f}" for num_bytes in n.messages),
+                f"{8 * sum(n.messages) / n.step_seconds / 1e9:.1f}",
+                f"{node:,.0f}",
+                str(n.stored_pixels),
+                f"{node * jpeg_bytes / 1e6:,.0f}",
+                f"{rate:,.0f}",
+                f"{node / rate:.1f}",
+                f"{paper.NUM_PAIRS.value * jpeg_bytes / 1e12:.0f}",
+                f"{12 * n.memory.num_parameters / GIB:.1f}",
+            ]
+        )
+    return "Network, reading, storage", header, rows
 
 
 def draw(all_needs: Sequence[Needs], place: Path) -> None:
@@ -184,7 +284,9 @@ def draw(all_needs: Sequence[Needs], place: Path) -> None:
         "graph of a caption chunk": [n.memory.text.num_bytes(n.train.chunk_size) for n in all_needs],
     }
     start = np.zeros(len(names))
-    for (label, sizes), colour in zip(parts.items(), ("#1b4965", "#5fa8d3", "#bee9e8", "#ee6c4d", "#f7b267"), strict=True):
+    for (label, sizes), colour in zip(
+        parts.items(), ("#1b4965", "#5fa8d3", "#bee9e8", "#ee6c4d", "#f7b267"), strict=True
+    ):
         widths = np.array(sizes) / GIB
         left.barh(names, widths, left=start, label=label, color=colour)
         start += widths
@@ -214,68 +316,10 @@ def main() -> None:
     print(f"captions: {mean:.1f} tokens on average, {padded:.1f} when 512 are cut into chunks of 64")
     found = [recipe(name, round(padded)) for name in RECIPES]
 
-    print("\n## A sample")
-    table(
-        ("model", "image tower, GFLOPs", "captions of 77 tokens", f"of {round(padded)}", "worth, forward and backward",
-         "done, every forward pass twice", "done, none twice"),
-        [
-            (n.name, f"{n.flops.image / 1e9:.1f}", f"{n.flops.text / 1e9:.1f}", f"{n.executed.text / 1e9:.1f}",
-             f"{n.flops.training / 1e9:.1f}", *(f"{share:.0%}" for share in n.work))
-            for n in found
-        ],
-    )  # fmt: skip
-
-    print("\n## Memory of a GPU")
-    table(
-        ("model", "parameters, M", "weights and gradients, GiB", "moments", "share of the batch and loss",
-         "an image, MiB", "a caption of 77", f"of {round(padded)}", "largest chunk: 40 GB", "80 GB",
-         "the recipe: images, captions", "GiB"),
-        [
-            (n.name, f"{n.memory.num_parameters / 1e6:.1f}", f"{8 * n.memory.num_parameters / GIB:.1f}",
-             f"{n.memory.moments / GIB:.1f}", f"{n.memory.batch / GIB:.1f}",
-             *(f"{graph.per_sample / 2**20:.1f}" for graph in (n.memory.image, n.memory.text,
-                                                               n.memory_of_short_texts.text)),
-             *(str(n.memory.largest_chunk(size)) for size in DEVICES.values()),
-             f"{n.images_of_a_chunk}, {n.train.chunk_size}", f"{n.peak / GIB:.1f}")
-            for n in found
-        ],
-    )  # fmt: skip
-
-    print("\n## Time")
-    own = {name: time.value for name, time in paper.TRAINING_TIMES.items()}
-    table(
-        ("model", "samples, billions", "EFLOPs", "A100-days at 15%", "at 30%", "H100-days at 30%",
-         "GPUs of the recipe", "days, A100 at 30%", "the paper: V100-days", "their MFU"),
-        [
-            (n.name, f"{n.train.epochs * paper.NUM_PAIRS.value / 1e9:.1f}", f"{n.total_flops / 1e18:,.0f}",
-             f"{n.gpu_days('A100', LOW_MFU):,.0f}", f"{n.gpu_days('A100', MFU):,.0f}", f"{n.gpu_days('H100', MFU):,.0f}",
-             str(n.train.num_workers), f"{n.gpu_days('A100', MFU) / n.train.num_workers:.1f}",
-             *((f"{own[n.name].days * own[n.name].num_gpus:,}",
-                f"{n.gpu_days('V100', 1) / (own[n.name].days * own[n.name].num_gpus):.1%}")
-               if n.name in own else ("", "")))
-            for n in found
-        ],
-    )  # fmt: skip
-
-    print("\n## Network and storage")
-    rates = {size: images_per_core_second(round(size / 0.875), size) for size in (224, 288, 336, 384, 448)}
-    print("images/s/core:", {size: round(rate) for size, rate in rates.items()})
-    rows = []
-    for n in found:
-        gradients, features = n.messages
-        node = GPUS_PER_NODE * n.samples_per_second
-        picture = JPEG_BYTES * (n.stored_pixels / 256) ** 2
-        rows.append(
-            (n.name, f"{n.step_seconds:.1f}", f"{gradients / 1e9:.2f}", f"{features / 1e9:.2f}",
-             f"{8 * (gradients + features) / n.step_seconds / 1e9:.1f}", f"{node:,.0f}", f"{n.stored_pixels}",
-             f"{node * picture / 1e6:,.0f}", f"{node / rates[n.config.image.image_size]:.0f}",
-             f"{paper.NUM_PAIRS.value * picture / 1e12:.0f}", f"{12 * n.memory.num_parameters / GIB:.1f}")
-        )  # fmt: skip
-    table(
-        ("model", "step, s", "gradients, GB", "features, GB", "Gbit/s of a GPU", "images/s of a node",
-         "stored side", "MB/s of a node", "its cores that decode", "400M pairs, TB", "checkpoint, GiB"),
-        rows,
-    )  # fmt: skip
+    for title, header, rows in (samples(found), memory(found), times(found), supplies(found)):
+        print(f"\n## {title}\n\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}")
+        for row in rows:
+            print(f"| {' | '.join(row)} |")
     if options.picture:
         draw(found, options.picture)
 

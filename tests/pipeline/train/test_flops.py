@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.model.config import MODELS, OBJECTIVES, model_config
+from pipeline.model.config import MODELS, OBJECTIVES, Objective, model_config
 from pipeline.train.flops import ForwardFlops, forward_flops, peak_flops, utilisation_per_rate
 
 TABLE = {
     "RN50": 18.2, "RN101": 25.5, "RN50x4": 51.8, "RN50x16": 162.7, "RN50x64": 552.7,
     "ViT-B/32": 14.8, "ViT-B/16": 41.1, "ViT-L/14": 175.3, "ViT-L/14@336px": 395.2,
 }  # fmt: skip
-"""GFLOPs of a forward pass of both towers as open_clip's profile has them: there norms and activations count as well."""
+"""GFLOPs of a forward pass of both towers, by open_clip's profile, in which norms and activations count too."""
 IMAGE_GIGA_MACS = {"ViT-B/32": 4.4, "ViT-B/16": 17.6, "ViT-L/14": 81.0, "ViT-L/14@336px": 191.0, "RN50": 6.0}
 """Multiply-accumulates, as papers give them for the image tower alone."""
 RESNETS = {"RN50": (64, (3, 4, 6, 3)), "RN50x4": (80, (4, 6, 10, 6)), "RN50x64": (128, (3, 15, 36, 10))}
@@ -83,7 +83,7 @@ def test_the_papers_models_as_published(name: str) -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_is_counted(objective: str) -> None:
+def test_every_objective_is_counted(objective: Objective) -> None:
     """The image tower is the same; what stands for a text tower is a product with a projection or the vocabulary."""
     config = replace(MODELS["tiny"], objective=objective)
     flops, text = forward_flops(config), config.text

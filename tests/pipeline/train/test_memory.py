@@ -15,9 +15,7 @@ from tests.pipeline.model.test_weights import TRANSFORMER
 
 RESNET = replace(
     TRANSFORMER,
-    image=ImageTowerConfig(
-        architecture="resnet50_clip", image_size=64, options={"img_size": 64, "width_factor": 0.25}
-    ),
+    image=ImageTowerConfig(architecture="resnet50_clip", image_size=64, options={"img_size": 64, "width_factor": 0.25}),
 )
 
 
@@ -67,7 +65,10 @@ def test_a_batch_is_shared_out_but_for_the_texts_features() -> None:
 
 @settings(max_examples=50)
 @given(
-    fixed=st.integers(0, 10**9), image=st.integers(1, 10**9), text=st.integers(1, 10**8), room=st.integers(10**9, 10**11)
+    fixed=st.integers(0, 10**9),
+    image=st.integers(1, 10**9),
+    text=st.integers(1, 10**8),
+    room=st.integers(10**9, 10**11),
 )
 def test_the_largest_chunk_fits_and_its_double_does_not(fixed: int, image: int, text: int, room: int) -> None:
     found = Footprint(

@@ -23,7 +23,10 @@ def result(loss: float) -> StepResult:
 
 def record(output: Path, steps: range, done: Progress) -> Progress:
     """Steps of a run of 10, whose loss at step n is 1 / n."""
-    recorder = Recorder(str(output), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu"))
+    recorder = Recorder(
+        str(output), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu"),
+        utilisation_per_rate=1e-6,
+    )  # fmt: skip
     for step in steps:
         recorder.step(result(1 / step), logit_scale=14.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0)
     progress = recorder.flush()
@@ -40,6 +43,7 @@ def test_a_row_every_few_steps_and_at_the_end(tmp_path: Path, caplog: pytest.Log
     assert [row.epoch for row in rows] == [0.5, 1.0, 1.5, 2.0, 2.5]
     assert [row.images_seen for row in rows] == [8 * row.step for row in rows]
     assert all(row.samples_per_second > 0 and row.peak_memory_gib > 0 for row in rows)
+    assert all(row.mfu == pytest.approx(1e-6 * row.samples_per_second) for row in rows)
     assert progress.num_steps == 10
     assert progress.seconds >= rows[-1].seconds > 0
     assert "step 10/10: loss 0.100, accuracy 25% and 50%" in caplog.text
