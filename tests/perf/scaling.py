@@ -35,6 +35,8 @@ from tests.perf.matching import DATA
 RECIPES = ("rn50", "rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b32", "vit_b16", "vit_l14", "vit_l14_336px")
 LOW_MFU, MFU = 0.15, 0.3
 """Assumed: what users of open_clip report of A100s (12 to 18%), and twice that."""
+CHUNK_SIZE = 64
+"""In a run, the first step's probe decides."""
 GPUS_PER_NODE = 8
 JPEG_BYTES = 28_000
 """Of a photograph at 256 pixels (docs/results.md, reading for training); with the area for other sizes."""
@@ -83,12 +85,12 @@ class Needs:
     @property
     def images_of_a_chunk(self) -> int:
         """Batch norms decide it where there are any."""
-        return self.train.norm_group_size if self.name.startswith("RN") else self.train.chunk_size
+        return self.train.norm_group_size if self.name.startswith("RN") else CHUNK_SIZE
 
     @property
     def peak(self) -> int:
         """Bytes of a GPU at once."""
-        return self.memory.peak(self.images_of_a_chunk, self.train.chunk_size)
+        return self.memory.peak(self.images_of_a_chunk, CHUNK_SIZE)
 
     def gpus_that_keep_all(self, device_bytes: int) -> float:
         """On so many the graphs of the whole global batch have room, so that no forward pass is repeated. Each chunk's
@@ -96,7 +98,7 @@ class Needs:
         found = self.memory_of_short_texts
         image, text = found.image, found.text
         pair = image.per_sample + image.fixed / self.images_of_a_chunk
-        pair += text.per_sample + text.fixed / self.train.chunk_size
+        pair += text.per_sample + text.fixed / CHUNK_SIZE
         room = (1 - RESERVE) * device_bytes - found.state - found.batch
         return math.ceil(self.train.global_batch_size * pair / room)
 
@@ -193,7 +195,7 @@ def memory(all_needs: Sequence[Needs]) -> Table:
     length = all_needs[0].num_tokens
     header = [
         *("model", "parameters, M", "state, GiB", "batch and loss, GiB", "an image, MiB", "a caption of 77, MiB"),
-        *(f"of {length}, MiB", "largest chunk: 40 GB", "80 GB", "recipe: images, captions", "peak, GiB"),
+        *(f"of {length}, MiB", "largest chunk: 40 GB", "80 GB", f"peak with chunks of {CHUNK_SIZE}, GiB"),
         "GPUs of 80 GB that keep all graphs",
     ]
     rows = [
@@ -203,7 +205,6 @@ def memory(all_needs: Sequence[Needs]) -> Table:
             *(f"{size / GIB:.1f}" for size in (n.memory.state, n.memory.batch)),
             *(f"{g.per_sample / 2**20:.1f}" for g in (n.memory.image, n.memory.text, n.memory_of_short_texts.text)),
             *(str(n.memory.largest_chunk(size)) for size in DEVICES.values()),
-            f"{n.images_of_a_chunk}, {n.train.chunk_size}",
             f"{n.peak / GIB:.1f}",
             f"{n.gpus_that_keep_all(DEVICES[80]):,.0f}",
         ]
@@ -281,7 +282,7 @@ def draw(all_needs: Sequence[Needs], place: Path) -> None:
         "Adam's moments": [n.memory.moments for n in all_needs],
         "the share of the batch, the loss": [n.memory.batch for n in all_needs],
         "graph of an image chunk": [n.memory.image.num_bytes(n.images_of_a_chunk) for n in all_needs],
-        "graph of a caption chunk": [n.memory.text.num_bytes(n.train.chunk_size) for n in all_needs],
+        "graph of a caption chunk": [n.memory.text.num_bytes(CHUNK_SIZE) for n in all_needs],
     }
     start = np.zeros(len(names))
     for (label, sizes), colour in zip(
@@ -292,7 +293,7 @@ def draw(all_needs: Sequence[Needs], place: Path) -> None:
         start += widths
     for gib in DEVICES:
         left.axvline(gib, color="grey", linestyle=":", linewidth=1)
-    left.set(xlabel="GiB on each GPU, in the recipes of jobs/configs", xlim=(0, 84))
+    left.set(xlabel=f"GiB on each GPU of the recipes, with chunks of {CHUNK_SIZE}", xlim=(0, 84))
     left.legend(frameon=False, fontsize=8, loc="upper right")
     left.invert_yaxis()
     right.hlines(
@@ -312,8 +313,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    mean, padded = padded_length(512, 64)
-    print(f"captions: {mean:.1f} tokens on average, {padded:.1f} when 512 are cut into chunks of 64")
+    mean, padded = padded_length(512, CHUNK_SIZE)
+    print(f"captions: {mean:.1f} tokens on average, {padded:.1f} when 512 are cut into chunks of {CHUNK_SIZE}")
     found = [recipe(name, round(padded)) for name in RECIPES]
 
     for title, header, rows in (samples(found), memory(found), times(found), supplies(found)):
