@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,7 +82,7 @@ def pretrain(run: Pretraining, validation: Validation | None = None) -> None:
         "samples_per_second": rows[-1].images_seen / rows[-1].seconds,
         "num_steps": rows[-1].step,
         "images_seen": rows[-1].images_seen,
-        "final_loss": rows[-1].loss,
+        "final_loss": next((row.loss for row in reversed(rows) if math.isfinite(row.loss)), None),
         "model": storage.join(run.output, "model"),
         "snapshot_id": run.snapshot_id,
     }
