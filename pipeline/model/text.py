@@ -64,7 +64,7 @@ class TokenTable(nn.Embedding):
         """Tokens int ... -> rows ... x D."""
         if self.weight.dtype.itemsize >= 4:
             return super().forward(tokens)
-        rows: Tensor = _HalfRows.apply(self.weight, tokens)  # type: ignore[no-untyped-call]
+        rows: Tensor = _HalfRows.apply(self.weight, tokens)
         return rows
 
 

@@ -106,7 +106,7 @@ class Recorder:
 
     def step(
         self, result: StepResult, *, logit_scale: float | None, learning_rate: float, gradient_norm: float,
-        taken: bool, waited_seconds: float,
+        waited_seconds: float, taken: bool = True,
     ) -> None:  # fmt: skip
         """Count one more step, taken or skipped, and log it where it is its turn."""
         self._step += 1

@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import struct
 from dataclasses import asdict
 from pathlib import Path
@@ -92,6 +93,26 @@ def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pyt
     width, height = struct.unpack(">II", png[16:24])
     assert height > 300
     assert width < 2 * height
+
+
+def test_skipped_steps_are_counted_and_their_losses_left_out(tmp_path: Path) -> None:
+    recorder = Recorder(
+        str(tmp_path), storage, CONFIG, Progress(4, 0.0, 3), num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
+    )
+    for loss in (0.5, float("nan"), 0.4, 0.3, 0.2, float("inf")):
+        recorder.step(
+            result(loss), logit_scale=14.0, learning_rate=0.1, gradient_norm=2 * loss, waited_seconds=0.0,
+            taken=loss < 1,
+        )  # fmt: skip
+    assert recorder.flush().skipped_steps == 5
+    recorder.close()
+    rows = read_metrics(str(tmp_path), storage)
+    assert [row.skipped_steps for row in rows] == [4, 4, 5]
+    assert [math.isnan(row.loss) for row in rows] == [True, False, True]
+    assert math.isnan(rows[0].gradient_norm)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert ["loss" in json.loads(line, parse_constant=pytest.fail) for line in lines] == [False, True, False]
+    assert draw_curves(rows).startswith(b"\x89PNG")
 
 
 def test_no_metrics_yet(tmp_path: Path) -> None:
