@@ -72,7 +72,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, choices=get_args(Storage))
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.model, *options.one, options.device)))
+        moments, text_weights = options.one
+        print(json.dumps(measure(options.model, moments, text_weights, options.device)))
         return
     best: dict[tuple[Storage, Storage], dict[str, float]] = {}
     for _ in range(ROUNDS):
