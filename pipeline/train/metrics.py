@@ -158,7 +158,7 @@ class Recorder:
         """Write all rows; returns how far the run is. Before each checkpoint, so that none of its rows is missing."""
         self._files.write_bytes(self._uri, "".join(json.dumps(_told(row)) + "\n" for row in self._rows).encode())
         self._written = time.monotonic()
-        return Progress(self._step, self._done.seconds + self._written - self._started, self._skipped)
+        return Progress(self._step, self._done.seconds + self._written - self._started, skipped_steps=self._skipped)
 
     def close(self) -> None:
         """Finish TensorBoard's file."""
