@@ -32,7 +32,10 @@ Job = TypeVar("Job")
 
 logger = logging.getLogger("clip")
 
-_USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError, PermissionError, storage.StorageFullError)
+_USER_ERRORS = (
+    *(ValueError, FileNotFoundError, ConnectionError, PermissionError, storage.StorageFullError),
+    FloatingPointError,  # training that does not converge
+)
 
 _OUR_MODULES = {"builtins", "__main__", "cluster", "jobs", "pipeline"}
 """Libraries derive from ValueError as well (pyarrow's ArrowInvalid), but then it is not the user they speak to."""

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     CROP_TOP = 3
     CROP_LEFT = 4
     DROPOUT = 5
+    ROUNDING = 6
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline import paper
 from pipeline.model.config import ModelConfig, TextTowerConfig
 from pipeline.model.image import ImageTower
+from pipeline.model.text import TokenTable
 
 
 def before_end(tokens_BL: Tensor, end_token: int) -> Tensor:  # noqa: N803
@@ -37,7 +38,7 @@ class BagTower(nn.Module):
 
     def __init__(self, config: TextTowerConfig, embed_dim: int) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.token_embedding = TokenTable(config.vocab_size, config.width)
         self.projection = nn.Linear(config.width, embed_dim)
         nn.init.normal_(self.token_embedding.weight, std=paper.TOKEN_EMBEDDING_STD.value)
         nn.init.normal_(self.projection.weight, std=config.width**-0.5)

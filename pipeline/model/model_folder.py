@@ -35,7 +35,7 @@ def to_files(model: Model) -> dict[str, bytes]:
 
 
 def from_files(files: Mapping[str, bytes], source: str) -> Model:
-    """The model that `to_files` wrote, float32 on the CPU.
+    """The model that `to_files` wrote, float32 on the CPU, also where it was trained with weights in half precision.
 
     Args:
         files: content by name.
@@ -56,6 +56,7 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
         weights = safetensors.torch.load(files[WEIGHTS_FILE])
     except SafetensorError as error:
         raise ValueError(f"{source}/{WEIGHTS_FILE}: damaged ({error})") from error
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     network = empty_network(config)
     try:
         network.load_state_dict(weights, assign=True)

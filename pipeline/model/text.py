@@ -3,6 +3,8 @@
 Shapes: B batch, L tokens, D width, H heads, K head width, V vocabulary, E joint embedding.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,6 +56,31 @@ def initialise_blocks(blocks: nn.Sequential, config: TextTowerConfig) -> None:
             nn.init.zeros_(layer.bias)
 
 
+class TokenTable(nn.Embedding):
+    """An embedding whose rows, and their gradient, are float32 at least, even where its weights are half precision:
+    many captions' rows are added up in the gradient of one token."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens int ... -> rows ... x D."""
+        if self.weight.dtype.itemsize >= 4:
+            return super().forward(tokens)
+        rows: Tensor = _HalfRows.apply(self.weight, tokens)
+        return rows
+
+
+class _HalfRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, tokens: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.num_rows = len(weight)
+        return F.embedding(tokens, weight).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (tokens,) = ctx.saved_tensors
+        return torch.ops.aten.embedding_dense_backward(gradient, tokens, ctx.num_rows, -1, False), None
+
+
 class TextTower(nn.Module):
     """Tokens int B x L, padded behind the end token -> features float B x E.
 
@@ -64,7 +91,7 @@ class TextTower(nn.Module):
     def __init__(self, config: TextTowerConfig, embed_dim: int) -> None:
         super().__init__()
         self.end_token = config.vocab_size - 1
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.token_embedding = TokenTable(config.vocab_size, config.width)
         self.position_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
         self.blocks = nn.Sequential(*(Block(config.width, config.heads) for _ in range(config.layers)))
         self.final_norm = nn.LayerNorm(config.width)

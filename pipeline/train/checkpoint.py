@@ -43,6 +43,8 @@ class Progress:
     """Time spent on them, over all resumptions."""
     chunk_size: int | None = None
     """What was found best, or has fitted, and is to go on with (chunks.py)."""
+    skipped_steps: int = 0
+    """How many of them were not taken (guard.py)."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pipeline import paper
 from pipeline.operational import OPERATIONAL
 
 Precision = Literal["bf16", "fp32"]
+Storage = Literal["fp32", "bf16"]
 
 
 def _operational(default: Any) -> Any:
@@ -31,7 +32,14 @@ class TrainConfig:
     beta2: float = paper.ADAM_BETA2_VIT.value
     epsilon: float = paper.ADAM_EPSILON_VIT.value
     precision: Precision = "bf16"
-    """Arithmetic of the towers; weights, features and the loss are float32 always."""
+    """Arithmetic of the towers; features, the loss and gradients are float32 always."""
+    moments: Storage = "fp32"
+    """How Adam's moments are stored: bf16 halves their memory, with stochastic rounding (adam.py)."""
+    text_weights: Storage = "fp32"
+    """How the text tower's large weights are stored: bf16 halves their memory, with stochastic rounding
+    (half_weights.py); needs precision bf16."""
+    max_gradient_norm: float | None = None
+    """Gradients of a greater norm are scaled down to it; unset, as in the paper: none are."""
     seed: int = 0
     norm_group_size: int = 64
     """Images that batch norms normalise over together, in networks that have them: each global batch is cut into such
@@ -72,6 +80,8 @@ class TrainConfig:
     """Of each so many steps the first checkpoint is kept for good; 0: none is."""
     keep_models_at: tuple[int, ...] = _operational(())
     """Images seen, whole steps, after which the model is kept in the run's models/."""
+    max_skipped_steps: int = _operational(10)
+    """Steps in a row that may be skipped because the loss or the gradient is not finite; one more ends the run."""
     max_failures: int = _operational(2)
     """How often the workers are started again, from the last checkpoint, when one of them fails. Nodes that are taken
     away do not count."""
@@ -79,17 +89,20 @@ class TrainConfig:
     def __post_init__(self) -> None:
         may_be_zero = {
             *("warmup_steps", "weight_decay", "beta1", "beta2", "seed"),
-            *("gpus_per_worker", "max_failures", "activation_budget_gib"),
+            *("gpus_per_worker", "max_failures", "max_skipped_steps", "activation_budget_gib"),
             *("checkpoint_every_minutes", "keep_checkpoint_every_steps"),
         }
         for name, value in asdict(self).items():
-            if name in ("precision", "keep_models_at") or value is None:
-                continue
-            if value < 0 or (value == 0 and name not in may_be_zero):
+            if isinstance(value, int | float) and (value < 0 or (value == 0 and name not in may_be_zero)):
                 bound = "not be negative" if name in may_be_zero else "be above zero"
                 raise ValueError(f"{name}={value}: must {bound}")
         if self.crop_share > 1:
             raise ValueError(f"crop_share={self.crop_share}: must be at most 1")
+        if self.text_weights == "bf16" and self.precision != "bf16":
+            raise ValueError(
+                f"text_weights=bf16 with precision={self.precision}: half-precision weights need half-precision "
+                "arithmetic, set precision=bf16 as well"
+            )
         for num_images in self.keep_models_at:
             if num_images <= 0 or num_images % self.global_batch_size:
                 raise ValueError(

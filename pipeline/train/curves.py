@@ -73,7 +73,7 @@ def _panels(rows: Sequence[Metrics], validation: Sequence[ValidationRow]) -> dic
 
 
 def _points(pairs: Iterable[tuple[int, float | None]]) -> Points:
-    known = [(float(images), value) for images, value in pairs if value is not None]
+    known = [(float(images), value) for images, value in pairs if value is not None and math.isfinite(value)]
     return [images for images, _ in known], [value for _, value in known]
 
 

@@ -66,11 +66,12 @@ class Keeper:
         learning_rate: float,
         gradient_norm: float,
         waited_seconds: float,
+        taken: bool,
     ) -> None:
-        """A step has been taken."""
+        """A step is over, taken or skipped."""
         self._recorder.step(
             result, logit_scale=logit_scale, learning_rate=learning_rate, gradient_norm=gradient_norm,
-            waited_seconds=waited_seconds,
+            waited_seconds=waited_seconds, taken=taken,
         )  # fmt: skip
         images_seen = num_steps * self._run.train.global_batch_size
         if images_seen in self._run.train.keep_models_at:

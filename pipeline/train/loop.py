@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import Any
 
@@ -21,9 +20,11 @@ from pipeline.train.batch_norm import has_batch_norms
 from pipeline.train.batches import StepReader
 from pipeline.train.checkpoint import Progress
 from pipeline.train.chunks import Chunks
+from pipeline.train.guard import StepGuard
+from pipeline.train.half_weights import halve_text_weights
 from pipeline.train.keeper import Keeper
 from pipeline.train.notices import Notices
-from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
+from pipeline.train.optimizer import gradient_norm, learning_rate, make_optimizer, optimizer_step
 from pipeline.train.run import Pretraining
 from pipeline.train.stream import stream, to_batch
 from pipeline.train.validation import Validation
@@ -53,6 +54,8 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     model = checkpoint.model if checkpoint else run.new_model(tokenizer_json)
     done = checkpoint.progress if checkpoint else Progress(num_steps=0, seconds=0.0)
     network = model.network.to(device).train()
+    if config.text_weights == "bf16":
+        halve_text_weights(network)
     optimizer = make_optimizer(network, config)
     if checkpoint:
         optimizer.load_state_dict(checkpoint.optimizer)
@@ -68,23 +71,26 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
         config.chunk_size or done.chunk_size, config.activation_budget_bytes, norm_group_size=norm_group_size,
         bf16=config.precision == "bf16", workers_on_node=context.get_local_world_size(),
     )  # fmt: skip
+    guard = StepGuard(network, config.max_skipped_steps)
     keeper = Keeper(run, model, optimizer, done, device, chunks, validation) if rank == 0 else None
     for step in steps:
         asked = time.monotonic()
         batch = to_batch(next(batches), step, sizes[rank], device)
         waited = time.monotonic() - asked
+        guard.remember()
         torch.manual_seed(int(draw(config.seed, Purpose.DROPOUT, step, np.array([rank]))[0]))
         result = chunks.set_gradients(network, batch)
-        if not math.isfinite(result.loss):
-            raise FloatingPointError(f"the loss is {result.loss} at step {step + 1}; a lower learning rate may help")
         rate = learning_rate(config, step, steps.stop)
         scale = network.logit_scale.exp().item() if isinstance(network, CLIP) else None
-        norm = optimizer_step(network, optimizer, rate)
+        norm = gradient_norm(network)
+        taken = guard.allows(step + 1, result.loss, norm)
+        if taken:
+            optimizer_step(network, optimizer, rate, norm=norm, max_norm=config.max_gradient_norm)
         decision = notices.after(step + 1)
         if keeper:
             keeper.after(
                 step + 1, decision, result, logit_scale=scale, learning_rate=rate, gradient_norm=norm,
-                waited_seconds=waited,
+                waited_seconds=waited, taken=taken,
             )  # fmt: skip
         if decision.leave and step + 1 < steps.stop:
             if keeper:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import resource
 import time
 from collections.abc import Mapping
@@ -26,21 +27,24 @@ WRITE_INTERVAL_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """A row of metrics.jsonl, which leaves out what is None."""
+    """A row of metrics.jsonl, which leaves out what is None or not finite."""
 
     step: int
     """Steps taken, this one included."""
     epoch: float
     """Passes over the data so far."""
-    loss: float
-    """Of this step's global batch, before its update; so are the accuracies."""
+    loss: float = math.nan
+    """Of this step's global batch, before its update; so are the accuracies. Not finite where the step was skipped for
+    it, nor is then the gradient's norm."""
     accuracy_image_to_text: float | None = None
     """None, as the next two, where the objective has no such thing."""
     accuracy_text_to_image: float | None = None
     logit_scale: float | None = None
     """The factor itself, not its logarithm."""
     learning_rate: float
-    gradient_norm: float
+    gradient_norm: float = math.nan
+    skipped_steps: int = 0
+    """Steps so far that were not taken (guard.py)."""
     samples_per_second: float
     """Of all workers, since the row before."""
     data_wait_share: float
@@ -98,13 +102,15 @@ class Recorder:
         self._step = self._row_step = done.num_steps
         self._started = self._row_started = self._written = time.monotonic()
         self._waited = 0.0
+        self._skipped = done.skipped_steps
 
     def step(
         self, result: StepResult, *, logit_scale: float | None, learning_rate: float, gradient_norm: float,
-        waited_seconds: float,
+        waited_seconds: float, taken: bool = True,
     ) -> None:  # fmt: skip
-        """Count one more step, and log it where it is its turn."""
+        """Count one more step, taken or skipped, and log it where it is its turn."""
         self._step += 1
+        self._skipped += not taken
         self._waited += waited_seconds
         if self._step % self._config.log_every_steps and self._step != self._num_steps:
             return
@@ -120,6 +126,7 @@ class Recorder:
             logit_scale=logit_scale,
             learning_rate=learning_rate,
             gradient_norm=gradient_norm,
+            skipped_steps=self._skipped,
             samples_per_second=rate,
             data_wait_share=self._waited / elapsed,
             images_seen=self._step * self._config.global_batch_size,
@@ -151,7 +158,7 @@ class Recorder:
         """Write all rows; returns how far the run is. Before each checkpoint, so that none of its rows is missing."""
         self._files.write_bytes(self._uri, "".join(json.dumps(_told(row)) + "\n" for row in self._rows).encode())
         self._written = time.monotonic()
-        return Progress(self._step, self._done.seconds + self._written - self._started)
+        return Progress(self._step, self._done.seconds + self._written - self._started, skipped_steps=self._skipped)
 
     def close(self) -> None:
         """Finish TensorBoard's file."""
@@ -169,7 +176,7 @@ class Recorder:
 
 
 def _told(row: Metrics) -> dict[str, float]:
-    return {name: value for name, value in asdict(row).items() if value is not None}
+    return {name: value for name, value in asdict(row).items() if value is not None and math.isfinite(value)}
 
 
 def read_metrics(output: str, files: Files) -> list[Metrics]:

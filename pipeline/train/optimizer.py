@@ -3,20 +3,32 @@
 import math
 
 import torch
-from torch.optim import AdamW
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
 
 from pipeline.model.clip import CLIP
 from pipeline.model.objectives import Network
+from pipeline.train.adam import HalfAdamW
 from pipeline.train.config import TrainConfig
 
 
-def make_optimizer(model: Network, config: TrainConfig) -> AdamW:
-    """AdamW that decays all weights but gains, biases and the logit scale: those of fewer than two dimensions."""
-    weights = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    betas = (config.beta1, config.beta2)
-    return AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+def make_optimizer(model: Network, config: TrainConfig) -> Optimizer:
+    """AdamW that decays all weights that are not gains or biases: torch's own, or ours where something is in half
+    precision (adam.py)."""
+    decayed = [p for p in model.parameters() if is_decayed(p)]
+    others = [p for p in model.parameters() if not is_decayed(p)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    rate, betas, epsilon = config.learning_rate, (config.beta1, config.beta2), config.epsilon
+    if config.moments == config.text_weights == "fp32":
+        return AdamW(groups, lr=rate, betas=betas, eps=epsilon, fused=True)
+    moments = torch.bfloat16 if config.moments == "bf16" else torch.float32
+    return HalfAdamW(groups, lr=rate, betas=betas, eps=epsilon, moments=moments, seed=config.seed)
+
+
+def is_decayed(parameter: Tensor) -> bool:
+    """Whether a weight decays: all do but vectors and scalars, which are gains, biases, the logit scale and the class
+    token. timm gives the latter dimensions of one entry, that do not count; open_clip's rule excludes the same."""
+    return sum(size > 1 for size in parameter.shape) >= 2
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
@@ -27,12 +39,29 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def optimizer_step(model: Network, optimizer: AdamW, rate: float) -> float:
-    """Take one step at this rate, keep a CLIP's logit scale in bounds; returns the norm of the whole gradient."""
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+def gradient_norm(model: Network) -> float:
+    """Euclidean norm of the whole gradient."""
+    return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+
+
+def optimizer_step(
+    model: Network, optimizer: Optimizer, rate: float, *, norm: float = 0.0, max_norm: float | None = None
+) -> None:
+    """Take one step at this rate, keep a CLIP's logit scale in bounds.
+
+    Args:
+        model: with gradients.
+        optimizer: of its weights.
+        rate: of this step.
+        norm: the gradient's.
+        max_norm: a gradient whose norm is greater is scaled down to it; unset: none is.
+    """
+    if max_norm is not None and norm > max_norm:
+        for p in model.parameters():
+            if p.grad is not None:
+                p.grad.mul_(max_norm / norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     if isinstance(model, CLIP):
         model.clamp_logit_scale()
-    return float(norm)

@@ -17,6 +17,7 @@ from pipeline.model.tokenizer import Tokenizer
 from pipeline.train.batch_norm import has_batch_norms
 from pipeline.train.checkpoint import CheckpointFolder
 from pipeline.train.config import TrainConfig
+from pipeline.train.half_weights import halve_text_weights
 from pipeline.train.plan import Plan
 from pipeline.train.start import read_folder
 
@@ -89,10 +90,14 @@ class Pretraining:
         """Check that the batches can be made, and shared out to the workers, before anything is written.
 
         Raises:
-            ValueError: the snapshot has fewer pairs than a batch, or the workers cannot share one out.
+            ValueError: the snapshot has fewer pairs than a batch, or the workers cannot share one out, or the model has
+                no text tower whose weights could be halved.
         """
         self.plan()
-        unit = self.train.norm_group_size if has_batch_norms(empty_network(self.model)) else 1
+        network = empty_network(self.model)
+        if self.train.text_weights == "bf16":
+            halve_text_weights(network)
+        unit = self.train.norm_group_size if has_batch_norms(network) else 1
         _, most = self.train.workers
         self.train.local_batch_sizes(most, unit)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +42,7 @@ from pipeline.train.validation import Validation
 
 logger = logging.getLogger("clip")
 
-_USER_ERRORS = (ValueError, FileNotFoundError)
+_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
 
 
 STOP_SECONDS = 2.5
@@ -59,6 +60,7 @@ def pretrain(run: Pretraining, validation: Validation | None = None) -> None:
         ValueError: the output is another configuration's, its checkpoint another model's, or the batch larger than the
             snapshot.
         FileNotFoundError: a shard is missing.
+        FloatingPointError: too many steps in a row were not finite (guard.py).
     """
     run = replace(run, output=storage.absolute(run.output))  # workers have another working directory
     run.refuse_batches()
@@ -88,7 +90,7 @@ def pretrain(run: Pretraining, validation: Validation | None = None) -> None:
         "samples_per_second": rows[-1].images_seen / rows[-1].seconds,
         "num_steps": rows[-1].step,
         "images_seen": rows[-1].images_seen,
-        "final_loss": rows[-1].loss,
+        "final_loss": next((row.loss for row in reversed(rows) if math.isfinite(row.loss)), None),
         "model": storage.join(run.output, "model"),
         "snapshot_id": run.snapshot_id,
     }
@@ -153,8 +155,8 @@ def _note_take_downs(run: Pretraining) -> None:
     storage.write_bytes(uri, json.dumps({"num_pairs": num_pairs}).encode())
 
 
-def _user_error(error: BaseException | None) -> ValueError | FileNotFoundError | None:
-    """What is wrong with the input, where that is what a worker or its reading task has stumbled over."""
+def _user_error(error: BaseException | None) -> Exception | None:
+    """What is wrong with the input or the recipe, where that is what a worker or its reading task has stumbled over."""
     if isinstance(error, WorkerGroupError):
         # The others fail with what became of the connection to that worker
         return next(filter(None, map(_user_error, error.worker_failures.values())), None)
@@ -162,8 +164,8 @@ def _user_error(error: BaseException | None) -> ValueError | FileNotFoundError |
         return _user_error(error._base_exc)
     if isinstance(error, RayTaskError):
         return _user_error(error.cause)
-    # Those two and not their children: a library's own ValueError does not speak to the user
-    return error if isinstance(error, ValueError | FileNotFoundError) and type(error) in _USER_ERRORS else None
+    # Those and not their children: a library's own ValueError does not speak to the user
+    return error if isinstance(error, Exception) and type(error) in _USER_ERRORS else None
 
 
 class _Trainer(TorchTrainer):
@@ -192,7 +194,7 @@ class _Trainer(TorchTrainer):
 
 
 class _InputIsNotRetried(DefaultFailurePolicy):
-    """What is wrong with the input is wrong with it the next time, too."""
+    """What is wrong with the input or the recipe is wrong with it the next time, too."""
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         if _user_error(training_failed_error) is not None:

@@ -37,7 +37,7 @@ from pipeline.train import gradients
 from pipeline.train.activations import Budget
 from pipeline.train.config import TrainConfig
 from pipeline.train.gradients import Batch, set_gradients
-from pipeline.train.optimizer import make_optimizer, optimizer_step
+from pipeline.train.optimizer import gradient_norm, make_optimizer, optimizer_step
 
 DATA = Path(os.environ.get("CLIP_DATA", "../shared/data"))
 NUM_STEPS = 3
@@ -100,7 +100,7 @@ def our_step(network: CLIP, batch: Batch, chunk_size: int, budget: Budget) -> St
 
     def step() -> float:
         result = set_gradients(network, batch, chunk_size=chunk_size, bf16=True, budget=budget)
-        optimizer_step(network, optimizer, RATE)
+        optimizer_step(network, optimizer, RATE, norm=gradient_norm(network))
         return result.loss
 
     return step

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.model.clip import CLIP
 from pipeline.model.config import ImageTowerConfig, Objective
 from pipeline.model.image import normalise
 from pipeline.model.objectives import Network, network_for
@@ -57,6 +58,8 @@ class Case(NamedTuple):
     norm_group_size: int | None = None
     lacking_rank: int | None = None
     """It runs out of memory on its first way back."""
+    poisoned: int | None = None
+    """The rank whose texts are embedded as something that is not finite."""
 
 
 CASES = (
@@ -69,6 +72,7 @@ CASES = (
     *(Case((8, 4), 3, objective=objective) for objective in ("bag", "caption")),
     Case((5, 7), 3, "transformer", lacking_rank=1),
     Case((5, 7), 3, objective="caption", lacking_rank=0),
+    Case((8, 4), 5, "resnet", norm_group_size=4, poisoned=1),
 )
 
 
@@ -83,6 +87,9 @@ def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup 
     """This rank's part of it."""
     start = sum(case.shares[:rank])
     share = Batch(*(part[start : start + case.shares[rank]] for part in small_batch(sum(case.shares))))
+    if rank == case.poisoned:
+        assert isinstance(network, CLIP)
+        network.text_tower.register_forward_hook(lambda _tower, _inputs, features: features * torch.inf)
     budget = Budget(case.budget_bytes)
     if case.lacking_rank is not None:
         chunks = Chunks(case.chunk_size, case.budget_bytes, norm_group_size=None, bf16=False)

@@ -11,10 +11,13 @@ from pipeline.train.config import TrainConfig
         ({"learning_rate": -1.0}, "learning_rate=-1.0: must be above zero"),
         ({"warmup_steps": -1}, "warmup_steps=-1: must not be negative"),
         ({"crop_share": 1.5}, "crop_share=1.5: must be at most 1"),
+        ({"max_skipped_steps": -1}, "max_skipped_steps=-1: must not be negative"),
+        ({"max_gradient_norm": 0.0}, "max_gradient_norm=0.0: must be above zero"),
+        ({"text_weights": "bf16", "precision": "fp32"}, "text_weights=bf16 with precision=fp32: .* precision=bf16"),
         ({"global_batch_size": 3, "num_workers": 4}, "global_batch_size=3 cannot be shared out to num_workers=4"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(options: dict[str, float], message: str) -> None:
+def test_what_makes_no_sense_is_refused_by_name(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)  # type: ignore[arg-type]
 
@@ -37,4 +40,6 @@ def test_a_batch_that_cannot_be_shared_out_in_groups(num_workers: int, unit: int
 def test_what_only_cuts_up_the_work_is_not_part_of_a_runs_identity() -> None:
     small = identity(TrainConfig(num_workers=1, chunk_size=8, checkpoint_every_steps=5))
     assert small == identity(TrainConfig(num_workers=4, chunk_size=64, log_every_steps=1))
+    assert small == identity(TrainConfig(max_skipped_steps=0))
     assert small != identity(TrainConfig(seed=1))
+    assert small != identity(TrainConfig(moments="bf16"))

@@ -1,6 +1,6 @@
 import json
 import logging
-import struct
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from cluster import storage
 from pipeline.train.checkpoint import Progress
 from pipeline.train.config import TrainConfig
+from pipeline.train.curves import draw_curves
 from pipeline.train.gradients import StepResult
-from pipeline.train.metrics import Recorder, draw_curves, read_metrics
+from pipeline.train.metrics import Recorder, read_metrics, read_validation
 
 CONFIG = TrainConfig(global_batch_size=8, log_every_steps=2, num_workers=1)
 
@@ -66,15 +67,7 @@ def test_tensorboard_has_every_metric(tmp_path: Path) -> None:
         for value in event.summary.value:
             seen.setdefault(value.tag, []).append(event.step)
     row = asdict(read_metrics(str(tmp_path), storage)[0])
-    assert seen == {name: [2, 4, 6, 8, 10] for name in row if name != "step"}
-
-
-def test_curves_are_a_picture(tmp_path: Path) -> None:
-    record(tmp_path, range(1, 11), Progress(0, 0.0))
-    png = draw_curves(read_metrics(str(tmp_path), storage))
-    assert png.startswith(b"\x89PNG")
-    width, height = struct.unpack(">II", png[16:24])
-    assert width > 2 * height > 500
+    assert seen == {name: [2, 4, 6, 8, 10] for name in row if name not in ("step", "mfu")}
 
 
 def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -92,10 +85,62 @@ def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pyt
     assert "null" not in (tmp_path / "metrics.jsonl").read_text()
     assert "loss 0.500, " in caplog.text
     assert "accuracy" not in caplog.text
-    png = draw_curves([row])
-    width, height = struct.unpack(">II", png[16:24])
-    assert height > 300
-    assert width < 2 * height
+
+
+def test_utilisation_follows_from_the_rate(tmp_path: Path) -> None:
+    """A sample of 3 TFLOP on two devices of 100 TFLOP/s."""
+    recorder = Recorder(
+        str(tmp_path), storage, CONFIG, Progress(8, 0.0), num_steps=10, steps_per_epoch=4, device=torch.device("cpu"),
+        utilisation_per_rate=3 / 200,
+    )  # fmt: skip
+    for _ in range(2):
+        recorder.step(result(1.0), logit_scale=1.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0)
+    recorder.close()
+    (row,) = read_metrics(str(tmp_path), storage)
+    assert row.mfu == pytest.approx(row.samples_per_second * 3 / 200)
+
+
+def test_scores_are_kept_beside_the_metrics(tmp_path: Path) -> None:
+    for start, scores in ((0, (0.25, 0.5)), (4, (0.75,))):
+        recorder = Recorder(
+            str(tmp_path), storage, CONFIG, Progress(start, 0.0), num_steps=10, steps_per_epoch=4,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+        for number, value in enumerate(scores):
+            recorder.validated(start + 4 * (number + 1), {"pairs/r@1": value, "shape": 1.0})
+        recorder.close()
+    rows = read_validation(str(tmp_path), storage)
+    assert [row.step for row in rows] == [4, 8], "that of step 8 came anew after the resumption at step 4"
+    assert [row.images_seen for row in rows] == [32, 64]
+    assert [row.scores["pairs/r@1"] for row in rows] == [0.25, 0.75]
+    tags = [
+        value.tag
+        for events in (tmp_path / "tensorboard").iterdir()
+        for event in EventFileLoader(str(events)).Load()
+        for value in event.summary.value
+    ]
+    assert tags.count("validation/shape") == 3
+
+
+def test_skipped_steps_are_counted_and_their_losses_left_out(tmp_path: Path) -> None:
+    done = Progress(4, 0.0, skipped_steps=3)
+    recorder = Recorder(
+        str(tmp_path), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
+    )
+    for loss in (0.5, float("nan"), 0.4, 0.3, 0.2, float("inf")):
+        recorder.step(
+            result(loss), logit_scale=14.0, learning_rate=0.1, gradient_norm=2 * loss, waited_seconds=0.0,
+            taken=loss < 1,
+        )  # fmt: skip
+    assert recorder.flush().skipped_steps == 5
+    recorder.close()
+    rows = read_metrics(str(tmp_path), storage)
+    assert [row.skipped_steps for row in rows] == [4, 4, 5]
+    assert [math.isnan(row.loss) for row in rows] == [True, False, True]
+    assert math.isnan(rows[0].gradient_norm)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert ["loss" in json.loads(line, parse_constant=pytest.fail) for line in lines] == [False, True, False]
+    assert draw_curves(rows).startswith(b"\x89PNG")
 
 
 def test_no_metrics_yet(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""An optimizer's step and its memory: `python -m tests.perf.optimizers [--model ViT-B/32] [--device cuda]`.
+
+All weights of a model with random gradients: torch's fused AdamW in float32, and ours with moments, and weights of the
+text tower, in bfloat16. Each in a process of its own, in turns; the fastest of all steps but the first, bytes that are
+held between steps, and how much further a step drives the peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import get_args
+
+import torch
+
+from pipeline.model.clip import CLIP
+from pipeline.model.config import model_config
+from pipeline.train.config import Storage, TrainConfig
+from pipeline.train.half_weights import halve_text_weights
+from pipeline.train.optimizer import make_optimizer
+
+NUM_STEPS = 6
+ROUNDS = 2
+VARIANTS: tuple[tuple[Storage, Storage], ...] = (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16"))
+"""Moments and text weights."""
+
+
+def measure(model: str, moments: Storage, text_weights: Storage, device: str) -> dict[str, float]:
+    """Milliseconds of a step, and MiB."""
+    config = TrainConfig(moments=moments, text_weights=text_weights)
+    torch.manual_seed(0)
+    network = CLIP(model_config(model)).to(device)
+    if text_weights == "bf16":
+        halve_text_weights(network)
+    optimizer = make_optimizer(network, config)
+    for p in network.parameters():
+        p.grad = torch.randn(p.shape, device=device).mul_(1e-4)
+    before = _peak_mib(device)
+    optimizer.step()
+    seconds = []
+    for _ in range(NUM_STEPS):
+        began = time.perf_counter()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    state = sum(value.numel() * value.element_size() for one in optimizer.state.values() for value in one.values())
+    return {
+        "milliseconds": 1000 * min(seconds),
+        "state": state / 2**20,
+        "weights": weights / 2**20,
+        "beside": _peak_mib(device) - before - state / 2**20,
+    }
+
+
+def _peak_mib(device: str) -> float:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="ViT-B/32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--one", nargs=2, choices=get_args(Storage))
+    options = parser.parse_args()
+    if options.one:
+        moments, text_weights = options.one
+        print(json.dumps(measure(options.model, moments, text_weights, options.device)))
+        return
+    best: dict[tuple[Storage, Storage], dict[str, float]] = {}
+    for _ in range(ROUNDS):
+        for variant in VARIANTS:
+            arguments = ["--model", options.model, "--device", options.device, "--one", *variant]
+            command = [sys.executable, "-m", "tests.perf.optimizers", *arguments]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            best[variant] = min(best.get(variant, found), found, key=lambda one: one["milliseconds"])
+    print("| moments | text weights | ms a step | moments, MiB | weights, MiB | a step takes beside, MiB |")
+    print("|---|---|---:|---:|---:|---:|")
+    for (moments, text_weights), found in best.items():
+        figures = (found["milliseconds"], found["state"], found["weights"], found["beside"])
+        print(f"| {moments} | {text_weights} | {' | '.join(f'{figure:,.0f}' for figure in figures)} |")
+
+
+if __name__ == "__main__":
+    main()
