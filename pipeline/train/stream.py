@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -49,11 +48,16 @@ def stream(reader: StepReader, steps: range, config: TrainConfig) -> Iterator[Ar
 
 def checked(arrays: Iterator[Arrays], steps: range, local_batch_size: int) -> Iterator[Arrays]:
     """The same arrays, if they are the right ones: Ray Data itself does not notice when rows are missing."""
-    for step, part in zip_longest(steps, arrays):
+    for step in steps:
+        part = next(arrays, None)
         found = part["step"].tolist() if part else []
-        if found != [step] * local_batch_size:
-            raise RuntimeError(f"{local_batch_size} samples of step {step} expected, those of {set(found)} found")
+        if part is None or found != [step] * local_batch_size:
+            raise RuntimeError(
+                f"{local_batch_size} samples of step {step} expected, {len(found)} of {set(found)} found"
+            )
         yield part
+    if next(arrays, None) is not None:
+        raise RuntimeError(f"no more samples expected after step {steps.stop - 1}")
 
 
 @lru_cache(maxsize=1)
