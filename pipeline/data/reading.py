@@ -7,12 +7,11 @@ the snapshot. The manifest says how many rows each row group has, so any place o
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -39,7 +38,7 @@ ATTEMPTS = 3
 class Shards:
     """The files of a snapshot and how to open them. Plain data, so that reading tasks can have it."""
 
-    filesystem: FileSystem = field(hash=False)
+    filesystem: FileSystem
     paths: tuple[str, ...]
     infos: tuple[ShardInfo, ...]
 
@@ -138,12 +137,6 @@ class ShardReader:
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         return stream, metadata
-
-
-@functools.lru_cache(maxsize=1)
-def reader_of(shards: Shards) -> ShardReader:
-    """This process's reader of these shards: tasks that follow each other find what the earlier ones hold."""
-    return ShardReader(shards)
 
 
 def pairs(

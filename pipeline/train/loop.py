@@ -25,8 +25,9 @@ from pipeline.train.half_weights import halve_text_weights
 from pipeline.train.keeper import Keeper
 from pipeline.train.notices import Notices
 from pipeline.train.optimizer import gradient_norm, learning_rate, make_optimizer, optimizer_step
+from pipeline.train.prefetch import to_device
 from pipeline.train.run import Pretraining
-from pipeline.train.stream import stream, to_batch
+from pipeline.train.stream import checked, stream
 from pipeline.train.validation import Validation
 
 logger = logging.getLogger("clip")
@@ -65,7 +66,8 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     norm_group_size = config.norm_group_size if has_batch_norms(network) else None
     sizes = config.local_batch_sizes(context.get_world_size(), norm_group_size or 1)
     steps = range(done.num_steps, run.num_steps())
-    batches = stream(_reader(run, sizes, rank, tokenizer_json), steps, config)
+    arrays = stream(_reader(run, sizes, rank, tokenizer_json), steps, config)
+    batches = to_device(checked(arrays, steps, sizes[rank]), device)
     notices = Notices(config, num_steps=steps.stop, stop=stop, device=device)
     chunks = Chunks(
         config.chunk_size or done.chunk_size, config.activation_budget_bytes, norm_group_size=norm_group_size,
@@ -75,7 +77,7 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     keeper = Keeper(run, model, optimizer, done, device, chunks, validation) if rank == 0 else None
     for step in steps:
         asked = time.monotonic()
-        batch = to_batch(next(batches), step, sizes[rank], device)
+        batch = next(batches)
         waited = time.monotonic() - asked
         guard.remember()
         torch.manual_seed(int(draw(config.seed, Purpose.DROPOUT, step, np.array([rank]))[0]))

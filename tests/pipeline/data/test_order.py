@@ -1,6 +1,11 @@
+from collections import Counter
+from itertools import permutations
+
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from pipeline.data.order import Order, ShardInfo
 
@@ -15,6 +20,7 @@ def rows_of(order: Order, epoch: int) -> list[int]:
     return [int(row) for window in range(order.num_windows) for row in order.rows(epoch, window)]
 
 
+@settings(deadline=None)
 @given(shards, st.integers(1, 6), st.integers(0, 3), st.data())
 def test_an_epoch_has_every_row_once_but_those_taken_down(
     shards: list[list[int]], window: int, seed: int, data: st.DataObject
@@ -37,6 +43,7 @@ def test_an_epoch_has_every_row_once_but_those_taken_down(
             assert order.rows(epoch, found)[position - order.start(epoch, found)] == row
 
 
+@settings(deadline=None)
 @given(shards, st.data())
 def test_rows_are_found_by_their_numbers(shards: list[list[int]], data: st.DataObject) -> None:
     order = Order(infos_of(shards), window=2, seed=0)
@@ -52,3 +59,21 @@ def test_rows_are_found_by_their_numbers(shards: list[list[int]], data: st.DataO
         assert (rows.rows < shards[rows.shard][rows.row_group]).all()
         assert rows.numbers.tolist() == [n for n in numbers.tolist() if n in set(rows.numbers.tolist())]
     assert sorted(n for rows in found for n in rows.numbers.tolist()) == sorted(numbers.tolist())
+
+
+@pytest.mark.parametrize("by", ["seed", "epoch"])
+def test_a_window_that_covers_everything_is_a_full_shuffle(by: str) -> None:
+    """All 24 orders of four rows come equally often, of whatever row groups they are; with a smaller window not."""
+    infos, num_draws = infos_of([[1, 2], [1]]), 720
+
+    def p_value(window: int) -> float:
+        whole = Order(infos, window=window, seed=0)
+        orders = Counter(
+            tuple(rows_of(Order(infos, window=window, seed=draw), 0) if by == "seed" else rows_of(whole, draw))
+            for draw in range(num_draws)
+        )
+        counts = np.array([orders[each] for each in permutations(range(4))])
+        return float(chisquare(counts).pvalue)
+
+    assert p_value(3) > 0.01
+    assert p_value(2) < 1e-6

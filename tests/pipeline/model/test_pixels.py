@@ -1,12 +1,14 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.model.pixels import decode, random_square_crop
+from pipeline.model.pixels import REDUCED_SHRINK, Pixels, decode, random_square_crop
 
 RAMP = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (30, 40, 3))
 """30 high, 40 wide; a pixel's value is its column."""
@@ -25,6 +27,64 @@ def test_decode_gives_rgb() -> None:
 def test_undecodable(data: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be decoded"):
         decode(data)
+
+
+def jpeg(pixels: Pixels, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95, **options)
+    return buffer.getvalue()
+
+
+def smooth(height: int, width: int) -> Pixels:
+    """A different slope in each colour."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([255 * rows / height, 255 * columns / width, 255 * (rows + columns) / (height + width)], -1).astype(
+        np.uint8
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": b"Exif\0\0" + bytes(300)}])
+@pytest.mark.parametrize(
+    ("least_side", "shape"),
+    [
+        (61, (120, 160)),
+        (60, (60, 80)),
+        (31, (60, 80)),
+        (30, (30, 40)),
+        (15, (15, 20)),
+        (1, (15, 20)),
+        (None, (120, 160)),
+    ],
+)
+def test_a_jpeg_is_decoded_as_small_as_is_enough(
+    least_side: int | None, shape: tuple[int, int], options: dict[str, object]
+) -> None:
+    pixels = decode(jpeg(smooth(120, 160), **options), least_side)
+    assert pixels.shape == (*shape, 3)
+    wanted = np.asarray(Image.fromarray(smooth(120, 160)).resize(shape[::-1], Image.Resampling.BOX), np.int64)
+    assert abs(pixels - wanted).max() <= 6, "the same picture, its colours in their order"
+
+
+def test_other_types_are_decoded_in_full() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(smooth(64, 64)).save(buffer, "PNG")
+    assert decode(buffer.getvalue(), 1).shape == (64, 64, 3)
+    assert decode(jpeg(smooth(64, 64))[:2] + b"\xff\xff\xff" + jpeg(smooth(64, 64))[2:], 1).shape[0] in (8, 64)
+
+
+@pytest.mark.realdata
+def test_crops_are_near_pillows(clip_data: Path) -> None:
+    """The peer's kernel on the same square; photographs decoded in full and at a half."""
+    images = pq.read_table(clip_data / "photos.parquet", columns=["image"])["image"].slice(0, 30).to_pylist()
+    for image_size, least_decibels in ((190, 42), (112, 40), (56, 36)):
+        found = []
+        for image in images:
+            square = Image.fromarray(decode(image)[14:210, 14:210])
+            wanted = np.asarray(square.resize((image_size, image_size), Image.Resampling.BICUBIC), np.float64)
+            pixels = decode(image, REDUCED_SHRINK * image_size / 0.875)
+            crop = random_square_crop(pixels, image_size, 0.875, (0.5, 0.5)).transpose(1, 2, 0)
+            found.append(10 * np.log10(255**2 / ((crop - wanted) ** 2).mean()))
+        assert np.median(found) > least_decibels, image_size
 
 
 @pytest.mark.parametrize(

@@ -135,5 +135,17 @@ def test_an_undecodable_image(reader: StepReader, tmp_path: Path) -> None:
         shards=Shards(pyarrow.fs.LocalFileSystem(), (str(broken),), infos),
         plan=Plan(infos, global_batch_size=BATCH, shuffle_row_groups=1, seed=0),
     )
-    with pytest.raises(ValueError, match="an image of 8 bytes cannot be decoded"):
+    _, [first] = wrong.plan.share(0, [BATCH], 0)
+    told = rf"broken\.parquet: row {first.rows[0]} of row group 0: an image of 8 bytes cannot be decoded"
+    with pytest.raises(ValueError, match=told):
         next(iter(wrong.read([0])))
+
+
+def test_a_shard_without_rows(reader: StepReader, tmp_path: Path) -> None:
+    """It is in no step and nobody opens it; a snapshot of such shards has no batch (test_plan.py)."""
+    infos = (ShardInfo("nowhere.parquet", ()), *reader.shards.infos)
+    plan = Plan(infos, global_batch_size=BATCH, shuffle_row_groups=3, seed=0)
+    shards = replace(reader.shards, paths=(str(tmp_path / "nowhere.parquet"), *reader.shards.paths), infos=infos)
+    more, steps = replace(reader, shards=shards, plan=plan), range(plan.steps_per_epoch)
+    for one, other in zip(more.read(steps), reader.read(steps), strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in other)

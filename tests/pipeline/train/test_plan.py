@@ -23,6 +23,7 @@ def epoch_rows(plan: Plan, epoch: int) -> list[int]:
     return [int(row) for step in steps for row in plan.step(step)[1]]
 
 
+@settings(deadline=None)
 @given(row_groups, st.integers(1, 12), st.integers(1, 6), st.integers(0, 3))
 def test_an_epoch_takes_no_row_twice_and_drops_less_than_a_batch(
     shards: list[list[int]], batch: int, window: int, seed: int
@@ -38,6 +39,41 @@ def test_an_epoch_takes_no_row_twice_and_drops_less_than_a_batch(
         rows = epoch_rows(made, epoch)
         assert len(set(rows)) == len(rows) == num_rows // batch * batch
         assert set(rows) <= set(range(num_rows))
+
+
+@settings(deadline=None, max_examples=50)
+@given(row_groups, st.integers(1, 6), st.integers(0, 3), st.lists(st.integers(0, 5), min_size=1, max_size=5))
+def test_workers_together_take_every_row_of_an_epoch_once(
+    shards: list[list[int]], window: int, seed: int, sizes: list[int]
+) -> None:
+    """Whatever their shares; one that has nothing to do is none the worse for it."""
+    infos = [ShardInfo(str(index), tuple(rows)) for index, rows in enumerate(shards)]
+    num_rows, batch = sum(map(sum, shards)), sum(sizes)
+    if not 0 < batch <= num_rows:
+        return
+    made = Plan(infos, global_batch_size=batch, shuffle_row_groups=window, seed=seed)
+    for epoch in range(2):
+        taken = []
+        for step in range(epoch * made.steps_per_epoch, (epoch + 1) * made.steps_per_epoch):
+            for rank, size in enumerate(sizes):
+                found, places = made.share(step, sizes, rank)
+                assert found == epoch
+                assert sum(len(rows.numbers) for rows in places) == size
+                taken += [
+                    (rows.shard, rows.row_group, row, number)
+                    for rows in places
+                    for row, number in zip(rows.rows.tolist(), rows.numbers.tolist(), strict=True)
+                ]
+        assert len(set(taken)) == len(taken) == num_rows // batch * batch
+        starts = np.cumsum([0, *(rows for info in infos for rows in info.row_groups)]).tolist()
+        groups = [(shard, group) for shard, info in enumerate(infos) for group in range(len(info.row_groups))]
+        assert all(starts[groups.index((shard, group))] + row == number for shard, group, row, number in taken)
+
+
+def test_no_rows_at_all() -> None:
+    for shards in ((), (ShardInfo("a", ()),), (ShardInfo("a", (2,), ((0, 0), (0, 1))),)):
+        with pytest.raises(ValueError, match="global_batch_size=4 is more than the snapshot's 0 pairs"):
+            Plan(shards, global_batch_size=4, shuffle_row_groups=3, seed=0)
 
 
 @settings(deadline=None)
