@@ -67,7 +67,7 @@ def test_tensorboard_has_every_metric(tmp_path: Path) -> None:
         for value in event.summary.value:
             seen.setdefault(value.tag, []).append(event.step)
     row = asdict(read_metrics(str(tmp_path), storage)[0])
-    assert seen == {name: [2, 4, 6, 8, 10] for name in row if name not in ("step", "mfu")}
+    assert seen == {name: [2, 4, 6, 8, 10] for name in row if name != "step"}
 
 
 def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -85,19 +85,6 @@ def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pyt
     assert "null" not in (tmp_path / "metrics.jsonl").read_text()
     assert "loss 0.500, " in caplog.text
     assert "accuracy" not in caplog.text
-
-
-def test_utilisation_follows_from_the_rate(tmp_path: Path) -> None:
-    """A sample of 3 TFLOP on two devices of 100 TFLOP/s."""
-    recorder = Recorder(
-        str(tmp_path), storage, CONFIG, Progress(8, 0.0), num_steps=10, steps_per_epoch=4, device=torch.device("cpu"),
-        utilisation_per_rate=3 / 200,
-    )  # fmt: skip
-    for _ in range(2):
-        recorder.step(result(1.0), logit_scale=1.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0)
-    recorder.close()
-    (row,) = read_metrics(str(tmp_path), storage)
-    assert row.mfu == pytest.approx(row.samples_per_second * 3 / 200)
 
 
 def test_scores_are_kept_beside_the_metrics(tmp_path: Path) -> None:
