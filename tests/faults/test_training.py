@@ -87,7 +87,7 @@ def test_storage_that_fails_and_a_kill_during_an_upload(
     output = f"{s3}/{tmp_path.name}"
     begun = f"{output}/checkpoints/step-00000020/progress.json"
     process: subprocess.Popen[str]
-    killed = []
+    killed: list[int] = []
 
     def faults() -> Iterator[Fault]:
         for fault in at_random(0.2, (Fault.ERROR, Fault.UNAVAILABLE, Fault.RESET), seed=1):

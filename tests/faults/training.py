@@ -16,7 +16,6 @@ from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
-from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION as PREEMPTION
 from ray.util import placement_group_table
 
 from cluster.session import SessionConfig, session
@@ -28,6 +27,8 @@ from pipeline.train.run import Pretraining
 from pipeline.train.trainer import pretrain
 
 NOTICE_SECONDS = 8
+PREEMPTION = 2
+"""DRAIN_NODE_REASON_PREEMPTION of Ray's autoscaler.proto, which comes without types."""
 MODEL = ModelConfig(
     embed_dim=16,
     image=ImageTowerConfig(
@@ -91,9 +92,9 @@ def workers(ancestor: int) -> list[int]:
 
 def train_on_a_node_that_goes(run: Pretraining) -> None:
     """It goes when there is a checkpoint, after a notice; another one stays."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})  # type: ignore[no-untyped-call]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(2):
-        cluster.add_node(num_cpus=4)  # type: ignore[no-untyped-call]
+        cluster.add_node(num_cpus=4)
     with session(SessionConfig(address=cluster.address)):
         gcs = ray._raylet.GcsClient(address=cluster.gcs_address)  # type: ignore[attr-defined]
 
