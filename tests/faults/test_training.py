@@ -99,7 +99,7 @@ def test_storage_that_fails_and_a_kill_during_an_upload(
 
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, faults()) as faulty:
         process = start(folder, output, environment={"AWS_ENDPOINT_URL": faulty.endpoint})
-        said, _ = process.communicate(timeout=250)
+        said, _ = process.communicate(timeout=280)
     assert process.returncode == 0, said
     assert len(killed) == 2
     check_same_curve(curve(output), undisturbed)

@@ -6,6 +6,7 @@ node with the workers goes away.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -25,6 +26,7 @@ from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import Pretraining
 from pipeline.train.trainer import pretrain
+from tests.perf.memory import descendants
 
 NOTICE_SECONDS = 8
 PREEMPTION = 2
@@ -74,20 +76,12 @@ def when_complete(run: Pretraining, num_steps: int, do: Callable[[], None]) -> N
 
 def workers(ancestor: int) -> list[int]:
     """The training workers among the descendants of a process, by id."""
-    parents, found = {}, []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            status, command = (place / "stat").read_text(), (place / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
-            continue
-        parents[int(place.name)] = int(status.rpartition(")")[2].split()[1])
-        if b"TrainWorker" in command:
-            found.append(int(place.name))
-
-    def descends(process: int) -> bool:
-        return process == ancestor or (process in parents and descends(parents[process]))
-
-    return sorted(process for process in found if descends(process))
+    found = []
+    for process in descendants(ancestor):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            if b"TrainWorker" in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
+    return found
 
 
 def train_on_a_node_that_goes(run: Pretraining) -> None:
