@@ -1,7 +1,7 @@
 """What a checkpoint costs: `python -m tests.perf.checkpoints [--model ViT-B/32]` prints a Markdown row.
 
-Training stands still while the state is copied; a thread then writes the copy to a local disk, reads it back and compares
-it. Beside it what standing still for all of that would take, as a checkpoint that is written at once.
+Training stands still while the state is copied; a thread then writes the copy to a local disk, reads it back and
+compares it. Beside it what standing still for all of that would take, as a checkpoint that is written at once.
 """
 
 from __future__ import annotations
