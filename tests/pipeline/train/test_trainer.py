@@ -94,10 +94,15 @@ def test_a_run_leaves_a_model_metrics_and_a_result(finished: Pretraining) -> Non
 
 @pytest.mark.cluster
 def test_the_curve_does_not_depend_on_workers_or_chunks(finished: Pretraining, tmp_path: Path) -> None:
-    alone = replace(
-        finished, output=str(tmp_path), train=replace(CONFIG, num_workers=1, chunk_size=100, rows_per_read=100)
-    )
+    """Nor on checkpoints, here by the clock, after each step."""
+    train = replace(
+        CONFIG, num_workers=1, chunk_size=100, rows_per_read=100, checkpoint_every_steps=100,
+        checkpoint_every_minutes=1e-6, keep_checkpoint_every_steps=5,
+    )  # fmt: skip
+    alone = replace(finished, output=str(tmp_path), train=train)
     pretrain(alone)
+    kept = sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [5, 10, 11, 12]
     for one, two in zip(curve(alone), curve(finished), strict=True):
         assert one.loss == pytest.approx(two.loss, rel=1e-4), one.step
         assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-3), one.step
