@@ -124,6 +124,14 @@ def preflight(needs: Sequence[Pool]) -> None:
                 f"the actor pools would hold all {available:g} CPUs of the cluster and leave none to read for them: "
                 "lower the pools' size or cpus, add CPU nodes, or for a local Ray raise session.num_cpus"
             )
+    kinds = _kinds_of_nodes()
+    for pool in needs:
+        if not any(kind.get("CPU", 0) >= pool.cpus and kind.get("GPU", 0) >= pool.gpus for kind in kinds):
+            most = ", ".join(f"{max(kind.get(name, 0) for kind in kinds):g} {name}s" for name in ("CPU", "GPU"))
+            raise ValueError(
+                f"an actor that holds {pool.cpus:g} CPUs and {pool.gpus:g} GPUs fits on no node of the cluster, which "
+                f"have at most {most}: lower what each actor holds, or add larger nodes"
+            )
 
 
 def _is_warning(record: logging.LogRecord) -> bool:
@@ -131,18 +139,30 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 
 def _capacity() -> dict[str, float]:
-    """What the nodes have, or may have: Ray's launcher leaves its configuration on the head, where jobs run."""
+    """What the nodes have, or may have."""
     import ray
 
     has: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    may_have: Counter[str] = Counter()
+    for kind in _launched_kinds():
+        for resource, amount in kind["resources"].items():
+            may_have[resource] += amount * kind.get("max_workers", 0)
+    return has | {resource: max(amount, has.get(resource, 0.0)) for resource, amount in may_have.items()}
+
+
+def _kinds_of_nodes() -> list[dict[str, float]]:
+    """What each node has, or may have."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    launched = [dict(kind["resources"]) for kind in _launched_kinds() if kind.get("max_workers", 0)]
+    return [dict(node["Resources"]) for node in nodes if node["Alive"]] + launched
+
+
+def _launched_kinds() -> list[dict[str, Any]]:
+    """The kinds of nodes that there may be: Ray's launcher leaves its configuration on the head, where jobs run."""
     launched = Path("~/ray_bootstrap_config.yaml").expanduser()
-    if launched.exists():
-        may_have: Counter[str] = Counter()
-        for kind in yaml.safe_load(launched.read_text())["available_node_types"].values():
-            for resource, amount in kind["resources"].items():
-                may_have[resource] += amount * kind.get("max_workers", 0)
-        has |= {resource: max(amount, has.get(resource, 0.0)) for resource, amount in may_have.items()}
-    return has
+    return list(yaml.safe_load(launched.read_text())["available_node_types"].values()) if launched.exists() else []
 
 
 def _start(config: SessionConfig) -> None:

@@ -76,7 +76,7 @@ def main(job: ObjectivesJob) -> None:
         train=job.train,
     )  # fmt: skip
     kept = job.train.keep_models_at or steps_kept(first, job.num_models)
-    workers = Pool(size=job.train.num_workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
+    workers = Pool(size=job.train.workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
     stores: dict[tuple[Objective, int, int], flow.Store] = {}
     # One after the other, so each may need all there is
     with session(job.session, needs=[workers]), session(job.session, needs=[job.encode.pool]):

@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from cluster.resources import Pool
 from cluster.session import SessionConfig, session
 from jobs.launch import launch
 from pipeline.data.reading import shard_infos
 from pipeline.data.snapshot import Snapshot
+from pipeline.eval import flow
+from pipeline.eval.validation import ValidationConfig, score_model
 from pipeline.model.config import Objective, model_config
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import Pretraining
 from pipeline.train.trainer import pretrain
+from pipeline.train.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class PretrainJob:
     snapshot: str
     """A data set of jobs.curate; local or s3://."""
     output: str
-    """Folder of the run: model/, metrics.jsonl, tensorboard/, curves.png, result.json."""
+    """Folder of the run: model/, metrics.jsonl, validation.jsonl, tensorboard/, curves.png, result.json."""
     snapshot_version: str | None = None
     """Which version of the data set, such as v00000003, or a tag; unset: the latest."""
     model: str = "tiny"
@@ -36,11 +40,12 @@ class PretrainJob:
     """Folder or file of weights to start from, with their vocabulary: a model of jobs.pretrain, local or s3://, or a
     local one of others (docs/models.md). It may be of another resolution. Unset: initial values by train.seed."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def main(job: PretrainJob) -> None:
-    """Open the snapshot and train on it."""
+    """Open the snapshot and the sets, and train."""
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
     run = Pretraining(
         output=job.output,
@@ -50,9 +55,23 @@ def main(job: PretrainJob) -> None:
         train=job.train,
         start_from=job.start_from,
     )
-    workers = Pool(size=job.train.num_workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
-    with session(job.session, needs=[workers]):
-        pretrain(run)
+    workers = Pool(size=job.train.workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
+    validation = validation_of(job.validation)
+    with session(job.session, needs=[workers, *([validation.pool] if validation else [])]):
+        pretrain(run, validation)
+
+
+def validation_of(config: ValidationConfig) -> Validation | None:
+    """How the models are scored, if they are."""
+    if config.datasets is None:
+        return None
+    sources = flow.open_sets(config.datasets)
+    flow.hashes_by_name(sources, config.datasets)
+    device = "cuda" if config.gpus else "cpu"
+    return Validation(
+        score=partial(score_model, sources=sources, batch_size=config.batch_size, device=device),
+        pool=Pool(cpus=config.cpus, gpus=config.gpus),
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ RAY_FILES = {
     "pipeline.train.stream",
     "pipeline.train.trainer",
     "pipeline.train.validation",
+    "pipeline.train.workers",
     "pipeline.eval.flow",
 }
 

@@ -112,8 +112,8 @@ class Store:
     objective: Objective = "contrastive"
 
     def covers(self, source: Source) -> bool:
-        """Whether the model can be scored on the set: retrieval needs embeddings of images and texts to compare."""
-        return source.dataset.kind is Kind.CLASSIFICATION or self.objective.startswith("contrastive")
+        """Whether the model can be scored on the set."""
+        return covers(self.objective, source)
 
     def images(self, source: Source) -> Stage:
         """The stage of a set's images: a part a row group."""
@@ -267,21 +267,38 @@ def encode(sources: Sequence[Source], stores: Sequence[Store], config: EncodeCon
             progress.update(sum(batch["num_rows"].to_pylist()))
 
 
+def covers(objective: Objective, source: Source) -> bool:
+    """Whether models of an objective can be scored on a set: retrieval needs embeddings of images and texts."""
+    return source.dataset.kind is Kind.CLASSIFICATION or objective.startswith("contrastive")
+
+
 def evaluate(source: Source, store: Store) -> Evaluation:
     """Score one set that the store covers, from what `encode` has filled it with."""
-    scored = store.objective == "caption"
-    images = Output.of(store.images(source)).table(CLASS_SCORES if scored else IMAGE_FEATURES).sort_by("sample")
+    captioner = store.objective == "caption"
+    images = Output.of(store.images(source)).table(CLASS_SCORES if captioner else IMAGE_FEATURES).sort_by("sample")
+    texts = None if captioner else Output.of(store.texts(source)).table(TEXT_FEATURES)
+    return score(source, store.objective, images, texts)
+
+
+def score(source: Source, objective: Objective, images: pa.Table, texts: pa.Table | None) -> Evaluation:
+    """Score one set from what a model makes of it.
+
+    Args:
+        source: the set.
+        objective: of the model; it covers the set.
+        images: IMAGE_FEATURES of all samples in order, or CLASS_SCORES of a caption model.
+        texts: TEXT_FEATURES of the set's texts; None for a caption model.
+    """
     assert images["sample"].to_pylist() == list(range(source.num_samples)), f"{source.uri}: samples are missing"
-    if scored:
+    if texts is None:
         probabilities = features_of(images, "scores").softmax(dim=1)
         return score_classification(source.dataset, source.labels, probabilities)
-    texts = Output.of(store.texts(source)).table(TEXT_FEATURES)
     image_features = features_of(images)
     text_features = dict(zip(texts["text"].to_pylist(), features_of(texts), strict=True))
     if source.dataset.kind is Kind.RETRIEVAL:
         return score_retrieval(source.dataset, source.captions, image_features, text_features)
     prompts = prompt_features(source.dataset, text_features)
-    if store.objective == "bag":
+    if objective == "bag":
         probabilities = bag_probabilities(image_features, prompts)
     else:
         scale = texts["logit_scale"][0].as_py()

@@ -82,12 +82,11 @@ class CheckpointFolder:
         """
         folder = self._folder(checkpoint.progress.num_steps)
         content = _to_files(checkpoint)
-        records = {
-            name: {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in content.items()
-        }
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+        records = {name: {"num_bytes": len(data), "sha256": hashes[name]} for name, data in content.items()}
         self.files.delete(self.files.join(folder, MANIFEST_FILE))  # of a damaged one, which this one replaces
         for name, data in content.items():
-            self._write(self.files.join(folder, name), data, records[name]["sha256"])
+            self._write(self.files.join(folder, name), data, hashes[name])
         self.files.write_bytes(self.files.join(folder, MANIFEST_FILE), json.dumps(records, indent=1).encode())
         self.collect()
         return content

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMOOTHED_ROWS = 100
-"""A curve of more rows than this is drawn faintly, and over it its mean, which forgets over a fortieth of the run."""
+"""A curve of more rows than this is drawn faintly, and over it its mean over some eightieths of the run."""
 MAX_LABELS = 12
+VALIDATION = "Validation"
 _INK, _GRID = "#3c4043", "#dadce0"
 _COLOURS = ("#1a73e8", "#e8710a", "#188038", "#a142f4", "#d01884", "#12858d", "#b3261e", "#7a6a00")
 
@@ -42,15 +43,12 @@ def draw_curves(rows: Sequence[Metrics], validation: Sequence[ValidationRow] = (
         if title == VALIDATION:
             _draw_scores(axes, lines)
         else:
-            _draw_lines(axes, lines)
+            _draw_lines(axes, lines, noisy=title not in ("Learning rate", "Logit scale"))
         _dress(axes, title, shares="ccuracy" in title or title == VALIDATION, num_lines=len(lines))
         axes.set_xlim(0, 1.02 * max([row.images_seen for row in rows]))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
-
-
-VALIDATION = "Validation"
 
 
 def _panels(rows: Sequence[Metrics], validation: Sequence[ValidationRow]) -> dict[str, dict[str, Points]]:
@@ -77,9 +75,9 @@ def _points(pairs: Iterable[tuple[int, float | None]]) -> Points:
     return [images for images, _ in known], [value for _, value in known]
 
 
-def _draw_lines(axes: Axes, lines: Mapping[str, Points]) -> None:
+def _draw_lines(axes: Axes, lines: Mapping[str, Points], *, noisy: bool) -> None:
     for (label, (images, values)), colour in zip(lines.items(), _COLOURS, strict=False):
-        if len(values) > SMOOTHED_ROWS:
+        if noisy and len(values) > SMOOTHED_ROWS:
             axes.plot(images, values, color=colour, linewidth=0.6, alpha=0.25)
             values = smoothed(values)
         axes.plot(images, values, color=colour, linewidth=1.6, label=label)
@@ -117,8 +115,13 @@ def _dress(axes: Axes, title: str, *, shares: bool, num_lines: int) -> None:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """The running mean with exponentially less weight on what is longer ago, without a bias towards the first value."""
-    keep = 1 - 40 / len(values)
+    """The mean around each place, with exponentially less weight on what is further away, before it and after it."""
+    keep = 1 - 80 / len(values)
+    forwards, backwards = _fading(values, keep), _fading(values[::-1], keep)[::-1]
+    return [(before + after) / 2 for before, after in zip(forwards, backwards, strict=True)]
+
+
+def _fading(values: Sequence[float], keep: float) -> list[float]:
     means, total, weight = [], 0.0, 0.0
     for value in values:
         total, weight = keep * total + value, keep * weight + 1

@@ -94,7 +94,10 @@ class Recorder:
         self._config, self._num_steps, self._steps_per_epoch, self._device = config, num_steps, steps_per_epoch, device
         self._utilisation_per_rate = utilisation_per_rate
         self._rows = [row for row in read_metrics(output, files) if row.step <= done.num_steps]
-        self._scores = [row for row in read_validation(output, files) if row.step <= done.num_steps]
+        scores = read_validation(output, files)
+        self._scores = [row for row in scores if row.step <= done.num_steps]
+        if len(self._scores) < len(scores):
+            self._write_scores()
         # TensorBoard hides what a killed run had logged beyond its checkpoint
         folder = files.join(output, "tensorboard").removeprefix("file://")
         self._board = SummaryWriter(folder, purge_step=done.num_steps + 1)
@@ -149,8 +152,7 @@ class Recorder:
         self._scores.append(row)
         for name, value in scores.items():
             self._board.add_scalar(f"validation/{name}", value, num_steps)
-        lines = (json.dumps(asdict(each)) + "\n" for each in self._scores)
-        self._files.write_bytes(self._validation_uri, "".join(lines).encode())
+        self._write_scores()
         told = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
         logger.info("validation after step %d: %s", num_steps, told)
 
@@ -163,6 +165,10 @@ class Recorder:
     def close(self) -> None:
         """Finish TensorBoard's file."""
         self._board.close()
+
+    def _write_scores(self) -> None:
+        lines = (json.dumps(asdict(row)) + "\n" for row in self._scores)
+        self._files.write_bytes(self._validation_uri, "".join(lines).encode())
 
     def _line(self, row: Metrics) -> str:
         rate = (row.step - self._done.num_steps) / (row.seconds - self._done.seconds)

@@ -31,6 +31,7 @@ class Stop:
 
     async def ask(self) -> None:
         """For the job: ask for a checkpoint, and return when it is written."""
+        self._saved.clear()  # of workers that have left a node
         self._asked.set()
         await self._saved.wait()
 

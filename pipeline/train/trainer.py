@@ -10,24 +10,13 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.exceptions import RayError
 from ray.train.v2._internal.constants import PREEMPTION_POLL_INTERVAL_S_ENV_VAR
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
-from ray.train.v2.api.callback import RayTrainCallback
-from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-from ray.train.v2.api.result import Result
-from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import storage
@@ -39,11 +28,9 @@ from pipeline.train.notices import ASK_SECONDS, Stop
 from pipeline.train.run import Pretraining
 from pipeline.train.start import read_start
 from pipeline.train.validation import Validation
+from pipeline.train.workers import run_workers
 
 logger = logging.getLogger("clip")
-
-_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
-
 
 STOP_SECONDS = 2.5
 """What a job that is being stopped gives its workers to save: Ray kills it 3 s after the signal."""
@@ -102,43 +89,15 @@ def _train(run: Pretraining, tokenizer_json: str, validation: Validation | None)
     this process is being stopped, they have a moment to save."""
     os.environ.setdefault(PREEMPTION_POLL_INTERVAL_S_ENV_VAR, str(ASK_SECONDS))
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    stop = ray.remote(num_cpus=0, scheduling_strategy=node)(Stop).remote()
+    stop: Any = ray.remote(Stop).options(num_cpus=0, scheduling_strategy=node).remote()
+    work = partial(train, run, tokenizer_json, stop, validation)
     try:
-        while (num_steps := _trainer(run, partial(train, run, tokenizer_json, stop, validation)).fit().return_value) < (
-            run.num_steps()
-        ):
+        while (num_steps := run_workers(run, work)) < run.num_steps():
             logger.warning("a node is going away: saved at step %d, and going on without it", num_steps)
-    except WorkerGroupError as error:
-        cause = _user_error(error)
-        if cause is None:
-            raise
-        raise cause from error
     except (SystemExit, KeyboardInterrupt):
         with contextlib.suppress(RayError):
             ray.get(stop.ask.remote(), timeout=STOP_SECONDS)
         raise
-
-
-def _trainer(run: Pretraining, work: Callable[[], int]) -> _Trainer:
-    config = run.train
-    filesystem, path = storage.filesystem(run.output)
-    fewest, most = config.workers
-    return _Trainer(
-        work,
-        scaling_config=ScalingConfig(
-            num_workers=fewest if fewest == most else (fewest, most),
-            use_gpu=config.gpus_per_worker > 0,
-            resources_per_worker={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker},
-        ),
-        run_config=RunConfig(
-            name="ray_train",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-        read_cpus_per_worker=config.read_cpus_per_worker,
-    )
 
 
 def _note_take_downs(run: Pretraining) -> None:
@@ -153,68 +112,3 @@ def _note_take_downs(run: Pretraining) -> None:
             num_pairs, before,
         )  # fmt: skip
     storage.write_bytes(uri, json.dumps({"num_pairs": num_pairs}).encode())
-
-
-def _user_error(error: BaseException | None) -> Exception | None:
-    """What is wrong with the input or the recipe, where that is what a worker or its reading task has stumbled over."""
-    if isinstance(error, WorkerGroupError):
-        # The others fail with what became of the connection to that worker
-        return next(filter(None, map(_user_error, error.worker_failures.values())), None)
-    if isinstance(error, UserExceptionWithTraceback):
-        return _user_error(error._base_exc)
-    if isinstance(error, RayTaskError):
-        return _user_error(error.cause)
-    # Those and not their children: a library's own ValueError does not speak to the user
-    return error if isinstance(error, Exception) and type(error) in _USER_ERRORS else None
-
-
-class _Trainer(TorchTrainer):
-    """A TorchTrainer that minds what is read and what is wrong with the input, and leaves Ctrl-C to the job.
-
-    It does without the actor that outlives a controller to return its CPUs: a job's end returns them as well, and on a
-    Ray without a dashboard it fails, loudly, at its first question.
-    """
-
-    def __init__(self, work: Callable[[], int], *, read_cpus_per_worker: float, **arguments: Any) -> None:
-        super().__init__(work, **arguments)
-        self._read_cpus_per_worker = read_cpus_per_worker
-
-    def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
-
-    def _initialize_and_run_controller(self, **arguments: Any) -> Result:
-        arguments["failure_policy"] = _InputIsNotRetried(self.run_config.failure_config)
-        if self.scaling_config.elasticity_enabled:
-            arguments["scaling_policy"] = _LeavesRoom(self.scaling_config, self._read_cpus_per_worker)
-        return super()._initialize_and_run_controller(**arguments)
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        pass
-
-
-class _InputIsNotRetried(DefaultFailurePolicy):
-    """What is wrong with the input or the recipe is wrong with it the next time, too."""
-
-    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        if _user_error(training_failed_error) is not None:
-            return FailureDecision.RAISE
-        return super().make_decision(training_failed_error)
-
-
-class _LeavesRoom(ElasticScalingPolicy):
-    """As many workers as the nodes that stay can hold, and can read for: Ray's own policy hands out the last CPU, and
-    counts nodes that are going away."""
-
-    def __init__(self, scaling_config: ScalingConfig, read_cpus_per_worker: float) -> None:
-        super().__init__(scaling_config)
-        self._read_cpus_per_worker = read_cpus_per_worker
-
-    def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
-        leaving = ray._private.state.state.get_draining_nodes()
-        stay = {node: resources for node, resources in reserved_resources.items() if node not in leaving}
-        cpus = sum(
-            node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving
-        )
-        each = self.scaling_config.resources_per_worker["CPU"] + self._read_cpus_per_worker
-        return min(super()._count_possible_workers(stay), int(cpus / each))

@@ -41,7 +41,8 @@ class Validator:
 
     def __init__(self, validation: Validation) -> None:
         self._score = validation.score
-        self._task = ray.remote(num_cpus=validation.pool.cpus, num_gpus=validation.pool.gpus, max_retries=0)(_score)
+        pool = validation.pool
+        self._task: Any = ray.remote(_score).options(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=0)
         self._running: Any = None
         self._num_steps = 0
 

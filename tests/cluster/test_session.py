@@ -144,6 +144,8 @@ def test_nodes_that_the_autoscaler_may_add_count(tmp_path: Path, monkeypatch: py
         preflight([Pool(size=8, gpus=1, cpus=20)])
     with pytest.raises(ValueError, match="need 9 GPUs and the cluster has 8"):
         preflight([Pool(size=9, gpus=1)])
+    with pytest.raises(ValueError, match=r"holds 97 CPUs and 0 GPUs fits on no node .* at most 96 CPUs, 8 GPUs"):
+        preflight([Pool(cpus=97)])
 
 
 # Addresses where nothing can come of it

@@ -1,11 +1,14 @@
 """The job as people run it, killed in the middle among other things."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ import torch
 from cluster import storage
 from jobs.launch import launch
 from jobs.pretrain import PretrainJob, main
+from pipeline.data.commit import commit
+from pipeline.data.snapshot import QUERY_COUNTS
 from pipeline.model import model_folder
 from pipeline.model.clip import CLIP
 from pipeline.model.config import MODELS
@@ -41,7 +46,7 @@ KILL_TIMEOUT_SECONDS = 150
 
 def arguments(job: PretrainJob) -> list[str]:
     """The command line of a job."""
-    train = {name: getattr(TRAIN, name) for name in TRAIN.__dataclass_fields__ if name != "keep_models_at"}
+    train = {name: value for name, value in asdict(TRAIN).items() if name != "keep_models_at" and value is not None}
     options = {f"train.{name}": value for name, value in train.items()}
     return [f"--{name}={value}" for name, value in {"snapshot": job.snapshot, "output": job.output, **options}.items()]
 
@@ -75,32 +80,101 @@ def test_a_missing_snapshot_is_named(job: PretrainJob, tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_killed_and_run_again_it_follows_the_curve_of_an_uninterrupted_run(job: PretrainJob, tmp_path: Path) -> None:
-    killed = replace(job, output=str(tmp_path / "killed"))
-    checkpoint = Path(killed.output) / "checkpoints" / "step-00000005" / "manifest.json"
-    address = ray.get_runtime_context().gcs_address
-    with (tmp_path / "log").open("wb") as log:
+def test_killed_stopped_and_run_again_it_follows_the_curve_of_an_uninterrupted_run(
+    job: PretrainJob, tmp_path: Path
+) -> None:
+    """A stop (SIGTERM, as `ray job stop` sends it) leaves it the time to save."""
+    disturbed = replace(job, output=str(tmp_path / "run"))
+    with started(disturbed, until_step=5) as process:
+        process.kill()
+    with started(disturbed, until_step=10) as process:
+        process.terminate()
+        asked = time.monotonic()
+        assert process.wait() == 128 + signal.SIGTERM
+    assert time.monotonic() - asked < KILL_TIMEOUT_SECONDS / 10
+    saved = sorted(path.parent.name for path in Path(disturbed.output).glob("checkpoints/*/manifest.json"))[-1]
+    assert saved > "step-00000010", "no step is lost"
+
+    main(disturbed)
+    main(job)
+    rows, expected = (read_metrics(each.output, storage) for each in (disturbed, job))
+    assert [row.step for row in rows] == list(range(1, 25)), "every step once"
+    for row, wanted in zip(rows, expected, strict=True):
+        assert row.loss == pytest.approx(wanted.loss, rel=1e-5), row.step
+        assert row.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-4), row.step
+    assert (Path(disturbed.output) / "result.json").exists()
+
+
+@contextlib.contextmanager
+def started(job: PretrainJob, *, until_step: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The job as people start it, with a checkpoint after so many steps and not yet at its end."""
+    checkpoint = Path(job.output) / "checkpoints" / f"step-{until_step:08d}" / "manifest.json"
+    address, log = ray.get_runtime_context().gcs_address, Path(f"{job.output}-{until_step}.log")
+    with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.pretrain", *arguments(killed), f"--session.address={address}"],
-            cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+            [sys.executable, "-m", "jobs.pretrain", *arguments(job), f"--session.address={address}"],
+            cwd=ROOT, stdout=file, stderr=file, start_new_session=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"},  # as that of a local Ray is
         )  # fmt: skip
         deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
         while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.kill()
-        process.wait()
-    assert checkpoint.exists(), (tmp_path / "log").read_text()
-    assert not (Path(killed.output) / "result.json").exists(), "it was killed too late to show anything"
+        try:
+            assert checkpoint.exists(), log.read_text()
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+    assert not (Path(job.output) / "result.json").exists(), "it was disturbed too late to show anything"
 
-    main(killed)
-    main(job)
-    rows, expected = (read_metrics(each.output, storage) for each in (killed, job))
-    assert [row.step for row in rows] == list(range(1, 25)), "every step once"
-    for row, wanted in zip(rows, expected, strict=True):
-        assert row.loss == pytest.approx(wanted.loss, rel=1e-5), row.step
-        assert row.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-4), row.step
-    assert (Path(killed.output) / "result.json").exists()
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model=ViT-B/31"], "model = 'ViT-B/31'"),
+        (["--objective=clip"], "--objective: expected one of"),
+        (["--train.global_batch_size=65"], "global_batch_size=65 is more than the snapshot's 64 pairs"),
+        (["--train.num_workers=9"], "need 9 CPUs and the cluster has 4"),
+        (["--train.min_workers=9", "--train.max_workers=12"], "need 9 CPUs and the cluster has 4"),
+        (["--train.num_workers=4"], "would hold all 4 CPUs of the cluster and leave none to read for them"),
+        (["--train.gpus_per_worker=1"], "need 2 GPUs and the cluster has 0"),
+        (["--train.chunk_size=0"], "chunk_size=0: must be above zero"),
+        (["--validation.datasets=nowhere"], "nothing at 'nowhere'"),
+        (["--validation.batch_size=0"], "validation.batch_size = 0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_line(
+    job: PretrainJob, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="2"):
+        launch(PretrainJob, main, [*arguments(replace(job, output=str(tmp_path / "run"))), *options])
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("gone", ["data/part-00001.parquet", "all"])
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_a_snapshot_without_a_shard_or_without_any(job: PretrainJob, tmp_path: Path, gone: str) -> None:
+    """One is missing and is named; there never was one."""
+    snapshot = tmp_path / "set"
+    error: type[Exception]
+    if gone == "all":
+        commit(str(snapshot), [], QUERY_COUNTS.empty_table(), {})
+        error, message = ValueError, "global_batch_size=16 is more than the snapshot's 0 pairs"
+    else:
+        shutil.copytree(job.snapshot, snapshot)
+        (snapshot / gone).unlink()
+        error, message = FileNotFoundError, f"{gone}: this shard of the snapshot is gone"
+    with pytest.raises(error, match=message):
+        main(replace(job, snapshot=str(snapshot), output=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.cluster

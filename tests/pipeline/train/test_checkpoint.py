@@ -1,8 +1,12 @@
+import functools
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +21,15 @@ from pipeline.train.optimizer import make_optimizer, optimizer_step
 from tests.pipeline.model.models import CONFIG
 
 
+@functools.cache
+def vocabulary() -> Tokenizer:
+    captions = [f"{first}{second} {second}{first}" for first in "abcdefghijklm" for second in "nopqrstuvwxyz"]
+    return Tokenizer.train(captions, CONFIG.text.vocab_size, CONFIG.text.context_length)
+
+
 @pytest.fixture(scope="module")
 def model() -> Model:
-    captions = [f"{first}{second} {second}{first}" for first in "abcdefghijklm" for second in "nopqrstuvwxyz"]
-    return Model(CLIP(CONFIG), Tokenizer.train(captions, CONFIG.text.vocab_size, CONFIG.text.context_length))
+    return Model(CLIP(CONFIG), vocabulary())
 
 
 def checkpoint(model: Model, num_steps: int) -> Checkpoint:
@@ -61,6 +70,51 @@ def test_the_newest_two_are_kept(folder: CheckpointFolder, model: Model) -> None
     for num_steps in (5, 10, 15):
         folder.save(checkpoint(model, num_steps))
     assert sorted(path.name for path in Path(folder.uri).iterdir()) == ["step-00000010", "step-00000015"]
+
+
+def test_of_each_so_many_steps_the_first_is_kept_as_well(folder: CheckpointFolder, model: Model) -> None:
+    """Whatever the clock made of the steps in between."""
+    folder = replace(folder, keep_every_steps=10)
+    for num_steps in (4, 9, 13, 17, 20, 24, 41, 44, 47):
+        folder.save(checkpoint(model, num_steps))
+    assert [int(path.name[5:]) for path in sorted(Path(folder.uri).iterdir())] == [13, 20, 41, 44, 47]
+
+
+def test_what_a_killed_run_has_left_is_removed(folder: CheckpointFolder, model: Model) -> None:
+    """A folder without a manifest, whatever its number; the newest whole one stays."""
+    folder.save(checkpoint(model, 5))
+    for name in ("step-00000003", "step-00000009"):
+        shutil.copytree(Path(folder.uri) / "step-00000005", Path(folder.uri) / name)
+        (Path(folder.uri) / name / "manifest.json").unlink()
+    folder.collect()
+    assert [path.name for path in Path(folder.uri).iterdir()] == ["step-00000005"]
+
+
+@dataclass
+class LossyFiles:
+    """The storage, where the first writes of a file flip a bit that is not noticed."""
+
+    num_flips: int
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        if uri.endswith("optimizer.pt") and self.num_flips:
+            self.num_flips -= 1
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        storage.write_bytes(uri, data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(storage, name)
+
+
+def test_what_is_read_back_otherwise_is_written_again(folder: CheckpointFolder, model: Model) -> None:
+    lossy = replace(folder, files=LossyFiles(2))
+    lossy.save(checkpoint(model, 5))
+    assert folder.latest() is not None
+    with pytest.raises(OSError, match=r"step-00000010/optimizer\.pt: what is read back is not what was written"):
+        replace(folder, files=LossyFiles(3)).save(checkpoint(model, 10))
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress.num_steps == 5
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {

@@ -15,11 +15,28 @@ from pipeline.train.config import TrainConfig
         ({"max_gradient_norm": 0.0}, "max_gradient_norm=0.0: must be above zero"),
         ({"text_weights": "bf16", "precision": "fp32"}, "text_weights=bf16 with precision=fp32: .* precision=bf16"),
         ({"global_batch_size": 3, "num_workers": 4}, "global_batch_size=3 cannot be shared out to num_workers=4"),
+        ({"global_batch_size": 3, "max_workers": 4}, "global_batch_size=3 cannot be shared out to max_workers=4"),
+        ({"min_workers": 2}, "min_workers=2 is more than max_workers=1"),
+        ({"min_workers": 0}, "min_workers=0: must be above zero"),
+        ({"checkpoint_every_minutes": -1}, "checkpoint_every_minutes=-1: must not be negative"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [
+        ({}, (4, 4)),
+        ({"min_workers": 2}, (2, 4)),
+        ({"max_workers": 8}, (4, 8)),
+        ({"min_workers": 1, "max_workers": 2}, (1, 2)),
+    ],
+)
+def test_workers_are_fixed_unless_a_bound_is_given(options: dict[str, int], workers: tuple[int, int]) -> None:
+    assert TrainConfig(num_workers=4, **options).workers == workers  # type: ignore[arg-type]
 
 
 def test_a_batch_is_shared_out_evenly() -> None:

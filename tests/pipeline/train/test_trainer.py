@@ -8,16 +8,23 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
+import torch
+from ray.train.v2.api.config import ScalingConfig
 
 import pipeline
 from cluster import storage
+from cluster.resources import Pool
 from pipeline.data.reading import shard_infos
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from pipeline.model.model_folder import Model
 from pipeline.schemas import PAIRS
 from pipeline.train.config import TrainConfig
-from pipeline.train.metrics import Metrics, read_metrics
+from pipeline.train.metrics import Metrics, read_metrics, read_validation
 from pipeline.train.run import Pretraining
 from pipeline.train.trainer import pretrain
+from pipeline.train.validation import Validation
+from pipeline.train.workers import _LeavesRoom
 from tests.pipeline.train.pairs import write_snapshot
 
 MODEL = ModelConfig(
@@ -87,15 +94,89 @@ def test_a_run_leaves_a_model_metrics_and_a_result(finished: Pretraining) -> Non
 
 @pytest.mark.cluster
 def test_the_curve_does_not_depend_on_workers_or_chunks(finished: Pretraining, tmp_path: Path) -> None:
-    alone = replace(
-        finished, output=str(tmp_path), train=replace(CONFIG, num_workers=1, chunk_size=100, rows_per_read=100)
-    )
+    """Nor on checkpoints, here by the clock, after each step."""
+    train = replace(
+        CONFIG, num_workers=1, chunk_size=100, rows_per_read=100, checkpoint_every_steps=100,
+        checkpoint_every_minutes=1e-6, keep_checkpoint_every_steps=5,
+    )  # fmt: skip
+    alone = replace(finished, output=str(tmp_path), train=train)
     pretrain(alone)
+    kept = sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [5, 10, 11, 12]
     for one, two in zip(curve(alone), curve(finished), strict=True):
         assert one.loss == pytest.approx(two.loss, rel=1e-4), one.step
         assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-3), one.step
         assert one.logit_scale == pytest.approx(two.logit_scale, rel=1e-5), one.step
         assert one.accuracy_image_to_text == two.accuracy_image_to_text, one.step
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_on_one_worker_a_resumed_run_is_the_same_to_the_bit(
+    run: Pretraining, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Batch norms and dropout included. The models of the first one's checkpoints are scored beside it; with the other
+    one, scoring fails."""
+
+    def score(model: Model) -> dict[str, float]:
+        return {"weights": float(sum(p.abs().sum() for p in model.network.parameters()))}
+
+    def fail(model: Model) -> dict[str, float]:
+        raise OverflowError(f"no score for {model.network.config.objective}")
+
+    image = ImageTowerConfig(
+        architecture="resnet18",
+        image_size=32,
+        options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "drop_rate": 0.3},
+    )
+    train = replace(
+        CONFIG, global_batch_size=16, epochs=2, num_workers=1, norm_group_size=8, checkpoint_every_steps=3,
+        keep_checkpoints=3,
+    )  # fmt: skip
+    whole = replace(run, output=str(tmp_path / "whole"), model=replace(MODEL, image=image), train=train)
+    pretrain(whole, Validation(score=score, pool=Pool(cpus=0)))
+    resumed = replace(whole, output=str(tmp_path / "resumed"))
+    shutil.copytree(whole.output, resumed.output)
+    for name in ("checkpoints/step-00000006", "checkpoints/step-00000008", "model"):
+        shutil.rmtree(Path(resumed.output) / name)
+    (Path(resumed.output) / "result.json").unlink()
+    pretrain(resumed, Validation(score=fail, pool=Pool(cpus=0)))
+
+    states = []
+    for each in (whole, resumed):
+        checkpoint = each.checkpoints().latest()
+        assert checkpoint is not None
+        assert checkpoint.progress.num_steps == 8
+        assert [row.step for row in curve(each)] == list(range(1, 9))
+        moments = {
+            f"{name} of {index}": value
+            for index, state in checkpoint.optimizer["state"].items()
+            for name, value in state.items()
+        }
+        states.append(checkpoint.model.network.state_dict() | moments)
+    assert states[0].keys() == states[1].keys()
+    assert any("running_var" in name for name in states[0])
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    assert [row.loss for row in curve(whole)] == [row.loss for row in curve(resumed)]
+
+    scores = read_validation(whole.output, storage)
+    assert scores[-1].step == 8, "the last one is waited for"
+    assert {row.step for row in scores} <= {3, 6, 8}
+    assert scores[-1].scores["weights"] > 0
+    assert [row.step for row in read_validation(resumed.output, storage)] == [3]
+    assert "validation after step 8 failed, training goes on: " in "".join(capfd.readouterr())
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_elastic_workers_leave_cpus_to_read_for_them() -> None:
+    """Of 4, with one to read for each, 2; none on a node that is going away."""
+    scaling = ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1})
+    policy = _LeavesRoom(scaling, CONFIG)
+    node = ray.get_runtime_context().get_node_id()
+    assert policy._count_possible_workers({node: {"CPU": 4.0}}) == 2
+    assert policy._count_possible_workers({node: {"CPU": 1.0}}) == 1, "the rest is another job's"
 
 
 @pytest.mark.cluster
@@ -140,7 +221,8 @@ def test_a_run_goes_on_without_what_was_taken_down_meanwhile(
         (tmp_path / "run" / name).unlink()
     gone = tuple((0, row) for row in range(8))
     shards = (replace(finished.shards[0], taken_down=gone), finished.shards[1])
-    resumed = replace(finished, output=str(tmp_path / "run"), shards=shards)
+    elastic = replace(CONFIG, min_workers=1, max_workers=8)
+    resumed = replace(finished, output=str(tmp_path / "run"), shards=shards, train=elastic)
     pretrain(resumed)
     assert "8 pairs of the snapshot are taken down, 0 when this run was last started" in caplog.text
     rows = curve(resumed)

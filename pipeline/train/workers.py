@@ -1,0 +1,122 @@
+"""The workers of a run on Ray Train: how many there are, what becomes of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2.api.callback import RayTrainCallback
+from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+from cluster import storage
+from pipeline.train.config import TrainConfig
+from pipeline.train.run import Pretraining
+
+_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+
+
+def run_workers(run: Pretraining, work: Callable[[], int]) -> int:
+    """Have as many workers as there can be do the work, again where some of them fail; returns what the first returns.
+
+    Raises:
+        ValueError: what is wrong with the input, as a worker or its reading task has found it; so FileNotFoundError.
+        WorkerGroupError: workers have failed too often.
+    """
+    try:
+        done: int = _Trainer(run, work).fit().return_value  # type: ignore[attr-defined]
+    except WorkerGroupError as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
+        raise cause from error
+    return done
+
+
+class _Trainer(TorchTrainer):
+    """A TorchTrainer that minds what reads for the workers and what is wrong with the input, and leaves Ctrl-C to the
+    job.
+
+    It does without the actor that outlives a controller to return its CPUs: a job's end returns them as well, and on a
+    Ray without a dashboard it fails, loudly, at its first question.
+    """
+
+    def __init__(self, run: Pretraining, work: Callable[[], int]) -> None:
+        config = run.train
+        filesystem, path = storage.filesystem(run.output)
+        fewest, most = config.workers
+        self._scaling = ScalingConfig(
+            num_workers=fewest if fewest == most else (fewest, most),
+            use_gpu=config.gpus_per_worker > 0,
+            resources_per_worker={"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker},
+        )
+        self._failures = FailureConfig(max_failures=config.max_failures)
+        self._config = config
+        run_config = RunConfig(
+            name="ray_train",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=self._failures,
+            logging_config=LoggingConfig(log_level="WARNING"),
+        )
+        super().__init__(work, scaling_config=self._scaling, run_config=run_config)
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["failure_policy"] = _InputIsNotRetried(self._failures)
+        if self._scaling.elasticity_enabled:
+            arguments["scaling_policy"] = _LeavesRoom(self._scaling, self._config)
+        return super()._initialize_and_run_controller(**arguments)
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
+class _InputIsNotRetried(DefaultFailurePolicy):
+    """What is wrong with the input or the recipe is wrong with it the next time, too."""
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if _user_error(training_failed_error) is not None:
+            return FailureDecision.RAISE
+        return super().make_decision(training_failed_error)
+
+
+class _LeavesRoom(ElasticScalingPolicy):
+    """As many workers as the nodes that stay can hold, and can read for: Ray's own policy hands out the last CPU, and
+    counts nodes that are going away."""
+
+    def __init__(self, scaling: ScalingConfig, config: TrainConfig) -> None:
+        super().__init__(scaling)
+        self._cpus_per_worker = config.cpus_per_worker + config.read_cpus_per_worker
+
+    def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
+        leaving = ray._private.state.state.get_draining_nodes()
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        cpus = sum(node["Resources"].get("CPU", 0) for node in nodes if node["Alive"] and node["NodeID"] not in leaving)
+        stay = {node: resources for node, resources in reserved_resources.items() if node not in leaving}
+        return int(min(super()._count_possible_workers(stay), cpus / self._cpus_per_worker))
+
+
+def _user_error(error: BaseException | None) -> Exception | None:
+    """What is wrong with the input or the recipe, where that is what a worker or its reading task has stumbled over."""
+    if isinstance(error, WorkerGroupError):
+        # The others fail with what became of the connection to that worker
+        causes = (_user_error(failure) for failure in error.worker_failures.values())
+        return next((cause for cause in causes if cause is not None), None)
+    if isinstance(error, UserExceptionWithTraceback):
+        return _user_error(error._base_exc)
+    if isinstance(error, RayTaskError):
+        return _user_error(error.cause)
+    # Those two and not their children: a library's own ValueError does not speak to the user
+    return error if isinstance(error, ValueError | FileNotFoundError) and type(error) in _USER_ERRORS else None
