@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from cluster import storage
+from pipeline.model.config import ModelConfig
 from pipeline.model.loss import num_ranks
 from pipeline.model.model_folder import Model
 from pipeline.train.checkpoint import Checkpoint, Progress
@@ -26,6 +27,7 @@ class Keeper:
 
     Args:
         run: the run.
+        config: of what is trained.
         done: how far the run was.
         device: of this worker.
         chunks: how this worker cuts its share of a step.
@@ -35,6 +37,7 @@ class Keeper:
     def __init__(
         self,
         run: Pretraining,
+        config: ModelConfig,
         done: Progress,
         device: torch.device,
         chunks: Chunks,
@@ -45,7 +48,7 @@ class Keeper:
         self._recorder = Recorder(
             run.output, storage, run.train, done,
             num_steps=run.num_steps(), steps_per_epoch=steps_per_epoch, device=device,
-            utilisation_per_rate=utilisation_per_rate(model.network.config, device, num_ranks()),
+            utilisation_per_rate=utilisation_per_rate(config, device, num_ranks()),
         )  # fmt: skip
         checkpoints = run.checkpoints()
         checkpoints.collect()
@@ -65,7 +68,7 @@ class Keeper:
         waited_seconds: float,
         taken: bool,
     ) -> None:
-        """A step is over, taken or skipped. `kept` are the model and the optimizer's state, where either is to be kept."""
+        """A step is over, taken or skipped. `kept` are model and optimizer's state, where either is to be kept."""
         self._recorder.step(
             result, logit_scale=logit_scale, learning_rate=learning_rate, gradient_norm=gradient_norm,
             waited_seconds=waited_seconds, taken=taken,

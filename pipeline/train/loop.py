@@ -79,7 +79,7 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
         length_multiple=LENGTH_MULTIPLE if config.compile else 1,
     )  # fmt: skip
     guard = StepGuard(network, config.max_skipped_steps)
-    keeper = Keeper(run, done, device, chunks, validation) if rank == 0 else None
+    keeper = Keeper(run, network.config, done, device, chunks, validation) if rank == 0 else None
     for step in steps:
         asked = time.monotonic()
         batch = next(batches)
