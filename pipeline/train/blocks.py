@@ -46,7 +46,7 @@ def checkpoint_activations(network: nn.Module) -> None:
 def _same_modes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of the first time and of the second, which has the first one's function modes (cpu_attention.py); torch
     sees to random numbers and autocast, but not to these."""
-    return nullcontext(), _within(_get_current_function_mode_stack())
+    return nullcontext(), _within(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -62,7 +62,9 @@ def begin_step(network: nn.Module) -> None:
 
     A step that an error has ended may have left anything.
     """
-    _forget(network)
+    if isinstance(network, FSDPModule) and not all(isinstance(p, DTensor) for p in network.parameters() if p.ndim):
+        network.reset_iter_state()
+    network.zero_grad(set_to_none=True)
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.unshard(async_op=True)
@@ -82,18 +84,12 @@ def sum_into_shards(network: FSDPModule, num_lacking: float, group: Group | None
     message = torch.tensor(num_lacking, device=next(network.parameters()).device)  # type: ignore[attr-defined]
     dist.all_reduce(message, group=group)
     if message:
-        _forget(network)
+        network.reset_iter_state()
     else:
         _keep_whole(network, False)
         network.finalize_backward()
         _keep_whole(network, True)
     return message.item()
-
-
-def _forget(network: nn.Module) -> None:
-    network.zero_grad(set_to_none=True)
-    if isinstance(network, FSDPModule):
-        network.reset_iter_state()
 
 
 def _keep_whole(network: FSDPModule, whole: bool) -> None:
