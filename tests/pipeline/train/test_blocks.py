@@ -106,7 +106,7 @@ def test_a_graph_holds_the_inputs_of_blocks_only() -> None:
         if checkpointed:
             checkpoint_activations(model)
         return saved_bytes(
-            encode() for encode in (lambda: model.encode_image(images), lambda: model.encode_text(tokens))
+            encode(inputs) for encode, inputs in ((model.encode_image, images), (model.encode_text, tokens))
         )
 
     for plain, again, length in zip(both(False), both(True), (65, 16), strict=True):
