@@ -36,7 +36,7 @@ from pipeline.train.optimizer import gradient_norm, make_optimizer, optimizer_st
 from pipeline.train.sharding import load_optimizer, shard, whole_model, whole_optimizer
 from tests.pipeline.model.models import CONFIG, small_batch
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 200
 WORLD_SIZE = 4
 TOWERS = {
     "convnext": replace(CONFIG.image, options={**CONFIG.image.options, "drop_rate": 0.0}),
