@@ -34,10 +34,11 @@ SETTINGS = ((1, False), (2, False), (2, True), (4, True))
 SAMPLES = 2
 
 
-def num_bytes() -> int:
-    """Of this process' tensors."""
+def num_bytes(network: CLIP) -> int:
+    """Of this process' tensors; gradients are added, which Python does not know before somebody asks for them."""
     found = {}
-    for thing in gc.get_objects():
+    gradients = [p.grad for p in network.parameters()]
+    for thing in [*gc.get_objects(), *gradients]:
         if issubclass(type(thing), Tensor) and not issubclass(type(thing), DTensor):
             storage = thing.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
@@ -58,7 +59,7 @@ def measure(rank: int, num_ranks: int, in_shards: bool) -> dict[str, float]:
     all_reduce = dist.all_reduce
 
     def watched(*arguments: Any, **options: Any) -> Any:
-        heights.append(num_bytes())
+        heights.append(num_bytes(network))
         return all_reduce(*arguments, **options)
 
     dist.all_reduce = watched
@@ -68,7 +69,7 @@ def measure(rank: int, num_ranks: int, in_shards: bool) -> dict[str, float]:
     for _ in range(2):
         set_gradients(network, batch, chunk_size=SAMPLES, bf16=False)
         optimizer_step(network, optimizer, 1e-4)
-    after = num_bytes()
+    after = num_bytes(network)
     return {"after": after / 2**30, "height": max([after, *heights]) / 2**30}
 
 
