@@ -20,6 +20,7 @@ from pipeline.model.objectives import Network
 from pipeline.train.activations import Budget
 from pipeline.train.grad_cache import OutOfMemoryElsewhereError, random_state, set_random_state
 from pipeline.train.gradients import Batch, StepResult, pass_alone, set_gradients
+from pipeline.train.sharding import begin_step
 
 logger = logging.getLogger("clip")
 
@@ -39,13 +40,15 @@ class Chunks:
         norm_group_size: images of a chunk, where batch norms fix it.
         bf16: precision of the towers.
         workers_on_node: how many share the CPU's memory.
+        length_multiple: chunks of captions are padded to a multiple of so many tokens, for compiled towers.
     """
 
     def __init__(
         self, size: int | None, budget_bytes: int | None, *, norm_group_size: int | None, bf16: bool,
-        workers_on_node: int = 1,
+        workers_on_node: int = 1, length_multiple: int = 1,
     ) -> None:  # fmt: skip
         self.size = size
+        self._length_multiple = length_multiple
         self._budget_bytes, self._norm_group_size = budget_bytes, norm_group_size
         self._bf16, self._workers_on_node = bf16, workers_on_node
         self._budget = Budget(budget_bytes or 0)
@@ -64,7 +67,7 @@ class Chunks:
             try:
                 result = set_gradients(
                     network, batch, chunk_size=self.size, bf16=self._bf16, norm_group_size=self._norm_group_size,
-                    budget=self._budget, group=group,
+                    length_multiple=self._length_multiple, budget=self._budget, group=group,
                 )  # fmt: skip
             except OutOfMemoryElsewhereError:
                 pass
@@ -95,6 +98,7 @@ class Chunks:
         """The size whose rate is best, or nearly; the least of all workers', so that they finish together."""
         if self._norm_group_size is not None:
             return self._norm_group_size
+        begin_step(network)
         device = batch.images.device
         states = random_state(device)
         best_size, best_rate, misses = 1, 0.0, 0

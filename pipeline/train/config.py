@@ -67,6 +67,13 @@ class TrainConfig:
     activation_budget_gib: float | None = _operational(None)
     """Memory of a worker for chunks whose first forward pass keeps its graph, so that they need no second one. Unset:
     what is free after the first step; 0: only the last chunk of each tower keeps its graph."""
+    checkpoint_activations: bool = _operational(False)
+    """Graphs hold the inputs of residual blocks only, whose forward pass is computed once more for each backward one:
+    larger chunks for a third more work."""
+    compile: bool = _operational(False)
+    """Residual blocks are compiled by torch.compile, but for those with batch norms. Every worker needs a compiler."""
+    shard_weights: bool = _operational(False)
+    """Weights, gradients and the optimizer's moments are shared out to the workers (FSDP2)."""
     rows_per_read: int = _operational(1024)
     """Rows that one reading task decodes, at least (whole steps of a worker)."""
     log_every_steps: int = _operational(10)
@@ -91,6 +98,7 @@ class TrainConfig:
             *("warmup_steps", "weight_decay", "beta1", "beta2", "seed"),
             *("gpus_per_worker", "max_failures", "max_skipped_steps", "activation_budget_gib"),
             *("checkpoint_every_minutes", "keep_checkpoint_every_steps"),
+            *("checkpoint_activations", "compile", "shard_weights"),
         }
         for name, value in asdict(self).items():
             if isinstance(value, int | float) and (value < 0 or (value == 0 and name not in may_be_zero)):

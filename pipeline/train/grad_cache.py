@@ -21,10 +21,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from pipeline.model.loss import Group, LossGradients, num_ranks
 from pipeline.train.activations import Budget
 from pipeline.train.batch_norm import BatchNorms
+from pipeline.train.sharding import begin_step, sum_into_shards
 
 Encode = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], LossGradients]
@@ -66,7 +68,7 @@ def cached_step(
         torch.OutOfMemoryError: a chunk does not fit; the network's statistics are as before.
         OutOfMemoryElsewhereError: that has happened to another rank, and this one is to take the step again with it.
     """
-    network.zero_grad(set_to_none=True)
+    begin_step(network)
     budget = Budget(0) if budget is None else budget
     norms = BatchNorms(network)
     budget.begin()
@@ -127,16 +129,17 @@ class _Passes:
             return self._tower.encode(self._tower.chunks[number])
 
 
-def text_chunks(tokens: Tensor, lengths: Tensor, chunk_size: int) -> list[Tensor]:
+def text_chunks(tokens: Tensor, lengths: Tensor, chunk_size: int, multiple: int = 1) -> list[Tensor]:
     """Chunks of captions, each cut to its own longest one.
 
     Args:
         tokens: int n x L, in the order of `lengths`.
         lengths: int n, on the CPU, ascending: tokens of each caption, start and end included.
         chunk_size: captions of a chunk, at most.
+        multiple: lengths of chunks are rounded up to a multiple of it, as far as there are tokens.
     """
     cuts = zip(torch.split(tokens, chunk_size), torch.split(lengths, chunk_size), strict=True)
-    return [chunk[:, : int(chunk_lengths.max())] for chunk, chunk_lengths in cuts]
+    return [chunk[:, : multiple * -(-int(chunk_lengths.max()) // multiple)] for chunk, chunk_lengths in cuts]
 
 
 def random_state(device: torch.device) -> list[Tensor]:
@@ -183,7 +186,9 @@ def summed_gradients(network: nn.Module, group: Group | None) -> Iterator[None]:
         network.zero_grad(set_to_none=True)
         lacking = error
     num_lacking = float(lacking is not None)
-    if num_ranks(group) > 1:
+    if isinstance(network, FSDPModule):
+        num_lacking = sum_into_shards(network, num_lacking, group)
+    elif num_ranks(group) > 1:
         weights = [p for p in network.parameters() if p.requires_grad]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
         message = torch.cat([gradient.flatten() for gradient in gradients] + [gradients[0].new_tensor([num_lacking])])

@@ -17,6 +17,7 @@ from pipeline.train.activations import Budget
 from pipeline.train.batch_norm import BatchNorms
 from pipeline.train.cpu_attention import PlainAttention
 from pipeline.train.grad_cache import Tower, cached_step, summed_gradients, text_chunks
+from pipeline.train.sharding import begin_step
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def set_gradients(
     chunk_size: int,
     bf16: bool,
     norm_group_size: int | None = None,
+    length_multiple: int = 1,
     budget: Budget | None = None,
     group: Group | None = None,
 ) -> StepResult:
@@ -61,6 +63,7 @@ def set_gradients(
         bf16: whether the towers run under bfloat16 autocast; features and loss are float32 always.
         norm_group_size: images of a chunk in networks with batch norms, which normalise over it; a whole number
             of them makes the share.
+        length_multiple: chunks of captions are padded to a multiple of so many tokens, for compiled towers.
         budget: for graphs that are kept, where there is a second pass (grad_cache.py).
         group: the workers that share the global batch; those of torch.distributed, where it is initialised.
 
@@ -69,7 +72,7 @@ def set_gradients(
             statistics; the step can be taken again (chunks.py).
     """
     if not isinstance(network, CLIP):
-        return _sum_over_chunks(network, batch, chunk_size, bf16, norm_group_size, group)
+        return _sum_over_chunks(network, batch, chunk_size, bf16, norm_group_size, length_multiple, group)
     device = network.logit_scale.device
     order = torch.argsort(batch.lengths, stable=True)
     cast = partial(_autocast, device, bf16)
@@ -79,7 +82,7 @@ def set_gradients(
     )
     texts = Tower(
         cast(lambda chunk: network.encode_text(chunk, normalize=True)),
-        text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size),
+        text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size, length_multiple),
         order.to(device),
     )
     result = cached_step(
@@ -123,19 +126,25 @@ def _autocast(device: torch.device, bf16: bool, function: Callable[..., Tensor])
 
 
 def _sum_over_chunks(
-    network: Separable, batch: Batch, chunk_size: int, bf16: bool, norm_group_size: int | None, group: Group | None
+    network: Separable,
+    batch: Batch,
+    chunk_size: int,
+    bf16: bool,
+    norm_group_size: int | None,
+    length_multiple: int,
+    group: Group | None,
 ) -> StepResult:
     """The loss is a sum over samples divided by the number of targets in the global batch, which all workers know
     before they begin, so gradients of chunks and workers add up, however the batch is cut. Chunks are of captions of
     like length, as in gradient caching, but for batch norms, whose groups are in the plan's order."""
     device = batch.tokens.device
-    network.zero_grad(set_to_none=True)
+    begin_step(network)
     num_targets = torch.tensor(network.num_targets(batch.tokens), device=device)
     _sum_over_workers(num_targets, group)
     order = torch.argsort(batch.lengths, stable=True) if norm_group_size is None else torch.arange(len(batch.lengths))
     size = norm_group_size or chunk_size
     images = torch.split(batch.images[order.to(device)], size)
-    texts = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], size)
+    texts = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], size, length_multiple)
     total = torch.zeros((), device=device)
     summed = _autocast(device, bf16, network.summed_loss)
     norms = BatchNorms(network)

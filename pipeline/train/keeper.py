@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from cluster import storage
+from pipeline.model.config import ModelConfig
 from pipeline.model.loss import num_ranks
 from pipeline.model.model_folder import Model
 from pipeline.train.checkpoint import Checkpoint, Progress
@@ -26,8 +27,7 @@ class Keeper:
 
     Args:
         run: the run.
-        model: what is trained.
-        optimizer: its optimizer.
+        config: of what is trained.
         done: how far the run was.
         device: of this worker.
         chunks: how this worker cuts its share of a step.
@@ -37,19 +37,18 @@ class Keeper:
     def __init__(
         self,
         run: Pretraining,
-        model: Model,
-        optimizer: Optimizer,
+        config: ModelConfig,
         done: Progress,
         device: torch.device,
         chunks: Chunks,
         validation: Validation | None,
     ) -> None:
-        self._run, self._model, self._optimizer, self._chunks = run, model, optimizer, chunks
+        self._run, self._chunks = run, chunks
         steps_per_epoch = run.plan().steps_per_epoch
         self._recorder = Recorder(
             run.output, storage, run.train, done,
             num_steps=run.num_steps(), steps_per_epoch=steps_per_epoch, device=device,
-            utilisation_per_rate=utilisation_per_rate(model.network.config, device, num_ranks()),
+            utilisation_per_rate=utilisation_per_rate(config, device, num_ranks()),
         )  # fmt: skip
         checkpoints = run.checkpoints()
         checkpoints.collect()
@@ -60,6 +59,7 @@ class Keeper:
         self,
         num_steps: int,
         decision: Decision,
+        kept: tuple[Model, dict[str, Any]] | None,
         result: StepResult,
         *,
         logit_scale: float | None,
@@ -68,31 +68,33 @@ class Keeper:
         waited_seconds: float,
         taken: bool,
     ) -> None:
-        """A step is over, taken or skipped."""
+        """A step is over, taken or skipped. `kept` are model and optimizer's state, where either is to be kept."""
         self._recorder.step(
             result, logit_scale=logit_scale, learning_rate=learning_rate, gradient_norm=gradient_norm,
             waited_seconds=waited_seconds, taken=taken,
         )  # fmt: skip
         images_seen = num_steps * self._run.train.global_batch_size
         if images_seen in self._run.train.keep_models_at:
-            write_model(self._model, kept_model(self._run.output, images_seen))
+            assert kept is not None
+            write_model(kept[0], kept_model(self._run.output, images_seen))
         self._saved(self._saver.finished())
         if self._validator:
             self._record(self._validator.finished())
         if decision.save:
             self._saved(self._saver.wait())
             progress = replace(self._recorder.flush(), chunk_size=self._chunks.size)
-            self._saver.begin(Checkpoint(self._model, self._optimizer.state_dict(), progress))
+            assert kept is not None
+            self._saver.begin(Checkpoint(*kept, progress))
 
     def leave(self) -> None:
         """The run goes on elsewhere, or another time: wait until the checkpoint is written."""
         self._saver.wait()
         self._recorder.close()
 
-    def finish(self) -> None:
+    def finish(self, model: Model) -> None:
         """The last step has been taken: wait for its checkpoint and its scores, and write the model."""
         saved = self._saver.wait()
-        write_model(self._model, storage.join(self._run.output, "model"))
+        write_model(model, storage.join(self._run.output, "model"))
         if self._validator and saved:
             self._record(self._validator.wait())
             self._validator.begin(saved)

@@ -20,6 +20,8 @@ from pipeline.train.batch_norm import has_batch_norms
 from pipeline.train.batches import StepReader
 from pipeline.train.checkpoint import Progress
 from pipeline.train.chunks import Chunks
+from pipeline.train.compiling import LENGTH_MULTIPLE
+from pipeline.train.fitting import fit
 from pipeline.train.guard import StepGuard
 from pipeline.train.half_weights import halve_text_weights
 from pipeline.train.keeper import Keeper
@@ -27,6 +29,7 @@ from pipeline.train.notices import Notices
 from pipeline.train.optimizer import gradient_norm, learning_rate, make_optimizer, optimizer_step
 from pipeline.train.prefetch import to_device
 from pipeline.train.run import Pretraining
+from pipeline.train.sharding import load_optimizer, whole_model, whole_optimizer
 from pipeline.train.stream import checked, stream
 from pipeline.train.validation import Validation
 
@@ -57,11 +60,12 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     network = model.network.to(device).train()
     if config.text_weights == "bf16":
         halve_text_weights(network)
+    _agree(network, done.num_steps)
+    fit(network, config)
     optimizer = make_optimizer(network, config)
     if checkpoint:
-        optimizer.load_state_dict(checkpoint.optimizer)
+        load_optimizer(optimizer, checkpoint.optimizer)
         logger.info("going on at step %d with %d workers", done.num_steps, context.get_world_size())
-    _agree(network, done.num_steps)
 
     norm_group_size = config.norm_group_size if has_batch_norms(network) else None
     sizes = config.local_batch_sizes(context.get_world_size(), norm_group_size or 1)
@@ -72,9 +76,10 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     chunks = Chunks(
         config.chunk_size or done.chunk_size, config.activation_budget_bytes, norm_group_size=norm_group_size,
         bf16=config.precision == "bf16", workers_on_node=context.get_local_world_size(),
+        length_multiple=LENGTH_MULTIPLE if config.compile else 1,
     )  # fmt: skip
     guard = StepGuard(network, config.max_skipped_steps)
-    keeper = Keeper(run, model, optimizer, done, device, chunks, validation) if rank == 0 else None
+    keeper = Keeper(run, network.config, done, device, chunks, validation) if rank == 0 else None
     for step in steps:
         asked = time.monotonic()
         batch = next(batches)
@@ -89,9 +94,12 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
         if taken:
             optimizer_step(network, optimizer, rate, norm=norm, max_norm=config.max_gradient_norm)
         decision = notices.after(step + 1)
+        keeps = decision.save or (step + 1) * config.global_batch_size in config.keep_models_at
+        # All workers take part, because of weights in shards each has its own
+        kept = (whole_model(model), whole_optimizer(optimizer)) if keeps else None
         if keeper:
             keeper.after(
-                step + 1, decision, result, logit_scale=scale, learning_rate=rate, gradient_norm=norm,
+                step + 1, decision, kept, result, logit_scale=scale, learning_rate=rate, gradient_norm=norm,
                 waited_seconds=waited, taken=taken,
             )  # fmt: skip
         if decision.leave and step + 1 < steps.stop:
@@ -99,8 +107,9 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
                 keeper.leave()
                 stop.saved.remote()
             return step + 1
+    last = whole_model(model)
     if keeper:
-        keeper.finish()
+        keeper.finish(last)
     return steps.stop
 
 

@@ -10,6 +10,7 @@ from pipeline.model.clip import CLIP
 from pipeline.model.objectives import Network
 from pipeline.train.adam import HalfAdamW
 from pipeline.train.config import TrainConfig
+from pipeline.train.sharding import total_norm
 
 
 def make_optimizer(model: Network, config: TrainConfig) -> Optimizer:
@@ -41,7 +42,7 @@ def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
 
 def gradient_norm(model: Network) -> float:
     """Euclidean norm of the whole gradient."""
-    return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    return total_norm(p.grad for p in model.parameters() if p.grad is not None)
 
 
 def optimizer_step(

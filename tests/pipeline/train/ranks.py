@@ -11,23 +11,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from pipeline.model.clip import CLIP
 from pipeline.model.config import ImageTowerConfig, Objective
 from pipeline.model.image import normalise
+from pipeline.model.model_folder import Model
 from pipeline.model.objectives import Network, network_for
+from pipeline.model.tokenizer import Tokenizer
 from pipeline.train import gradients
 from pipeline.train.activations import Budget
+from pipeline.train.blocks import checkpoint_activations
 from pipeline.train.chunks import Chunks
+from pipeline.train.compiling import LENGTH_MULTIPLE, compile_blocks
+from pipeline.train.config import TrainConfig
 from pipeline.train.gradients import Batch, StepResult, set_gradients
+from pipeline.train.optimizer import gradient_norm, make_optimizer, optimizer_step
+from pipeline.train.sharding import load_optimizer, shard, whole_model, whole_optimizer
 from tests.pipeline.model.models import CONFIG, small_batch
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 200
 WORLD_SIZE = 4
 TOWERS = {
     "convnext": replace(CONFIG.image, options={**CONFIG.image.options, "drop_rate": 0.0}),
@@ -60,6 +69,9 @@ class Case(NamedTuple):
     """It runs out of memory on its first way back."""
     poisoned: int | None = None
     """The rank whose texts are embedded as something that is not finite."""
+    sharded: bool = False
+    compiled: bool = False
+    """And computed again in the backward pass, too."""
 
 
 CASES = (
@@ -73,7 +85,19 @@ CASES = (
     Case((5, 7), 3, "transformer", lacking_rank=1),
     Case((5, 7), 3, objective="caption", lacking_rank=0),
     Case((8, 4), 5, "resnet", norm_group_size=4, poisoned=1),
+    *(Case(shares, 2, "transformer", sharded=True) for shares in ((5, 7), (1, 4, 7))),
+    Case((1, 4, 7), 2, "transformer", sharded=True, budget_bytes=10**9),
+    Case((5, 7), 3, "transformer", dtype=torch.float32, sharded=True, compiled=True),
+    Case((8, 4), 5, "resnet", norm_group_size=4, sharded=True),
+    Case((5, 7), 3, "transformer", lacking_rank=1, sharded=True),
+    *(Case((8, 4), 3, objective=objective, sharded=True) for objective in ("bag", "caption")),
 )
+
+
+RUN = (Case((4, 4, 4), 2, "transformer", sharded=True), Case((5, 7), 3, "transformer", sharded=True))
+"""Some steps on three ranks, and as many more on two, with what the three have saved."""
+NUM_STEPS = 2
+TOKENIZER = Tokenizer.train(["unused"], 600, CONFIG.text.context_length)
 
 
 def network_of(case: Case) -> Network:
@@ -81,6 +105,15 @@ def network_of(case: Case) -> Network:
     torch.manual_seed(0)
     config = replace(CONFIG, objective=case.objective, image=TOWERS[case.tower])
     return network_for(config).to(case.dtype).train()
+
+
+def fit(case: Case, network: Network, group: dist.ProcessGroup | None) -> None:
+    """As `pipeline.train.fitting` does it, but what is compiled is not translated any further, which takes long."""
+    if case.compiled:
+        compile_blocks(network, CONFIG.text.context_length, backend="eager")
+        checkpoint_activations(network)
+    if case.sharded:
+        shard(network, group)
 
 
 def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup | None) -> StepResult:
@@ -98,7 +131,7 @@ def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup 
     for _ in range(2 if case.budget_bytes else 1):  # the first step measures what the second one keeps
         result = set_gradients(
             network, share, chunk_size=case.chunk_size, bf16=False, norm_group_size=case.norm_group_size,
-            budget=budget, group=group,
+            length_multiple=LENGTH_MULTIPLE if case.compiled else 1, budget=budget, group=group,
         )  # fmt: skip
     return result
 
@@ -116,14 +149,74 @@ def out_of_memory_once() -> Iterator[None]:
     yield
 
 
+class Trained(NamedTuple):
+    """What some steps have led to."""
+
+    model: Model
+    optimizer: Optimizer
+    norms: list[float]
+    """Of the gradient, step by step."""
+
+
+def train(
+    case: Case, rank: int = 0, group: dist.ProcessGroup | None = None, saved: dict[str, Any] | None = None
+) -> Trained:
+    """Steps from the beginning, or from what was saved."""
+    network = network_of(case)
+    if saved:
+        network.load_state_dict(saved["weights"])
+    fit(case, network, group)
+    optimizer = make_optimizer(network, TrainConfig())
+    if saved:
+        load_optimizer(optimizer, saved["optimizer"])
+    norms = []
+    for _ in range(NUM_STEPS):
+        take_step(case, network, rank, group)
+        norms.append(gradient_norm(network))
+        optimizer_step(network, optimizer, 1e-3)
+    return Trained(Model(network, TOKENIZER), optimizer, norms)
+
+
+def bytes_held(trained: Trained) -> int:
+    """By one rank: weights, gradients, moments."""
+    moments = [value for state in trained.optimizer.state.values() for value in state.values()]
+    tensors = [*trained.model.network.parameters(), *moments]
+    tensors += [p.grad for p in trained.model.network.parameters() if p.grad is not None]
+    own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in own}.values())
+
+
+def _train_and_go_on(rank: int, groups: list[dist.ProcessGroup], folder: Path) -> dict[str, Any]:
+    """Of both parts of RUN the norms and the bytes; of the second one, on the first rank, the weights too."""
+    found: dict[str, Any] = {"norms": [], "bytes": []}
+    saved = None
+    for case in RUN:
+        if rank < len(case.shares):
+            trained = train(case, rank, groups[len(case.shares) - 1], saved)
+            found["norms"] += trained.norms
+            found["bytes"].append(bytes_held(trained))
+            whole = {
+                "weights": whole_model(trained.model).network.state_dict(),
+                "optimizer": whole_optimizer(trained.optimizer),
+            }
+            if rank == 0:
+                torch.save(whole, folder / "saved.pt")
+                found |= whole
+        dist.barrier()
+        saved = torch.load(folder / "saved.pt", weights_only=True)
+    return found
+
+
 def state_after(network: Network) -> Iterator[tuple[str, Tensor]]:
     """Gradients, and the statistics of batch norms."""
-    yield from ((name, p.grad) for name, p in network.named_parameters() if p.grad is not None)
+    for name, p in network.named_parameters():
+        if p.grad is not None:
+            yield name, p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
     yield from network.named_buffers()
 
 
-def run_ranks(folder: Path) -> list[list[dict[str, Tensor]]]:
-    """What each rank ended with, in each case; nothing where it took no part."""
+def run_ranks(folder: Path) -> list[tuple[list[dict[str, Tensor]], dict[str, Any]]]:
+    """What each rank ended with, in each case and in RUN; nothing where it took no part."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -136,7 +229,7 @@ def run_ranks(folder: Path) -> list[list[dict[str, Tensor]]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
 
 
-def _normalise_to(dtype: torch.dtype) -> None:
+def normalise_to(dtype: torch.dtype) -> None:
     gradients.normalise = lambda images: normalise(images).to(dtype)  # type: ignore[attr-defined]
 
 
@@ -147,15 +240,17 @@ def _main(rank: int, folder: Path) -> None:
     for case in CASES:
         found.append({})
         if rank < len(case.shares):
-            _normalise_to(case.dtype)
+            normalise_to(case.dtype)
             network = network_of(case)
+            fit(case, network, groups[len(case.shares) - 1])
             result = take_step(case, network, rank, groups[len(case.shares) - 1])
             found[-1] |= dict(state_after(network))
             found[-1]["loss"] = torch.tensor(result.loss, dtype=torch.float64)
             if result.accuracy_image_to_text is not None:
                 accuracies = (result.accuracy_image_to_text, result.accuracy_text_to_image)
                 found[-1]["accuracies"] = torch.tensor(accuracies)
-    torch.save(found, folder / f"{rank}.pt")
+    normalise_to(torch.float64)
+    torch.save((found, _train_and_go_on(rank, groups, folder)), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -1,7 +1,6 @@
 """A step against plain autograd on the whole batch in one process, on one to four ranks."""
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,16 @@ from pipeline.train import gradients
 from pipeline.train.gradients import Batch, set_gradients
 from tests.pipeline.model.models import small_batch, small_clip
 from tests.pipeline.model.plain import plain_contrastive
-from tests.pipeline.train.ranks import CASES, Case, network_of, run_ranks, state_after, take_step
+from tests.pipeline.train.ranks import (
+    CASES,
+    Case,
+    bytes_held,
+    network_of,
+    run_ranks,
+    state_after,
+    take_step,
+    train,
+)
 
 SIZE = 12
 STEPS = 2
@@ -87,11 +95,17 @@ def _is_seen_by_the_guard(case: Case, results: dict[str, Tensor]) -> bool:
     return not (results["loss"].isfinite() or torch.nn.utils.get_total_norm(found).isfinite())
 
 
-def test_ranks_give_the_gradient_of_the_global_mean(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[dict[str, Tensor]], dict[str, Any]]]:
+    return run_ranks(tmp_path_factory.mktemp("ranks"))
+
+
+def test_ranks_give_the_gradient_of_the_global_mean(
+    by_rank: list[tuple[list[dict[str, Tensor]], dict[str, Any]]],
+) -> None:
     """The logit scale too: summed over ranks, as other implementations do, it would be too large by their number."""
-    by_rank = run_ranks(tmp_path)
     for number, case in enumerate(CASES):
-        first, *others = (results[number] for results in by_rank[: len(case.shares)])
+        first, *others = (results[number] for results, _ in by_rank[: len(case.shares)])
         if case.poisoned is not None:
             assert all(_is_seen_by_the_guard(case, results) for results in (first, *others)), case
             continue
@@ -110,6 +124,28 @@ def test_ranks_give_the_gradient_of_the_global_mean(tmp_path: Path) -> None:
 @pytest.fixture
 def _double_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gradients, "normalise", lambda images: normalise(images).double())
+
+
+@pytest.mark.usefixtures("_double_images")
+def test_shards_are_those_of_the_whole_run(
+    by_rank: list[tuple[list[dict[str, Tensor]], dict[str, Any]]],
+) -> None:
+    """Steps on three ranks that go on with two, all in shards, against one process that has everything."""
+    whole = Case((SIZE,), SIZE, "transformer")
+    first = train(whole)
+    halfway = {"weights": first.model.network.state_dict(), "optimizer": first.optimizer.state_dict()}
+    second = train(whole, saved=halfway)
+    of_first_rank = by_rank[0][1]
+    assert of_first_rank["norms"] == pytest.approx(first.norms + second.norms, rel=1e-10)
+    assert_same(of_first_rank["weights"], second.model.network.state_dict(), 1e-10)
+    moments = second.optimizer.state_dict()["state"]
+    assert of_first_rank["optimizer"]["state"].keys() == moments.keys()
+    for number, expected in moments.items():
+        assert_same(of_first_rank["optimizer"]["state"][number], expected, 1e-9)
+    for part, num_ranks in enumerate((3, 2)):
+        held = [found["bytes"][part] for _, found in by_rank[:num_ranks]]
+        assert max(held) < bytes_held(second) / num_ranks * 1.2, "a rank has more than its share"
+    assert "weights" not in by_rank[1][1]
 
 
 @pytest.mark.usefixtures("_double_images")

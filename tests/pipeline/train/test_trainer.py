@@ -44,6 +44,8 @@ CONFIG = TrainConfig(
     precision="fp32",
     shuffle_row_groups=3,
     num_workers=2,
+    shard_weights=True,
+    checkpoint_activations=True,
     chunk_size=4,
     rows_per_read=20,
     log_every_steps=1,
@@ -94,10 +96,11 @@ def test_a_run_leaves_a_model_metrics_and_a_result(finished: Pretraining) -> Non
 
 @pytest.mark.cluster
 def test_the_curve_does_not_depend_on_workers_or_chunks(finished: Pretraining, tmp_path: Path) -> None:
-    """Nor on checkpoints, here by the clock, after each step."""
+    """Nor on where weights are, what is computed again, and checkpoints, here by the clock, after each step."""
     train = replace(
         CONFIG, num_workers=1, chunk_size=100, rows_per_read=100, checkpoint_every_steps=100,
-        checkpoint_every_minutes=1e-6, keep_checkpoint_every_steps=5,
+        checkpoint_every_minutes=1e-6, keep_checkpoint_every_steps=5, shard_weights=False,
+        checkpoint_activations=False,
     )  # fmt: skip
     alone = replace(finished, output=str(tmp_path), train=train)
     pretrain(alone)
