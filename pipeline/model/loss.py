@@ -331,5 +331,13 @@ class _Ranks:
         return found
 
     def sum_of_own(self, values: Tensor) -> Tensor:
-        """This rank's n rows of the sum over the ranks of N x E; overwrites it."""
-        return self.sum(values)[self.start : self.start + self.sizes[self.rank]]
+        """This rank's n rows of the sum over the ranks of N x E; padded meanwhile, where the ranks' rows differ."""
+        if len(self.sizes) == 1:
+            return values
+        most = max(self.sizes)
+        if min(self.sizes) < most:
+            parts = torch.split(values, self.sizes)
+            values = torch.cat([F.pad(part, (0, 0, 0, most - len(part))) for part in parts])
+        own = values.new_empty(most, *values.shape[1:])
+        dist.reduce_scatter_tensor(own, values, group=self.group)
+        return own[: self.sizes[self.rank]]
