@@ -336,7 +336,7 @@ class _Ranks:
             return values
         most = max(self.sizes)
         if min(self.sizes) < most:
-            parts = torch.split(values, self.sizes)
+            parts = torch.split(values, list(self.sizes))
             values = torch.cat([F.pad(part, (0, 0, 0, most - len(part))) for part in parts])
         own = values.new_empty(most, *values.shape[1:])
         dist.reduce_scatter_tensor(own, values, group=self.group)

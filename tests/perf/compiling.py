@@ -42,7 +42,7 @@ SETTINGS = {
 
 
 def measure(name: str, budget_gib: float) -> dict[str, float]:
-    """Samples a CPU second, how many more seconds the first pass takes, GiB, compiled graphs, and the loss of the first step."""
+    """Samples a CPU second, seconds that the first pass takes longer, GiB, compiled graphs, loss of the first step."""
     config = SETTINGS[name]
     torch.set_num_threads(1)
     everything = batch_of(MODEL, NUM_BATCHES * NUM_ROWS)
@@ -93,8 +93,8 @@ def main() -> None:
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
         measured[name] = json.loads(output)
     print(
-        f"| {MODEL}, {NUM_ROWS} in chunks of {CHUNK_SIZE}, {options.budget} GiB for graphs | samples/s of CPU | ratio | GiB "
-        "| compiling, s of CPU | graphs compiled | first loss |"
+        f"| {MODEL}, {NUM_ROWS} in chunks of {CHUNK_SIZE}, {options.budget} GiB for graphs | samples/s of CPU | ratio "
+        "| GiB | compiling, s of CPU | graphs compiled | first loss |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name, found in measured.items():
