@@ -75,7 +75,13 @@ def launch(
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, _terminate)
+    ended: list[int] = []
+
+    def end(number: int, _frame: object) -> NoReturn:
+        ended.append(128 + number)
+        sys.exit(ended[0])
+
+    signal.signal(signal.SIGTERM, end)
     parser = _parser(job_class)
     try:
         options = _parse(parser, job_class, _gather(job_class, sys.argv[1:] if argv is None else argv, words))
@@ -91,6 +97,8 @@ def launch(
         storage.write_bytes(place, text.encode())
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as stopped:
+        sys.exit(ended[0] if ended else stopped.code)  # Ray makes a 1 of it, where the signal finds it waiting
     except Exception as error:
         cause = _cause(error)
         ours = type(cause).__module__.split(".")[0] in _OUR_MODULES
@@ -209,10 +217,6 @@ def _without_none(value: Any) -> Any:
 def _fail(message: str) -> NoReturn:
     print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
-
-
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
 
 
 def _cause(error: Exception) -> BaseException:

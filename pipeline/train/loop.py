@@ -42,7 +42,7 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     Args:
         run: the run.
         tokenizer_json: its vocabulary.
-        stop: actor of notices.Stop.
+        stop: actor of stop.Stop.
         validation: how models are scored; None: not at all.
 
     Returns:

@@ -6,7 +6,6 @@ for a node that goes away is a barrier, so it is asked for every second or so, b
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -21,27 +20,6 @@ from pipeline.train.config import TrainConfig
 ASK_SECONDS = 1.0
 """How often it is asked whether a node is going away: spot notices come from 30 seconds to two minutes ahead."""
 _SAVE, _LEAVE, _ASK = 1, 2, 4
-
-
-class Stop:
-    """An actor through which a job that is being stopped has its workers save, and hears that they have."""
-
-    def __init__(self) -> None:
-        self._asked, self._saved = asyncio.Event(), asyncio.Event()
-
-    async def ask(self) -> None:
-        """For the job: ask for a checkpoint, and return when it is written."""
-        self._saved.clear()  # of workers that have left a node
-        self._asked.set()
-        await self._saved.wait()
-
-    async def asked(self) -> None:
-        """For the workers: return when the job asks."""
-        await self._asked.wait()
-
-    async def saved(self) -> None:
-        """For the workers: the checkpoint is written."""
-        self._saved.set()
 
 
 @dataclass(frozen=True)
@@ -60,7 +38,7 @@ class Notices:
     Args:
         config: when checkpoints are due.
         num_steps: of the whole run.
-        stop: actor of `Stop`.
+        stop: actor of stop.Stop.
         device: of this worker.
     """
 

@@ -24,9 +24,10 @@ from cluster.runs import Run, identity
 from pipeline.train.curves import draw_curves
 from pipeline.train.loop import train
 from pipeline.train.metrics import read_metrics, read_validation
-from pipeline.train.notices import ASK_SECONDS, Stop
+from pipeline.train.notices import ASK_SECONDS
 from pipeline.train.run import Pretraining
 from pipeline.train.start import read_start
+from pipeline.train.stop import Stop
 from pipeline.train.validation import Validation
 from pipeline.train.workers import run_workers
 

@@ -133,7 +133,7 @@ def started(job: PretrainJob, *, until_step: int) -> Iterator[subprocess.Popen[b
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model=ViT-B/31"], "model = 'ViT-B/31'"),
+        (["--model=ViT-B/31"], "model=ViT-B/31 is not known; did you mean ViT-B/32"),
         (["--objective=clip"], "--objective: expected one of"),
         (["--train.global_batch_size=65"], "global_batch_size=65 is more than the snapshot's 64 pairs"),
         (["--train.num_workers=9"], "need 9 CPUs and the cluster has 4"),
