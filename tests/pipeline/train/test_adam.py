@@ -13,14 +13,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from pipeline.model.clip import CLIP
 from pipeline.train.adam import HalfAdamW
 from pipeline.train.config import Storage, TrainConfig
-from pipeline.train.gradients import Batch, set_gradients
-from pipeline.train.half_weights import halve_text_weights
-from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
 from pipeline.train.rounding import BLOCK
-from tests.pipeline.model.models import CONFIG, small_batch
+from tests.pipeline.train.learning import losses
 
 SHAPES = ((300, 70), (), (3,), (BLOCK // 1000 + 80, 1000), (7, 11, 3))
 """The fourth is more than a block."""
@@ -196,37 +192,20 @@ def test_shards_of_rows_take_the_step_that_the_whole_takes(weights: torch.dtype)
         dist.destroy_process_group()
 
 
-def losses(moments: Storage, text_weights: Storage, num_steps: int = 45) -> list[float]:
-    """Of a network that learns 24 pairs by heart, in batches of 8."""
-    torch.manual_seed(0)
-    image = replace(CONFIG.image, options={**CONFIG.image.options, "drop_rate": 0.0})
-    network = CLIP(replace(CONFIG, image=image)).train()
-    config = TrainConfig(
-        learning_rate=3e-3, warmup_steps=5, moments=moments, text_weights=text_weights, global_batch_size=8
-    )
-    if text_weights == "bf16":
-        halve_text_weights(network)
-    optimizer = make_optimizer(network, config)
-    images, tokens, lengths = small_batch(24)
-    found = []
-    for step in range(num_steps):
-        rows = slice(8 * (step % 3), 8 * (step % 3 + 1))
-        batch = Batch(images[rows], tokens[rows], lengths[rows])
-        found.append(set_gradients(network, batch, chunk_size=8, bf16=True).loss)
-        optimizer_step(network, optimizer, learning_rate(config, step, num_steps))
-    return found
+RUN = TrainConfig(learning_rate=3e-3, warmup_steps=5, global_batch_size=8)
 
 
 @pytest.fixture(scope="module")
 def plain_losses() -> Tensor:
-    return torch.tensor(losses("fp32", "fp32"))
+    return torch.tensor(losses(RUN, 45))
 
 
 @pytest.mark.parametrize("text_weights", ["fp32", "bf16"])
 def test_training_follows_the_curve_of_float32(plain_losses: Tensor, text_weights: Storage) -> None:
-    """Within a hundredth of what is learned at any step, and five times nearer on average."""
+    """Within a fiftieth of what is learned at any step, and ten times nearer on average."""
     learned = plain_losses[0] - plain_losses[-1]
     assert learned > 1
-    away = (torch.tensor(losses("bf16", text_weights)) - plain_losses) / learned
-    assert 0 < away.abs().max() < 0.01
+    found = torch.tensor(losses(replace(RUN, moments="bf16", text_weights=text_weights), 45))
+    away = (found - plain_losses) / learned
+    assert 0 < away.abs().max() < 0.02
     assert abs(away.mean()) < 0.002

@@ -1,0 +1,31 @@
+"""A small network that learns a few pairs by heart, to compare how."""
+
+from dataclasses import replace
+
+import torch
+
+from pipeline.model.clip import CLIP
+from pipeline.train.config import TrainConfig
+from pipeline.train.gradients import Batch, set_gradients
+from pipeline.train.half_weights import halve_text_weights
+from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
+from tests.pipeline.model.models import CONFIG, small_batch
+
+
+def losses(config: TrainConfig, num_steps: int, seed: int = 0) -> list[float]:
+    """Of each step, a third of the pairs in turn, from weights of a seed; random numbers are only those of rounding."""
+    torch.manual_seed(seed)
+    image = replace(CONFIG.image, options={**CONFIG.image.options, "drop_rate": 0.0})
+    network = CLIP(replace(CONFIG, image=image)).train()
+    if config.text_weights == "bf16":
+        halve_text_weights(network)
+    optimizer = make_optimizer(network, config)
+    size = config.global_batch_size
+    images, tokens, lengths = small_batch(3 * size)
+    found = []
+    for step in range(num_steps):
+        rows = slice(size * (step % 3), size * (step % 3 + 1))
+        batch = Batch(images[rows], tokens[rows], lengths[rows])
+        found.append(set_gradients(network, batch, chunk_size=size, bf16=True).loss)
+        optimizer_step(network, optimizer, learning_rate(config, step, num_steps))
+    return found
