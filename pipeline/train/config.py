@@ -111,6 +111,11 @@ class TrainConfig:
                 f"text_weights=bf16 with precision={self.precision}: half-precision weights need half-precision "
                 "arithmetic, set precision=bf16 as well"
             )
+        if self.text_weights == "bf16" and self.shard_weights:
+            raise ValueError(
+                "text_weights=bf16 with shard_weights=true: shards of a block have weights of one type only, set one "
+                "of them back"
+            )
         for num_images in self.keep_models_at:
             if num_images <= 0 or num_images % self.global_batch_size:
                 raise ValueError(

@@ -202,10 +202,10 @@ def plain_losses() -> Tensor:
 
 @pytest.mark.parametrize("text_weights", ["fp32", "bf16"])
 def test_training_follows_the_curve_of_float32(plain_losses: Tensor, text_weights: Storage) -> None:
-    """Within a fiftieth of what is learned at any step, and ten times nearer on average."""
+    """Within a twentieth of what is learned at any step, and ten times nearer on average."""
     learned = plain_losses[0] - plain_losses[-1]
     assert learned > 1
     found = torch.tensor(losses(replace(RUN, moments="bf16", text_weights=text_weights), 45))
     away = (found - plain_losses) / learned
-    assert 0 < away.abs().max() < 0.02
-    assert abs(away.mean()) < 0.002
+    assert 0 < away.abs().max() < 0.05
+    assert abs(away.mean()) < 0.005

@@ -13,6 +13,7 @@ from pipeline.train.config import TrainConfig
         ({"crop_share": 1.5}, "crop_share=1.5: must be at most 1"),
         ({"max_skipped_steps": -1}, "max_skipped_steps=-1: must not be negative"),
         ({"max_gradient_norm": 0.0}, "max_gradient_norm=0.0: must be above zero"),
+        ({"text_weights": "bf16", "shard_weights": True}, "text_weights=bf16 with shard_weights=true"),
         ({"text_weights": "bf16", "precision": "fp32"}, "text_weights=bf16 with precision=fp32: .* precision=bf16"),
         ({"global_batch_size": 3, "num_workers": 4}, "global_batch_size=3 cannot be shared out to num_workers=4"),
         ({"global_batch_size": 3, "max_workers": 4}, "global_batch_size=3 cannot be shared out to max_workers=4"),
