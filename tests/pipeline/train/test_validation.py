@@ -31,5 +31,5 @@ def test_one_model_is_scored_at_a_time(tmp_path: Path, caplog: pytest.LogCapture
     assert caplog.messages == ["no validation after step 10: that after step 5 still runs"]
     assert validator.finished() is None
     (tmp_path / "go").touch()
-    assert validator.wait() == Scores(5, {"scale": float(network.logit_scale)})
+    assert validator.wait() == Scores(5, {"scale": network.logit_scale.item()})
     assert validator.wait() is None
