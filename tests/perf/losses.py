@@ -22,15 +22,14 @@ from torch import Tensor
 from pipeline.model.loss import contrastive_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-WIDTH = 512
 LOG_SCALE = 4.0
 
 
-def features(num_pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+def features(num_pairs: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images, texts that resemble them a little, and the logarithm of the scale."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(num_pairs, WIDTH, generator=generator)
-    texts = torch.randn(num_pairs, WIDTH, generator=generator).add_(images, alpha=0.1)
+    images = torch.randn(num_pairs, width, generator=generator)
+    texts = torch.randn(num_pairs, width, generator=generator).add_(images, alpha=0.1)
     images, texts = (F.normalize(part, dim=-1).requires_grad_() for part in (images, texts))
     return images, texts, torch.tensor(LOG_SCALE, requires_grad=True)
 
@@ -40,10 +39,10 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(name: str, num_pairs: int, output: Path) -> None:
+def measure(name: str, num_pairs: int, width: int, output: Path) -> None:
     """One loss, in this process: its seconds, memory, value and gradients go to `output`."""
-    first = features(64)
-    images, texts, log_scale = features(num_pairs)
+    first = features(64, width)
+    images, texts, log_scale = features(num_pairs, width)
     if name == "ours":
         compute: Loss = contrastive_loss
     else:
@@ -65,21 +64,21 @@ def main() -> None:
     """Measure ours and open_clip's at one size in turns, and ours alone at growing ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=16_384)
+    parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--alone", type=int, nargs="*", default=[32_768, 65_536, 131_072])
     parser.add_argument("--one", nargs=3)
     options = parser.parse_args()
     if options.one:
         name, num_pairs, output = options.one
-        measure(name, int(num_pairs), Path(output))
+        measure(name, int(num_pairs), options.width, Path(output))
         return
     with tempfile.TemporaryDirectory() as folder:
         runs = [("ours", options.pairs), ("open_clip", options.pairs)] * options.rounds
         for name, num_pairs in [*runs, *(("ours", size) for size in options.alone)]:
             place = Path(folder) / f"{name}-{num_pairs}.pt"
-            subprocess.run(
-                [sys.executable, "-m", "tests.perf.losses", "--one", name, str(num_pairs), str(place)], check=True
-            )
+            command = [sys.executable, "-m", "tests.perf.losses", "--one", name, str(num_pairs), str(place)]
+            subprocess.run([*command, "--width", str(options.width)], check=True)
             found = torch.load(place, weights_only=True)
             print(f"| {name} | {num_pairs:,} | {found['seconds']:.1f} s | {found['mib']:,.0f} MiB |", flush=True)
         ours, theirs = (

@@ -49,7 +49,7 @@ MODEL = ModelConfig(
     text=TextTowerConfig(width=WIDTH, heads=2, layers=LAYERS, context_length=32, vocab_size=4096),
 )
 TRAIN = TrainConfig(
-    global_batch_size=128, epochs=10, learning_rate=1e-3, warmup_steps=50, shuffle_row_groups=64, cpus_per_worker=2,
+    global_batch_size=128, epochs=5, learning_rate=1e-3, warmup_steps=50, shuffle_row_groups=64, cpus_per_worker=2,
     chunk_size=128, log_every_steps=20, checkpoint_every_steps=100_000,
 )  # fmt: skip
 
