@@ -72,7 +72,7 @@ def test_a_rank_that_is_killed(folder: Path, undisturbed: list[Metrics], capfd: 
 def test_a_node_that_goes_away_with_a_notice(folder: Path, undisturbed: list[Metrics]) -> None:
     """Without a failure to spare: the workers save, leave, and go on at the next step elsewhere."""
     process = start(folder, str(folder / "drained"), "goes")
-    said, _ = process.communicate(timeout=200)
+    said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     check_same_curve(curve(str(folder / "drained")), undisturbed)
     (step,) = (int(step) for step in re.findall(r"a node is going away: saved at step (\d+)", said))
@@ -99,7 +99,7 @@ def test_storage_that_fails_and_a_kill_during_an_upload(
 
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, faults()) as faulty:
         process = start(folder, output, environment={"AWS_ENDPOINT_URL": faulty.endpoint})
-        said, _ = process.communicate(timeout=280)
+        said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
     assert len(killed) == 2
     check_same_curve(curve(output), undisturbed)

@@ -41,7 +41,7 @@ TRAIN = TrainConfig(
     log_every_steps=1,
     checkpoint_every_steps=5,
 )
-KILL_TIMEOUT_SECONDS = 150
+KILL_TIMEOUT_SECONDS = 250
 
 
 def arguments(job: PretrainJob) -> list[str]:
