@@ -29,6 +29,7 @@ def run_workers(run: Pretraining, work: Callable[[], int]) -> int:
 
     Raises:
         ValueError: what is wrong with the input, as a worker or its reading task has found it; so FileNotFoundError.
+        FloatingPointError: too many steps in a row were not finite (guard.py).
         WorkerGroupError: workers have failed too often.
     """
     try:
@@ -118,5 +119,5 @@ def _user_error(error: BaseException | None) -> Exception | None:
         return _user_error(error._base_exc)
     if isinstance(error, RayTaskError):
         return _user_error(error.cause)
-    # Those two and not their children: a library's own ValueError does not speak to the user
-    return error if isinstance(error, ValueError | FileNotFoundError) and type(error) in _USER_ERRORS else None
+    # Those and not their children: a library's own ValueError does not speak to the user
+    return error if isinstance(error, Exception) and type(error) in _USER_ERRORS else None
