@@ -70,7 +70,7 @@ class Chunks:
                     length_multiple=self._length_multiple, budget=self._budget, group=group,
                 )  # fmt: skip
             except OutOfMemoryElsewhereError:
-                pass
+                pass  # that rank takes less, and all take the step again
             except torch.OutOfMemoryError as error:
                 self._take_less(error)
             else:

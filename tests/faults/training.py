@@ -22,24 +22,15 @@ from ray.util import placement_group_table
 from cluster.session import SessionConfig, session
 from pipeline.data.reading import shard_infos
 from pipeline.data.snapshot import Snapshot
-from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import Pretraining
 from pipeline.train.trainer import pretrain
 from tests.perf.memory import descendants
+from tests.pipeline.train.pairs import MODEL
 
 NOTICE_SECONDS = 8
 PREEMPTION = 2
 """DRAIN_NODE_REASON_PREEMPTION of Ray's autoscaler.proto, which comes without types."""
-MODEL = ModelConfig(
-    embed_dim=16,
-    image=ImageTowerConfig(
-        architecture="convnext_atto",
-        image_size=32,
-        options={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "kernel_sizes": 3, "ls_init_value": None},
-    ),
-    text=TextTowerConfig(width=16, heads=2, layers=1, context_length=14, vocab_size=560),
-)
 CONFIG = TrainConfig(
     global_batch_size=16,
     epochs=10,

@@ -12,8 +12,7 @@ from pipeline.eval.objectives import CURVES
 from pipeline.model import config
 from pipeline.train.config import TrainConfig
 from tests.pipeline.eval.pictures import make_sets
-from tests.pipeline.train.pairs import write_snapshot
-from tests.pipeline.train.test_trainer import MODEL
+from tests.pipeline.train.pairs import MODEL, write_snapshot
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ goes on.
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,21 +18,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from cluster.resources import Pool
-from jobs import import_pairs, objectives
+from jobs import objectives
 from jobs.demo.render import evaluation_sets
-from jobs.import_pairs import ImportPairsJob
 from jobs.objectives import ObjectivesJob
-from pipeline.data.shard import ShardConfig
 from pipeline.eval.datasets import Dataset, Kind, serialise
 from pipeline.eval.flow import EncodeConfig
 from pipeline.eval.objectives import Comparison, compare
-from pipeline.hashing import hash64
 from pipeline.train.config import TrainConfig
+from tests.perf.photographs import Photograph, photographs, write_pairs
 
-DATA = Path(os.environ.get("CLIP_DATA", "../shared/data"))
 CLASSES: Mapping[str, frozenset[str]] = {
     "dog": frozenset({"dog", "dogs", "puppy"}),
     "water": frozenset(
@@ -46,7 +40,6 @@ CLASSES: Mapping[str, frozenset[str]] = {
 }
 TEMPLATES = ("{} .", "a {} .", "there is {} .", "a photo of {} .")
 MIN_CAPTIONS = 3
-HELD_OUT = 0.25
 SIDE = 72
 """Photographs are made so small, for crops of 63 of them are what a model of 64 sees."""
 SEEDS = (0, 1, 2)
@@ -62,22 +55,11 @@ def label(captions: Sequence[str]) -> str | None:
     return named[0] if len(named) == 1 and counts[named[0]] >= MIN_CAPTIONS else None
 
 
-def make_photographs(folder: Path) -> None:
-    """pairs.parquet, and the evaluation set sets/photographs, in a folder."""
-    photographs = pq.read_table(DATA / "photos.parquet", columns=["key", "captions", "image"]).to_pylist()
-    pairs: list[tuple[bytes, str]] = []
-    samples: list[tuple[bytes, int]] = []
-    for row in photographs:
-        sink = io.BytesIO()
-        Image.open(io.BytesIO(row["image"])).convert("RGB").resize((SIDE, SIDE)).save(sink, "JPEG", quality=90)
-        if hash64([str(row["key"])])[0] / 2.0**64 >= HELD_OUT:
-            pairs += [(sink.getvalue(), caption) for caption in row["captions"]]
-        elif name := label(row["captions"]):
-            samples.append((sink.getvalue(), list(CLASSES).index(name)))
-    images, captions = zip(*pairs, strict=True)
-    (folder / "input").mkdir(parents=True)
-    table = pa.table({"image": pa.array(images, pa.binary()), "caption": captions})
-    pq.write_table(table, folder / "input" / "pairs.parquet")
+def write_set(folder: Path, held_out: Sequence[Photograph]) -> None:
+    """The evaluation set sets/photographs, in a folder."""
+    samples = [
+        (photograph.jpeg, list(CLASSES).index(name)) for photograph in held_out if (name := label(photograph.captions))
+    ]
     scored, labels = zip(*samples, strict=True)
     dataset = Dataset(name="photographs", kind=Kind.CLASSIFICATION, classes=tuple(CLASSES), templates=TEMPLATES)
     place = folder / "sets" / "photographs"
@@ -96,14 +78,13 @@ def prepare(folder: Path, demo: Path) -> list[ObjectivesJob]:
     if not (folder / "demo" / "sets").exists():
         evaluation_sets(folder / "demo" / "sets", 1_000_003, 20)
         shutil.rmtree(folder / "demo" / "sets" / "rendered_pairs")
-    photographs = folder / "photographs"
-    if not (photographs / "sets").exists():
-        make_photographs(photographs)
-    shard = ShardConfig(target_bytes=2**21)
-    import_pairs.main(ImportPairsJob(input=str(photographs / "input"), output=str(photographs / "import"), shard=shard))
+    place = folder / "photographs"
+    learned, held_out = photographs(SIDE)
+    if not (place / "sets").exists():
+        write_set(place, held_out)
     corpora = {
         "demo": (demo / "curate" / "dataset", folder / "demo"),
-        "photographs": (photographs / "import" / "dataset", photographs),
+        "photographs": (write_pairs(place, learned), place),
     }
     return [
         ObjectivesJob(

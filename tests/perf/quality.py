@@ -12,8 +12,8 @@ import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from PIL import Image
@@ -35,10 +35,11 @@ from pipeline.model.weights import import_state
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import Pretraining
 from pipeline.train.trainer import pretrain
+from tests.perf.peer import network_like, optimizer_of, train_epoch
 from tests.perf.photographs import Photograph, photographs, write_pairs
 
 SEEDS = (0, 1, 2)
-SIDE, STORED_SIDE, LAYERS, WIDTH, PATCH = 64, 72, 4, 128, 16
+SIDE, STORED_SIDE, LAYERS, WIDTH = 64, 72, 4, 128
 MODEL = ModelConfig(
     embed_dim=WIDTH,
     image=ImageTowerConfig(
@@ -57,7 +58,7 @@ TRAIN = TrainConfig(
 def train_ours(folder: Path, dataset: str, seed: int) -> None:
     """A run of `pretrain`; its model is in folder/model."""
     snapshot = Snapshot.open(dataset)
-    train = TrainConfig(**{**vars(TRAIN), "seed": seed})
+    train = replace(TRAIN, seed=seed)
     run = Pretraining(
         output=str(folder), shards=shard_infos(snapshot.shards), snapshot_id=snapshot.snapshot_id, model=MODEL,
         train=train,
@@ -86,41 +87,20 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 def train_theirs(learned: Sequence[Photograph], tokenizer: Tokenizer, seed: int) -> CLIP:
     """open_clip's training; its weights in a model of ours."""
-    from open_clip import model as open_clip_model
     from open_clip.loss import ClipLoss
     from open_clip_train.scheduler import cosine_lr
-    from open_clip_train.train import train_one_epoch
 
+    network = CLIP(replace(MODEL, text=replace(MODEL.text, vocab_size=tokenizer.vocab_size)))
     torch.manual_seed(seed)
-    text = MODEL.text
-    peer = open_clip_model.CLIP(
-        embed_dim=MODEL.embed_dim,
-        vision_cfg={"layers": LAYERS, "width": WIDTH, "patch_size": PATCH, "image_size": SIDE, "head_width": 64},
-        text_cfg={
-            "context_length": text.context_length, "vocab_size": tokenizer.vocab_size, "width": text.width,
-            "heads": text.heads, "layers": text.layers,
-        },
-        quick_gelu=True,
-        output_dict=True,
-    )  # fmt: skip
-    named = list(peer.named_parameters())
-    groups = [
-        {"params": [p for _, p in named if (p.ndim < 2) == small], "weight_decay": decay}
-        for small, decay in ((True, 0.0), (False, TRAIN.weight_decay))
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=TRAIN.learning_rate, betas=(TRAIN.beta1, TRAIN.beta2), eps=TRAIN.epsilon)
+    peer = network_like(network)
+    optimizer = optimizer_of(peer, TRAIN)
     loader = DataLoader(Pairs(learned, tokenizer), TRAIN.global_batch_size, shuffle=True, drop_last=True)
     loader.num_batches, loader.num_samples = len(loader), len(loader) * TRAIN.global_batch_size
     scheduler = cosine_lr(optimizer, TRAIN.learning_rate, TRAIN.warmup_steps, len(loader) * TRAIN.epochs)
-    arguments = SimpleNamespace(
-        device="cpu", precision="amp_bf16", distill=False, accum_freq=1, skip_scheduler=False, horovod=False,
-        grad_clip_norm=None, world_size=1, rank=0, local_rank=0, log_local=False, log_every_n_steps=1000,
-        batch_size=TRAIN.global_batch_size, wandb=False,
-    )  # fmt: skip
-    data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda _epoch: None)}
     for epoch in range(TRAIN.epochs):
-        train_one_epoch(peer, data, ClipLoss(), epoch, optimizer, None, scheduler, None, arguments)
-    network = CLIP(ModelConfig.from_dict(MODEL.to_dict() | {"text": vars(text) | {"vocab_size": tokenizer.vocab_size}}))
+        train_epoch(
+            peer, loader, ClipLoss(), optimizer, epoch=epoch, scheduler=scheduler, batch_size=TRAIN.global_batch_size
+        )
     import_state(network, peer.state_dict())
     return network
 

@@ -10,10 +10,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import socket
-import subprocess
-import sys
 from typing import Any
 
 import torch
@@ -27,6 +23,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.gradients import Batch, set_gradients
 from pipeline.train.optimizer import make_optimizer, optimizer_step
 from pipeline.train.sharding import shard
+from tests.gloo import run_ranks
 
 MODEL = "ViT-B/32"
 SETTINGS = ((1, False), (2, False), (2, True), (4, True))
@@ -76,7 +73,7 @@ def measure(rank: int, num_ranks: int, in_shards: bool) -> dict[str, float]:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rank", nargs=3, type=int)
+    parser.add_argument("rank", nargs="*", type=int)
     options = parser.parse_args()
     if options.rank:
         rank, num_ranks, in_shards = options.rank
@@ -86,19 +83,8 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|")
     alone = None
     for num_ranks, in_shards in SETTINGS:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.perf.shards", "--rank"]
-        processes = [
-            subprocess.Popen(
-                [*command, str(rank), str(num_ranks), str(int(in_shards))],
-                env=environment, stdout=subprocess.PIPE, text=True,
-            )
-            for rank in range(num_ranks)
-        ]  # fmt: skip
-        found = [json.loads(process.communicate()[0]) for process in processes]
+        printed = run_ranks("tests.perf.shards", num_ranks, [num_ranks, int(in_shards)])
+        found = [json.loads(one) for one in printed]
         most = {name: max(one[name] for one in found) for name in found[0]}
         alone = alone or most
         cells = " | ".join(f"{most[name]:.2f} | {most[name] / alone[name]:.2f}" for name in most)

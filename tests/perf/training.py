@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -38,6 +37,7 @@ from pipeline.train.activations import Budget
 from pipeline.train.config import TrainConfig
 from pipeline.train.gradients import Batch, set_gradients
 from pipeline.train.optimizer import gradient_norm, make_optimizer, optimizer_step
+from tests.perf.peer import network_like, optimizer_of, train_epoch
 
 DATA = Path(os.environ.get("CLIP_DATA", "../shared/data"))
 NUM_STEPS = 3
@@ -106,43 +106,20 @@ def our_step(network: CLIP, batch: Batch, chunk_size: int, budget: Budget) -> St
     return step
 
 
-def their_step(network: CLIP, model: str, batch: Batch, chunk_size: int) -> Step:
+def their_step(network: CLIP, batch: Batch, chunk_size: int) -> Step:
     """An epoch of one step of open_clip's training, from the same weights."""
-    from open_clip import model as open_clip_model
     from open_clip.loss import ClipLoss
-    from open_clip_train.train import train_one_epoch
 
-    config = model_config(model)
-    text = config.text
-    vision = {"small": (8, 256, 16), "ViT-B/32": (12, 768, 32)}[model]
-    peer = open_clip_model.CLIP(
-        embed_dim=config.embed_dim,
-        vision_cfg=dict(zip(("layers", "width", "patch_size"), vision, strict=True))
-        | {"image_size": config.image.image_size, "head_width": 64},
-        text_cfg={
-            "context_length": text.context_length, "vocab_size": text.vocab_size, "width": text.width,
-            "heads": text.heads, "layers": text.layers,
-        },
-        quick_gelu=True,
-        output_dict=True,
-    )  # fmt: skip
+    peer = network_like(network)
     peer.load_state_dict(export_state(network, "open_clip"))
-    weights = [p for p in peer.parameters() if p.ndim >= 2]
-    others = [p for p in peer.parameters() if p.ndim < 2]
-    groups = [{"params": weights, "weight_decay": 0.2}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), eps=1e-6)
+    optimizer = optimizer_of(peer, TrainConfig(learning_rate=RATE))
     pixels = normalise(batch.images)
     chunks = list(zip(pixels.split(chunk_size), batch.tokens.split(chunk_size), strict=True))  # type: ignore[no-untyped-call]
 
     class Loader(list[tuple[Tensor, Tensor]]):
         num_batches, num_samples = len(chunks), len(pixels)
 
-    data = {"train": SimpleNamespace(dataloader=Loader(chunks), set_epoch=lambda _epoch: None)}
-    arguments = SimpleNamespace(
-        device="cpu", precision="amp_bf16", distill=False, accum_freq=len(chunks), skip_scheduler=True, horovod=False,
-        grad_clip_norm=None, world_size=1, rank=0, local_rank=0, log_local=False, log_every_n_steps=100,
-        batch_size=chunk_size, wandb=False,
-    )  # fmt: skip
+    loader = Loader(chunks)
     loss: Any = ClipLoss()
     last: list[Tensor] = []
 
@@ -152,7 +129,7 @@ def their_step(network: CLIP, model: str, batch: Batch, chunk_size: int) -> Step
         return found
 
     def step() -> float:
-        train_one_epoch(peer, data, watched, 0, optimizer, None, None, None, arguments)
+        train_epoch(peer, loader, watched, optimizer, batch_size=chunk_size, accum_freq=len(chunks))
         return last[0].item()
 
     return step
@@ -164,7 +141,7 @@ def measure(model: str, num_rows: int, chunk_size: int, name: str) -> dict[str, 
     torch.manual_seed(0)
     network = CLIP(model_config(model)).train()
     if name == "open_clip":
-        step = their_step(network, model, batch, chunk_size)
+        step = their_step(network, batch, chunk_size)
     elif name in ABLATION:
         step = ours_without(name, network, batch, chunk_size)
     else:

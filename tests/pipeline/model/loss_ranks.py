@@ -3,9 +3,6 @@
 Four processes take every case, one after the other, the first of them in groups of 1, 2, 3 and 4.
 """
 
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.model import loss
+from tests import gloo
 
 TIMEOUT_SECONDS = 120
 BIAS = -1.5
@@ -43,14 +41,7 @@ def cases() -> Iterator[tuple[str, tuple[int, ...], torch.dtype, bool]]:
 
 def run_ranks(folder: Path) -> list[dict[str, dict[str, Any]]]:
     """What each rank found in each case it took part in."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, "-m", __name__, str(rank), str(folder)], env=environment) for rank in range(4)
-    ]
-    assert [process.wait(TIMEOUT_SECONDS) for process in processes] == [0] * 4
+    gloo.run_ranks(__name__, 4, [folder], TIMEOUT_SECONDS)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(4)]
 
 

@@ -1,4 +1,4 @@
-"""A small data set of coloured pictures with captions that tell the colour."""
+"""A small data set of coloured pictures with captions that tell the colour, and a small model for it."""
 
 import hashlib
 import io
@@ -11,8 +11,18 @@ from PIL import Image
 
 from pipeline.data.commit import commit
 from pipeline.data.snapshot import QUERY_COUNTS, Shard, Snapshot
+from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from pipeline.schemas import PAIRS, conform
 
+MODEL = ModelConfig(
+    embed_dim=16,
+    image=ImageTowerConfig(
+        architecture="convnext_atto",
+        image_size=32,
+        options={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "kernel_sizes": 3, "ls_init_value": None},
+    ),
+    text=TextTowerConfig(width=16, heads=2, layers=1, context_length=14, vocab_size=560),
+)
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 40)}
 
 

@@ -3,9 +3,6 @@
 They take every case, one after the other, in groups of as many as the case has shares.
 """
 
-import os
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,6 +31,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.gradients import Batch, StepResult, set_gradients
 from pipeline.train.optimizer import gradient_norm, make_optimizer, optimizer_step
 from pipeline.train.sharding import load_optimizer, shard, whole_model, whole_optimizer
+from tests import gloo
 from tests.pipeline.model.models import CONFIG, small_batch
 
 TIMEOUT_SECONDS = 200
@@ -217,15 +215,7 @@ def state_after(network: Network) -> Iterator[tuple[str, Tensor]]:
 
 def run_ranks(folder: Path) -> list[tuple[list[dict[str, Tensor]], dict[str, Any]]]:
     """What each rank ended with, in each case and in RUN; nothing where it took no part."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, "-m", __name__, str(rank), str(folder)], env=environment)
-        for rank in range(WORLD_SIZE)
-    ]
-    assert [process.wait(TIMEOUT_SECONDS) for process in processes] == [0] * WORLD_SIZE
+    gloo.run_ranks(__name__, WORLD_SIZE, [folder], TIMEOUT_SECONDS)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
 
 

@@ -12,8 +12,8 @@ from pipeline.model.config import ImageTowerConfig
 from pipeline.model.objectives import network_for
 from pipeline.train.checkpoint import Checkpoint, Progress
 from pipeline.train.run import Pretraining
-from tests.pipeline.train.pairs import write_snapshot
-from tests.pipeline.train.test_trainer import CONFIG, MODEL
+from tests.pipeline.train.pairs import MODEL, write_snapshot
+from tests.pipeline.train.test_trainer import CONFIG
 
 
 @pytest.fixture(scope="module")

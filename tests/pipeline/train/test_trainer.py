@@ -16,7 +16,7 @@ import pipeline
 from cluster import storage
 from cluster.resources import Pool
 from pipeline.data.reading import shard_infos
-from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from pipeline.model.config import ImageTowerConfig
 from pipeline.model.model_folder import Model
 from pipeline.schemas import PAIRS
 from pipeline.train.config import TrainConfig
@@ -25,17 +25,8 @@ from pipeline.train.run import Pretraining
 from pipeline.train.trainer import pretrain
 from pipeline.train.validation import Validation
 from pipeline.train.workers import _LeavesRoom
-from tests.pipeline.train.pairs import write_snapshot
+from tests.pipeline.train.pairs import MODEL, write_snapshot
 
-MODEL = ModelConfig(
-    embed_dim=16,
-    image=ImageTowerConfig(
-        architecture="convnext_atto",
-        image_size=32,
-        options={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "kernel_sizes": 3, "ls_init_value": None},
-    ),
-    text=TextTowerConfig(width=16, heads=2, layers=1, context_length=14, vocab_size=560),
-)
 CONFIG = TrainConfig(
     global_batch_size=15,  # cannot be halved
     epochs=3,
