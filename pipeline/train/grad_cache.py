@@ -7,7 +7,8 @@ pass 1, which costs no memory that pass 2 would not need and saves one forward p
 as a budget of bytes goes, which is what their graphs were measured to hold (activations.py).
 
 A worker that runs out of memory in pass 2 says so in the message of the sum, and all of them give the step up; in pass
-1 it can try again by itself, because nothing has been said yet (chunks.py).
+1 it can try again by itself, because nothing has been said yet (chunks.py), unless weights are in shards, which are
+gathered at the beginning of a step by all or by none.
 
 The two towers are cut on their own: images in the plan's order, captions sorted by length, so that a chunk is padded
 to its own longest caption only. Batch norms move their statistics once a step (batch_norm.py), and normalise over a
@@ -15,8 +16,9 @@ chunk, so for networks that have them the chunk is part of what is computed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -26,7 +28,7 @@ from torch.distributed.fsdp import FSDPModule
 from pipeline.model.loss import Group, LossGradients, num_ranks
 from pipeline.train.activations import Budget
 from pipeline.train.batch_norm import BatchNorms
-from pipeline.train.sharding import begin_step, sum_into_shards
+from pipeline.train.sharding import begin_step, ranks_lacking, sum_into_shards
 
 Encode = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], LossGradients]
@@ -73,7 +75,7 @@ def cached_step(
     norms = BatchNorms(network)
     budget.begin()
     with norms.unmoved_by_errors():
-        with norms.collected():
+        with norms.collected(), _begun(network, group):
             passes = [_Passes(tower, budget, name) for name, tower in (("texts", texts), ("images", images))]
             text_features, image_features = (one.embed() for one in passes)
         result = loss(image_features, text_features)
@@ -169,8 +171,7 @@ class OutOfMemoryElsewhereError(RuntimeError):
     """Another rank could not hold its part of the step, so nobody has taken it."""
 
 
-@contextmanager
-def summed_gradients(network: nn.Module, group: Group | None) -> Iterator[None]:
+def summed_gradients(network: nn.Module, group: Group | None) -> AbstractContextManager[None]:
     """At the end the weights' gradients are the sums over the ranks of what each has made within, in one message.
 
     A sum, because each share already is one of the global mean.
@@ -179,25 +180,44 @@ def summed_gradients(network: nn.Module, group: Group | None) -> Iterator[None]:
         torch.OutOfMemoryError: here.
         OutOfMemoryElsewhereError: on another rank.
     """
-    lacking: torch.OutOfMemoryError | None = None
+    return _by_all_or_none(partial(_sum_gradients, network, group))
+
+
+def _begun(network: nn.Module, group: Group | None) -> AbstractContextManager[None]:
+    """Pass 1, which a rank can try again by itself if it has all weights."""
+    return _by_all_or_none(partial(ranks_lacking, network, group) if isinstance(network, FSDPModule) else int)
+
+
+@contextmanager
+def _by_all_or_none(ranks_lacking: Callable[[bool], int]) -> Iterator[None]:
+    """At the end each rank tells whether it ran out of memory within, and hears how many did."""
+    error = None
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        network.zero_grad(set_to_none=True)
-        lacking = error
-    num_lacking = float(lacking is not None)
-    if isinstance(network, FSDPModule):
-        num_lacking = sum_into_shards(network, num_lacking, group)
-    elif num_ranks(group) > 1:
-        weights = [p for p in network.parameters() if p.requires_grad]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
-        message = torch.cat([gradient.flatten() for gradient in gradients] + [gradients[0].new_tensor([num_lacking])])
-        dist.all_reduce(message, group=group)
-        for weight, total in zip(weights, torch.split(message[:-1], [p.numel() for p in weights]), strict=True):
-            if weight.grad is not None:
-                weight.grad.copy_(total.view_as(weight))
-        num_lacking = message[-1].item()
-    if lacking:
-        raise lacking
+    except torch.OutOfMemoryError as found:
+        error = found
+    num_lacking = ranks_lacking(error is not None)
+    if error:
+        raise error
     if num_lacking:
         raise OutOfMemoryElsewhereError
+
+
+def _sum_gradients(network: nn.Module, group: Group | None, lacks: bool) -> int:
+    if isinstance(network, FSDPModule):
+        num_lacking = ranks_lacking(network, group, lacks)
+        if not num_lacking:
+            sum_into_shards(network)
+        return num_lacking
+    if lacks:
+        network.zero_grad(set_to_none=True)
+    if num_ranks(group) == 1:
+        return int(lacks)
+    weights = [p for p in network.parameters() if p.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+    message = torch.cat([gradient.flatten() for gradient in gradients] + [gradients[0].new_tensor([float(lacks)])])
+    dist.all_reduce(message, group=group)
+    for weight, total in zip(weights, torch.split(message[:-1], [p.numel() for p in weights]), strict=True):
+        if weight.grad is not None:
+            weight.grad.copy_(total.view_as(weight))
+    return int(message[-1])

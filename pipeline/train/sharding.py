@@ -70,26 +70,26 @@ def begin_step(network: nn.Module) -> None:
             module.unshard(async_op=True)
 
 
-def sum_into_shards(network: FSDPModule, num_lacking: float, group: Group | None) -> float:
-    """End a step: `.grad` becomes this rank's shards of the sums over all ranks, and weights are shards again.
+def ranks_lacking(network: FSDPModule, group: Group | None, lacks: bool) -> int:
+    """How many ranks cannot go on with their step. Where any cannot, all of them forget it, and may begin it again.
 
     Args:
         network: in shards.
-        num_lacking: one where this rank has not made its gradients, else zero.
         group: the ranks.
-
-    Returns:
-        How many ranks have not made theirs; where any has not, nobody has gradients.
+        lacks: whether this one is one of them.
     """
-    message = torch.tensor(num_lacking, device=next(network.parameters()).device)  # type: ignore[attr-defined]
+    message = torch.tensor(int(lacks), device=next(network.parameters()).device)  # type: ignore[attr-defined]
     dist.all_reduce(message, group=group)
     if message:
         network.reset_iter_state()
-    else:
-        _keep_whole(network, False)
-        network.finalize_backward()
-        _keep_whole(network, True)
-    return message.item()
+    return int(message)
+
+
+def sum_into_shards(network: FSDPModule) -> None:
+    """End a step: `.grad` becomes this rank's shards of the sums over all ranks, and weights are shards again."""
+    _keep_whole(network, False)
+    network.finalize_backward()
+    _keep_whole(network, True)
 
 
 def _keep_whole(network: FSDPModule, whole: bool) -> None:

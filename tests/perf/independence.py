@@ -1,7 +1,7 @@
 """Does the loss curve depend on who computes it? `python -m tests.perf.independence FOLDER`; needs CLIP_DATA.
 
-206 steps on photographs by `python -m jobs.pretrain`: with 1, 2 and 4 workers; killed three times, with 2, 1, 2 and 2
-workers in turn; and with one worker, killed once, which must end with the same bytes. A rerun goes on.
+206 steps on photographs by `pretrain`: with 1, 2 and 4 workers; killed three times, with 2, 1, 2 and 2 workers in turn;
+and with one worker, killed once, which must end with the same bytes. A rerun goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,22 @@ from cluster import storage
 from cluster.session import SessionConfig, session
 from pipeline.data.reading import shard_infos
 from pipeline.data.snapshot import Snapshot
+from pipeline.train.config import TrainConfig
 from pipeline.train.metrics import Metrics, read_metrics
 from pipeline.train.plan import Plan
+from pipeline.train.run import Pretraining
+from pipeline.train.trainer import pretrain
 from tests.perf.photographs import photographs, write_pairs
+from tests.perf.quality import MODEL
 
 NUM_STEPS = 206
 """An epoch of the photographs' 9,280 pairs."""
 BATCH = 45
 """Cannot be shared out evenly to two or four."""
-OPTIONS = {
-    "model": "tiny", "train.epochs": 1, "train.global_batch_size": BATCH, "train.learning_rate": 1e-3,
-    "train.warmup_steps": 50, "train.precision": "fp32", "train.shuffle_row_groups": 16, "train.chunk_size": 16,
-    "train.log_every_steps": 1, "train.checkpoint_every_steps": 20, "train.cpus_per_worker": 1,
-}  # fmt: skip
+TRAIN = TrainConfig(
+    global_batch_size=BATCH, epochs=1, learning_rate=1e-3, warmup_steps=50, precision="fp32", shuffle_row_groups=16,
+    chunk_size=16, log_every_steps=1, checkpoint_every_steps=20, cpus_per_worker=1,
+)  # fmt: skip
 RUNS: dict[str, tuple[tuple[int, int | None], ...]] = {
     "1 worker": ((1, None),),
     "2 workers": ((2, None),),
@@ -48,11 +52,9 @@ TIMEOUT_SECONDS = 600
 
 
 def attempt(dataset: str, output: Path, num_workers: int, kill_after: int | None) -> None:
-    """The job until its end, or until it is killed with all it knows."""
-    options = OPTIONS | {"snapshot": dataset, "output": output, "train.num_workers": num_workers}
-    options["session.address"] = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "jobs.pretrain", *(f"--{name}={value}" for name, value in options.items())]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled"}  # as that of a local Ray is
+    """A run until its end, or until it is killed with all it knows."""
+    command = [sys.executable, "-m", "tests.perf.independence", str(output), "--attempt", dataset, str(num_workers)]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with (output.parent / f"{output.name}.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -62,7 +64,18 @@ def attempt(dataset: str, output: Path, num_workers: int, kill_after: int | None
             time.sleep(0.2)
         process.kill()
         if process.wait() != (-9 if kill_after else 0):
-            raise RuntimeError(f"the job ended with status {process.returncode}: see {log.name}")
+            raise RuntimeError(f"the run ended with status {process.returncode}: see {log.name}")
+
+
+def train(dataset: str, output: Path, num_workers: int) -> None:
+    """In a process of its own: start the run, or go on with it."""
+    snapshot = Snapshot.open(dataset)
+    run = Pretraining(
+        output=str(output), shards=shard_infos(snapshot.shards), snapshot_id=snapshot.snapshot_id, model=MODEL,
+        train=replace(TRAIN, num_workers=num_workers),
+    )  # fmt: skip
+    with session(SessionConfig(address=os.environ["RAY_ADDRESS"])):
+        pretrain(run)
 
 
 def curve(output: Path) -> list[Metrics]:
@@ -95,7 +108,13 @@ def main() -> None:
     """Run what is missing and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    folder = parser.parse_args().output.resolve()
+    parser.add_argument("--attempt", nargs=2, metavar=("DATASET", "WORKERS"))
+    options = parser.parse_args()
+    folder = options.output.resolve()
+    if options.attempt:
+        dataset, num_workers = options.attempt
+        train(dataset, folder, int(num_workers))
+        return
     dataset = write_pairs(folder, photographs(72)[0])
     check_shares(dataset)
     outputs = {name: folder / "-".join(re.findall(r"\w+", name)) for name in RUNS}

@@ -5,7 +5,6 @@ They take every case, one after the other, in groups of as many as the case has 
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,7 +23,7 @@ from pipeline.model.objectives import Network, network_for
 from pipeline.model.tokenizer import Tokenizer
 from pipeline.train import gradients
 from pipeline.train.activations import Budget
-from pipeline.train.blocks import checkpoint_activations
+from pipeline.train.blocks import blocks, checkpoint_activations
 from pipeline.train.chunks import Chunks
 from pipeline.train.compiling import LENGTH_MULTIPLE, compile_blocks
 from pipeline.train.config import TrainConfig
@@ -64,7 +63,9 @@ class Case(NamedTuple):
     budget_bytes: int = 0
     norm_group_size: int | None = None
     lacking_rank: int | None = None
-    """It runs out of memory on its first way back."""
+    """It runs out of memory the first time."""
+    lacks_forward: bool = False
+    """In the midst of a forward pass, not on the way back."""
     poisoned: int | None = None
     """The rank whose texts are embedded as something that is not finite."""
     sharded: bool = False
@@ -81,13 +82,14 @@ CASES = (
     Case((8, 4), 5, "resnet", "caption", norm_group_size=4),
     *(Case((8, 4), 3, objective=objective) for objective in ("bag", "caption")),
     Case((5, 7), 3, "transformer", lacking_rank=1),
+    Case((5, 7), 3, "transformer", lacking_rank=1, lacks_forward=True),
     Case((5, 7), 3, objective="caption", lacking_rank=0),
     Case((8, 4), 5, "resnet", norm_group_size=4, poisoned=1),
     *(Case(shares, 2, "transformer", sharded=True) for shares in ((5, 7), (1, 4, 7))),
     Case((1, 4, 7), 2, "transformer", sharded=True, budget_bytes=10**9),
     Case((5, 7), 3, "transformer", dtype=torch.float32, sharded=True, compiled=True),
     Case((8, 4), 5, "resnet", norm_group_size=4, sharded=True),
-    Case((5, 7), 3, "transformer", lacking_rank=1, sharded=True),
+    *(Case((5, 7), 3, "transformer", lacking_rank=1, lacks_forward=forward, sharded=True) for forward in (False, True)),
     *(Case((8, 4), 3, objective=objective, sharded=True) for objective in ("bag", "caption")),
 )
 
@@ -124,8 +126,9 @@ def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup 
     budget = Budget(case.budget_bytes)
     if case.lacking_rank is not None:
         chunks = Chunks(case.chunk_size, case.budget_bytes, norm_group_size=None, bf16=False)
-        with out_of_memory_once() if case.lacking_rank == rank else nullcontext():
-            return chunks.set_gradients(network, share, group)
+        if case.lacking_rank == rank:
+            lack_memory_once(network, forward=case.lacks_forward)
+        return chunks.set_gradients(network, share, group)
     for _ in range(2 if case.budget_bytes else 1):  # the first step measures what the second one keeps
         result = set_gradients(
             network, share, chunk_size=case.chunk_size, bf16=False, norm_group_size=case.norm_group_size,
@@ -134,17 +137,21 @@ def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup 
     return result
 
 
-@contextmanager
-def out_of_memory_once() -> Iterator[None]:
-    """The first backward pass fails."""
+def lack_memory_once(network: Network, *, forward: bool) -> None:
+    """The first backward pass fails, or the first forward pass in the midst of the text tower."""
     backward = Tensor.backward
 
-    def fails(_tensor: Tensor, *_arguments: Tensor) -> None:
+    def fails(*_arguments: object) -> None:
+        if forward:
+            hook.remove()
         Tensor.backward = backward  # type: ignore[method-assign]
         raise torch.OutOfMemoryError("no room")
 
-    Tensor.backward = fails  # type: ignore[method-assign]
-    yield
+    if forward:
+        assert isinstance(network, CLIP)
+        hook = blocks(network.text_tower)[-1].register_forward_pre_hook(fails)
+    else:
+        Tensor.backward = fails  # type: ignore[method-assign]
 
 
 class Trained(NamedTuple):
