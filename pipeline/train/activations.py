@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,10 +21,16 @@ class Budget:
         self.bytes_per_input: dict[str, float] = {}
         """By tower: bytes that a graph holds for each element of the input, of the first chunk that had one."""
         self._left = max_bytes
+        self._weights: Callable[[], Iterable[Tensor]] = tuple
 
-    def begin(self) -> None:
-        """A step begins: nothing is kept."""
+    def begin(self, weights: Callable[[], Iterable[Tensor]] = tuple) -> None:
+        """A step begins: nothing is kept.
+
+        Args:
+            weights: gives those that are there anyway, so that a graph that saves them holds nothing by it.
+        """
         self._left = self.max_bytes
+        self._weights = weights
 
     def choose(self, tower: str, chunks: Sequence[Tensor]) -> set[int]:
         """Which chunks keep their graphs: the last one, and before it as many as there is room for."""
@@ -48,11 +54,12 @@ class Budget:
         storages: dict[int, int] = {}
 
         def count(tensor: Tensor) -> Tensor:
-            if not isinstance(tensor, torch.nn.Parameter):
-                storage = tensor.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             yield
+        for weight in self._weights():
+            storages.pop(weight.untyped_storage().data_ptr(), None)
         self.bytes_per_input[tower] = sum(storages.values()) / chunk.numel()

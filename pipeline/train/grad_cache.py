@@ -73,7 +73,7 @@ def cached_step(
     begin_step(network)
     budget = Budget(0) if budget is None else budget
     norms = BatchNorms(network)
-    budget.begin()
+    budget.begin(network.parameters)
     with norms.unmoved_by_errors():
         with norms.collected(), _begun(network, group):
             passes = [_Passes(tower, budget, name) for name, tower in (("texts", texts), ("images", images))]

@@ -10,9 +10,10 @@ def chunks(*sizes: int) -> list[torch.Tensor]:
 
 
 def test_a_graph_is_measured_once() -> None:
-    """A linear layer saves its input and a tanh its output; weights are no part of it."""
+    """A linear layer saves its input and a tanh its output; weights, which the second one saves, are not counted."""
     budget = Budget(10**9)
-    layers = nn.Sequential(nn.Linear(10, 30), nn.Tanh())
+    layers = nn.Sequential(nn.Linear(10, 30), nn.Tanh(), nn.Linear(30, 30))
+    budget.begin(layers.parameters)
     (chunk,) = chunks(4)
     with budget.measured("images", chunk):
         layers(chunk)
