@@ -3,7 +3,7 @@
 Shapes: B batch, S side of the square input, D width, E joint embedding.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,13 @@ class ImageTower(nn.Module):
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 ... x 3 x S x S in 0..255 -> float32 of the same shape, with the paper's mean and deviation per channel."""
-    mean = torch.tensor(paper.IMAGE_MEAN.value, device=images.device).view(3, 1, 1)
-    std = torch.tensor(paper.IMAGE_STD.value, device=images.device).view(3, 1, 1)
+    mean, std = _statistics(images.device)
     return images.float().div_(255).sub_(mean).div_(std)
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Once for each device, for which the CPU waits where it is a GPU."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(known.value, device=device) for known in (paper.IMAGE_MEAN, paper.IMAGE_STD))
+        return mean.view(3, 1, 1), std.view(3, 1, 1)

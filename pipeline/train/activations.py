@@ -27,39 +27,38 @@ class Budget:
         """A step begins: nothing is kept.
 
         Args:
-            weights: gives those that are there anyway, so that a graph that saves them holds nothing by it.
+            weights: gives the network's.
         """
         self._left = self.max_bytes
         self._weights = weights
 
-    def choose(self, tower: str, chunks: Sequence[Tensor]) -> set[int]:
-        """Which chunks keep their graphs: the last one, and before it as many as there is room for."""
-        keeps = {len(chunks) - 1}
-        if tower not in self.bytes_per_input:
-            return keeps
-        for number in reversed(range(len(chunks) - 1)):
-            num_bytes = self.bytes_per_input[tower] * chunks[number].numel()
+    def first_kept(self, tower: str, chunks: Sequence[Tensor]) -> int:
+        """From which chunk on graphs are kept: the last one's is, and before it as many as there is room for."""
+        first = len(chunks) - 1
+        while first > 0 and tower in self.bytes_per_input:
+            num_bytes = int(self.bytes_per_input[tower] * chunks[first - 1].numel())
             if num_bytes > self._left:
                 break
-            self._left -= int(num_bytes)
-            keeps.add(number)
-        return keeps
+            self._left -= num_bytes
+            first -= 1
+        return first
 
     @contextmanager
     def measured(self, tower: str, chunk: Tensor) -> Iterator[None]:
-        """A graph is made of this chunk; the first time, what it holds is counted."""
+        """A graph is made of this chunk; the first time, what it holds is counted, but for weights and copies of them
+        in another precision, which are known by their shapes: graphs share them."""
         if tower in self.bytes_per_input:
             yield
             return
         storages: dict[int, int] = {}
+        of_weights = {shape for weight in self._weights() for shape in (weight.shape, weight.shape[::-1])}
 
         def count(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            if tensor.shape not in of_weights:
+                storage = tensor.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             yield
-        for weight in self._weights():
-            storages.pop(weight.untyped_storage().data_ptr(), None)
         self.bytes_per_input[tower] = sum(storages.values()) / chunk.numel()

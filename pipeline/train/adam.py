@@ -10,7 +10,7 @@ its way back (rounding.py). Plain rounding would lose what is small beside the n
 bfloat16 and not float16, because squares of gradients go down to 1e-16 and lower, where float16 has only zeros.
 
 Memory for each element: 4 bytes of moments instead of 8, 2 of a half-precision weight instead of 4. Float32 copies are
-of BLOCK elements at a time.
+of BUCKET elements at a time.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from pipeline.train.rounding import BLOCK, open_table, random_bits, round_
 
+BUCKET = {"cpu": BLOCK, "cuda": 16 * BLOCK}
+"""Elements that are stepped at once, by device: what a CPU's cache still holds, what a GPU is busy with."""
 _FIRST, _SECOND = "exp_avg", "exp_avg_sq"  # torch's names
 _STREAMS = {_FIRST: 0, _SECOND: 1, "weight": 2}
 
@@ -143,14 +145,14 @@ def _first_element(p: Tensor) -> int:
 
 
 def _buckets(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces that are stepped at once: of BLOCK elements together, at most, and of weights of one type."""
+    """Pieces that are stepped at once: of BUCKET elements together, at most, and of weights of one type."""
     pieces = sorted(pieces, key=lambda piece: piece.tensors["weight"].dtype == torch.float32)  # stable
     bucket: list[_Piece] = []
-    room = BLOCK
+    most = room = BUCKET[pieces[0].gradient.device.type]
     for piece in pieces:
         if bucket and (len(piece) > room or piece.tensors["weight"].dtype != bucket[0].tensors["weight"].dtype):
             yield bucket
-            bucket, room = [], BLOCK
+            bucket, room = [], most
         bucket.append(piece)
         room -= len(piece)
     if bucket:
@@ -172,7 +174,7 @@ def _move(bucket: list[_Piece], group: dict[str, Any], step: int) -> None:
     beta1, beta2 = group["betas"]
     torch._fused_adamw_(
         stepped["weight"], [piece.gradient for piece in bucket], stepped[_FIRST], stepped[_SECOND], [],
-        [torch.tensor(float(step), device=device)] * len(bucket),
+        [torch.full((), step, dtype=torch.float32, device=device)] * len(bucket),
         lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
         amsgrad=False, maximize=False,
     )  # fmt: skip

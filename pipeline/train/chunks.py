@@ -18,8 +18,9 @@ import torch.distributed as dist
 from pipeline.model.loss import Group, num_ranks
 from pipeline.model.objectives import Network
 from pipeline.train.activations import Budget
-from pipeline.train.grad_cache import OutOfMemoryElsewhereError, random_state, set_random_state
+from pipeline.train.grad_cache import random_state, set_random_state
 from pipeline.train.gradients import Batch, StepResult, pass_alone, set_gradients
+from pipeline.train.out_of_memory import OutOfMemoryElsewhereError, of_one_type
 from pipeline.train.sharding import begin_step
 
 logger = logging.getLogger("clip")
@@ -36,7 +37,8 @@ class Chunks:
 
     Args:
         size: samples of a chunk; unset: the first step's batch is probed for it.
-        budget_bytes: for the graphs of chunks that are kept; unset: of the memory that the first step has left.
+        budget_bytes: for the graphs of chunks that are kept; unset: of the memory that the first step has left, and the
+            optimizer's moments, which it makes.
         norm_group_size: images of a chunk, where batch norms fix it.
         bf16: precision of the towers.
         workers_on_node: how many share the CPU's memory.
@@ -52,6 +54,7 @@ class Chunks:
         self._budget_bytes, self._norm_group_size = budget_bytes, norm_group_size
         self._bf16, self._workers_on_node = bf16, workers_on_node
         self._budget = Budget(budget_bytes or 0)
+        self._has_taken_a_step = False
 
     def set_gradients(self, network: Network, batch: Batch, group: Group | None = None) -> StepResult:
         """The step's gradients (gradients.py), tried again with smaller chunks until they fit.
@@ -62,20 +65,22 @@ class Chunks:
         device = batch.images.device
         if self.size is None:
             self.size = self._probe(network, batch, group)
+        if self._has_taken_a_step and self._budget_bytes is None:
+            self._budget_bytes = self._budget.max_bytes = spare_bytes(device, self._workers_on_node)
         states = random_state(device)
         while True:
             try:
-                result = set_gradients(
-                    network, batch, chunk_size=self.size, bf16=self._bf16, norm_group_size=self._norm_group_size,
-                    length_multiple=self._length_multiple, budget=self._budget, group=group,
-                )  # fmt: skip
+                with of_one_type():
+                    result = set_gradients(
+                        network, batch, chunk_size=self.size, bf16=self._bf16, norm_group_size=self._norm_group_size,
+                        length_multiple=self._length_multiple, budget=self._budget, group=group,
+                    )  # fmt: skip
             except OutOfMemoryElsewhereError:
                 pass  # that rank takes less, and all take the step again
             except torch.OutOfMemoryError as error:
                 self._take_less(error)
             else:
-                if self._budget_bytes is None:
-                    self._budget_bytes = self._budget.max_bytes = spare_bytes(device) // self._workers_on_node
+                self._has_taken_a_step = True
                 return result
             set_random_state(states, device)
 
@@ -91,8 +96,6 @@ class Chunks:
         else:
             unit = f"norm_group_size={self._norm_group_size} images" if self._norm_group_size else "one sample"
             raise torch.OutOfMemoryError(f"{unit} of this model is more than the worker's memory can hold") from error
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _probe(self, network: Network, batch: Batch, group: Group | None) -> int:
         """The size whose rate is best, or nearly; the least of all workers', so that they finish together."""
@@ -104,7 +107,8 @@ class Chunks:
         best_size, best_rate, misses = 1, 0.0, 0
         for size in _doubled(len(batch.images)):
             try:
-                seconds = self._time_chunk(network, batch, size)
+                with of_one_type():
+                    seconds = self._time_chunk(network, batch, size)
             except torch.OutOfMemoryError:
                 break
             if size / seconds > WORTHWHILE_GAIN * best_rate:
@@ -115,6 +119,8 @@ class Chunks:
                 break
         network.zero_grad(set_to_none=True)
         set_random_state(states, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # what did not fit says nothing of a step
         if num_ranks(group) > 1:
             least = torch.tensor([best_size], device=device)
             dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
@@ -148,14 +154,14 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def spare_bytes(device: torch.device) -> int:
-    """What graphs may take beside what the busiest step so far has taken."""
+def spare_bytes(device: torch.device, workers_on_node: int) -> int:
+    """What the graphs of a worker may take beside what its busiest step so far has taken; CPUs' memory is shared."""
     share = MEMORY_SHARE[device.type]
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         room = free + torch.cuda.memory_reserved(device)
         return max(0, int(share * room) - torch.cuda.max_memory_allocated(device))
-    return int(share * available_memory())
+    return int(share * available_memory()) // workers_on_node
 
 
 def available_memory(root: Path = Path("/")) -> int:

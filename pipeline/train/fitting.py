@@ -1,5 +1,7 @@
 """What makes a network fit its devices, in the order in which these can be put together."""
 
+import torch
+
 from pipeline.model.loss import Group
 from pipeline.model.objectives import Network
 from pipeline.train.blocks import checkpoint_activations
@@ -12,7 +14,8 @@ def fit(network: Network, config: TrainConfig, group: Group | None = None) -> No
     """Compile, checkpoint and shard a network in place, as far as is asked for; its optimizer is to be made afterwards.
 
     Shards are outermost, because a block's weights must be there when it begins; what a checkpoint computes again is
-    the compiled block.
+    the compiled block. Float32 is float32 in this process from here on: GPUs would else multiply it with the 10 bits of
+    TF32, convolutions even without being asked, and the cut of a batch would show in its gradient.
 
     Args:
         network: on its device, alike on all ranks.
@@ -22,6 +25,8 @@ def fit(network: Network, config: TrainConfig, group: Group | None = None) -> No
     Raises:
         ValueError: nothing can be compiled here.
     """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     if config.compile:
         compile_blocks(network, network.config.text.context_length)
     if config.checkpoint_activations:

@@ -6,32 +6,35 @@ numbers, and propagates its features' gradients to the weights. The last chunk o
 pass 1, which costs no memory that pass 2 would not need and saves one forward pass; further chunks keep theirs as far
 as a budget of bytes goes, which is what their graphs were measured to hold (activations.py).
 
-A worker that runs out of memory in pass 2 says so in the message of the sum, and all of them give the step up; in pass
-1 it can try again by itself, because nothing has been said yet (chunks.py), unless weights are in shards, which are
-gathered at the beginning of a step by all or by none.
+After each pass the ranks tell each other whether one has run out of memory; then all give the step up, and may take it
+again (chunks.py).
 
 The two towers are cut on their own: images in the plan's order, captions sorted by length, so that a chunk is padded
 to its own longest caption only. Batch norms move their statistics once a step (batch_norm.py), and normalise over a
 chunk, so for networks that have them the chunk is part of what is computed.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from itertools import accumulate, groupby
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from pipeline.model.loss import Group, LossGradients, num_ranks
+from pipeline.model.loss import TILE, Group, LossGradients, num_ranks
 from pipeline.train.activations import Budget
 from pipeline.train.batch_norm import BatchNorms
-from pipeline.train.sharding import begin_step, ranks_lacking, sum_into_shards
+from pipeline.train.out_of_memory import by_all_or_none
+from pipeline.train.sharding import begin_step, sum_into_shards
 
 Encode = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], LossGradients]
+MESSAGE = 2**24
+"""Elements of gradients that are summed over the ranks at once, or little more."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Tower:
     chunks: Sequence[Tensor]
     order: Tensor | None = None
     """int n: which row of the batch each row of the chunks is, in turn; unset: they are in the batch's order."""
+    modes: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What `encode` runs under. Chunks that keep their graphs are embedded within one, so that they share autocast's
+    copy of the weights."""
 
 
 def cached_step(
@@ -75,9 +81,10 @@ def cached_step(
     norms = BatchNorms(network)
     budget.begin(network.parameters)
     with norms.unmoved_by_errors():
-        with norms.collected(), _begun(network, group):
+        with norms.collected(), by_all_or_none(network, group):
             passes = [_Passes(tower, budget, name) for name, tower in (("texts", texts), ("images", images))]
             text_features, image_features = (one.embed() for one in passes)
+            _check_room_for_loss(image_features, group)
         result = loss(image_features, text_features)
         with norms.held(), summed_gradients(network, group):
             for one, gradients in zip(passes, (result.text_features, result.image_features), strict=True):
@@ -86,29 +93,35 @@ def cached_step(
     return result
 
 
+def _check_room_for_loss(features: Tensor, group: Group | None) -> None:
+    """Other ranks wait in the midst of the loss, where one could not tell them that it lacks memory."""
+    gathered = 2 * num_ranks(group) * features.numel()
+    torch.empty(gathered + 2 * math.prod(TILE[features.device.type]), device=features.device)
+
+
 class _Passes:
     """Both passes over the chunks of one tower."""
 
     def __init__(self, tower: Tower, budget: Budget, name: str) -> None:
         self._tower, self._budget, self._name = tower, budget, name
         self._device = tower.chunks[0].device
-        self._kept: dict[int, Tensor] = {}
-        self._states: dict[int, Sequence[Tensor]] = {}
+        self._kept: list[Tensor] = []
+        self._states: list[Sequence[Tensor]] = []
 
     def embed(self) -> Tensor:
         """Pass 1: features of the batch's rows, n x E."""
-        chunks = self._tower.chunks
-        keeps = self._budget.choose(self._name, chunks)
+        tower, chunks = self._tower, self._tower.chunks
+        first_kept = self._budget.first_kept(self._name, chunks)
         features = []
-        for number, chunk in enumerate(chunks):
-            if number in keeps:
+        with torch.no_grad(), tower.modes():
+            for chunk in chunks[:first_kept]:
+                self._states.append(random_state(self._device))
+                features.append(tower.encode(chunk))
+        with tower.modes():
+            for chunk in chunks[first_kept:]:
                 with self._budget.measured(self._name, chunk):
-                    self._kept[number] = self._tower.encode(chunk)
-                features.append(self._kept[number].detach())
-            else:
-                self._states[number] = random_state(self._device)
-                with torch.no_grad():
-                    features.append(self._tower.encode(chunk))
+                    self._kept.append(tower.encode(chunk))
+        features += [kept.detach() for kept in self._kept]
         embedded = torch.cat(features)
         if self._tower.order is None:
             return embedded
@@ -120,14 +133,14 @@ class _Passes:
         """Pass 2: adds what these gradients of the features, n x E, make of the weights'."""
         if self._tower.order is not None:
             gradients = gradients[self._tower.order]
-        parts = dict(enumerate(torch.split(gradients, [len(chunk) for chunk in self._tower.chunks])))
+        parts = torch.split(gradients, [len(chunk) for chunk in self._tower.chunks])
         # The last ones go first, and the memory of their graphs with them; what is kept makes no difference to the sum
         for number in reversed(range(len(parts))):
-            features = self._kept.pop(number) if number in self._kept else self._embed_again(number)
+            features = self._kept.pop() if self._kept else self._embed_again(number)
             features.backward(parts[number])  # type: ignore[no-untyped-call]
 
     def _embed_again(self, number: int) -> Tensor:
-        with _replayed(self._states[number], self._device):
+        with _replayed(self._states[number], self._device), self._tower.modes():
             return self._tower.encode(self._tower.chunks[number])
 
 
@@ -167,57 +180,30 @@ def _replayed(states: Sequence[Tensor], device: torch.device) -> Iterator[None]:
         yield
 
 
-class OutOfMemoryElsewhereError(RuntimeError):
-    """Another rank could not hold its part of the step, so nobody has taken it."""
-
-
-def summed_gradients(network: nn.Module, group: Group | None) -> AbstractContextManager[None]:
-    """At the end the weights' gradients are the sums over the ranks of what each has made within, in one message.
+@contextmanager
+def summed_gradients(network: nn.Module, group: Group | None) -> Iterator[None]:
+    """At the end the weights' gradients are the sums over the ranks of what each has made within.
 
     A sum, because each share already is one of the global mean.
 
     Raises:
-        torch.OutOfMemoryError: here.
-        OutOfMemoryElsewhereError: on another rank.
+        torch.OutOfMemoryError, OutOfMemoryElsewhereError: there are no gradients, as in `by_all_or_none`.
     """
-    return _by_all_or_none(partial(_sum_gradients, network, group))
-
-
-def _begun(network: nn.Module, group: Group | None) -> AbstractContextManager[None]:
-    """Pass 1, which a rank can try again by itself if it has all weights."""
-    return _by_all_or_none(partial(ranks_lacking, network, group) if isinstance(network, FSDPModule) else int)
-
-
-@contextmanager
-def _by_all_or_none(ranks_lacking: Callable[[bool], int]) -> Iterator[None]:
-    """At the end each rank tells whether it ran out of memory within, and hears how many did."""
-    error = None
-    try:
+    with by_all_or_none(network, group):
         yield
-    except torch.OutOfMemoryError as found:
-        error = found
-    num_lacking = ranks_lacking(error is not None)
-    if error:
-        raise error
-    if num_lacking:
-        raise OutOfMemoryElsewhereError
-
-
-def _sum_gradients(network: nn.Module, group: Group | None, lacks: bool) -> int:
     if isinstance(network, FSDPModule):
-        num_lacking = ranks_lacking(network, group, lacks)
-        if not num_lacking:
-            sum_into_shards(network)
-        return num_lacking
-    if lacks:
-        network.zero_grad(set_to_none=True)
-    if num_ranks(group) == 1:
-        return int(lacks)
-    weights = [p for p in network.parameters() if p.requires_grad]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
-    message = torch.cat([gradient.flatten() for gradient in gradients] + [gradients[0].new_tensor([float(lacks)])])
-    dist.all_reduce(message, group=group)
-    for weight, total in zip(weights, torch.split(message[:-1], [p.numel() for p in weights]), strict=True):
-        if weight.grad is not None:
-            weight.grad.copy_(total.view_as(weight))
-    return int(message[-1])
+        sum_into_shards(network)
+    elif num_ranks(group) > 1:
+        _sum_over_ranks([p for p in network.parameters() if p.requires_grad], group)
+
+
+def _sum_over_ranks(weights: Sequence[Tensor], group: Group | None) -> None:
+    ends = accumulate(weight.numel() for weight in weights)
+    for _, part in groupby(zip(weights, ends, strict=True), key=lambda one: one[1] // MESSAGE):
+        of_message = [weight for weight, _ in part]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in of_message]
+        message = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(message, group=group)
+        for weight, total in zip(of_message, torch.split(message, [p.numel() for p in of_message]), strict=True):
+            if weight.grad is not None:
+                weight.grad.copy_(total.view_as(weight))

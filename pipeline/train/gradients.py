@@ -1,7 +1,7 @@
 """The gradient of a training step, whatever the objective: one call for the loop."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,15 +75,17 @@ def set_gradients(
         return _sum_over_chunks(network, batch, chunk_size, bf16, norm_group_size, length_multiple, group)
     device = network.logit_scale.device
     order = torch.argsort(batch.lengths, stable=True)
-    cast = partial(_autocast, device, bf16)
+    modes = partial(_precision, device, bf16)
     images = Tower(
-        cast(lambda chunk: network.encode_image(normalise(chunk), normalize=True)),
+        lambda chunk: network.encode_image(normalise(chunk), normalize=True),
         torch.split(batch.images, norm_group_size or chunk_size),
+        modes=modes,
     )
     texts = Tower(
-        cast(lambda chunk: network.encode_text(chunk, normalize=True)),
+        lambda chunk: network.encode_text(chunk, normalize=True),
         text_chunks(batch.tokens[order.to(device)], batch.lengths[order], chunk_size, length_multiple),
         order.to(device),
+        modes,
     )
     result = cached_step(
         network,
@@ -109,20 +111,19 @@ def pass_alone(network: Network, batch: Batch, *, bf16: bool) -> None:
     device = batch.images.device
     longest = batch.tokens[:, : int(batch.lengths.max())]
 
-    def encode(images: Tensor) -> Tensor:
+    with _precision(device, bf16):
         if isinstance(network, CLIP):
-            return network.encode_image(normalise(images)).sum() + network.encode_text(longest).sum()
-        return network.summed_loss(normalise(images), longest)
+            result = network.encode_image(normalise(batch.images)).sum() + network.encode_text(longest).sum()
+        else:
+            result = network.summed_loss(normalise(batch.images), longest)
+    result.backward()  # type: ignore[no-untyped-call]
 
-    _autocast(device, bf16, encode)(batch.images).backward()  # type: ignore[no-untyped-call]
 
-
-def _autocast(device: torch.device, bf16: bool, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def cast(*inputs: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16), PlainAttention() if bf16 else nullcontext():
-            return function(*inputs)
-
-    return cast
+@contextmanager
+def _precision(device: torch.device, bf16: bool) -> Iterator[None]:
+    plain = PlainAttention() if bf16 and device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16), plain:
+        yield
 
 
 def _sum_over_chunks(
@@ -146,12 +147,13 @@ def _sum_over_chunks(
     images = torch.split(batch.images[order.to(device)], size)
     texts = text_chunks(batch.tokens[order.to(device)], batch.lengths[order], size, length_multiple)
     total = torch.zeros((), device=device)
-    summed = _autocast(device, bf16, network.summed_loss)
     norms = BatchNorms(network)
     with norms.unmoved_by_errors():
         with norms.collected(), summed_gradients(network, group):
             for image_chunk, text_chunk in zip(images, texts, strict=True):
-                loss = summed(normalise(image_chunk), text_chunk) / num_targets.clamp(min=1)
+                with _precision(device, bf16):
+                    summed = network.summed_loss(normalise(image_chunk), text_chunk)
+                loss = summed / num_targets.clamp(min=1)
                 loss.backward()  # type: ignore[no-untyped-call]
                 total = total + loss.detach()
         norms.move(group)

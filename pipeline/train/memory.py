@@ -23,6 +23,7 @@ from pipeline.model.clip import CLIP
 from pipeline.model.config import ModelConfig
 from pipeline.model.loss import TILE
 from pipeline.model.objectives import empty_network
+from pipeline.train.prefetch import AHEAD
 
 RESERVE = 0.1
 """Share of a device's memory that is not planned with."""
@@ -61,12 +62,8 @@ class Footprint:
         return 2 * _FLOAT * self.num_parameters + self.moments
 
     def peak(self, num_images: int, num_texts: int) -> int:
-        """The most at once, with the graph of one chunk of each tower, of so many samples.
-
-        When the graphs are gone, the ranks' gradients are added up in one message as large as they are.
-        """
-        graphs = self.image.num_bytes(num_images) + self.text.num_bytes(num_texts)
-        return self.state + self.batch + max(graphs, _FLOAT * self.num_parameters)
+        """The most at once, with the graph of one chunk of each tower, of so many samples."""
+        return self.state + self.batch + self.image.num_bytes(num_images) + self.text.num_bytes(num_texts)
 
     def largest_chunk(self, device_bytes: int) -> int:
         """The largest power of two of samples, alike in both towers, that a device has room for; 0 where a single one
@@ -104,8 +101,10 @@ def footprint(
     return Footprint(
         num_parameters=num_parameters,
         moments=2 * moment_bytes * num_parameters,
-        # Features and their gradients of the share; texts of all and their gradient; two tiles
-        batch=num_local * (3 * size**2 + 8 * length + 4 * feature) + 2 * global_batch_size * feature + 2 * tile,
+        # The share and those prefetched; its features and their gradients; texts of all and their gradient; two tiles
+        batch=num_local * (1 + AHEAD) * (3 * size**2 + 4 * length)
+        + (4 * num_local + 2 * global_batch_size) * feature
+        + 2 * tile,
         image=_graph(network.image_tower, torch.float32, 3, size, size),
         text=_graph(network.text_tower, torch.int64, num_tokens or length),
     )

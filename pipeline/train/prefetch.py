@@ -61,6 +61,7 @@ def _copied_to_cuda(arrays: Iterator[Arrays], device: torch.device) -> Iterator[
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copied() -> Iterator[tuple[Batch, torch.cuda.Event]]:
+        torch.cuda.set_device(device)  # of this thread, or each worker takes memory of the first GPU
         for part in arrays:
             host = _to_host(part, pinned=True)
             with torch.cuda.stream(copying):

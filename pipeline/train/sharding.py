@@ -70,17 +70,19 @@ def begin_step(network: nn.Module) -> None:
             module.unshard(async_op=True)
 
 
-def ranks_lacking(network: FSDPModule, group: Group | None, lacks: bool) -> int:
-    """How many ranks cannot go on with their step. Where any cannot, all of them forget it, and may begin it again.
+def ranks_lacking(network: nn.Module, lacks: bool, group: Group | None) -> int:
+    """How many ranks cannot go on with their step. Where any cannot, all of them forget what shards were gathered.
 
     Args:
-        network: in shards.
+        network: that is trained.
+        lacks: whether this rank is one of them.
         group: the ranks.
-        lacks: whether this one is one of them.
     """
-    message = torch.tensor(int(lacks), device=next(network.parameters()).device)  # type: ignore[attr-defined]
+    if num_ranks(group) == 1:
+        return int(lacks)
+    message = torch.tensor(int(lacks), device=next(network.parameters()).device)
     dist.all_reduce(message, group=group)
-    if message:
+    if message and isinstance(network, FSDPModule):
         network.reset_iter_state()
     return int(message)
 

@@ -14,6 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from pipeline.model.config import Objective
 from pipeline.model.image import normalise
 from pipeline.train import gradients
+from pipeline.train.blocks import checkpoint_activations
 from pipeline.train.compiling import LENGTH_MULTIPLE, compile_blocks
 from pipeline.train.gradients import Batch, set_gradients
 from tests.pipeline.model.models import CONFIG, small_batch
@@ -52,6 +53,21 @@ def test_many_batches_compile_few_times() -> None:
         counts.append(counter.frame_count - after_trial)
     assert 6 <= counts[-1] <= 12
     assert counts[-1] == counts[7], "still compiling"
+
+
+def test_half_precision_and_activations_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the modes of a step: autocast, and attention as plain products."""
+    monkeypatch.setattr(gradients, "normalise", normalise)
+    case = Case((12,), 5, "transformer", dtype=torch.float32)
+    network, plain = network_of(case), network_of(case)
+    compile_blocks(network, CONFIG.text.context_length, backend="eager")
+    checkpoint_activations(network)
+    batch = Batch(*small_batch(12))
+    set_gradients(network, batch, chunk_size=5, bf16=True, length_multiple=CONFIG.text.context_length)
+    set_gradients(plain, batch, chunk_size=5, bf16=True, length_multiple=CONFIG.text.context_length)
+    expected = dict(state_after(plain))
+    for name, found in state_after(network):
+        torch.testing.assert_close(found, expected[name], rtol=1e-6, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize(("tower", "objective"), [("resnet", "contrastive"), ("convnext", "caption")])

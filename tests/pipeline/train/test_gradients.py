@@ -112,8 +112,6 @@ def test_ranks_give_the_gradient_of_the_global_mean(
         for other in others:
             assert other.keys() == first.keys(), case
             assert all(torch.equal(other[name], first[name]) for name in first), case
-        if case.budget_bytes:
-            continue  # two steps: compared below
         loss, expected = plain_step(case)
         assert first.pop("loss").item() == pytest.approx(loss.item(), rel=TOLERANCE[case.dtype]), case
         accuracies = first.pop("accuracies", None)
