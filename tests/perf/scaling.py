@@ -93,14 +93,10 @@ class Needs:
         return self.memory.peak(self.images_of_a_chunk, CHUNK_SIZE)
 
     def gpus_that_keep_all(self, device_bytes: int) -> float:
-        """On so many the graphs of the whole global batch have room, so that no forward pass is repeated. Each chunk's
-        graph has its own half-precision copy of the weights."""
+        """On so many the graphs of the whole global batch have room, so that no forward pass is repeated."""
         found = self.memory_of_short_texts
-        image, text = found.image, found.text
-        pair = image.per_sample + image.fixed / self.images_of_a_chunk
-        pair += text.per_sample + text.fixed / CHUNK_SIZE
-        room = (1 - RESERVE) * device_bytes - found.state - found.batch
-        return math.ceil(self.train.global_batch_size * pair / room)
+        room = (1 - RESERVE) * device_bytes - found.state - found.batch - found.image.fixed - found.text.fixed
+        return math.ceil(self.train.global_batch_size * (found.image.per_sample + found.text.per_sample) / room)
 
     @property
     def total_flops(self) -> float:
