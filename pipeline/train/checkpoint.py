@@ -147,7 +147,7 @@ class CheckpointFolder:
                     damaged.append(error)
         if damaged:
             raise ValueError(
-                f"{self.uri}: no checkpoint in it is whole (the newest: {damaged[0]}). To start anew remove this folder, "
+                f"{self.uri}: no checkpoint in it is whole (the newest: {damaged[0]}). To start anew remove it, "
                 "or choose another output"
             )
         return None
