@@ -147,8 +147,8 @@ class CheckpointFolder:
                     damaged.append(error)
         if damaged:
             raise ValueError(
-                f"{self.uri}: no checkpoint in it is whole (the newest: {damaged[0]}). To start anew remove it, "
-                "or choose another output"
+                f"{self.uri}: no checkpoint in it is whole (the newest: {damaged[0]}). Remove this folder, to start "
+                "anew, or choose another output"
             )
         return None
 
