@@ -111,7 +111,7 @@ class _LeavesRoom(ElasticScalingPolicy):
 
 
 def _user_error(error: BaseException | None) -> Exception | None:
-    """What is wrong with input, recipe or storage, where that is what a worker or its reading task has stumbled over."""
+    """What is wrong with input, recipe or storage, where a worker or its reading task has stumbled over it."""
     if isinstance(error, WorkerGroupError):
         # The others fail with what became of the connection to that worker
         causes = (_user_error(failure) for failure in error.worker_failures.values())
