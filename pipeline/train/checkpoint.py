@@ -6,8 +6,9 @@
                               manifest.json                                     size and sha256 of each of these
 
 Every file is read back and compared before the manifest is written, which makes the folder a checkpoint. One whose
-manifest is missing, or does not fit its files, is skipped for the one before it; folders without one are what a killed
-run has left, and are removed.
+manifest does not fit its files is skipped for the one before it, and removed once the run has gone on from there, so
+that it never counts as one to keep; where all are damaged, the run is refused. Folders without a manifest are what a
+killed run has left, and are removed.
 """
 
 import hashlib
@@ -15,14 +16,15 @@ import io
 import json
 import logging
 import pickle
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from pipeline.model import model_folder
-from pipeline.model.model_folder import CONFIG_FILE, TOKENIZER_FILE, Model
+from pipeline.model.model_folder import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, Model
 from pipeline.model.objectives import empty_network
 from pipeline.train.files import Files
 
@@ -31,6 +33,9 @@ logger = logging.getLogger("clip")
 WRITE_ATTEMPTS = 3
 """How often a file is written that reads back as another."""
 MANIFEST_FILE, OPTIMIZER_FILE, PROGRESS_FILE = "manifest.json", "optimizer.pt", "progress.json"
+_FILES = (PROGRESS_FILE, *MODEL_FILES, OPTIMIZER_FILE)
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -88,16 +93,19 @@ class CheckpointFolder:
         for name, data in content.items():
             self._write(self.files.join(folder, name), data, hashes[name])
         self.files.write_bytes(self.files.join(folder, MANIFEST_FILE), json.dumps(records, indent=1).encode())
-        self.collect()
+        self.collect(checkpoint.progress.num_steps)
         return content
 
-    def collect(self) -> None:
+    def collect(self, newest: int) -> None:
         """Remove the checkpoints that are not to be kept, and what is left of those that were never finished.
 
         Of a run's processes one may do so, and not while another writes.
+
+        Args:
+            newest: steps of the checkpoint that was just saved, or gone on from. Later ones were skipped as damaged.
         """
         found = self._found()
-        complete = [num_steps for num_steps in found if found[num_steps]]
+        complete = [num_steps for num_steps in found if found[num_steps] and num_steps <= newest]
         kept, reached = set(complete[: self.keep]), 0
         for num_steps in reversed(complete if self.keep_every_steps else []):
             if num_steps // self.keep_every_steps > reached:
@@ -110,26 +118,39 @@ class CheckpointFolder:
                 self.files.delete(folder)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, on the CPU, or None; each that is not is logged as a warning."""
-        for num_steps in self._found():
-            folder = self._folder(num_steps)
-            try:
-                return _from_files(self._read(folder), folder)
-            except (FileNotFoundError, ValueError) as error:
-                logger.warning("checkpoint skipped, the one before it is tried: %s", error)
-        return None
+        """The newest checkpoint that is whole, on the CPU; None where none was ever finished.
+
+        Raises:
+            ValueError: all that were finished are damaged.
+        """
+        return self._newest(lambda folder: _from_files(self._read(folder, _FILES), folder))
 
     def description(self) -> tuple[str, bytes, bytes] | None:
-        """Of the newest checkpoint that was finished: its folder, and what of it says which model it is of, as bytes:
-        the configuration and the tokenizer."""
-        folders = (self._folder(num_steps) for num_steps, complete in self._found().items() if complete)
-        folder = next(folders, None)
-        if folder is None:
-            return None
-        config, tokenizer = (
-            self.files.read_bytes(self.files.join(folder, name)) for name in (CONFIG_FILE, TOKENIZER_FILE)
-        )
-        return folder, config, tokenizer
+        """Of the newest checkpoint in which these are whole: its folder, and what of it says which model it is of, as
+        bytes: the configuration and the tokenizer. None, and raises, as `latest`."""
+
+        def describe(folder: str) -> tuple[str, bytes, bytes]:
+            content = self._read(folder, (CONFIG_FILE, TOKENIZER_FILE))
+            return folder, content[CONFIG_FILE], content[TOKENIZER_FILE]
+
+        return self._newest(describe)
+
+    def _newest(self, read: Callable[[str], _Found]) -> _Found | None:
+        """What is read from the newest folder that `read` finds whole; each that is not is logged as a warning."""
+        damaged = []
+        for num_steps, complete in self._found().items():
+            try:
+                return read(self._folder(num_steps))
+            except (FileNotFoundError, ValueError) as error:
+                logger.warning("checkpoint skipped, the one before it is tried: %s", error)
+                if complete:
+                    damaged.append(error)
+        if damaged:
+            raise ValueError(
+                f"{self.uri}: no checkpoint in it is whole (the newest: {damaged[0]}). Remove this folder, to start "
+                "anew, or choose another output"
+            )
+        return None
 
     def _found(self) -> dict[int, bool]:
         """Steps of all checkpoint folders, the newest first, and whether each has a manifest."""
@@ -158,25 +179,26 @@ class CheckpointFolder:
                 return
         raise OSError(f"{uri}: what is read back is not what was written, {WRITE_ATTEMPTS} times")
 
-    def _read(self, folder: str) -> dict[str, bytes]:
-        """The files that the manifest names, verified.
+    def _read(self, folder: str, names: Sequence[str]) -> dict[str, bytes]:
+        """Files of a checkpoint, verified.
 
         Raises:
             FileNotFoundError: a file, or the manifest, is missing.
             ValueError: a file is not the one that was written.
         """
         try:
-            records = json.loads(self.files.read_bytes(self.files.join(folder, MANIFEST_FILE)))
-        except ValueError as error:
-            raise ValueError(f"{folder}/{MANIFEST_FILE} is damaged: {error}") from error
+            manifest = json.loads(self.files.read_bytes(self.files.join(folder, MANIFEST_FILE)))
+            records = {name: (manifest[name]["num_bytes"], manifest[name]["sha256"]) for name in names}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder}/{MANIFEST_FILE} is damaged: {error!r}") from error
         content = {}
-        for name, record in records.items():
+        for name, (num_bytes, sha256) in records.items():
             data = self.files.read_bytes(self.files.join(folder, name))
-            if len(data) != record["num_bytes"]:
-                raise ValueError(f"{folder}/{name}: {record['num_bytes']} bytes expected, {len(data)} found")
+            if len(data) != num_bytes:
+                raise ValueError(f"{folder}/{name}: {num_bytes} bytes expected, {len(data)} found")
             digest = hashlib.sha256(data).hexdigest()
-            if digest != record["sha256"]:
-                raise ValueError(f"{folder}/{name}: sha256 {record['sha256']} expected, {digest} found")
+            if digest != sha256:
+                raise ValueError(f"{folder}/{name}: sha256 {sha256} expected, {digest} found")
             content[name] = data
         return content
 
@@ -196,7 +218,7 @@ def _from_files(content: dict[str, bytes], folder: str) -> Checkpoint:
     try:
         optimizer = torch.load(io.BytesIO(content[OPTIMIZER_FILE]), map_location="cpu", weights_only=True)
         progress = Progress(**json.loads(content[PROGRESS_FILE]))
-    except (KeyError, TypeError, pickle.UnpicklingError) as error:
+    except (TypeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{folder} is not a checkpoint of this program: {error}") from error
     return Checkpoint(model_folder.from_files(content, folder), optimizer, progress)
 

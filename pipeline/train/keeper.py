@@ -51,7 +51,7 @@ class Keeper:
             utilisation_per_rate=utilisation_per_rate(config, device, num_ranks()),
         )  # fmt: skip
         checkpoints = run.checkpoints()
-        checkpoints.collect()
+        checkpoints.collect(done.num_steps)
         self._saver = Saver(checkpoints)
         self._validator = Validator(validation) if validation else None
 

@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.train.board import Board
 from pipeline.train.checkpoint import Progress
 from pipeline.train.config import TrainConfig
 from pipeline.train.files import Files
@@ -21,8 +21,11 @@ from pipeline.train.gradients import StepResult
 logger = logging.getLogger("clip")
 
 METRICS_FILE, VALIDATION_FILE = "metrics.jsonl", "validation.jsonl"
-WRITE_INTERVAL_SECONDS = 5.0
-"""The file is written anew each time, because S3 cannot append, and so it never ends in half a line."""
+INTERVAL_SECONDS = 5.0
+"""Between two lines for people, and at least between two writes of the rows between checkpoints."""
+WRITE_SHARE = 0.01
+"""Of the time, at most, goes into these writes, which all workers wait for. The file is written anew each time, because
+S3 cannot append, and so it never ends in half a line; the longer it is the longer that takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +96,16 @@ class Recorder:
         self._validation_uri = files.join(output, VALIDATION_FILE)
         self._config, self._num_steps, self._steps_per_epoch, self._device = config, num_steps, steps_per_epoch, device
         self._utilisation_per_rate = utilisation_per_rate
-        self._rows = [row for row in read_metrics(output, files) if row.step <= done.num_steps]
+        self._lines = [_line(_told(row)) for row in read_metrics(output, files) if row.step <= done.num_steps]
         scores = read_validation(output, files)
         self._scores = [row for row in scores if row.step <= done.num_steps]
         if len(self._scores) < len(scores):
             self._write_scores()
-        # TensorBoard hides what a killed run had logged beyond its checkpoint
-        folder = files.join(output, "tensorboard").removeprefix("file://")
-        self._board = SummaryWriter(folder, purge_step=done.num_steps + 1)
+        self._board = Board(files.join(output, "tensorboard"), files, done.num_steps + 1)
         self._done = done
         self._step = self._row_step = done.num_steps
-        self._started = self._row_started = self._written = time.monotonic()
+        self._started = self._row_started = self._written = self._said = time.monotonic()
+        self._write_seconds = 0.0
         self._waited = 0.0
         self._skipped = done.skipped_steps
 
@@ -138,39 +140,42 @@ class Recorder:
             mfu=None if self._utilisation_per_rate is None else rate * self._utilisation_per_rate,
         )
         self._row_step, self._row_started, self._waited = self._step, now, 0.0
-        self._rows.append(row)
-        for name, value in _told(row).items():
-            if name != "step":
-                self._board.add_scalar(name, value, row.step)
-        if now - self._written >= WRITE_INTERVAL_SECONDS or self._step == self._num_steps:
+        told = _told(row)
+        self._lines.append(_line(told))
+        self._board.add({name: value for name, value in told.items() if name != "step"}, row.step)
+        last = self._step == self._num_steps
+        if last or now - self._written >= max(INTERVAL_SECONDS, self._write_seconds / WRITE_SHARE):
             self.flush()
-            logger.info("%s", self._line(row))
+        if last or now - self._said >= INTERVAL_SECONDS:
+            self._said = now
+            logger.info("%s", self._for_people(row))
 
     def validated(self, num_steps: int, scores: Mapping[str, float]) -> None:
         """Write the scores of the model after so many steps."""
         row = ValidationRow(step=num_steps, images_seen=num_steps * self._config.global_batch_size, scores=scores)
         self._scores.append(row)
-        for name, value in scores.items():
-            self._board.add_scalar(f"validation/{name}", value, num_steps)
+        self._board.add({f"validation/{name}": value for name, value in scores.items()}, num_steps)
         self._write_scores()
         told = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
         logger.info("validation after step %d: %s", num_steps, told)
 
     def flush(self) -> Progress:
         """Write all rows; returns how far the run is. Before each checkpoint, so that none of its rows is missing."""
-        self._files.write_bytes(self._uri, "".join(json.dumps(_told(row)) + "\n" for row in self._rows).encode())
+        begun = time.monotonic()
+        self._files.write_bytes(self._uri, b"".join(self._lines))
+        self._board.flush()
         self._written = time.monotonic()
+        self._write_seconds = self._written - begun
         return Progress(self._step, self._done.seconds + self._written - self._started, skipped_steps=self._skipped)
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
-        self._board.close()
+        """Write what TensorBoard has not got yet."""
+        self._board.flush()
 
     def _write_scores(self) -> None:
-        lines = (json.dumps(asdict(row)) + "\n" for row in self._scores)
-        self._files.write_bytes(self._validation_uri, "".join(lines).encode())
+        self._files.write_bytes(self._validation_uri, b"".join(_line(asdict(row)) for row in self._scores))
 
-    def _line(self, row: Metrics) -> str:
+    def _for_people(self, row: Metrics) -> str:
         rate = (row.step - self._done.num_steps) / (row.seconds - self._done.seconds)
         left = timedelta(seconds=round((self._num_steps - row.step) / rate))
         accuracies = (row.accuracy_image_to_text, row.accuracy_text_to_image)
@@ -183,6 +188,10 @@ class Recorder:
 
 def _told(row: Metrics) -> dict[str, float]:
     return {name: value for name, value in asdict(row).items() if value is not None and math.isfinite(value)}
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
 
 
 def read_metrics(output: str, files: Files) -> list[Metrics]:

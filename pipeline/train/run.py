@@ -117,7 +117,7 @@ class Pretraining:
         """Check that the newest checkpoint is of the run's model and its tokenizer.
 
         Raises:
-            ValueError: it is of others; the message says what differs.
+            ValueError: it is of others; the message says what differs. Or all are damaged.
         """
         found = self.checkpoints().description()
         if found is None:

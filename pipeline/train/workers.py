@@ -21,7 +21,7 @@ from cluster import storage
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import Pretraining
 
-_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, PermissionError, storage.StorageFullError)
 
 
 def run_workers(run: Pretraining, work: Callable[[], int]) -> int:
@@ -30,6 +30,7 @@ def run_workers(run: Pretraining, work: Callable[[], int]) -> int:
     Raises:
         ValueError: what is wrong with the input, as a worker or its reading task has found it; so FileNotFoundError.
         FloatingPointError: too many steps in a row were not finite (guard.py).
+        PermissionError, StorageFullError: something may not be read or written, or there is no room for it.
         WorkerGroupError: workers have failed too often.
     """
     try:
@@ -85,7 +86,7 @@ class _Trainer(TorchTrainer):
 
 
 class _InputIsNotRetried(DefaultFailurePolicy):
-    """What is wrong with the input or the recipe is wrong with it the next time, too."""
+    """What is wrong with the input, the recipe or the storage is wrong with it the next time, too."""
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         if _user_error(training_failed_error) is not None:
@@ -110,7 +111,7 @@ class _LeavesRoom(ElasticScalingPolicy):
 
 
 def _user_error(error: BaseException | None) -> Exception | None:
-    """What is wrong with the input or the recipe, where that is what a worker or its reading task has stumbled over."""
+    """What is wrong with input, recipe or storage, where a worker or its reading task has stumbled over it."""
     if isinstance(error, WorkerGroupError):
         # The others fail with what became of the connection to that worker
         causes = (_user_error(failure) for failure in error.worker_failures.values())

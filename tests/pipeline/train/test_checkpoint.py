@@ -86,7 +86,7 @@ def test_what_a_killed_run_has_left_is_removed(folder: CheckpointFolder, model: 
     for name in ("step-00000003", "step-00000009"):
         shutil.copytree(Path(folder.uri) / "step-00000005", Path(folder.uri) / name)
         (Path(folder.uri) / name / "manifest.json").unlink()
-    folder.collect()
+    folder.collect(5)
     assert [path.name for path in Path(folder.uri).iterdir()] == ["step-00000005"]
 
 
@@ -120,6 +120,7 @@ def test_what_is_read_back_otherwise_is_written_again(folder: CheckpointFolder, 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda place: (place / "manifest.json").unlink(),
     "half a manifest": lambda place: (place / "manifest.json").write_text('{"model.safe'),
+    "another manifest": lambda place: (place / "manifest.json").write_text('{"model.safetensors": []}'),
     "missing file": lambda place: (place / "optimizer.pt").unlink(),
     "short file": lambda place: cut(place / "model.safetensors"),
     "flipped bit": lambda place: flip(place / "optimizer.pt"),
@@ -155,11 +156,40 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     assert loaded.progress.num_steps == 10
 
 
-def test_only_damaged_ones(folder: CheckpointFolder, model: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_ones_do_not_displace_the_runs_own(folder: CheckpointFolder, model: Model) -> None:
+    """The run goes back to step 5, and what it saves from there on is what counts."""
+    folder = replace(folder, keep=3)
+    for num_steps in (5, 20, 30):
+        folder.save(checkpoint(model, num_steps))
+    for name in ("step-00000020", "step-00000030"):
+        DAMAGES["flipped bit"](Path(folder.uri) / name)
+    folder = replace(folder, keep=2)
+    folder.save(checkpoint(model, 10))
+    assert sorted(path.name for path in Path(folder.uri).iterdir()) == ["step-00000005", "step-00000010"]
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress.num_steps == 10
+
+
+def test_only_damaged_ones_are_refused(
+    folder: CheckpointFolder, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rather than a run that silently starts anew."""
+    for num_steps in (5, 10):
+        folder.save(checkpoint(model, num_steps))
+        DAMAGES["flipped bit"](Path(folder.uri) / f"step-{num_steps:08d}")
+    (Path(folder.uri) / "step-00000015").mkdir()
+    (Path(folder.uri) / "step-00000015" / "progress.json").touch()
+    message = rf"{folder.uri}: no checkpoint in it is whole \(the newest: .*step-00000010/optimizer.pt: sha256 .*Remove"
+    with pytest.raises(ValueError, match=message):
+        folder.latest()
+    assert "step-00000005/optimizer.pt: sha256" in caplog.text
+
+
+def test_before_the_first_was_finished_there_is_none(folder: CheckpointFolder, model: Model) -> None:
     folder.save(checkpoint(model, 5))
-    DAMAGES["flipped bit"](Path(folder.uri) / "step-00000005")
+    DAMAGES["no manifest"](Path(folder.uri) / "step-00000005")
     assert folder.latest() is None
-    assert "optimizer.pt: sha256" in caplog.text
 
 
 def test_code_in_an_optimizers_state_is_not_run(folder: CheckpointFolder, model: Model) -> None:
@@ -171,7 +201,8 @@ def test_code_in_an_optimizers_state_is_not_run(folder: CheckpointFolder, model:
     records = json.loads((place / "manifest.json").read_text())
     records["optimizer.pt"] = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (place / "manifest.json").write_text(json.dumps(records))
-    assert folder.latest() is None
+    with pytest.raises(ValueError, match="step-00000005 is not a checkpoint of this program"):
+        folder.latest()
 
 
 def test_on_s3(s3: str, model: Model) -> None:

@@ -1,17 +1,23 @@
 import json
 import logging
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from botocore.exceptions import EndpointConnectionError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from cluster import storage
+from pipeline.train import metrics
 from pipeline.train.checkpoint import Progress
 from pipeline.train.config import TrainConfig
 from pipeline.train.curves import draw_curves
+from pipeline.train.files import Files
 from pipeline.train.gradients import StepResult
 from pipeline.train.metrics import Recorder, read_metrics, read_validation
 
@@ -22,10 +28,10 @@ def result(loss: float) -> StepResult:
     return StepResult(loss=loss, accuracy_image_to_text=0.25, accuracy_text_to_image=0.5)
 
 
-def record(output: Path, steps: range, done: Progress) -> Progress:
+def record(output: str | Path, steps: range, done: Progress, files: Files = storage) -> Progress:
     """Steps of a run of 10, whose loss at step n is 1 / n."""
     recorder = Recorder(
-        str(output), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu"),
+        str(output), files, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu"),
         utilisation_per_rate=1e-6,
     )  # fmt: skip
     for step in steps:
@@ -68,6 +74,70 @@ def test_tensorboard_has_every_metric(tmp_path: Path) -> None:
             seen.setdefault(value.tag, []).append(event.step)
     row = asdict(read_metrics(str(tmp_path), storage)[0])
     assert seen == {name: [2, 4, 6, 8, 10] for name in row if name != "step"}
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+
+
+def test_tensorboard_shows_each_step_once_after_a_resumption(output: str, tmp_path: Path) -> None:
+    """What a killed run had logged beyond its checkpoint is hidden, though its file stays."""
+    record(output, range(1, 9), Progress(0, 0.0))
+    record(output, range(5, 11), Progress(4, 100.0))
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    for uri in storage.list_files(f"{output}/tensorboard"):
+        (shown / Path(uri).name).write_bytes(storage.read_bytes(uri))
+    board = EventAccumulator(str(shown)).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [
+        (step, pytest.approx(1 / step)) for step in (2, 4, 6, 8, 10)
+    ]
+
+
+@dataclass
+class SlowFiles:
+    """The storage, where each write takes a while by the clock `now`, and where TensorBoard's files may be refused."""
+
+    now: float = 0.0
+    seconds: float = 0.0
+    writes: int = 0
+    refuse: str = "nothing"
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        if self.refuse in uri:
+            raise EndpointConnectionError(endpoint_url=uri)
+        self.now += self.seconds
+        self.writes += 1
+        storage.write_bytes(uri, data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(storage, name)
+
+
+def test_a_board_that_cannot_be_written_does_not_end_training(output: str, caplog: pytest.LogCaptureFixture) -> None:
+    if not storage.is_s3(output):
+        (Path(output) / "tensorboard").touch()  # where the folder would be
+    with caplog.at_level(logging.WARNING, "clip"):
+        record(output, range(1, 11), Progress(0, 0.0), SlowFiles(refuse="/tensorboard/"))
+    assert [row.step for row in read_metrics(output, storage)] == [2, 4, 6, 8, 10]
+    assert caplog.text.count("TensorBoard gets nothing more") == 1
+
+
+def test_writing_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes, and before a checkpoint there is every row, so that a resumption misses none."""
+    files = SlowFiles(seconds=2.0)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: files.now))
+    recorder = Recorder(
+        str(tmp_path), files, CONFIG, Progress(0, 0.0), num_steps=2000, steps_per_epoch=4, device=torch.device("cpu")
+    )
+    for step in range(1, 1001):
+        files.now += 5.0
+        recorder.step(result(1 / step), logit_scale=14.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0)
+    assert 10 < files.writes < 0.012 * files.now / files.seconds
+    assert recorder.flush().num_steps == 1000
+    assert [row.step for row in read_metrics(str(tmp_path), storage)] == list(range(2, 1001, 2))
+    recorder.close()
 
 
 def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,32 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(run: Pretraining, tmp_pa
     (output / "tokenizer.json").write_text(json.dumps(entries))
     other = replace(run, output=str(output))
     with pytest.raises(ValueError, match="checkpoint of another model; it differs in the entries of the tokenizer"):
+        other.refuse_other_checkpoints(other.tokenizer())
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "missing": lambda _: None,
+    "half": lambda data: data[: len(data) // 2],
+    "another": lambda data: data.replace(b"16", b"17").replace(b"a", b"b"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_damaged_file_is_not_another_model(run: Pretraining, tmp_path: Path, name: str, damage: str) -> None:
+    """The checkpoint before it speaks for the run; where there is none, it is refused for the damage."""
+    output = tmp_path / "run"
+    shutil.copytree(run.output, output)
+    other = replace(run, output=str(output))
+    older, newer = (output / "checkpoints" / folder for folder in ("step-00000001", "step-00000002"))
+    shutil.copytree(older, newer)
+    damaged = DAMAGES[damage]((newer / name).read_bytes())
+    (newer / name).unlink()
+    if damaged is not None:
+        (newer / name).write_bytes(damaged)
+    other.refuse_other_checkpoints(other.tokenizer())
+    shutil.rmtree(older)
+    with pytest.raises(ValueError, match=rf"checkpoints: no checkpoint in it is whole .*step-00000002/{name}"):
         other.refuse_other_checkpoints(other.tokenizer())
 
 

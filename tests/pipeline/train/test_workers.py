@@ -2,6 +2,7 @@ import pytest
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from cluster.storage import StorageFullError
 from pipeline.train.workers import _user_error
 
 
@@ -9,8 +10,8 @@ class LibraryError(ValueError):
     """As pyarrow's ArrowInvalid is one."""
 
 
-@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError])
-def test_what_is_wrong_with_input_or_recipe_is_found_among_the_workers_failures(kind: type[Exception]) -> None:
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError, PermissionError, StorageFullError])
+def test_what_is_wrong_with_input_recipe_or_storage_is_found_among_the_workers_failures(kind: type[Exception]) -> None:
     cause = kind("the user's")
     failures: dict[int, Exception] = {
         0: UserExceptionWithTraceback(RuntimeError("connection closed by peer"), ""),
