@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
+from cluster import storage
 from pipeline.data.order import Purpose, draw
 from pipeline.model.clip import CLIP
 from pipeline.model.objectives import Network
@@ -47,7 +49,11 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
 
     Returns:
         The steps that the run has taken so far, over all resumptions.
+
+    Raises:
+        FileNotFoundError: the output is a folder that this node does not share with the job's.
     """
+    _refuse_unseen(run.output)
     config, context, device = run.train, ray.train.get_context(), ray.train.torch.get_device()
     rank = context.get_world_rank()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -66,6 +72,7 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     if checkpoint:
         load_optimizer(optimizer, checkpoint.optimizer)
         logger.info("going on at step %d with %d workers", done.num_steps, context.get_world_size())
+    del checkpoint  # the moments' copy in the host's memory
 
     norm_group_size = config.norm_group_size if has_batch_norms(network) else None
     sizes = config.local_batch_sizes(context.get_world_size(), norm_group_size or 1)
@@ -111,6 +118,13 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
     if keeper:
         keeper.finish(last)
     return steps.stop
+
+
+def _refuse_unseen(output: str) -> None:
+    if not storage.exists(storage.join(output, "run.json")):  # as the job has written it
+        raise FileNotFoundError(
+            f"output={output}: not visible from node {platform.node()}; use s3:// or a folder that all nodes share"
+        )
 
 
 def _reader(run: Pretraining, local_batch_sizes: list[int], rank: int, tokenizer_json: str) -> StepReader:
