@@ -92,13 +92,12 @@ class Keeper:
         self._recorder.close()
 
     def finish(self, model: Model) -> None:
-        """The last step has been taken: wait for its checkpoint and its scores, and write the model."""
-        saved = self._saver.wait()
+        """The last step has been taken: wait for its checkpoint, and write the model. It is scored when the workers are
+        gone (trainer.py): a validation may be waiting for what they hold, so none is waited for here."""
+        self._saver.wait()
         write_model(model, storage.join(self._run.output, "model"))
-        if self._validator and saved:
-            self._record(self._validator.wait())
-            self._validator.begin(saved)
-            self._record(self._validator.wait())
+        if self._validator:
+            self._record(self._validator.finished())
         self._recorder.close()
 
     def _saved(self, saved: Saved | None) -> None:

@@ -37,7 +37,7 @@ class Scores:
 
 
 class Validator:
-    """Scores one model at a time. A failure is told of, and training goes on."""
+    """Scores one model at a time. A failure is told of, and stops nothing."""
 
     def __init__(self, validation: Validation) -> None:
         self._score = validation.score
@@ -68,7 +68,7 @@ class Validator:
         try:
             return Scores(self._num_steps, ray.get(self._running))
         except RayError as error:
-            logger.warning("validation after step %d failed, training goes on: %s", self._num_steps, error)
+            logger.warning("validation after step %d failed, which stops nothing: %s", self._num_steps, error)
             return None
         finally:
             self._running = None
