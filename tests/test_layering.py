@@ -23,6 +23,7 @@ RAY_FILES = {
     "pipeline.train.loop",
     "pipeline.train.notices",
     "pipeline.train.run",
+    "pipeline.train.stop",
     "pipeline.train.stream",
     "pipeline.train.trainer",
     "pipeline.train.validation",

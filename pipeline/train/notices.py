@@ -1,4 +1,4 @@
-"""What workers are told from outside between two steps: that a node is going away, that the job is being stopped.
+"""What workers are told from outside between two steps: that nodes come or go, that the job is being stopped.
 
 The first worker looks at its clock and at what it is told, and all do the same after the same step. Ray Train's word
 for a node that goes away is a barrier, so it is asked for every second or so, by all.
@@ -66,6 +66,7 @@ class Notices:
         if config.checkpoint_every_minutes and now - self._saved >= 60 * config.checkpoint_every_minutes:
             word |= _SAVE
         if ray.wait([self._stop], timeout=0)[0]:
+            ray.get(self._stop)  # an actor that is gone says nothing, it fails
             word |= _SAVE | _LEAVE
         if now - self._asked >= ASK_SECONDS:
             self._asked = now

@@ -15,20 +15,23 @@ from functools import partial
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError
 from ray.train.v2._internal.constants import PREEMPTION_POLL_INTERVAL_S_ENV_VAR
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import storage
 from cluster.runs import Run, identity
+from pipeline.model.model_folder import MODEL_FILES
+from pipeline.train.checkpoint import Progress
 from pipeline.train.curves import draw_curves
 from pipeline.train.loop import train
-from pipeline.train.metrics import read_metrics, read_validation
+from pipeline.train.metrics import Recorder, read_metrics, read_validation
 from pipeline.train.notices import ASK_SECONDS
 from pipeline.train.run import Pretraining
+from pipeline.train.saving import Saved
 from pipeline.train.start import read_start
-from pipeline.train.stop import Stop
-from pipeline.train.validation import Validation
+from pipeline.train.stop import only_job
+from pipeline.train.validation import Validation, Validator
 from pipeline.train.workers import run_workers
 
 logger = logging.getLogger("clip")
@@ -70,7 +73,10 @@ def pretrain(run: Pretraining, validation: Validation | None = None) -> None:
         run.keep_start(start)
     tokenizer = run.tokenizer()
     run.refuse_other_checkpoints(tokenizer)
-    _train(run, tokenizer.to_json(), validation)
+    with only_job(run.output) as stop:
+        _train(run, tokenizer.to_json(), stop, validation)
+        if validation:
+            _validate_last(run, validation)
     rows = read_metrics(run.output, storage)
     curves = draw_curves(rows, read_validation(run.output, storage))
     storage.write_bytes(storage.join(run.output, "curves.png"), curves)
@@ -85,20 +91,37 @@ def pretrain(run: Pretraining, validation: Validation | None = None) -> None:
     storage.write_bytes(result_uri, json.dumps(result, indent=1).encode())
 
 
-def _train(run: Pretraining, tokenizer_json: str, validation: Validation | None) -> None:
-    """Have workers train to the end. Those that leave because a node goes away are started again at once, and where
+def _train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validation | None) -> None:
+    """Have workers train to the end. Those that leave because nodes come or go are started again at once, and where
     this process is being stopped, they have a moment to save."""
     os.environ.setdefault(PREEMPTION_POLL_INTERVAL_S_ENV_VAR, str(ASK_SECONDS))
-    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    stop: Any = ray.remote(Stop).options(num_cpus=0, scheduling_strategy=node).remote()
     work = partial(train, run, tokenizer_json, stop, validation)
+    room = validation.pool if validation else None
     try:
-        while (num_steps := run_workers(run, work)) < run.num_steps():
-            logger.warning("a node is going away: saved at step %d, and going on without it", num_steps)
+        while (num_steps := run_workers(run, work, stop, room)) < run.num_steps():
+            logger.warning("nodes come or go: saved at step %d, and going on with those that there are", num_steps)
     except (SystemExit, KeyboardInterrupt):
         with contextlib.suppress(RayError):
             ray.get(stop.ask.remote(), timeout=STOP_SECONDS)
         raise
+
+
+def _validate_last(run: Pretraining, validation: Validation) -> None:
+    """Score the model at the end, where its workers hold nothing any more."""
+    num_steps = run.num_steps()
+    if any(row.step == num_steps for row in read_validation(run.output, storage)):
+        return  # by a job that was stopped before it could write the result
+    places = {name: storage.join(run.output, "model", name) for name in MODEL_FILES}
+    validator = Validator(validation)
+    validator.begin(Saved(num_steps, {name: storage.read_bytes(place) for name, place in places.items()}))
+    scores = validator.wait()
+    if scores:
+        recorder = Recorder(
+            run.output, storage, run.train, Progress(num_steps, 0.0),
+            num_steps=num_steps, steps_per_epoch=run.plan().steps_per_epoch, device=torch.device("cpu"),
+        )  # fmt: skip
+        recorder.validated(num_steps, scores.values)
+        recorder.close()
 
 
 def _note_take_downs(run: Pretraining) -> None:

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from cluster import storage
 from pipeline.train.metrics import Metrics, read_metrics
+from pipeline.train.stop import NAMESPACE, actor_name
 from pipeline.train.trainer import pretrain
 from tests.faults.training import CONFIG, run_of, when_complete, workers
 from tests.pipeline.train.pairs import write_snapshot
@@ -61,8 +63,14 @@ def resumptions(said: str) -> list[int]:
 
 
 def test_a_rank_that_is_killed(folder: Path, undisturbed: list[Metrics], capfd: pytest.CaptureFixture[str]) -> None:
+    """And later the actor that tells workers to leave, which they do not take for its word."""
+
+    def kill_stop() -> None:
+        ray.kill(ray.get_actor(actor_name(storage.absolute(run.output)), NAMESPACE), no_restart=False)
+
     run = run_of(str(folder / "set"), str(folder / "killed"), replace(CONFIG, max_failures=1))
     when_complete(run, 10, lambda: os.kill(workers(os.getpid())[0], signal.SIGKILL))
+    when_complete(run, 30, kill_stop)
     pretrain(run)
     check_same_curve(curve(run.output), undisturbed)
     (step,) = resumptions("".join(capfd.readouterr()))
@@ -75,8 +83,18 @@ def test_a_node_that_goes_away_with_a_notice(folder: Path, undisturbed: list[Met
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     check_same_curve(curve(str(folder / "drained")), undisturbed)
-    (step,) = (int(step) for step in re.findall(r"a node is going away: saved at step (\d+)", said))
+    (step,) = (int(step) for step in re.findall(r"nodes come or go: saved at step (\d+)", said))
     assert 10 <= step < NUM_STEPS
+    assert resumptions(said) == [step]
+
+
+def test_a_node_that_comes(folder: Path, undisturbed: list[Metrics]) -> None:
+    """One worker saves and leaves, and two go on at the next step."""
+    process = start(folder, str(folder / "grown"), "comes")
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    check_same_curve(curve(str(folder / "grown")), undisturbed)
+    (step,) = (int(step) for step in re.findall(r"nodes come or go: saved at step (\d+)", said))
     assert resumptions(said) == [step]
 
 

@@ -1,7 +1,7 @@
 """Runs of training that tests disturb, in processes of their own.
 
-`python -m tests.faults.training FOLDER OUTPUT` trains on the snapshot FOLDER/set; with a third word on a cluster, whose
-node with the workers goes away.
+`python -m tests.faults.training FOLDER OUTPUT` trains on the snapshot FOLDER/set; with a third word on a cluster:
+where it is `goes`, the node with the workers goes away; where it is `comes`, another one joins it.
 """
 
 from __future__ import annotations
@@ -11,20 +11,27 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import ray
 from ray.cluster_utils import Cluster
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.util import placement_group_table
 
 from cluster.session import SessionConfig, session
 from pipeline.data.reading import shard_infos
 from pipeline.data.snapshot import Snapshot
+from pipeline.train import loop, trainer
+from pipeline.train import workers as train_workers
 from pipeline.train.config import TrainConfig
+from pipeline.train.notices import Decision, Notices
 from pipeline.train.run import Pretraining
 from pipeline.train.trainer import pretrain
+from pipeline.train.validation import Validation
 from tests.perf.memory import descendants
 from tests.pipeline.train.pairs import MODEL
 
@@ -77,10 +84,7 @@ def workers(ancestor: int) -> list[int]:
 
 def train_on_a_node_that_goes(run: Pretraining) -> None:
     """It goes when there is a checkpoint, after a notice; another one stays."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(2):
-        cluster.add_node(num_cpus=4)
-    with session(SessionConfig(address=cluster.address)):
+    with cluster_of(4, 4) as cluster:
         gcs = ray._raylet.GcsClient(address=cluster.gcs_address)  # type: ignore[attr-defined]
 
         def drain() -> None:
@@ -92,16 +96,64 @@ def train_on_a_node_that_goes(run: Pretraining) -> None:
 
         when_complete(run, 10, drain)
         pretrain(run)
-    for node in [*cluster.worker_nodes, cluster.head_node]:
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
+def train_where_a_node_comes(run: Pretraining) -> None:
+    """It comes when there is a checkpoint, and Ray, which looks at its nodes every 20 seconds, looks at once."""
+    with (
+        mock.patch.object(train_workers, "RESIZE_SECONDS", 0.5),
+        mock.patch.object(trainer, "train", _train_slowly_alone),
+        mock.patch("ray._private.utils.set_sigterm_handler"),  # which a thread may not set
+        cluster_of(2) as cluster,
+    ):
+
+        def add() -> None:
+            cluster.add_node(num_cpus=2)
+            coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+            ray.get(coordinator.get_reserved_resources.remote("nobody", recompute=True))
+            threading.Event().wait()  # Ray's processes end with the thread that has started them
+
+        when_complete(run, 2, add)
+        pretrain(run)
+
+
+class _SlowAlone(Notices):
+    """Gives a node the time to come."""
+
+    def after(self, num_steps: int) -> Decision:
+        if self._num_workers == 1 and num_steps > 2:
+            time.sleep(0.5)
+        return super().after(num_steps)
+
+
+def _train_slowly_alone(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validation | None) -> int:
+    with mock.patch.object(loop, "Notices", _SlowAlone):
+        return loop.train(run, tokenizer_json, stop, validation)
+
+
+@contextlib.contextmanager
+def cluster_of(*cpus: int) -> Iterator[Cluster]:
+    """A cluster with nodes of so many CPUs, and a connection to it."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for num_cpus in cpus:
+        cluster.add_node(num_cpus=num_cpus)
+    try:
+        with session(SessionConfig(address=cluster.address)):
+            yield cluster
+    finally:
+        for node in [*cluster.worker_nodes, cluster.head_node]:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder, output, *goes = sys.argv[1:]
-    run = run_of(f"{folder}/set", output, CONFIG if goes else replace(CONFIG, max_failures=1))
-    if goes:
-        train_on_a_node_that_goes(run)
+    folder, output, *words = sys.argv[1:]
+    place = f"{folder}/set"
+    if words == ["goes"]:
+        train_on_a_node_that_goes(run_of(place, output))
+    elif words == ["comes"]:
+        elastic = replace(CONFIG, min_workers=1, checkpoint_every_steps=2)
+        train_where_a_node_comes(run_of(place, output, elastic))
     else:
         with session(SessionConfig(address="local", num_cpus=4)):
-            pretrain(run)
+            pretrain(run_of(place, output, replace(CONFIG, max_failures=1)))

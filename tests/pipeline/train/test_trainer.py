@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision
 from ray.train.v2.api.config import ScalingConfig
 
 import pipeline
@@ -19,9 +20,12 @@ from pipeline.data.reading import shard_infos
 from pipeline.model.config import ImageTowerConfig
 from pipeline.model.model_folder import Model
 from pipeline.schemas import PAIRS
+from pipeline.train import stop, trainer, workers
 from pipeline.train.config import TrainConfig
+from pipeline.train.loop import train
 from pipeline.train.metrics import Metrics, read_metrics, read_validation
 from pipeline.train.run import Pretraining
+from pipeline.train.stop import only_job
 from pipeline.train.trainer import pretrain
 from pipeline.train.validation import Validation
 from pipeline.train.workers import _LeavesRoom
@@ -107,7 +111,7 @@ def test_the_curve_does_not_depend_on_workers_or_chunks(finished: Pretraining, t
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
 def test_on_one_worker_a_resumed_run_is_the_same_to_the_bit(
-    run: Pretraining, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    run: Pretraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Batch norms and dropout included. The models of the first one's checkpoints are scored beside it; with the other
     one, scoring fails."""
@@ -158,19 +162,63 @@ def test_on_one_worker_a_resumed_run_is_the_same_to_the_bit(
     assert scores[-1].step == 8, "the last one is waited for"
     assert {row.step for row in scores} <= {3, 6, 8}
     assert scores[-1].scores["weights"] > 0
-    assert [row.step for row in read_validation(resumed.output, storage)] == [3]
-    assert "validation after step 8 failed, training goes on: " in "".join(capfd.readouterr())
+    assert {row.step for row in read_validation(resumed.output, storage)} <= {3}
+    assert "validation after step 8 failed, which stops nothing: " in caplog.text
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
 def test_elastic_workers_leave_cpus_to_read_for_them() -> None:
-    """Of 4, with one to read for each, 2; none on a node that is going away."""
-    scaling = ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1})
-    policy = _LeavesRoom(scaling, CONFIG)
+    """Of 4, with one to read for each, 2, and where a validation holds 2, one less; none on a node that is going away.
+    The fewest are content with one that reads for all."""
     node = ray.get_runtime_context().get_node_id()
-    assert policy._count_possible_workers({node: {"CPU": 4.0}}) == 2
-    assert policy._count_possible_workers({node: {"CPU": 1.0}}) == 1, "the rest is another job's"
+
+    def count(fewest: int, room: Pool, cpus: float = 4.0) -> int:
+        scaling = ScalingConfig(num_workers=(fewest, 8), resources_per_worker={"CPU": 1})
+        policy = _LeavesRoom(scaling, replace(CONFIG, min_workers=fewest, max_workers=8), None, room)
+        return policy._count_possible_workers({node: {"CPU": cpus}})
+
+    assert count(1, Pool(cpus=0)) == 2
+    assert count(1, Pool(cpus=0), cpus=1.0) == 1, "the rest is another job's"
+    assert count(1, Pool(cpus=2)) == 1
+    assert count(1, Pool(cpus=3.5)) == 1, "what is scored waits for the end"
+    assert count(3, Pool(cpus=0)) == 3
+    assert count(4, Pool(cpus=0)) == 3, "so that 4 do not begin, with nothing that reads for them"
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_too_few_nodes_for_the_fewest_workers_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scaling = ScalingConfig(num_workers=(4, 8), resources_per_worker={"CPU": 1})
+    policy = _LeavesRoom(scaling, replace(CONFIG, min_workers=4, max_workers=8), None, Pool(cpus=0))
+    node = ray.get_runtime_context().get_node_id()
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(policy, "_get_reserved_resources", lambda: {node: {"CPU": 4.0}})
+    assert policy.make_decision_for_non_running_worker_group() == NoopDecision()
+    assert not caplog.messages
+    monkeypatch.setattr(workers, "WAITING_SECONDS", 0)
+    assert policy.make_decision_for_non_running_worker_group() == NoopDecision()
+    assert "waiting for nodes: there is no room for min_workers=4 workers with 1 CPUs" in caplog.text
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_of_two_jobs_on_one_output_the_second_is_refused(
+    run: Pretraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop, "TAKEN_SECONDS", 0.1)
+    other = replace(run, output=str(tmp_path))
+    with only_job(other.output), pytest.raises(ValueError, match=f"output={tmp_path}: another job trains there now"):
+        pretrain(other)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_worker_that_does_not_see_the_output_says_so(run: Pretraining, tmp_path: Path) -> None:
+    unseen = replace(run, output=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"output={tmp_path}: not visible from node .*; use s3:// or a folder"):
+        train(unseen, "", None, None)
 
 
 @pytest.mark.cluster
@@ -209,7 +257,8 @@ def test_a_batch_larger_than_the_snapshot_is_refused(run: Pretraining, tmp_path:
 def test_a_run_goes_on_without_what_was_taken_down_meanwhile(
     finished: Pretraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Killed after its second checkpoint, as it were; by then there are pairs fewer, and so steps fewer."""
+    """Killed after its second checkpoint, as it were; by then there are pairs fewer, and so steps fewer. Its model is
+    scored by what takes every CPU, also the worker's."""
     shutil.copytree(finished.output, tmp_path / "run")
     for name in ("result.json", "checkpoints/step-00000012/manifest.json"):
         (tmp_path / "run" / name).unlink()
@@ -217,7 +266,10 @@ def test_a_run_goes_on_without_what_was_taken_down_meanwhile(
     shards = (replace(finished.shards[0], taken_down=gone), finished.shards[1])
     elastic = replace(CONFIG, min_workers=1, max_workers=8)
     resumed = replace(finished, output=str(tmp_path / "run"), shards=shards, train=elastic)
-    pretrain(resumed)
+    validation = Validation(score=lambda _: {"accuracy": 0.5}, pool=Pool(cpus=4))
+    pretrain(resumed, validation)
+    trainer._validate_last(resumed, validation)
+    assert [(row.step, row.scores) for row in read_validation(resumed.output, storage)] == [(9, {"accuracy": 0.5})]
     assert "8 pairs of the snapshot are taken down, 0 when this run was last started" in caplog.text
     rows = curve(resumed)
     assert rows[:8] == curve(finished)[:8]
