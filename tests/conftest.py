@@ -1,6 +1,9 @@
 """What tests share: a Ray of this process, an S3 over loopback HTTP, the folder of real data."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core: more threads only wait for each other
+
 import socket
 from collections.abc import Iterator
 from pathlib import Path

@@ -119,7 +119,7 @@ def test_a_rerun_does_only_what_is_missing(run: Run, notes: Path) -> None:
     assert noted(notes) == {"part 0": 1, "part 1": 2, "part 2": 1, "part 3": 2, "part 4": 1}
     assert {uri: storage.read_bytes(uri) for uri in storage.list_files(stage.uri)} == files
     seconds = again.funnel()[0]["seconds"]
-    assert seconds >= sum(event["seconds"] for event in again.events.read()) > 0, "over both runs"
+    assert seconds > 0.999 * sum(event["seconds"] for event in again.events.read()) > 0, "over both runs"
     assert Stages(run)("made", 5, read) == first
     assert sum(noted(notes).values()) == 7, "what is complete is not touched"
     assert len(again.events.read()) == 2

@@ -46,7 +46,7 @@ KILL_TIMEOUT_SECONDS = 250
 
 def arguments(job: PretrainJob) -> list[str]:
     """The command line of a job."""
-    train = {name: value for name, value in asdict(TRAIN).items() if name != "keep_models_at" and value is not None}
+    train = {name: value for name, value in asdict(job.train).items() if name != "keep_models_at" and value is not None}
     options = {f"train.{name}": value for name, value in train.items()}
     return [f"--{name}={value}" for name, value in {"snapshot": job.snapshot, "output": job.output, **options}.items()]
 
@@ -84,6 +84,7 @@ def test_killed_stopped_and_run_again_it_follows_the_curve_of_an_uninterrupted_r
     job: PretrainJob, tmp_path: Path
 ) -> None:
     """A stop (SIGTERM, as `ray job stop` sends it) leaves it the time to save."""
+    job = replace(job, train=replace(job.train, num_workers=1))  # two: tests/faults/test_training.py
     disturbed = replace(job, output=str(tmp_path / "run"))
     with started(disturbed, until_step=5) as process:
         process.kill()
