@@ -84,44 +84,49 @@ def test_killed_stopped_and_run_again_it_follows_the_curve_of_an_uninterrupted_r
     job: PretrainJob, tmp_path: Path
 ) -> None:
     """A stop (SIGTERM, as `ray job stop` sends it) leaves it the time to save."""
-    job = replace(job, train=replace(job.train, num_workers=1))  # two: tests/faults/test_training.py
+    job = replace(job, train=replace(job.train, num_workers=1, epochs=12))  # two: tests/faults/test_training.py
     disturbed = replace(job, output=str(tmp_path / "run"))
-    with started(disturbed, until_step=5) as process:
+    with started(disturbed) as process:
         process.kill()
-    with started(disturbed, until_step=10) as process:
+    with started(disturbed) as process:
+        before = saved(disturbed)[-1]
         process.terminate()
         asked = time.monotonic()
         assert process.wait() == 128 + signal.SIGTERM
     assert time.monotonic() - asked < KILL_TIMEOUT_SECONDS / 10
-    saved = sorted(path.parent.name for path in Path(disturbed.output).glob("checkpoints/*/manifest.json"))[-1]
-    assert saved > "step-00000010", "no step is lost"
+    assert saved(disturbed)[-1] > before, "no step is lost"
 
     main(disturbed)
     main(job)
     rows, expected = (read_metrics(each.output, storage) for each in (disturbed, job))
-    assert [row.step for row in rows] == list(range(1, 25)), "every step once"
+    assert [row.step for row in rows] == list(range(1, 49)), "every step once"
     for row, wanted in zip(rows, expected, strict=True):
         assert row.loss == pytest.approx(wanted.loss, rel=1e-5), row.step
         assert row.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-4), row.step
     assert (Path(disturbed.output) / "result.json").exists()
 
 
+def saved(job: PretrainJob) -> list[str]:
+    """The checkpoints that are complete, the newest last."""
+    return sorted(path.parent.name for path in Path(job.output).glob("checkpoints/*/manifest.json"))
+
+
 @contextlib.contextmanager
-def started(job: PretrainJob, *, until_step: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The job as people start it, with a checkpoint after so many steps and not yet at its end."""
-    checkpoint = Path(job.output) / "checkpoints" / f"step-{until_step:08d}" / "manifest.json"
-    address, log = ray.get_runtime_context().gcs_address, Path(f"{job.output}-{until_step}.log")
-    with log.open("wb") as file:
+def started(job: PretrainJob) -> Iterator[subprocess.Popen[bytes]]:
+    """The job as people start it, with a checkpoint of its own and not yet at its end."""
+    newest, begun = max(saved(job), default=""), time.monotonic()
+    address, log = ray.get_runtime_context().gcs_address, Path(f"{job.output}.log")
+    with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "jobs.pretrain", *arguments(job), f"--session.address={address}"],
             cwd=ROOT, stdout=file, stderr=file, start_new_session=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"},  # as that of a local Ray is
         )  # fmt: skip
-        deadline = time.monotonic() + KILL_TIMEOUT_SECONDS
-        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        while max(saved(job), default="") == newest and time.monotonic() < begun + KILL_TIMEOUT_SECONDS:
+            assert process.poll() is None, log.read_text()
             time.sleep(0.02)
         try:
-            assert checkpoint.exists(), log.read_text()
+            assert max(saved(job)) > newest, log.read_text()
             yield process
         finally:
             process.kill()
