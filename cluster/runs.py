@@ -12,6 +12,9 @@ from typing import Any
 from cluster import storage
 from cluster.parts import Output, Stage
 
+RUN_FILE = "run.json"
+"""What a run was configured with; it is there from the run's beginning."""
+
 
 def identity(config: Any) -> Any:
     """A configuration as plain data, less what does not change what a run produces.
@@ -53,7 +56,7 @@ class Run:
         storage.ensure_writable(uri, option)
         wanted = json.loads(json.dumps(configuration, sort_keys=True))
         record = json.dumps(wanted, indent=1, sort_keys=True).encode()
-        place = storage.join(uri, "run.json")
+        place = storage.join(uri, RUN_FILE)
         if not storage.put_if_absent(place, record):
             found = json.loads(storage.read_bytes(place))
             differing = list(differences(found, wanted))
@@ -72,9 +75,9 @@ class Run:
             FileNotFoundError: it holds none; the message names the option.
         """
         uri = storage.absolute(uri)
-        place = storage.join(uri, "run.json")
+        place = storage.join(uri, RUN_FILE)
         if not storage.exists(place):
-            raise FileNotFoundError(f"{option}={uri}: no run is there (run.json is missing)")
+            raise FileNotFoundError(f"{option}={uri}: no run is there ({RUN_FILE} is missing)")
         record = storage.read_bytes(place)
         return cls(uri, _run_id(record), json.loads(record))
 

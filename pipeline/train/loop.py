@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from cluster import storage
+from cluster.runs import RUN_FILE
 from pipeline.data.order import Purpose, draw
 from pipeline.model.clip import CLIP
 from pipeline.model.objectives import Network
@@ -121,7 +122,7 @@ def train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validati
 
 
 def _refuse_unseen(output: str) -> None:
-    if not storage.exists(storage.join(output, "run.json")):  # as the job has written it
+    if not storage.exists(storage.join(output, RUN_FILE)):  # as the job has written it
         raise FileNotFoundError(
             f"output={output}: not visible from node {platform.node()}; use s3:// or a folder that all nodes share"
         )

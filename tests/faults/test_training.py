@@ -77,24 +77,17 @@ def test_a_rank_that_is_killed(folder: Path, undisturbed: list[Metrics], capfd: 
     assert step in (10, 20, 30), "from a checkpoint"
 
 
-def test_a_node_that_goes_away_with_a_notice(folder: Path, undisturbed: list[Metrics]) -> None:
-    """Without a failure to spare: the workers save, leave, and go on at the next step elsewhere."""
-    process = start(folder, str(folder / "drained"), "goes")
+@pytest.mark.parametrize(("happens", "earliest"), [("goes", 10), ("comes", 2)])
+def test_a_node_goes_away_with_a_notice_or_comes(
+    folder: Path, undisturbed: list[Metrics], happens: str, earliest: int
+) -> None:
+    """Two workers, or the one there is, save, leave, and two go on at the next step; no failure is to spare."""
+    process = start(folder, str(folder / happens), happens)
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
-    check_same_curve(curve(str(folder / "drained")), undisturbed)
+    check_same_curve(curve(str(folder / happens)), undisturbed)
     (step,) = (int(step) for step in re.findall(r"nodes come or go: saved at step (\d+)", said))
-    assert 10 <= step < NUM_STEPS
-    assert resumptions(said) == [step]
-
-
-def test_a_node_that_comes(folder: Path, undisturbed: list[Metrics]) -> None:
-    """One worker saves and leaves, and two go on at the next step."""
-    process = start(folder, str(folder / "grown"), "comes")
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, said
-    check_same_curve(curve(str(folder / "grown")), undisturbed)
-    (step,) = (int(step) for step in re.findall(r"nodes come or go: saved at step (\d+)", said))
+    assert earliest <= step < NUM_STEPS
     assert resumptions(said) == [step]
 
 
