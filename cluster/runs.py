@@ -20,7 +20,7 @@ def identity(config: Any) -> Any:
     """A configuration as plain data, less what does not change what a run produces.
 
     A dataclass says so of a field (pools, ports, connections) with `metadata={"operational": True}`, which pipeline has
-    as pipeline.operational.OPERATIONAL.
+    as pipeline.resume_safe.OPERATIONAL.
     """
     if is_dataclass(config) and not isinstance(config, type):
         kept = (f.name for f in fields(config) if not f.metadata.get("operational"))

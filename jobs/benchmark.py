@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from cluster import storage
 from cluster.runs import Run
 from cluster.session import SessionConfig, session
-from jobs.inputs import read_table
-from jobs.launch import launch
-from pipeline.eval import flow
-from pipeline.eval.datasets import sklearn_digits
-from pipeline.eval.overlap import contamination, overlapping_items, summarise
-from pipeline.eval.statistics import CONFIDENCE
+from jobs.options.inputs import read_table
+from jobs.options.launch import launch
+from pipeline.eval.flows import benchmark_flow
+from pipeline.eval.protocols.statistics import CONFIDENCE
+from pipeline.eval.report.overlap import contamination, overlapping_items, summarise
+from pipeline.eval.sets.evaluation_sets import sklearn_digits
 from pipeline.schemas import OVERLAPS
 
 logger = logging.getLogger("clip")
@@ -39,7 +39,7 @@ class BenchmarkJob:
     overlaps: str | None = None
     """Overlaps of the pairs that the model was trained on, a Parquet file of their snapshot: overlap.json then has the
     scores on the pictures that these pairs show, and on the others."""
-    encode: flow.EncodeConfig = field(default_factory=flow.EncodeConfig)
+    encode: benchmark_flow.EncodeConfig = field(default_factory=benchmark_flow.EncodeConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -51,13 +51,13 @@ def main(job: BenchmarkJob) -> None:
     for option, uri in (("model", job.model), ("datasets", job.datasets)):
         if not storage.exists(uri):
             raise FileNotFoundError(f"{option}={uri}: nothing is there; give the folder that holds it")
-    store = flow.open_store(storage.join(job.output, "features"), job.model)
-    sources = flow.open_sets(job.datasets)
+    store = benchmark_flow.open_store(storage.join(job.output, "features"), job.model)
+    sources = benchmark_flow.open_sets(job.datasets)
     if job.digits:
         own = storage.join(job.output, "sets")
-        flow.write_set(own, *sklearn_digits())
-        sources += flow.open_sets(own)
-    Run.open(job.output, {"model": store.model_sha256, "sets": flow.hashes_by_name(sources, job.datasets)})
+        benchmark_flow.write_set(own, *sklearn_digits())
+        sources += benchmark_flow.open_sets(own)
+    Run.open(job.output, {"model": store.model_sha256, "sets": benchmark_flow.hashes_by_name(sources, job.datasets)})
     for source in sources:
         if not store.covers(source):
             logger.warning("%s is left out: retrieval needs a contrastive model", source.dataset.name)
@@ -71,12 +71,12 @@ def main(job: BenchmarkJob) -> None:
         write_overlap(job.output, job.overlaps, sources)
 
 
-def score(job: BenchmarkJob, sources: Sequence[flow.Source], store: flow.Store, place: str) -> None:
+def score(job: BenchmarkJob, sources: Sequence[benchmark_flow.Source], store: benchmark_flow.Store, place: str) -> None:
     """Encode what is not encoded yet, and write predictions and results."""
     with session(job.session, needs=[job.encode.pool]):
-        flow.encode(sources, [store], job.encode)
-    evaluations = {source.dataset.name: flow.evaluate(source, store) for source in sources}
-    flow.write_predictions(storage.join(job.output, "predictions"), evaluations)
+        benchmark_flow.encode(sources, [store], job.encode)
+    evaluations = {source.dataset.name: benchmark_flow.evaluate(source, store) for source in sources}
+    benchmark_flow.write_predictions(storage.join(job.output, "predictions"), evaluations)
     scores = {name: score for result in evaluations.values() for name, score in result.scores.items()}
     results = {
         "model": job.model,
@@ -98,7 +98,7 @@ def score(job: BenchmarkJob, sources: Sequence[flow.Source], store: flow.Store, 
         logger.info("%s: %.1f%% [%.1f, %.1f], chance %.1f%%", name, *shares)
 
 
-def write_overlap(output: str, overlaps_uri: str, sources: Sequence[flow.Source]) -> None:
+def write_overlap(output: str, overlaps_uri: str, sources: Sequence[benchmark_flow.Source]) -> None:
     """Put overlap.json beside the results: every set's scores on all, on overlapping and on clean pictures."""
     advice = "jobs.curate --overlap.index leaves one in its data set"
     overlaps = read_table(overlaps_uri, OVERLAPS, "overlaps", "not a table of overlaps", advice)
@@ -107,7 +107,7 @@ def write_overlap(output: str, overlaps_uri: str, sources: Sequence[flow.Source]
     for source in sources:
         name = source.dataset.name
         items = overlapping_items(overlaps, name, source.sha256)
-        sets.append(contamination(name, flow.read_predictions(predictions, name), items))
+        sets.append(contamination(name, benchmark_flow.read_predictions(predictions, name), items))
         found = sets[-1]
         shares = (100 * found.share, 100 * found.change)
         logger.info("%s: %.2f%% overlap with the training pairs, All - Clean %+.2f points", name, *shares)

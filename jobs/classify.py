@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.launch import launch
-from jobs.own_images import OwnImagesJob, refuse_unreadable
-from pipeline.eval.contact_sheet import draw_guesses
-from pipeline.eval.own_texts import build_labels, check_labels, guess
-from pipeline.eval.prompts import SLOT
+from jobs.options.launch import launch
+from jobs.options.own_images import OwnImagesJob, refuse_unreadable
+from pipeline.eval.own_pictures.contact_sheet import draw_guesses
+from pipeline.eval.own_pictures.own_texts import build_labels, check_labels, guess
+from pipeline.eval.sets.prompts import SLOT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,12 @@ import logging
 from dataclasses import dataclass
 
 from cluster import storage
-from jobs.launch import launch
-from pipeline.model import exchange, model_folder
-from pipeline.model.clip import CLIP
-from pipeline.model.loading import read_model
-from pipeline.model.names import Style
-from pipeline.model.tokenizer import Tokenizer
+from jobs.options.launch import launch
+from pipeline.model.objectives.clip import CLIP
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.model.weights import foreign_folders, model_folder
+from pipeline.model.weights.loading import read_model
+from pipeline.model.weights.parameter_names import Style
 
 logger = logging.getLogger("clip")
 
@@ -43,7 +43,7 @@ def main(job: ConvertJob) -> None:
     else:
         if not isinstance(model.network, CLIP):
             raise ValueError(f"model={job.model} is no CLIP: style={job.style} has no names for it")
-        files = exchange.to_files(model.network, job.style)
+        files = foreign_folders.to_files(model.network, job.style)
         text = model.network.config.text
         if model.tokenizer.to_json() != Tokenizer.released(text.vocab_size, text.context_length).to_json():
             files[model_folder.TOKENIZER_FILE] = model.tokenizer.to_json().encode()

@@ -19,16 +19,16 @@ from cluster import parquet, storage
 from cluster.runs import Run, describe_files, hash_file, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
-from jobs.inputs import list_inputs, read_queries, read_survival
-from jobs.launch import launch
-from pipeline.data.block_lists import read_block_lists
-from pipeline.data.flow import CrawlConfig, crawl
-from pipeline.data.match import check_queries
-from pipeline.data.passes import link_rot, outcomes
-from pipeline.data.rounds import later_attempts
-from pipeline.data.safety import find_classifier
-from pipeline.data.sources import check_inputs, open_uri
-from pipeline.data.survival import early_limits, survival
+from jobs.options.inputs import list_inputs, read_queries, read_survival
+from jobs.options.launch import launch
+from pipeline.data.balance.survival import early_limits, survival
+from pipeline.data.flows.crawl_flow import CrawlConfig, crawl
+from pipeline.data.flows.global_counts_flow import link_rot, outcomes
+from pipeline.data.flows.input_files import check_inputs, open_uri
+from pipeline.data.flows.retry_flow import later_attempts
+from pipeline.data.safety.block_lists import read_block_lists
+from pipeline.data.safety.screening import find_classifier
+from pipeline.data.text.match import check_queries
 
 logger = logging.getLogger("clip")
 

@@ -15,11 +15,11 @@ from cluster import storage
 from cluster.runs import Run, hash_file, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
-from jobs.encoders import EncoderConfig
-from jobs.inputs import open_overlap_index
-from jobs.launch import launch
+from jobs.options.encoders import EncoderConfig
+from jobs.options.inputs import open_overlap_index
+from jobs.options.launch import launch
 from pipeline import __version__
-from pipeline.data.curate_flow import CurateConfig, Sight, curate
+from pipeline.data.flows.curate_flow import CurateConfig, Sight, curate
 
 logger = logging.getLogger("clip")
 

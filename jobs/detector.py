@@ -15,11 +15,11 @@ import torch
 from cluster import storage
 from cluster.runs import Run, identity
 from cluster.telemetry import Progress
-from jobs.launch import launch
-from pipeline.data.cells import sample
-from pipeline.data.snapshot import Snapshot
-from pipeline.model import duplicates
-from pipeline.train.duplicate_detector import DetectorTraining, new_detector, train_detector
+from jobs.options.launch import launch
+from pipeline.data.duplicates.embedding_neighbours import sample
+from pipeline.data.snapshots.snapshot import Snapshot
+from pipeline.model.encoders import duplicate_detector
+from pipeline.train.detector.duplicate_detector import DetectorTraining, new_detector, train_detector
 
 logger = logging.getLogger("clip")
 
@@ -35,7 +35,7 @@ class DetectorJob:
     snapshot_version: str | None = None
     """Which version of the data set, such as v00000003; unset: the latest."""
     detector: str = "resnet50"
-    """Name in the table of detectors (pipeline/model/duplicates.py): tiny or resnet50."""
+    """Name in the table of detectors (pipeline/model/encoders/duplicate_detector.py): tiny or resnet50."""
     max_images: int = 200_000
     """Pictures to learn from, about, drawn by hash; they are held in memory, 20 KB each."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -45,7 +45,7 @@ class DetectorJob:
 
 def main(job: DetectorJob) -> None:
     """Train, and write the model; a finished run is left alone."""
-    config = duplicates.detector_config(job.detector)
+    config = duplicate_detector.detector_config(job.detector)
     if job.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: there is no GPU here; use one of a machine that has it, or device=cpu")
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
@@ -55,7 +55,7 @@ def main(job: DetectorJob) -> None:
         | {"train": identity(job.train)},
     )
     place = storage.join(run.uri, "model")
-    if storage.exists(storage.join(place, duplicates.CONFIG_FILE)):
+    if storage.exists(storage.join(place, duplicate_detector.CONFIG_FILE)):
         logger.info("%s is there already; nothing to do", place)
         return
     images = read_images(snapshot, job.max_images, job.train.seed)
@@ -67,7 +67,7 @@ def main(job: DetectorJob) -> None:
             progress.update(1)
     lines = "".join(json.dumps(asdict(step)) + "\n" for step in steps)
     storage.write_bytes(storage.join(run.uri, "metrics.jsonl"), lines.encode())
-    for name, data in duplicates.to_files(detector).items():  # the configuration last
+    for name, data in duplicate_detector.to_files(detector).items():  # the configuration last
         storage.write_bytes(storage.join(place, name), data)
     logger.info("%s: %d pictures, accuracy of the last step %.3f", place, len(images), steps[-1].accuracy)
 

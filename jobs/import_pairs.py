@@ -13,10 +13,10 @@ from cluster import storage
 from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
-from jobs.launch import launch
+from jobs.options.launch import launch
 from pipeline import __version__
-from pipeline.data.exchange import import_pairs, list_pairs
-from pipeline.data.shard import ShardConfig
+from pipeline.data.flows.import_export_flow import import_pairs, list_pairs
+from pipeline.data.snapshots.shard import ShardConfig
 
 logger = logging.getLogger("clip")
 

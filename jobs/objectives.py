@@ -14,17 +14,17 @@ from cluster import parquet, storage
 from cluster.resources import Pool
 from cluster.runs import Run, identity
 from cluster.session import SessionConfig, session
-from jobs.launch import launch
-from pipeline.data.reading import shard_infos
-from pipeline.data.snapshot import Snapshot
-from pipeline.eval import flow
-from pipeline.eval.datasets import Kind
-from pipeline.eval.objectives import CURVES, compare, draw_figure
-from pipeline.eval.report import ReportInputs, render_report
+from jobs.options.launch import launch
+from pipeline.data.snapshots.reading import shard_infos
+from pipeline.data.snapshots.snapshot import Snapshot
+from pipeline.eval.flows import benchmark_flow
+from pipeline.eval.report.objectives import CURVES, compare, draw_figure
+from pipeline.eval.report.report import ReportInputs, render_report
+from pipeline.eval.sets.evaluation_sets import Kind
 from pipeline.model.config import OBJECTIVES, Objective, model_config
 from pipeline.train.config import TrainConfig
-from pipeline.train.run import Pretraining, kept_model
-from pipeline.train.trainer import pretrain
+from pipeline.train.workers.run import Pretraining, kept_model
+from pipeline.train.workers.trainer import pretrain
 
 logger = logging.getLogger("clip")
 
@@ -52,7 +52,7 @@ class ObjectivesJob:
     num_models: int = 10
     """Models kept of each run, evenly in the logarithm of images seen, unless train.keep_models_at says which."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    encode: flow.EncodeConfig = field(default_factory=flow.EncodeConfig)
+    encode: benchmark_flow.EncodeConfig = field(default_factory=benchmark_flow.EncodeConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
     def __post_init__(self) -> None:
@@ -64,7 +64,9 @@ class ObjectivesJob:
 def main(job: ObjectivesJob) -> None:
     """Train what is not trained, score what is not scored, and draw."""
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
-    sources = [source for source in flow.open_sets(job.datasets) if source.dataset.kind is Kind.CLASSIFICATION]
+    sources = [
+        source for source in benchmark_flow.open_sets(job.datasets) if source.dataset.kind is Kind.CLASSIFICATION
+    ]
     if not sources:
         raise ValueError(f"datasets={job.datasets}: holds no set of the kind classification")
     model, train = model_config(job.model), identity(job.train)
@@ -77,7 +79,7 @@ def main(job: ObjectivesJob) -> None:
     )  # fmt: skip
     kept = job.train.keep_models_at or steps_kept(first, job.num_models)
     workers = Pool(size=job.train.workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
-    stores: dict[tuple[Objective, int, int], flow.Store] = {}
+    stores: dict[tuple[Objective, int, int], benchmark_flow.Store] = {}
     # One after the other, so each may need all there is
     with session(job.session, needs=[workers]), session(job.session, needs=[job.encode.pool]):
         for seed in job.seeds:
@@ -92,8 +94,10 @@ def main(job: ObjectivesJob) -> None:
                 pretrain(run)
                 for images_seen in kept:
                     place = kept_model(run.output, images_seen)
-                    stores[objective, seed, images_seen] = flow.open_store(storage.join(job.output, "features"), place)
-        flow.encode(sources, list(stores.values()), job.encode)
+                    stores[objective, seed, images_seen] = benchmark_flow.open_store(
+                        storage.join(job.output, "features"), place
+                    )
+        benchmark_flow.encode(sources, list(stores.values()), job.encode)
     write(job, score(stores, sources))
 
 
@@ -104,12 +108,14 @@ def steps_kept(run: Pretraining, num_models: int) -> tuple[int, ...]:
     return tuple(step * run.train.global_batch_size for step in sorted(steps))
 
 
-def score(stores: dict[tuple[Objective, int, int], flow.Store], sources: list[flow.Source]) -> pa.Table:
+def score(
+    stores: dict[tuple[Objective, int, int], benchmark_flow.Store], sources: list[benchmark_flow.Source]
+) -> pa.Table:
     """CURVES of what is encoded."""
     rows = []
     for (objective, seed, images_seen), store in stores.items():
         for source in sources:
-            (result,) = flow.evaluate(source, store).scores.values()
+            (result,) = benchmark_flow.evaluate(source, store).scores.values()
             row = asdict(result) | {"objective": objective, "seed": seed, "images_seen": images_seen}
             rows.append(row | {"set": source.dataset.name, "accuracy": result.value})
     return pa.Table.from_pylist([{name: row[name] for name in CURVES.names} for row in rows], schema=CURVES)

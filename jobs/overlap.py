@@ -17,12 +17,12 @@ from cluster import parquet, storage
 from cluster.runs import Run
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages, Transform
-from jobs.encoders import EncoderConfig
-from jobs.inputs import ENCODER_KEY
-from jobs.launch import launch
-from pipeline.data.hamming import near_pairs
-from pipeline.data.overlap import index_pictures
-from pipeline.eval import flow
+from jobs.options.encoders import EncoderConfig
+from jobs.options.inputs import ENCODER_KEY
+from jobs.options.launch import launch
+from pipeline.data.duplicates.hamming import near_pairs
+from pipeline.data.duplicates.overlap import index_pictures
+from pipeline.eval.flows import benchmark_flow
 from pipeline.schemas import OVERLAP_INDEX
 
 RADII = (0, 2, 4, 6, 8)
@@ -56,7 +56,7 @@ class RowGroup:
 
     def read(self) -> pa.Table:
         """What `index_pictures` takes."""
-        images = flow.read_images(self.uri, self.number)
+        images = benchmark_flow.read_images(self.uri, self.number)
         rows = images.num_rows
         columns = {name: pa.repeat(getattr(self, name), rows) for name in ("benchmark", "set_sha256", "split")}
         items = pa.array(range(self.first_item, self.first_item + rows), pa.int64())
@@ -67,8 +67,8 @@ def main(job: OverlapJob) -> None:
     """Index what is not indexed yet, and write the index."""
     if not storage.exists(job.datasets):
         raise FileNotFoundError(f"datasets={job.datasets}: nothing is there; give the folder that holds the sets")
-    sources = flow.open_sets(job.datasets)
-    sets = flow.hashes_by_name(sources, job.datasets)
+    sources = benchmark_flow.open_sets(job.datasets)
+    sets = benchmark_flow.hashes_by_name(sources, job.datasets)
     encoder, encoder_sha256 = job.encoder.open() or (None, None)
     run = Run.open(job.output, {"sets": sets, "encoder": encoder_sha256})
     groups = [

@@ -10,16 +10,16 @@ from functools import partial
 
 from cluster.resources import Pool
 from cluster.session import SessionConfig, session
-from jobs.launch import launch
-from pipeline.data.reading import shard_infos
-from pipeline.data.snapshot import Snapshot
-from pipeline.eval import flow
-from pipeline.eval.validation import ValidationConfig, score_model
+from jobs.options.launch import launch
+from pipeline.data.snapshots.reading import shard_infos
+from pipeline.data.snapshots.snapshot import Snapshot
+from pipeline.eval.flows import benchmark_flow
+from pipeline.eval.flows.validation import ValidationConfig, score_model
 from pipeline.model.config import Objective, model_config
 from pipeline.train.config import TrainConfig
-from pipeline.train.run import Pretraining
-from pipeline.train.trainer import pretrain
-from pipeline.train.validation import Validation
+from pipeline.train.workers.run import Pretraining
+from pipeline.train.workers.trainer import pretrain
+from pipeline.train.workers.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class PretrainJob:
     model: str = "tiny"
     """Name in the table of models (pipeline/model/config.py)."""
     objective: Objective = "contrastive"
-    """What is learned from the pairs (pipeline/model/objectives.py)."""
+    """What is learned from the pairs (pipeline/model/objectives/networks.py)."""
     start_from: str | None = None
     """Folder or file of weights to start from, with their vocabulary: a model of jobs.pretrain, local or s3://, or a
     local one of others (docs/models.md). It may be of another resolution. Unset: initial values by train.seed."""
@@ -65,8 +65,8 @@ def validation_of(config: ValidationConfig) -> Validation | None:
     """How the models are scored, if they are."""
     if config.datasets is None:
         return None
-    sources = flow.open_sets(config.datasets)
-    flow.hashes_by_name(sources, config.datasets)
+    sources = benchmark_flow.open_sets(config.datasets)
+    benchmark_flow.hashes_by_name(sources, config.datasets)
     device = "cuda" if config.gpus else "cpu"
     return Validation(
         score=partial(score_model, sources=sources, batch_size=config.batch_size, device=device),

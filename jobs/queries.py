@@ -15,12 +15,12 @@ from cluster import parquet, storage
 from cluster.runs import Run, describe_files, identity
 from cluster.session import SessionConfig, session
 from cluster.stages import Stages
-from jobs.launch import launch
-from pipeline.data.extents import cut
-from pipeline.data.page_views import SUFFIXES
-from pipeline.data.queries import QueriesConfig, wordnet_synsets
-from pipeline.data.query_flow import Corpus, build_queries, digests
-from pipeline.data.sources import check_dumps
+from jobs.options.launch import launch
+from pipeline.data.flows.input_files import check_dumps
+from pipeline.data.flows.query_flow import Corpus, build_queries, digests
+from pipeline.data.queries.page_views import SUFFIXES
+from pipeline.data.queries.query_list import QueriesConfig, wordnet_synsets
+from pipeline.data.sources.byte_ranges import cut
 
 logger = logging.getLogger("clip")
 

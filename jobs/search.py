@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.launch import launch
-from jobs.own_images import OwnImagesJob, refuse_unreadable
-from pipeline.eval.contact_sheet import draw_matches
-from pipeline.eval.own_texts import check_text, search
+from jobs.options.launch import launch
+from jobs.options.own_images import OwnImagesJob, refuse_unreadable
+from pipeline.eval.own_pictures.contact_sheet import draw_matches
+from pipeline.eval.own_pictures.own_texts import check_text, search
 
 
 @dataclass(frozen=True, kw_only=True)

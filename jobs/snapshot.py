@@ -31,12 +31,12 @@ from cluster import storage
 from cluster.runs import Run
 from cluster.session import SessionConfig, session
 from cluster.telemetry import Progress
-from jobs.launch import launch
-from pipeline.data import diff, garbage, takedown
-from pipeline.data.commit import tag
-from pipeline.data.exchange import export_tars
-from pipeline.data.snapshot import Snapshot, tags, versions
-from pipeline.data.tombstones import Kind
+from jobs.options.launch import launch
+from pipeline.data.flows.import_export_flow import export_tars
+from pipeline.data.snapshots import diff, garbage, takedown
+from pipeline.data.snapshots.commit import tag
+from pipeline.data.snapshots.snapshot import Snapshot, tags, versions
+from pipeline.data.snapshots.tombstones import Kind
 from pipeline.hashing import hash128
 
 logger = logging.getLogger("clip")

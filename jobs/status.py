@@ -12,7 +12,7 @@ from cluster import storage
 from cluster.parts import Stage
 from cluster.runs import Run
 from cluster.telemetry import Events
-from jobs.launch import launch
+from jobs.options.launch import launch
 
 _FIRST_GENERATION = re.compile(r"/_part-\d+\.json$")
 

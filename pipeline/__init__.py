@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # torch is slow to import, and most of the package does witho
     from PIL import Image
     from torch import Tensor
 
-    from pipeline.model.clip import CLIP
+    from pipeline.model.objectives.clip import CLIP
 
 
 def load(
@@ -25,7 +25,7 @@ def load(
             paper's initial values, drawn from torch's generator; or the place of a trained one: a folder that
             `jobs.pretrain` wrote (its output/model), a folder of open_clip or of transformers' CLIPModel, a file of
             weights (safetensors, what `torch.save` wrote, OpenAI's own archive). A name that begins with "timm/" is an
-            image model of others (pipeline/model/baselines.py), with `encode_image` alone.
+            image model of others (pipeline/model/encoders/baselines.py), with `encode_image` alone.
         weights: with a name: the place of that model's weights.
         device: where the model runs.
 
@@ -40,10 +40,10 @@ def load(
         ValueError: the name is unknown, a file is damaged or holds a program, or the weights are those of another
             model, or of one that is no CLIP, for it was trained with another objective.
     """
-    from pipeline.model import baselines
-    from pipeline.model.clip import CLIP
-    from pipeline.model.loading import load_model
-    from pipeline.model.preprocess import preprocess_for
+    from pipeline.model.encoders import baselines
+    from pipeline.model.images.preprocess import preprocess_for
+    from pipeline.model.objectives.clip import CLIP
+    from pipeline.model.weights.loading import load_model
 
     if str(name_or_path).startswith(baselines.PREFIX) and not Path(name_or_path).is_dir():
         baseline, prepare = baselines.load_baseline(str(name_or_path), weights, device)

@@ -37,7 +37,7 @@ CANDIDATES = pa.schema(
         ("image_url", pa.string()),
         ("caption", pa.string()),
         ("caption_source", pa.string()),
-        ("language", pa.string()),  # of the caption (pipeline.data.language), null where it cannot be told
+        ("language", pa.string()),  # of the caption (pipeline.data.text.language), null where it cannot be told
         ("spare_captions", pa.list_(pa.string())),
         ("page_url", pa.string()),
         ("page_date", pa.timestamp("ms", "UTC")),  # when the page was captured
@@ -212,7 +212,7 @@ OVERLAP_INDEX = pa.schema(
         ("embedding", pa.list_(pa.float16())),  # null where the index was made without an encoder
     ]
 )
-"""The pictures of evaluation sets, as `pipeline.data.overlap` looks for them."""
+"""The pictures of evaluation sets, as `pipeline.data.duplicates.overlap` looks for them."""
 
 OVERLAPS = pa.schema(
     [

@@ -17,13 +17,13 @@ import ray
 
 from jobs import crawl
 from jobs.crawl import CrawlJob
-from jobs.launch import launch
+from jobs.options.launch import launch
 from pipeline.schemas import QUERIES
 from tests.web import Web
 
 GONE_SECONDS = 10.0
 """So long the processes of a driver may outlive it."""
-CRAWLERS, DECODERS = "MapBatches(_Actor)).submit", "pipeline.data.decoders"
+CRAWLERS, DECODERS = "MapBatches(_Actor)).submit", "pipeline.data.images.decoders"
 """What is on their command lines while they work. Ray's actors may hang when they have ended (2.60, in exit handlers of
 its own), and do no harm then."""
 

@@ -24,24 +24,24 @@ from jobs import crawl, curate, queries
 from jobs.crawl import CrawlJob
 from jobs.curate import CurateJob
 from jobs.demo import gather
-from jobs.demo.dirt import GOOD, Fate
-from jobs.demo.server import SiteServer
-from jobs.demo.site import build_site
-from jobs.encoders import EncoderConfig
+from jobs.demo.web.dirt import GOOD, Fate
+from jobs.demo.web.server import SiteServer
+from jobs.demo.web.site import build_site
+from jobs.options.encoders import EncoderConfig
 from jobs.queries import QueriesJob
-from pipeline.data.balance import BalanceConfig
-from pipeline.data.cells import CellsConfig
-from pipeline.data.fetch import FetchConfig
-from pipeline.data.image import ImageConfig
-from pipeline.data.overlap import OverlapConfig, index_pictures
-from pipeline.data.page import normalize_url
-from pipeline.data.queries import QueriesConfig
-from pipeline.data.shard import ShardConfig
-from pipeline.data.snapshot import Snapshot
-from pipeline.model.duplicates import detector_config, to_files
+from pipeline.data.balance.balancing import BalanceConfig
+from pipeline.data.crawl.fetch import FetchConfig
+from pipeline.data.duplicates.embedding_neighbours import CellsConfig
+from pipeline.data.duplicates.overlap import OverlapConfig, index_pictures
+from pipeline.data.images.image_header import ImageConfig
+from pipeline.data.queries.query_list import QueriesConfig
+from pipeline.data.snapshots.shard import ShardConfig
+from pipeline.data.snapshots.snapshot import Snapshot
+from pipeline.data.sources.page import normalize_url
+from pipeline.model.encoders.duplicate_detector import detector_config, to_files
 from pipeline.reasons import IMAGE_CHECKS, POLICY, TRANSIENT, Reason
 from pipeline.schemas import CANDIDATES, FETCHED
-from pipeline.train.duplicate_detector import new_detector
+from pipeline.train.detector.duplicate_detector import new_detector
 
 pytestmark = pytest.mark.cluster
 

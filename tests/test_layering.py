@@ -10,25 +10,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cluster", "jobs", "pipeline", "tests")
 RAY_FILES = {
-    "pipeline.data.embedding_flow",
-    "pipeline.data.curate_flow",
-    "pipeline.data.flow",
-    "pipeline.data.exchange",
-    "pipeline.data.passes",
-    "pipeline.data.duplicate_passes",
-    "pipeline.data.rounds",
-    "pipeline.data.query_flow",
-    "pipeline.data.sources",
-    "pipeline.train.keeper",
-    "pipeline.train.loop",
-    "pipeline.train.notices",
-    "pipeline.train.run",
-    "pipeline.train.stop",
-    "pipeline.train.stream",
-    "pipeline.train.trainer",
-    "pipeline.train.validation",
-    "pipeline.train.workers",
-    "pipeline.eval.flow",
+    "pipeline.data.flows.embedding_flow",
+    "pipeline.data.flows.curate_flow",
+    "pipeline.data.flows.crawl_flow",
+    "pipeline.data.flows.import_export_flow",
+    "pipeline.data.flows.global_counts_flow",
+    "pipeline.data.flows.duplicates_flow",
+    "pipeline.data.flows.retry_flow",
+    "pipeline.data.flows.query_flow",
+    "pipeline.data.flows.input_files",
+    "pipeline.train.workers.rank_zero",
+    "pipeline.train.workers.loop",
+    "pipeline.train.workers.step_decisions",
+    "pipeline.train.workers.run",
+    "pipeline.train.workers.run_lock",
+    "pipeline.train.workers.stream",
+    "pipeline.train.workers.trainer",
+    "pipeline.train.workers.validation",
+    "pipeline.train.workers.worker_group",
+    "pipeline.eval.flows.benchmark_flow",
 }
 
 _DATA = {
@@ -37,7 +37,7 @@ _DATA = {
     "pipeline.reasons",
     "pipeline.hashing",
     "pipeline.paper",
-    "pipeline.operational",
+    "pipeline.resume_safe",
 }
 _FILES_OF_SNAPSHOTS = _DATA | {"cluster.storage", "cluster.s3", "cluster.parquet"}
 
@@ -46,20 +46,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"cluster", "jobs", "pipeline"},
     "pipeline.paper": set(),
     "pipeline.hashing": set(),
-    "pipeline.operational": set(),
+    "pipeline.resume_safe": set(),
     "pipeline.reasons": set(),
     "pipeline.schemas": set(),
     "pipeline.data": _DATA,
     # Snapshots are files, and whoever has a URI opens one; what Ray needs of cluster/ is none of their business
-    "pipeline.data.commit": _FILES_OF_SNAPSHOTS,
-    "pipeline.data.garbage": _FILES_OF_SNAPSHOTS,
-    "pipeline.data.snapshot": _FILES_OF_SNAPSHOTS,
-    "pipeline.data.takedown": _FILES_OF_SNAPSHOTS,
-    "pipeline.data.tombstones": _FILES_OF_SNAPSHOTS,
+    "pipeline.data.snapshots.commit": _FILES_OF_SNAPSHOTS,
+    "pipeline.data.snapshots.garbage": _FILES_OF_SNAPSHOTS,
+    "pipeline.data.snapshots.snapshot": _FILES_OF_SNAPSHOTS,
+    "pipeline.data.snapshots.takedown": _FILES_OF_SNAPSHOTS,
+    "pipeline.data.snapshots.tombstones": _FILES_OF_SNAPSHOTS,
     "pipeline.model": {"pipeline.model", "pipeline.paper"},
     "pipeline.train": {
-        *("pipeline.train", "pipeline.model", "pipeline.hashing", "pipeline.paper", "pipeline.operational"),
-        *("pipeline.data.order", "pipeline.data.reading"),  # how a snapshot is read
+        *("pipeline.train", "pipeline.model", "pipeline.hashing", "pipeline.paper", "pipeline.resume_safe"),
+        *("pipeline.data.snapshots.epoch_order", "pipeline.data.snapshots.reading"),  # how a snapshot is read
     },
     "pipeline.eval": {"pipeline.eval", "pipeline.model", "pipeline.paper"},
     "pipeline": {"pipeline.model"},  # pipeline/__init__.py: load()
@@ -111,7 +111,7 @@ OURS = sorted(name for name in files() if not is_in(name, "tests"))
 
 
 def test_the_files_are_found() -> None:
-    assert set(OURS) >= RAY_FILES | {"jobs.launch", "cluster.runs", "pipeline"}
+    assert set(OURS) >= RAY_FILES | {"jobs.options.launch", "cluster.runs", "pipeline"}
 
 
 @pytest.mark.parametrize("module", OURS)
@@ -155,8 +155,11 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     ("source", "found"),
     [
         ("import a.b, c", [("a.b", True), ("c", True)]),
-        ("from pipeline.data import match, shard", [("pipeline.data.match", True), ("pipeline.data.shard", True)]),
-        ("from pipeline.data.match import Matcher", [("pipeline.data.match", True)]),
+        (
+            "from pipeline.data import match, shard",
+            [("pipeline.data.text.match", True), ("pipeline.data.snapshots.shard", True)],
+        ),
+        ("from pipeline.data.text.match import Matcher", [("pipeline.data.text.match", True)]),
         ("from pipeline import load, paper", [("pipeline", True), ("pipeline.paper", True)]),
         ("def f():\n    import ray", [("ray", False)]),
         ("class C:\n    async def f(self):\n        if x:\n            import ray.data", [("ray.data", False)]),

@@ -13,13 +13,13 @@ from jobs import benchmark, crawl, curate, pretrain, queries
 from jobs.benchmark import BenchmarkJob
 from jobs.crawl import CrawlJob
 from jobs.curate import CurateJob
-from jobs.demo.archive import Exchange, write_archive
+from jobs.demo.web.archive import Exchange, write_archive
 from jobs.pretrain import PretrainJob
 from jobs.queries import QueriesJob
-from pipeline.data.fetch import FetchConfig
-from pipeline.data.image import ImageConfig
-from pipeline.data.queries import QueriesConfig
-from pipeline.data.snapshot import Snapshot
+from pipeline.data.crawl.fetch import FetchConfig
+from pipeline.data.images.image_header import ImageConfig
+from pipeline.data.queries.query_list import QueriesConfig
+from pipeline.data.snapshots.snapshot import Snapshot
 from pipeline.train.config import TrainConfig
 from tests.web import Web, web
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jobs.demo.render import encode_jpeg, render
-from jobs.demo.scenes import sample_scene
-from jobs.demo.server import LogEntry, Route, SiteServer, SiteWriter
+from jobs.demo.web.render import encode_jpeg, render
+from jobs.demo.web.scenes import sample_scene
+from jobs.demo.web.server import LogEntry, Route, SiteServer, SiteWriter
 
 Answer = bytes | Route | tuple[bytes, Route]
 """A body, or a route (with a short body that says its status), or both."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from cluster.runs import Run, identity
 from cluster.session import SessionConfig, session
 from jobs.demo.chain import Chain
-from jobs.launch import launch
+from jobs.options.launch import launch
 from pipeline.train.config import TrainConfig
 
 

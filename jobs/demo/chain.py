@@ -17,17 +17,17 @@ from cluster.session import SessionConfig
 from cluster.telemetry import Events
 from jobs import benchmark, crawl, curate, pretrain, queries
 from jobs.demo import gather
-from jobs.demo.render import evaluation_sets
-from jobs.demo.server import SiteServer
-from jobs.demo.site import build_site
-from pipeline.data.balance import BalanceConfig
-from pipeline.data.fetch import FetchConfig
-from pipeline.data.image import ImageConfig
-from pipeline.data.queries import QueriesConfig
-from pipeline.data.shard import ShardConfig
-from pipeline.data.snapshot import Snapshot
-from pipeline.eval.report import ReportInputs, SnapshotFacts, write_report
-from pipeline.eval.statistics import Score
+from jobs.demo.web.render import evaluation_sets
+from jobs.demo.web.server import SiteServer
+from jobs.demo.web.site import build_site
+from pipeline.data.balance.balancing import BalanceConfig
+from pipeline.data.crawl.fetch import FetchConfig
+from pipeline.data.images.image_header import ImageConfig
+from pipeline.data.queries.query_list import QueriesConfig
+from pipeline.data.snapshots.shard import ShardConfig
+from pipeline.data.snapshots.snapshot import Snapshot
+from pipeline.eval.protocols.statistics import Score
+from pipeline.eval.report.report import ReportInputs, SnapshotFacts, write_report
 from pipeline.train.config import TrainConfig
 
 logger = logging.getLogger("clip")

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from cluster.parts import Output
 from cluster.runs import Run
-from pipeline.data.snapshot import Snapshot
-from pipeline.eval.link_rot import LinkCount
-from pipeline.eval.queries import QueryCount
-from pipeline.eval.report import Example, KeptPair, RejectedPair, Stage
+from pipeline.data.snapshots.snapshot import Snapshot
+from pipeline.eval.report.link_rot import LinkCount
+from pipeline.eval.report.queries import QueryCount
+from pipeline.eval.report.report import Example, KeptPair, RejectedPair, Stage
 from pipeline.reasons import SAFETY, Reason
 from pipeline.schemas import SKETCHES
 

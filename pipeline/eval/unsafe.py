@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.eval.encoder import Encoder, features_of
-from pipeline.eval.zero_shot import build_classifier, class_probabilities
-from pipeline.model.clip import CLIP
-from pipeline.model.loading import load_model
+from pipeline.eval.features.encoder import Encoder, features_of
+from pipeline.eval.protocols.zero_shot import build_classifier, class_probabilities
+from pipeline.model.objectives.clip import CLIP
+from pipeline.model.weights.loading import load_model
 
 
 class ZeroShotClassifier:

@@ -9,7 +9,7 @@ from pipeline import paper
 
 Objective = Literal["contrastive", "contrastive-bag", "bag", "caption"]
 """What a model learns from its pairs (figure 2): which text belongs to which image, read by a transformer or as a bag
-of words; which words the caption has; or the caption itself. pipeline/model/objectives.py has the networks."""
+of words; which words the caption has; or the caption itself. pipeline/model/objectives/networks.py has the networks."""
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 

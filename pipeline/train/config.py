@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline import paper
-from pipeline.operational import OPERATIONAL
+from pipeline.resume_safe import OPERATIONAL
 
 Precision = Literal["bf16", "fp32"]
 Storage = Literal["fp32", "bf16"]
@@ -34,10 +34,10 @@ class TrainConfig:
     precision: Precision = "bf16"
     """Arithmetic of the towers; features, the loss and gradients are float32 always."""
     moments: Storage = "fp32"
-    """How Adam's moments are stored: bf16 halves their memory, with stochastic rounding (adam.py)."""
+    """How Adam's moments are stored: bf16 halves their memory, with stochastic rounding (bf16_adam.py)."""
     text_weights: Storage = "fp32"
     """How the text tower's large weights are stored: bf16 halves their memory, with stochastic rounding
-    (half_weights.py); needs precision bf16."""
+    (bf16_text_weights.py); needs precision bf16."""
     max_gradient_norm: float | None = None
     """Gradients of a greater norm are scaled down to it; unset, as in the paper: none are."""
     seed: int = 0

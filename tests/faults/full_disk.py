@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.launch import launch
+from jobs.options.launch import launch
 from jobs.snapshot import SnapshotJob, arguments, main
-from pipeline.data.snapshot import Snapshot, versions
+from pipeline.data.snapshots.snapshot import Snapshot, versions
 from tests.pipeline.data.datasets import make, pair_id, readable
 
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.demo.server import LogEntry, Route
-from pipeline.data.addresses import registered_domain
+from jobs.demo.web.server import LogEntry, Route
+from pipeline.data.web.addresses import registered_domain
 from pipeline.reasons import Reason
 from tests.crawls import CRAWLERS, DECODERS, Crawl, Driver, crawl_of, processes
 from tests.web import Answer, Web, picture, web

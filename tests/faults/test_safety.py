@@ -16,10 +16,10 @@ import ray
 
 from jobs import crawl
 from jobs.crawl import CrawlJob
-from jobs.demo.server import Route
-from jobs.launch import launch
-from pipeline.data.image import ImageConfig, perceptual_hash
-from pipeline.data.resize import ImageProcessor
+from jobs.demo.web.server import Route
+from jobs.options.launch import launch
+from pipeline.data.images.image_header import ImageConfig, perceptual_hash
+from pipeline.data.images.resize import ImageProcessor
 from pipeline.reasons import Reason
 from tests.crawls import caption, write_queries
 from tests.pipeline.data.archives import HTML, Archive

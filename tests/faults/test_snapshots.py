@@ -16,10 +16,10 @@ from cluster import s3 as s3_storage
 from cluster import storage
 from cluster.part_file import RowGroups
 from cluster.parts import Output, Stage
-from pipeline.data import garbage
-from pipeline.data.commit import commit
-from pipeline.data.snapshot import Shard, Snapshot, versions
-from pipeline.data.takedown import compact, take_down
+from pipeline.data.snapshots import garbage
+from pipeline.data.snapshots.commit import commit
+from pipeline.data.snapshots.snapshot import Shard, Snapshot, versions
+from pipeline.data.snapshots.takedown import compact, take_down
 from tests.faults.killing import killed_at_file, killed_at_put
 from tests.pipeline.data.datasets import add_shard, counts, make, pair_id, pairs, readable
 from tests.s3_faults import Fault, FaultyS3, at_random
@@ -101,7 +101,7 @@ def test_garbage_collection_killed_at_any_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "arrives", "num_versions"),
     # The counts, the manifest, the tombstone, the record: who dies with its put on the way has committed. All of them:
-    # tests/perf/commits.py
+    # tests/perf/storage/commits.py
     [(3, True, 1), (4, False, 1), (4, True, 2)],
 )
 def test_killed_at_a_put_to_s3(s3: str, tmp_path: Path, put: int, arrives: bool, num_versions: int) -> None:

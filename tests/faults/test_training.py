@@ -13,9 +13,9 @@ import pytest
 import ray
 
 from cluster import storage
-from pipeline.train.metrics import Metrics, read_metrics
-from pipeline.train.stop import NAMESPACE, actor_name
-from pipeline.train.trainer import pretrain
+from pipeline.train.telemetry.metrics import Metrics, read_metrics
+from pipeline.train.workers.run_lock import NAMESPACE, actor_name
+from pipeline.train.workers.trainer import pretrain
 from tests.faults.training import CONFIG, run_of, when_complete, workers
 from tests.pipeline.train.pairs import write_snapshot
 from tests.s3_faults import Fault, FaultyS3, at_random

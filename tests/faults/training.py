@@ -23,16 +23,16 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 from ray.util import placement_group_table
 
 from cluster.session import SessionConfig, session
-from pipeline.data.reading import shard_infos
-from pipeline.data.snapshot import Snapshot
-from pipeline.train import loop, trainer
-from pipeline.train import workers as train_workers
+from pipeline.data.snapshots.reading import shard_infos
+from pipeline.data.snapshots.snapshot import Snapshot
 from pipeline.train.config import TrainConfig
-from pipeline.train.notices import Decision, Notices
-from pipeline.train.run import Pretraining
-from pipeline.train.trainer import pretrain
-from pipeline.train.validation import Validation
-from tests.perf.memory import descendants
+from pipeline.train.workers import loop, trainer
+from pipeline.train.workers import worker_group as train_workers
+from pipeline.train.workers.run import Pretraining
+from pipeline.train.workers.step_decisions import Decision, Notices
+from pipeline.train.workers.trainer import pretrain
+from pipeline.train.workers.validation import Validation
+from tests.perf.training.memory import descendants
 from tests.pipeline.train.pairs import MODEL
 
 NOTICE_SECONDS = 8

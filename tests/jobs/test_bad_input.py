@@ -13,7 +13,7 @@ from cluster.runs import Run
 from jobs import crawl, curate, queries, snapshot
 from jobs.crawl import CrawlJob
 from jobs.curate import CurateJob
-from jobs.launch import launch
+from jobs.options.launch import launch
 from jobs.queries import QueriesJob
 from jobs.snapshot import SnapshotJob
 from pipeline.schemas import QUERIES

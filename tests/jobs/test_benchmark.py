@@ -10,10 +10,10 @@ import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from jobs.benchmark import BenchmarkJob, main, write_overlap
-from jobs.launch import launch
-from pipeline.eval import flow
-from pipeline.eval.statistics import Score, proportion_interval
-from pipeline.eval.suite import Evaluation
+from jobs.options.launch import launch
+from pipeline.eval.flows import benchmark_flow
+from pipeline.eval.protocols.statistics import Score, proportion_interval
+from pipeline.eval.protocols.suite import Evaluation
 from pipeline.schemas import OVERLAPS, conform
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import make_sets
@@ -64,10 +64,10 @@ def test_a_benchmark_writes_scores_predictions_and_features_once(job: BenchmarkJ
 
 
 def test_overlaps_are_told_beside_the_results(job: BenchmarkJob, tmp_path: Path) -> None:
-    sources = flow.open_sets(job.datasets)
+    sources = benchmark_flow.open_sets(job.datasets)
     predictions = {"colours": classified([True] * 10 + [False] * 5), "pairs": classified([True] * 15)}
     evaluations = {name: Evaluation(scores={}, per_class={}, predictions=made) for name, made in predictions.items()}
-    flow.write_predictions(str(tmp_path / "out" / "predictions"), evaluations)
+    benchmark_flow.write_predictions(str(tmp_path / "out" / "predictions"), evaluations)
     sets = {source.dataset.name: source.sha256 for source in sources}
     rows = [("x", "colours", 3), ("y", "colours", 3), ("y", "colours", 14), ("y", "elsewhere", 0)]
     columns = {"pair_id": [row[0] for row in rows], "benchmark": [row[1] for row in rows]}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jobs.classify import ClassifyJob, main
-from jobs.launch import launch
+from jobs.options.launch import launch
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import draw
 

@@ -7,12 +7,12 @@ import torch
 import pipeline
 from jobs import convert
 from jobs.convert import ConvertJob
-from jobs.launch import launch
-from pipeline.model import exchange, model_folder
+from jobs.options.launch import launch
 from pipeline.model.config import MODELS
-from pipeline.model.model_folder import Model
-from pipeline.model.tokenizer import Tokenizer
-from tests.pipeline.model.test_weights import TRANSFORMER, clip, equal
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.model.weights import foreign_folders, model_folder
+from pipeline.model.weights.model_folder import Model
+from tests.pipeline.model.weights.test_convert import TRANSFORMER, clip, equal
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "no weights at" in refuse(capsys, f"--model={tmp_path / 'none.pt'}", "--style=ours", output)
     folder = tmp_path / "hf"
     folder.mkdir()
-    for name, data in exchange.to_files(clip(), "huggingface").items():
+    for name, data in foreign_folders.to_files(clip(), "huggingface").items():
         (folder / name).write_bytes(data)
     line = refuse(capsys, f"--model={folder}", "--name=VIT-B32", output)
     assert "did you mean ViT-B/32" in line

@@ -14,9 +14,9 @@ import pytest
 from jobs import curate
 from jobs.crawl import CrawlJob, main
 from jobs.curate import CurateJob
-from jobs.demo.server import Route
-from jobs.inputs import read_queries, read_survival
-from jobs.launch import launch
+from jobs.demo.web.server import Route
+from jobs.options.inputs import read_queries, read_survival
+from jobs.options.launch import launch
 from pipeline.reasons import POLICY, Reason
 from pipeline.schemas import QUERIES, SURVIVAL
 from tests.crawls import Crawl, crawl_of

@@ -7,10 +7,10 @@ import pytest
 import jobs.curate
 from cluster.runs import Run
 from jobs.curate import CurateJob, main, read_crawls
-from jobs.launch import launch
-from pipeline.data.overlap import OverlapConfig
+from jobs.options.launch import launch
+from pipeline.data.duplicates.overlap import OverlapConfig
 from pipeline.schemas import FETCHED
-from tests.pipeline.data.test_overlap import index_rows
+from tests.pipeline.data.duplicates.test_overlap import index_rows
 
 
 def crawled(folder: Path, name: str, **configuration: object) -> str:

@@ -9,10 +9,10 @@ import pytest
 
 from cluster import storage
 from jobs.detector import DetectorJob, main
-from jobs.encoders import load_encoder
-from jobs.launch import launch
-from pipeline.data.commit import commit
-from pipeline.data.snapshot import QUERY_COUNTS, Shard
+from jobs.options.encoders import load_encoder
+from jobs.options.launch import launch
+from pipeline.data.snapshots.commit import commit
+from pipeline.data.snapshots.snapshot import QUERY_COUNTS, Shard
 from pipeline.schemas import PAIRS, conform
 from tests.pipeline.data.rows import encode, ids, photo_like
 

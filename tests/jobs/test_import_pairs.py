@@ -15,14 +15,14 @@ from cluster import storage
 from jobs import import_pairs, snapshot
 from jobs.import_pairs import ImportPairsJob
 from jobs.snapshot import SnapshotJob
-from pipeline.data.exchange import read_pairs
-from pipeline.data.shard import ShardConfig
-from pipeline.data.snapshot import Snapshot
-from pipeline.data.takedown import take_down
+from pipeline.data.flows.import_export_flow import read_pairs
+from pipeline.data.snapshots.shard import ShardConfig
+from pipeline.data.snapshots.snapshot import Snapshot
+from pipeline.data.snapshots.takedown import take_down
 from pipeline.reasons import Reason
 from pipeline.schemas import PAIRS
 from tests.pipeline.data.rows import encode, opened, photo_like
-from tests.pipeline.data.test_img2dataset import tar
+from tests.pipeline.data.sources.test_img2dataset import tar
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]
 

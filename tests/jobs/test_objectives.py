@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.objectives import ObjectivesJob, main
-from pipeline.eval.objectives import CURVES
+from pipeline.eval.report.objectives import CURVES
 from pipeline.model import config
 from pipeline.train.config import TrainConfig
 from tests.pipeline.eval.pictures import make_sets

@@ -6,19 +6,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.encoders import EncoderConfig, load_encoder
-from jobs.inputs import ENCODER_KEY, open_overlap_index, read_overlap_index
-from jobs.launch import launch
+from jobs.options.encoders import EncoderConfig, load_encoder
+from jobs.options.inputs import ENCODER_KEY, open_overlap_index, read_overlap_index
+from jobs.options.launch import launch
 from jobs.overlap import OverlapJob, main
-from pipeline.data.embeddings import to_column, to_matrix
-from pipeline.data.overlap import OverlapConfig, OverlapIndex, find_overlaps
-from pipeline.data.phash import perceptual_hash
-from pipeline.eval.flow import open_sets
-from pipeline.model.duplicates import detector_config, to_files
+from pipeline.data.duplicates.embeddings import to_column, to_matrix
+from pipeline.data.duplicates.overlap import OverlapConfig, OverlapIndex, find_overlaps
+from pipeline.data.images.phash import perceptual_hash
+from pipeline.eval.flows.benchmark_flow import open_sets
+from pipeline.model.encoders.duplicate_detector import detector_config, to_files
 from pipeline.schemas import OVERLAP_INDEX
-from pipeline.train.duplicate_detector import new_detector
-from tests.pipeline.data.test_embeddings import unit
-from tests.pipeline.data.test_overlap import BALANCED, index_rows
+from pipeline.train.detector.duplicate_detector import new_detector
+from tests.pipeline.data.duplicates.test_embeddings import unit
+from tests.pipeline.data.duplicates.test_overlap import BALANCED, index_rows
 from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw, make_sets
 
 IMAGES = [draw(shape, colour) for colour in COLOURS for shape in SHAPES]

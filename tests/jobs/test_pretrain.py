@@ -16,17 +16,17 @@ import ray
 import torch
 
 from cluster import storage
-from jobs.launch import launch
+from jobs.options.launch import launch
 from jobs.pretrain import PretrainJob, main
-from pipeline.data.commit import commit
-from pipeline.data.snapshot import QUERY_COUNTS
-from pipeline.model import model_folder
-from pipeline.model.clip import CLIP
+from pipeline.data.snapshots.commit import commit
+from pipeline.data.snapshots.snapshot import QUERY_COUNTS
 from pipeline.model.config import MODELS
-from pipeline.model.model_folder import Model
-from pipeline.model.tokenizer import Tokenizer
+from pipeline.model.objectives.clip import CLIP
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.model.weights import model_folder
+from pipeline.model.weights.model_folder import Model
 from pipeline.train.config import TrainConfig
-from pipeline.train.metrics import read_metrics
+from pipeline.train.telemetry.metrics import read_metrics
 from tests.pipeline.train.pairs import write_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,12 +14,12 @@ import pytest
 from cluster.runs import Run
 from jobs import queries
 from jobs.queries import QueriesJob
-from pipeline.data.extents import cut
-from pipeline.data.match import Matcher
-from pipeline.data.queries import WORDNET_FILES, QueriesConfig
+from pipeline.data.queries.query_list import WORDNET_FILES, QueriesConfig
+from pipeline.data.sources.byte_ranges import cut
+from pipeline.data.text.match import Matcher
 from pipeline.schemas import ARTICLES, QUERIES
-from tests.pipeline.data.test_counting import reference
-from tests.pipeline.data.test_wikipedia import multistream, page
+from tests.pipeline.data.queries.test_counting import reference
+from tests.pipeline.data.queries.test_wikipedia import multistream, page
 
 PAGES = [
     page(f"Town {i} (Texas)", f"The red barn of [[Saint Paul|St. Paul]] number {i}. A red barn.") for i in range(40)

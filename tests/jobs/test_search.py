@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import pipeline
-from jobs.launch import launch
+from jobs.options.launch import launch
 from jobs.search import SearchJob, main
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.perf.counting import counting
-from tests.perf.extraction import extraction
-from tests.perf.matching import DATA, matching
-from tests.perf.rows import ROWS, Row
-from tests.perf.tokenizing import tokenizing
+from tests.perf.corpus.counting import counting
+from tests.perf.corpus.rows import ROWS, Row
+from tests.perf.crawl.extraction import extraction
+from tests.perf.crawl.matching import DATA, matching
+from tests.perf.training.tokenizing import tokenizing
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.model.clip import CLIP
-from pipeline.model.exchange import open_clip_config
+from pipeline.model.objectives.clip import CLIP
+from pipeline.model.weights.foreign_folders import open_clip_config
 from pipeline.train.config import TrainConfig
 
 

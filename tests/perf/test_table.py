@@ -1,7 +1,7 @@
 import pytest
 
 from tests.perf.__main__ import BEGIN, END, insert, table
-from tests.perf.rows import Row, seconds_of_both
+from tests.perf.corpus.rows import Row, seconds_of_both
 
 
 def test_table_states_ratio_and_command() -> None:

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 
 from cluster.runs import Run
 from jobs.demo import gather
-from pipeline.eval.link_rot import LinkCount
+from pipeline.eval.report.link_rot import LinkCount
 from pipeline.reasons import SAFETY, Reason
 from pipeline.schemas import LINK_ROT
 from tests.pipeline.data.rows import candidates, fetched

@@ -11,7 +11,7 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from pipeline.data.extract import ExtractConfig, read_archive
+from pipeline.data.sources.extract import ExtractConfig, read_archive
 
 HTML = (("Content-Type", "text/html; charset=utf-8"),)
 

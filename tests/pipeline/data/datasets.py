@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.parquet import writer
-from pipeline.data.commit import commit
-from pipeline.data.snapshot import QUERY_COUNTS, Shard, Snapshot
+from pipeline.data.snapshots.commit import commit
+from pipeline.data.snapshots.snapshot import QUERY_COUNTS, Shard, Snapshot
 from pipeline.hashing import hash128
 from pipeline.schemas import PAIRS
 

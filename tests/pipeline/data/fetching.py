@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from pipeline.data.block_lists import NO_LISTS
-from pipeline.data.fetch import FetchConfig, Fetcher
-from pipeline.data.politeness import Refused
+from pipeline.data.crawl.fetch import FetchConfig, Fetcher
+from pipeline.data.crawl.politeness import Refused
+from pipeline.data.safety.block_lists import NO_LISTS
 
 A = "http://a.example"
 

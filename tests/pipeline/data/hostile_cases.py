@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.data.fetch import FetchConfig
+from pipeline.data.crawl.fetch import FetchConfig
 from pipeline.reasons import Reason
 from tests.hostile import (
     EARLY,

@@ -8,8 +8,8 @@ import pyarrow as pa
 from cluster import storage
 from cluster.part_file import RowGroups
 from cluster.parts import Stage
-from pipeline.data.order import ShardInfo
-from pipeline.data.reading import Shards
+from pipeline.data.snapshots.epoch_order import ShardInfo
+from pipeline.data.snapshots.reading import Shards
 from pipeline.schemas import PAIRS, conform
 from tests.pipeline.data.rows import ids
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.eval.link_rot import LinkCount
-from pipeline.eval.objectives import compare
-from pipeline.eval.overlap import Contamination, contamination
-from pipeline.eval.queries import QueryCount
-from pipeline.eval.report import Example, KeptPair, RejectedPair, ReportInputs, SnapshotFacts, Stage
-from pipeline.eval.statistics import Score, proportion_interval
+from pipeline.eval.protocols.statistics import Score, proportion_interval
+from pipeline.eval.report.link_rot import LinkCount
+from pipeline.eval.report.objectives import compare
+from pipeline.eval.report.overlap import Contamination, contamination
+from pipeline.eval.report.queries import QueryCount
+from pipeline.eval.report.report import Example, KeptPair, RejectedPair, ReportInputs, SnapshotFacts, Stage
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.objective_rows import score_rows
 from tests.pipeline.eval.pictures import COLOURS, SHAPES, draw

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.model import model_folder
 from pipeline.model.config import Objective, model_config
-from pipeline.model.objectives import network_for
-from pipeline.model.tokenizer import Tokenizer
+from pipeline.model.objectives.networks import network_for
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.model.weights import model_folder
 from tests.pipeline.eval.pictures import PAIRS
 
 

@@ -4,7 +4,7 @@ import math
 
 import pyarrow as pa
 
-from pipeline.eval.objectives import CURVES
+from pipeline.eval.report.objectives import CURVES
 from pipeline.model.config import OBJECTIVES
 
 IMAGES = (100, 200, 400, 800)

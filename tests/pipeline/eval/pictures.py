@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-from pipeline.eval.datasets import CAPTIONED, LABELLED
+from pipeline.eval.sets.evaluation_sets import CAPTIONED, LABELLED
 
 COLOURS = {"red": "#d5372d", "blue": "#2d6bd5", "green": "#2f9e44", "yellow": "#f2c230", "purple": "#8142c4"}
 SHAPES = ("circle", "square", "triangle")

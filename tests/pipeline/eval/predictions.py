@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pipeline.eval.suite import CLASSIFIED
+from pipeline.eval.protocols.suite import CLASSIFIED
 
 
 def classified(right: Sequence[bool]) -> pa.Table:

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from pipeline.data.safety import SafetyConfig, find_classifier
+from pipeline.data.safety.screening import SafetyConfig, find_classifier
 from pipeline.eval.unsafe import ZeroShotClassifier
-from pipeline.model import model_folder
-from pipeline.model.clip import CLIP
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
-from pipeline.model.preprocess import preprocess_for
-from pipeline.model.tokenizer import Tokenizer
+from pipeline.model.images.preprocess import preprocess_for
+from pipeline.model.objectives.clip import CLIP
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.model.weights import model_folder
 from tests.pipeline.eval.pictures import SHAPES, draw
 
 COLOURS = ("red", "blue", "green")

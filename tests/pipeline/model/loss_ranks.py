@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model import loss
+from pipeline.model.objectives import loss
 from tests import gloo
 
 TIMEOUT_SECONDS = 120

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pipeline.model.clip import CLIP
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from pipeline.model.objectives.clip import CLIP
 
 CONFIG = ModelConfig(
     embed_dim=16,

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from pipeline.model.clip import CLIP
 from pipeline.model.config import model_config
-from pipeline.model.exchange import huggingface_config
-from pipeline.model.text import TextTower
-from pipeline.model.weights import empty_clip, export_state, import_state
+from pipeline.model.objectives.clip import CLIP
+from pipeline.model.towers.text_tower import TextTower
+from pipeline.model.weights.convert import empty_clip, export_state, import_state
+from pipeline.model.weights.foreign_folders import huggingface_config
 
 PATTERN_LENGTH = 999_983
 """A prime, so that no two rows of a matrix are alike."""

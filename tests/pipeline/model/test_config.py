@@ -5,7 +5,7 @@ import pytest
 
 from pipeline import paper
 from pipeline.model.config import MODELS, PAPER_ARCHITECTURES, ModelConfig, model_config
-from pipeline.model.weights import empty_clip
+from pipeline.model.weights.convert import empty_clip
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from pipeline.model.clip import CLIP
+from pipeline.model.objectives.clip import CLIP
 from pipeline.train.config import TrainConfig
-from pipeline.train.gradients import Batch, set_gradients
-from pipeline.train.half_weights import halve_text_weights
-from pipeline.train.optimizer import learning_rate, make_optimizer, optimizer_step
+from pipeline.train.network.bf16_text_weights import halve_text_weights
+from pipeline.train.optimizer.optimizer import learning_rate, make_optimizer, optimizer_step
+from pipeline.train.step.gradients import Batch, set_gradients
 from tests.pipeline.model.models import CONFIG, small_batch
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.data.commit import commit
-from pipeline.data.snapshot import QUERY_COUNTS, Shard, Snapshot
+from pipeline.data.snapshots.commit import commit
+from pipeline.data.snapshots.snapshot import QUERY_COUNTS, Shard, Snapshot
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from pipeline.schemas import PAIRS, conform
 

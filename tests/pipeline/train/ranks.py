@@ -15,21 +15,21 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from pipeline.model.clip import CLIP
 from pipeline.model.config import ImageTowerConfig, Objective
-from pipeline.model.image import normalise
-from pipeline.model.model_folder import Model
-from pipeline.model.objectives import Network, network_for
-from pipeline.model.tokenizer import Tokenizer
-from pipeline.train import gradients
-from pipeline.train.activations import Budget
-from pipeline.train.blocks import blocks, checkpoint_activations
-from pipeline.train.chunks import Chunks
-from pipeline.train.compiling import LENGTH_MULTIPLE, compile_blocks
+from pipeline.model.objectives.clip import CLIP
+from pipeline.model.objectives.networks import Network, network_for
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.model.towers.image_tower import normalise
+from pipeline.model.weights.model_folder import Model
 from pipeline.train.config import TrainConfig
-from pipeline.train.gradients import Batch, StepResult, set_gradients
-from pipeline.train.optimizer import gradient_norm, make_optimizer, optimizer_step
-from pipeline.train.sharding import load_optimizer, shard, whole_model, whole_optimizer
+from pipeline.train.network.blocks import blocks, checkpoint_activations
+from pipeline.train.network.compiled_blocks import LENGTH_MULTIPLE, compile_blocks
+from pipeline.train.network.sharding import load_optimizer, shard, whole_model, whole_optimizer
+from pipeline.train.optimizer.optimizer import gradient_norm, make_optimizer, optimizer_step
+from pipeline.train.step import gradients
+from pipeline.train.step.chunks import Chunks
+from pipeline.train.step.gradients import Batch, StepResult, set_gradients
+from pipeline.train.step.graph_budget import Budget
 from tests import gloo
 from tests.pipeline.model.models import CONFIG, small_batch
 
@@ -108,7 +108,8 @@ def network_of(case: Case) -> Network:
 
 
 def fit(case: Case, network: Network, group: dist.ProcessGroup | None) -> None:
-    """As `pipeline.train.fitting` does it, but what is compiled is not translated any further, which takes long."""
+    """As `pipeline.train.network.prepare` does it, but what is compiled is not translated any further, which takes
+    long."""
     if case.compiled:
         compile_blocks(network, CONFIG.text.context_length, backend="eager")
         checkpoint_activations(network)

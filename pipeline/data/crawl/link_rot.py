@@ -1,0 +1,78 @@
+"""Link rot: what became of the addresses that a crawl asked for, by registered domain, by host, by age of the page.
+
+Pages name images for years; the images go sooner. How many are left, and whether the rest are gone for good
+(permanent), may come back (transient) or are not ours to have (policy), differs between sites and grows with the age of
+the page. Counts are made part by part and added up by name; of domains and hosts, the busiest are kept.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.data.web.addresses import registered_domain
+from pipeline.reasons import IMAGE_CHECKS, Reason, class_of
+from pipeline.schemas import LINK_ROT
+
+_HOST = r"^https?://(?P<host>\[[^\]/]*\]|[^/?#:]+)"
+_TRIED, *_FATES = LINK_ROT.names[2:]
+
+
+def count(table: pa.Table) -> pa.Table:
+    """LINK_ROT of rows of FETCHED, those that are out among them.
+
+    What the early balance left out was not tried, and neither was an image that its source held already.
+
+    Args:
+        table: columns url, page_date and reason.
+
+    Raises:
+        ValueError: a reason that neither fetching nor the image checks give.
+    """
+    host = pc.struct_field(pc.extract_regex(table["url"], _HOST), "host")
+    balanced_out = pc.fill_null(pc.equal(table["reason"], Reason.BALANCED_OUT.value), False)
+    tried = pc.and_(pc.is_valid(host), pc.invert(balanced_out))
+    host, table = host.filter(tried), table.filter(tried)
+    fate = _fate_of(table["reason"])
+    counts = [pa.repeat(1, table.num_rows), *(pc.equal(fate, name) for name in _FATES)]
+    by_host = _rows("host", host, counts)
+    domain = pa.array([registered_domain(f"http://{name}/") for name in by_host["name"].to_pylist()], pa.string())
+    by_domain = _rows("domain", domain, by_host.columns[2:])
+    by_year = _rows("year", pc.year(table["page_date"]).cast(pa.string()), counts)
+    return pa.concat_tables([by_domain, by_host, by_year])
+
+
+def add(table: pa.Table) -> pa.Table:
+    """One row a name, in ascending order, from LINK_ROT of disjoint sets of rows."""
+    sums = table.group_by(["by", "name"]).aggregate([(name, "sum") for name in (_TRIED, *_FATES)])
+    return sums.rename_columns(LINK_ROT.names).cast(LINK_ROT).sort_by([("by", "ascending"), ("name", "ascending")])
+
+
+def busiest(table: pa.Table, num_names: int) -> pa.Table:
+    """The domains and the hosts that were tried most (equals by name), the first first; then every year.
+
+    Args:
+        table: LINK_ROT, one row a name.
+        num_names: domains, and hosts, at most.
+    """
+    order = [("tried", "descending"), ("name", "ascending")]
+    tables = (table.filter(pc.equal(table["by"], by)).sort_by(order).slice(0, num_names) for by in ("domain", "host"))
+    return pa.concat_tables([*tables, table.filter(pc.equal(table["by"], "year")).sort_by("name")])
+
+
+def _rows(by: str, names: pa.ChunkedArray | pa.Array, counts: list[pa.ChunkedArray | pa.Array]) -> pa.Table:
+    columns = [column.cast(pa.int64()) for column in counts]
+    return add(pa.Table.from_arrays([pa.repeat(by, len(names)), names, *columns], names=LINK_ROT.names))
+
+
+def _fate_of(reasons: pa.ChunkedArray) -> pa.Array:
+    """The column of LINK_ROT that each row counts in."""
+    fates = {reason: _fate(reason) for reason in reasons.unique().to_pylist()}
+    encoded = reasons.combine_chunks().dictionary_encode(null_encoding="encode")
+    return pa.array([fates[reason] for reason in encoded.dictionary.to_pylist()], pa.string()).take(encoded.indices)
+
+
+def _fate(reason: str | None) -> str:
+    if reason is None:
+        return "kept"
+    return "image_refused" if reason in IMAGE_CHECKS else class_of(reason)

@@ -1,0 +1,285 @@
+"""Overlap: pairs that show a picture of an evaluation set (CLIP paper, section 5 and appendix C).
+
+An index holds every picture of the sets, by its perceptual hash and, where an encoder was given, its embedding. A pair
+overlaps a set where either is near enough, by thresholds that each set may have of its own: what is a near duplicate
+among photographs is just another digit among handwritten ones. Such pairs are dropped, or kept and told of, and in
+both cases the evaluation learns which of its pictures were found (pipeline/eval/report/overlap.py).
+
+A flat picture has a hash with one bit set and a plain gradient one with up to eight, whatever they show; such hashes
+tell nothing, so they are left out of the index, and only an embedding can find these pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.data.duplicates.embeddings import Encode, Matrix, cosines, to_column, to_matrix
+from pipeline.data.duplicates.hamming import near
+from pipeline.data.images.image_header import DECODER_ERRORS
+from pipeline.data.images.phash import perceptual_hash
+from pipeline.hashing import UInt64
+from pipeline.reasons import Reason
+from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, conform, with_reasons
+
+MIN_BITS_SET = 9
+"""Of a hash that tells something; one of a photograph has 32."""
+NO_HASH, NO_EMBEDDING = -1, 2.0
+"""A radius and a similarity that nothing meets."""
+_BLOCK, _INDEX_BLOCK = 1024, 8192
+_SLACK = 1e-3
+"""How far a product of single precision may be from the cosine, and far more than it is."""
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapConfig:
+    """Which pairs show a picture of an evaluation set, and what becomes of them."""
+
+    index: str | None = None
+    """index.parquet of jobs.overlap; nothing is looked for unless given."""
+    mode: Literal["drop", "mark"] = "drop"
+    """mark keeps the pairs. In both modes the snapshot tells which pictures of which sets were found."""
+    radius: int = 4
+    """Bits in which the perceptual hashes of a pair and of a set's picture may differ; -1: hashes are not compared."""
+    radius_of: dict[str, int] = field(default_factory=dict)
+    """The radius for sets that need another one, by their names."""
+    min_similarity: float = 0.95
+    """Cosine of the embeddings, at least; 2: embeddings are not compared. It is the encoder's own: docs/overlap.md."""
+    min_similarity_of: dict[str, float] = field(default_factory=dict)
+    """The cosine for sets that need another one, by their names."""
+
+    def __post_init__(self) -> None:
+        radii = {"radius": self.radius} | {f"radius_of.{name}": value for name, value in self.radius_of.items()}
+        for option, radius in radii.items():
+            if not NO_HASH <= radius < 64:
+                raise ValueError(f"overlap.{option} = {radius}: must be 0 to 63 of the 64 bits, or -1 for none")
+        cosine = {"min_similarity": self.min_similarity}
+        cosine |= {f"min_similarity_of.{name}": value for name, value in self.min_similarity_of.items()}
+        for option, similarity in cosine.items():
+            if not (0 < similarity <= 1 or similarity == NO_EMBEDDING):
+                raise ValueError(f"overlap.{option} = {similarity}: must be above 0 and at most 1, or 2 for none")
+
+
+def index_pictures(table: pa.Table, encode: Encode | None) -> pa.Table:
+    """OVERLAP_INDEX of the pictures of a set.
+
+    Args:
+        table: the columns benchmark, set_sha256, split, item, and image (encoded).
+        encode: makes embeddings, which are null without it.
+
+    Raises:
+        ValueError: an image cannot be decoded, naming set and item, for an index with a hole would clear too much.
+    """
+    images = table["image"].to_pylist()
+    hashes = []
+    for image, benchmark, item in zip(images, table["benchmark"].to_pylist(), table["item"].to_pylist(), strict=True):
+        try:
+            hashes.append(perceptual_hash([image])[0])
+        except DECODER_ERRORS as error:
+            raise ValueError(f"the picture of sample {item} of the set {benchmark} cannot be read ({error})") from error
+    known = np.array(hashes, np.uint64)
+    rest = table.drop_columns(["image"]).append_column("phash", pa.array(known, mask=is_plain(known)))
+    if encode is not None:
+        rest = rest.append_column("embedding", to_column(encode(images)))
+    return conform(rest, OVERLAP_INDEX)
+
+
+def is_plain(hashes: UInt64) -> npt.NDArray[np.bool_]:
+    """Whether the picture of each hash is so plain that the hash tells nothing of it."""
+    return np.bitwise_count(hashes) < MIN_BITS_SET
+
+
+class OverlapIndex:
+    """The pictures of evaluation sets and the thresholds of each. Plain arrays, which actors of a machine share.
+
+    A picture takes 8 bytes of hash and 2 bytes for each dimension of its embedding: a gigabyte for a million of 512.
+    """
+
+    def __init__(self, table: pa.Table, config: OverlapConfig) -> None:
+        """An index of OVERLAP_INDEX rows.
+
+        Raises:
+            ValueError: a threshold is for a set that the index does not have.
+        """
+        table = table.combine_chunks()
+        names = table["benchmark"].to_pylist()
+        for option, thresholds in (("radius_of", config.radius_of), ("min_similarity_of", config.min_similarity_of)):
+            if unknown := sorted(set(thresholds) - set(names)):
+                known = ", ".join(sorted(set(names)))
+                raise ValueError(f"overlap.{option}.{unknown[0]}: the index has no such set; it has {known}")
+        radii = np.array([config.radius_of.get(name, config.radius) for name in names], np.int64)
+        cosine = [config.min_similarity_of.get(name, config.min_similarity) for name in names]
+        totals = table.group_by("benchmark").aggregate([("item", "count"), ("phash", "count")]).sort_by("benchmark")
+        self.sizes = {
+            row["benchmark"]: (row["item_count"], row["item_count"] - row["phash_count"]) for row in totals.to_pylist()
+        }
+        """Of each set, how many pictures it has, and how many too plain for a hash."""
+        hashed = np.flatnonzero(table["phash"].is_valid().to_numpy() & (radii > NO_HASH))
+        embedded = table["embedding"].is_valid().to_numpy() & (np.array(cosine) < NO_EMBEDDING)
+        self.items = table.select([name for name in OVERLAP_INDEX.names if name not in {"phash", "embedding"}])
+        self._hashed = hashed
+        self._hashes: UInt64 = table["phash"].take(pa.array(hashed)).to_numpy().astype(np.uint64)
+        self._radii = radii[hashed]
+        self._embedded = np.flatnonzero(embedded)
+        self._embeddings = to_matrix(table["embedding"].filter(pa.array(embedded))).astype(np.float16)
+        self._min_similarity = np.array(cosine, np.float32)[embedded]
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether embeddings are compared, so that pictures need them too."""
+        return len(self._embedded) > 0
+
+    def near_hashes(self, hashes: UInt64) -> tuple[Ints, Ints, Ints]:
+        """Each picture and each item within the radius of the item's set: rows of `hashes`, rows of `items`, bits."""
+        found = [_NOTHING]
+        for radius in np.unique(self._radii).tolist():
+            own = np.flatnonzero(self._radii == radius)
+            rows, items = near(hashes, self._hashes[own], radius).T
+            bits = np.bitwise_count(hashes[rows] ^ self._hashes[own[items]]).astype(np.int64)
+            found.append((rows, self._hashed[own[items]], bits))
+        rows, items, bits = (np.concatenate(column) for column in zip(*found, strict=True))
+        return rows, items, bits
+
+    def near_embeddings(self, embeddings: Matrix) -> tuple[Ints, Ints, Matrix]:
+        """Each picture and each item whose cosine is at least that of the item's set: rows, rows of `items`, cosines.
+
+        Every picture is compared with every item, in blocks.
+
+        Raises:
+            ValueError: the embeddings are not of the index's number of dimensions.
+        """
+        ours, theirs = self._embeddings.shape[1], embeddings.shape[1]
+        if len(embeddings) and ours != theirs:
+            raise ValueError(
+                f"embeddings of {theirs} dimensions, the overlap index has {ours}: made by another encoder"
+            )
+        found = [_NOTHING_SIMILAR]
+        for first in range(0, len(self._embeddings), _INDEX_BLOCK):
+            known = self._embeddings[first : first + _INDEX_BLOCK].astype(np.float32)
+            wanted = self._min_similarity[first : first + _INDEX_BLOCK]
+            for start in range(0, len(embeddings), _BLOCK):
+                block = embeddings[start : start + _BLOCK]
+                rows, items = np.nonzero(block @ known.T > wanted - _SLACK)
+                for cut in range(0, len(rows), _BLOCK):
+                    i, j = rows[cut : cut + _BLOCK], items[cut : cut + _BLOCK]
+                    exact = cosines(block[i], known[j])
+                    near = exact >= wanted[j]
+                    found.append((i[near] + start, self._embedded[j[near] + first], exact[near]))
+        rows, items, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
+        return rows, items, similarity
+
+
+_NOTHING: tuple[Ints, Ints, Ints] = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+_NOTHING_SIMILAR: tuple[Ints, Ints, Matrix] = (*_NOTHING[:2], np.zeros(0, np.float32))
+
+
+def find_overlaps(pictures: pa.Table, index: OverlapIndex) -> pa.Table:
+    """OVERLAPS: for each picture the items of the index that it shows.
+
+    Args:
+        pictures: the columns pair_id and phash, and embedding where the index has embeddings.
+        index: the evaluation sets.
+    """
+    near = index.near_hashes(pictures["phash"].to_numpy().astype(np.uint64))
+    tables = [_overlaps(pictures, index, near[0], near[1], distance=near[2])]
+    if index.has_embeddings:
+        similar = index.near_embeddings(to_matrix(pictures["embedding"]))
+        tables.append(_overlaps(pictures, index, similar[0], similar[1], similarity=similar[2]))
+    keys = ("pair_id", "benchmark", "split", "item", "distance")
+    return pa.concat_tables(tables).sort_by([(key, "ascending") for key in keys])
+
+
+def _overlaps(
+    pictures: pa.Table, index: OverlapIndex, rows: Ints, items: Ints, **how: npt.NDArray[np.generic]
+) -> pa.Table:
+    found = index.items.take(pa.array(items)).append_column("pair_id", pictures["pair_id"].take(pa.array(rows)))
+    for name, values in how.items():
+        found = found.append_column(name, pa.array(values))
+    return conform(found, OVERLAPS)
+
+
+def drop_overlaps(table: pa.Table, overlaps: pa.Table) -> pa.Table:
+    """The table with a reason for each row that is in OVERLAPS; rows that are out already stay as they are."""
+    overlapping = pc.and_(table["reason"].is_null(), pc.is_in(table["pair_id"], overlaps["pair_id"].combine_chunks()))
+    return with_reasons(table, pc.if_else(overlapping, pa.scalar(Reason.OVERLAP.value), table["reason"]).to_pylist())
+
+
+def settled(overlaps: pa.Table, outcomes: pa.Table) -> pa.Table:
+    """What a snapshot tells of: OVERLAPS of the pairs that it holds, and of those that were dropped as overlaps.
+
+    Args:
+        overlaps: OVERLAPS.
+        outcomes: columns pair_id and reason, of all pairs of these overlaps.
+    """
+    told = outcomes.filter(
+        pc.or_kleene(outcomes["reason"].is_null(), pc.equal(outcomes["reason"], Reason.OVERLAP.value))
+    )
+    return overlaps.filter(pc.is_in(overlaps["pair_id"], told["pair_id"].combine_chunks()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOverlap:
+    """How much of one evaluation set was found among the pairs."""
+
+    benchmark: str
+    num_images: int
+    num_plain: int
+    """Images whose hash tells nothing."""
+    num_overlapping: int
+    """Images that at least one pair shows."""
+    num_pairs: int
+    """Pairs that show at least one of them."""
+
+    @property
+    def share(self) -> float:
+        """Of the set's images those that were found, 0 to 1."""
+        return self.num_overlapping / self.num_images
+
+
+def count_overlaps(index: OverlapIndex, overlaps: pa.Table) -> list[SetOverlap]:
+    """The overlap of each set of an index, by name: all OVERLAPS of a snapshot at once."""
+    found: dict[str, set[tuple[str, int]]] = {}
+    pairs: dict[str, set[str]] = {}
+    columns = [overlaps[name].to_pylist() for name in ("benchmark", "split", "item", "pair_id")]
+    for benchmark, split, item, pair_id in zip(*columns, strict=True):
+        found.setdefault(benchmark, set()).add((split, item))
+        pairs.setdefault(benchmark, set()).add(pair_id)
+    return [
+        SetOverlap(
+            benchmark=benchmark,
+            num_images=num_images,
+            num_plain=num_plain,
+            num_overlapping=len(found.get(benchmark, ())),
+            num_pairs=len(pairs.get(benchmark, ())),
+        )
+        for benchmark, (num_images, num_plain) in index.sizes.items()
+    ]
+
+
+def overlap_record(sets: Sequence[SetOverlap], config: OverlapConfig) -> Mapping[str, object]:
+    """What a snapshot's record and its data card say: mode, thresholds, each set, and the shares' median and mean."""
+    return {
+        "mode": config.mode,
+        "sets": {
+            one.benchmark: {
+                "radius": config.radius_of.get(one.benchmark, config.radius),
+                "min_similarity": config.min_similarity_of.get(one.benchmark, config.min_similarity),
+                "num_images": one.num_images,
+                "num_overlapping": one.num_overlapping,
+                "num_pairs": one.num_pairs,
+                "share": one.share,
+            }
+            for one in sets
+        },
+        "median_share": median(one.share for one in sets) if sets else 0.0,
+        "mean_share": fmean(one.share for one in sets) if sets else 0.0,
+    }

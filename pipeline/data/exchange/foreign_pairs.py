@@ -1,0 +1,185 @@
+"""Pairs that other tools have made, as they are: the bytes of images and captions stay what they are.
+
+Read are webdataset tars (img2dataset's, open_clip's, our own exports) and tables with images (img2dataset's Parquet
+output, our own shards). What a tool says of an image is taken where it can be true: address, original size, SHA-256 of
+the original, and for our own exports all columns. What can be computed is: size, perceptual hash, and where nobody says
+so the SHA-256 (then of the bytes that are there) and the caption's language.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import warnings
+from collections.abc import Mapping
+from hashlib import blake2b, sha256
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.data.images.image_header import DECODER_ERRORS, ImageConfig, inspect, perceptual_hash
+from pipeline.data.snapshots import shard
+from pipeline.data.sources import img2dataset
+from pipeline.data.sources.tables import IMAGE_COLUMNS, columns_of_pairs
+from pipeline.data.sources.warc_records import Source
+from pipeline.data.text.caption_rules import CaptionConfig
+from pipeline.data.text.language import identifier
+from pipeline.hashing import hash128
+from pipeline.reasons import Reason
+from pipeline.schemas import IMPORTED, conform
+
+_READABLE = ImageConfig(min_side=1, max_aspect_ratio=float(ImageConfig.max_pixels))
+"""Any size and shape will do: whoever made the pairs has chosen them."""
+_ID, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
+_INT32 = 2**31
+_BATCH_ROWS = 256
+
+Row = dict[str, Any]
+
+
+def check_input(uri: str, schema: pa.Schema) -> None:
+    """Make sure that a table has images and captions.
+
+    Raises:
+        ValueError: a column is missing; the message lists those that there are.
+    """
+    _, caption, image = columns_of_pairs(schema.names)
+    for found, what in ((image, f"images; expected one of {list(IMAGE_COLUMNS)}"), (caption, "captions")):
+        if found is None:
+            raise ValueError(f"{uri}: no column of {what}, found {schema.names}; jobs.crawl fetches what is missing")
+
+
+def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
+    """IMPORTED of a webdataset tar, and of the rows of img2dataset's table beside it that the tar does not hold.
+
+    Args:
+        stream: the tar, which can be sought.
+        listed: the table (column key), where there is one.
+
+    Raises:
+        ReadError: the bytes do not come.
+    """
+    rows: list[Row] = []
+    keys: set[str] = set()
+    source: Any = Source(stream)
+    try:
+        with tarfile.open(fileobj=source, mode="r:") as tar:
+            for sample in img2dataset.samples(tar, source):
+                rows.append(_row_of_sample(sample))
+                keys.add(sample.key)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        rows.append({"caption": str(error), "reason": Reason.BROKEN_ARCHIVE})
+    missing = (row for row in (listed.to_pylist() if listed is not None else []) if row.get("key") not in keys)
+    return _as_table([*rows, *(_row(row, row.get("caption"), None) for row in missing)])
+
+
+def read_table(file: pq.ParquetFile) -> pa.Table:
+    """IMPORTED of a Parquet file with images and captions; of several captions of an image the others are spare."""
+    _, caption, image = columns_of_pairs(file.schema_arrow.names)
+    assert caption is not None
+    assert image is not None
+    tables = []
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        rows = []
+        for fields in batch.to_pylist():
+            captions = fields.pop(caption)
+            first, *spare = (captions or [None]) if isinstance(captions, list) else [captions]
+            rows.append(_row(({"spare_captions": spare} if spare else {}) | fields, first, fields.pop(image)))
+        tables.append(_as_table(rows))
+    return pa.concat_tables([IMPORTED.empty_table(), *tables])
+
+
+def _row_of_sample(sample: img2dataset.Sample) -> Row:
+    fields = sample.fields()
+    if fields is None:
+        return {"caption": sample.text, "reason": Reason.BROKEN_RECORD}
+    if sample.image_is_too_long:
+        return {"caption": sample.text, "reason": Reason.TOO_MANY_BYTES}
+    caption = sample.text if sample.parts.get("txt") is not None else fields.get("caption")
+    return _row(fields, caption, sample.image)
+
+
+def _row(fields: Mapping[str, Any], caption: Any, image: bytes | None) -> Row:
+    """A row of IMPORTED by what is said of it and what can be seen."""
+    texts = {name: _text(fields.get(name)) for name in ("url", "page_url", "caption_source", "language")}
+    row: Row = {
+        **texts,
+        "caption": _text(caption),
+        "image": image,
+        "original_width": _integer(fields.get("original_width")),
+        "original_height": _integer(fields.get("original_height")),
+        "spare_captions": _list(fields.get("spare_captions"), _text),
+        "query_ids": _list(fields.get("query_ids"), _integer),
+    }
+    if not image:
+        return row | {"reason": Reason.IMAGE_MISSING}
+    if not row["caption"]:
+        return row | {"reason": Reason.CAPTION_EMPTY}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the verdict says what there is to say
+        header = inspect(image, _READABLE)
+        if isinstance(header, tuple):
+            return row | {"reason": header[0]}
+        try:
+            row["phash"] = int(perceptual_hash([image])[0])
+        except DECODER_ERRORS:
+            return row | {"reason": Reason.CORRUPT_IMAGE}
+    if "language" not in fields:
+        guess = identifier()([row["caption"]])[0]
+        row["language"] = guess.language if guess.confidence >= CaptionConfig.min_language_confidence else None
+    said = {name: fields.get(name) for name in ("pair_id", "sha256")}
+    url = row["url"] or f"table:{blake2b(image, digest_size=16).hexdigest()}"
+    return row | {
+        "pair_id": said["pair_id"] if _is(said["pair_id"], _ID) else hash128(url, row["caption"]),
+        "sha256": said["sha256"] if _is(said["sha256"], _SHA256) else sha256(image).hexdigest(),
+        "url": url,
+        "width": header.width,
+        "height": header.height,
+    }
+
+
+def _as_table(rows: list[Row]) -> pa.Table:
+    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in IMPORTED}
+    return conform(pa.table(columns), IMPORTED)
+
+
+def _text(value: Any) -> str | None:
+    """A string that Arrow can hold; JSON may have halves of surrogate pairs."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def _integer(value: Any) -> int | None:
+    is_one = isinstance(value, int) and not isinstance(value, bool) and -_INT32 <= value < _INT32
+    return value if is_one else None
+
+
+def _list(values: Any, read: Any) -> list[Any] | None:
+    return [read(value) for value in values] if isinstance(values, list) else None
+
+
+def _is(value: Any, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def shard_of(table: pa.Table, count: int, seed: int) -> npt.NDArray[np.int32]:
+    """The shard of each row; rows that are out have no id, and are in the first."""
+    ids = pc.fill_null(table["pair_id"], "0" * 32)
+    return shard.shard_of(pa.table({"pair_id": ids}), count, seed)
+
+
+def is_first(table: pa.Table) -> pa.BooleanArray:
+    """For each row whether it is the first with its pair_id."""
+    _, first = np.unique(table["pair_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    found = np.zeros(table.num_rows, bool)
+    found[first] = True
+    return pa.array(found)
+
+
+def mark_duplicates(table: pa.Table) -> pa.Table:
+    """Of the rows with one pair_id, all but the first are out."""
+    reasons = [None if first else Reason.DUPLICATE_PAIR for first in is_first(table).to_pylist()]
+    return table.append_column("reason", pa.array(reasons, pa.string()))

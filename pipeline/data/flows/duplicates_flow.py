@@ -1,0 +1,126 @@
+"""Which rows go as duplicates, over all parts: the stages of the duplicate graph (duplicate_graph.py).
+
+No stage is a single task over all rows, and no worker holds more than a bucket, or the last few links of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.parts import Output
+from cluster.stages import Stages
+from pipeline.data.duplicates import dedupe
+from pipeline.data.duplicates import duplicate_graph as graph
+from pipeline.data.duplicates.duplicate_graph import DedupeConfig
+from pipeline.data.flows.bucketing import by_number, by_part
+from pipeline.data.flows.global_counts_flow import Read
+from pipeline.schemas import EDGES, GONE, LINKS
+
+
+def pictures(stages: Stages, parts: int, read: Read, config: DedupeConfig, buckets: int) -> Output:
+    """PICTURES of the images that `read` gives, in buckets that hold all rows of their hashes."""
+    seen = ["pair_id", "sha256", "jpg", "original_width", "original_height", "caption", "caption_source"]
+
+    def numbered(part: int) -> pa.Table | None:
+        table = read(part, seen)
+        return None if table is None else table.append_column("part", pa.array(np.full(table.num_rows, part, np.int32)))
+
+    return stages(
+        "pictures",
+        parts,
+        numbered,
+        finish=lambda table: dedupe.pictures(table, config),
+        place=by_number("phash", buckets),
+        num_buckets=buckets,
+    )
+
+
+def duplicates(
+    stages: Stages,
+    parts: int,
+    read: Read,
+    pictures: Output,
+    near: Output | None,
+    config: DedupeConfig,
+    buckets: int,
+) -> tuple[Output, Output]:
+    """By part the DUPLICATES among PICTURES, and SPARES for those that stay.
+
+    Args:
+        stages: of the run.
+        parts: parts of the images.
+        read: FETCHED of a part.
+        pictures: PICTURES, in buckets that hold all rows of their hashes.
+        near: EDGES that embeddings tell (embedding_flow.py), in as many parts.
+        config: what counts as the same picture.
+        buckets: of hashes.
+    """
+    gone = _resolved(stages, pictures, near, config, buckets)
+
+    def with_fate(bucket: int) -> pa.Table | None:
+        table = pictures.bucket(bucket)
+        return None if table is None else dedupe.duplicates(table, gone(bucket))
+
+    found = stages("duplicates", buckets, with_fate, place=by_part("part"), num_buckets=parts)
+
+    def spare(part: int) -> pa.Table | None:
+        dropped, table = found.bucket(part), read(part, ["pair_id", "caption", "spare_captions"])
+        return None if dropped is None or table is None else dedupe.spares(table, dropped)
+
+    return found, stages("spares", parts, spare, place=by_part("kept_part"), num_buckets=parts)
+
+
+def _resolved(
+    stages: Stages, pictures: Output, near: Output | None, config: DedupeConfig, buckets: int
+) -> Callable[[int], pa.Table]:
+    """GONE of a bucket of hashes: the graph in rounds, until what is open is little enough for one worker."""
+    fingerprints = stages(
+        "fingerprints",
+        buckets,
+        pictures.bucket,
+        finish=lambda table: graph.fingerprints(table, config),
+        place=by_number("key", buckets),
+        num_buckets=buckets,
+    )
+    edges = stages("edges", buckets, fingerprints.bucket, finish=lambda table: graph.edges(table, config))
+
+    def of_all_kinds(part: int) -> pa.Table | None:
+        found = [output.part(part, EDGES.names) for output in (edges, near) if output is not None]
+        tables = [table for table in found if table is not None]
+        return pa.concat_tables(tables) if tables else None
+
+    by_node = by_number("node", buckets)
+    links = stages("links", buckets, of_all_kinds, finish=graph.links, place=by_node, num_buckets=buckets)
+    rounds: list[Output] = []
+    while links.num_kept > config.max_links_at_once:
+        number, open_links = len(rounds) + 1, links
+        settled = stages(
+            f"settled-{number}",
+            buckets,
+            open_links.bucket,
+            finish=graph.settle,
+            place=by_node,
+            num_buckets=buckets,
+        )
+        links = stages(
+            f"spread-{number}", buckets, settled.bucket, finish=graph.spread, place=by_node, num_buckets=buckets
+        )
+        rounds.append(links)
+    rest = stages(
+        "gone",
+        1,
+        lambda _: links.table(LINKS),
+        finish=graph.resolve,
+        place=by_number("phash", buckets),
+        num_buckets=buckets,
+    )
+
+    def gone(bucket: int) -> pa.Table:
+        dropped = (output.dropped(bucket) for output in rounds)
+        tables = [rest.bucket(bucket), *(graph.gone(table) for table in dropped if table is not None)]
+        return pa.concat_tables([GONE.empty_table(), *(table for table in tables if table is not None)])
+
+    return gone

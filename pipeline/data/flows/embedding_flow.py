@@ -1,0 +1,146 @@
+"""Embeddings on Ray: pictures embedded by a pool, near ones found cell by cell, overlaps with evaluation sets.
+
+Each is a chain of stages (cluster/stages.py) over the functions of embeddings.py, embedding_neighbours.py and
+overlap.py, for
+curate_flow.py to call. No stage but that of the centroids is a single task, and that one reads a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.parts import Output
+from cluster.resources import Pool
+from cluster.stages import Stages, shared
+from pipeline.data.duplicates import embedding_neighbours, overlap
+from pipeline.data.duplicates.duplicate_graph import leaders
+from pipeline.data.duplicates.embeddings import Embedder, Encode, to_matrix
+from pipeline.data.flows.bucketing import by_part
+from pipeline.data.flows.global_counts_flow import Read
+from pipeline.schemas import CENTROIDS, EMBEDDINGS
+
+PictureRead = Callable[[int], pa.Table | None]
+"""Pictures of a part."""
+
+
+def embed(
+    stages: Stages, parts: int, read: Read, pictures: Output, encoder: Callable[[], Encode], pool: Pool
+) -> tuple[Output, Output]:
+    """By part the best row of each picture (phash, rank, pair_id, part), and EMBEDDINGS of these rows.
+
+    All other rows go as duplicates whatever their embeddings are, so they cost none.
+
+    Args:
+        stages: of the run.
+        parts: parts of the images.
+        read: FETCHED of a part.
+        pictures: PICTURES, in buckets that hold all rows of their hashes.
+        encoder: makes an encoder, once in each actor (jobs.options.encoders.EncoderConfig.open).
+        pool: the actors.
+    """
+    leading = stages(
+        "leading",
+        len(pictures.rows_by_bucket()),
+        pictures.bucket,
+        finish=lambda table: table.take(pa.array(leaders(table))).select(["phash", "rank", "pair_id", "part"]),
+        place=by_part("part"),
+        num_buckets=parts,
+    )
+
+    def images(part: int) -> pa.Table | None:
+        rows, table = leading.bucket(part), read(part, ["pair_id", "jpg"])
+        if rows is None or table is None:
+            return None
+        return table.take(pc.index_in(rows["pair_id"], table["pair_id"].combine_chunks()))
+
+    return leading, stages("embeddings", parts, images, pools=[(lambda: Embedder(encoder()), pool)])
+
+
+def embedded(leading: Output, embeddings: Output) -> PictureRead:
+    """Of a part the columns phash, rank, pair_id, part and embedding, of what `embed` gives."""
+
+    def read(part: int) -> pa.Table | None:
+        table, rows = embeddings.part(part), leading.bucket(part)
+        if table is None or rows is None:
+            return None
+        assert table["pair_id"] == rows["pair_id"]
+        return rows.append_column("embedding", table["embedding"])
+
+    return read
+
+
+def near_embeddings(
+    stages: Stages, leading: Output, embeddings: Output, config: embedding_neighbours.CellsConfig, buckets: int
+) -> Output:
+    """EMBEDDING_EDGES between pictures whose embeddings are near, in `buckets` parts of whole cells.
+
+    Args:
+        stages: of the run.
+        leading: of `embed`.
+        embeddings: of `embed`.
+        config: of cells and thresholds.
+        buckets: tasks that share out the cells.
+    """
+    parts = len(embeddings.parts)
+    wanted, total = config.num_cells * config.sample_per_cell, embeddings.num_kept
+    sampled = stages(
+        "embedding_sample",
+        parts,
+        embeddings.part,
+        finish=lambda table: embedding_neighbours.sample(table, wanted, total, config.seed),
+    )
+    learned = stages(
+        "centroids",
+        1,
+        lambda _: sampled.table(EMBEDDINGS),
+        finish=lambda table: embedding_neighbours.centroid_table(embedding_neighbours.learn_centroids(table, config)),
+    )
+    centroids = shared(to_matrix(learned.table(CENTROIDS)["centroid"]))
+
+    members = stages(
+        "cells",
+        parts,
+        embedded(leading, embeddings),
+        finish=lambda table: embedding_neighbours.cell_members(table, centroids(), config.num_cells_each),
+        place=lambda table: (table["cell"].to_numpy() % buckets).astype(np.int32),
+        num_buckets=buckets,
+    )
+    return stages(
+        "embedding_edges",
+        buckets,
+        members.bucket,
+        finish=lambda table: embedding_neighbours.embedding_edges(table, config.min_similarity, config.max_edges_each),
+    )
+
+
+def overlaps(stages: Stages, num_parts: int, pictures: PictureRead, index: overlap.OverlapIndex) -> Output:
+    """OVERLAPS of each part's pictures with the evaluation sets.
+
+    Args:
+        stages: of the run.
+        num_parts: parts of the pictures.
+        pictures: columns pair_id and phash of a part, and where the index has embeddings those of `embedded`.
+        index: the evaluation sets.
+    """
+    known = shared(index)
+    return stages("overlaps", num_parts, pictures, finish=lambda table: overlap.find_overlaps(table, known()))
+
+
+def settled_overlaps(stages: Stages, found: Output, placed: Output) -> Output:
+    """The OVERLAPS that a snapshot carries: of pairs that it holds, or that were dropped as overlaps.
+
+    Args:
+        stages: of the run.
+        found: of `overlaps`.
+        placed: what became of the pairs, in the same parts: columns pair_id and reason.
+    """
+
+    def read(part: int) -> pa.Table | None:
+        table, outcomes = found.part(part), placed.everything(part, ["pair_id", "reason"])
+        return None if table is None or outcomes is None else overlap.settled(table, outcomes)
+
+    return stages("settled_overlaps", len(found.parts), read)

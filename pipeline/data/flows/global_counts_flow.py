@@ -1,0 +1,183 @@
+"""What the flow must know of all parts before it can go on with any: limits of queries, addresses of several crawls.
+
+Each is a chain of stages (cluster/stages.py) over the functions of balancing.py, survival.py, link_rot.py and
+dedupe.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.parts import Output
+from cluster.stages import Stages
+from pipeline.data.balance import balancing, survival
+from pipeline.data.cards import card
+from pipeline.data.crawl import link_rot as rot
+from pipeline.data.duplicates import dedupe
+from pipeline.data.flows.bucketing import by_name, by_query
+from pipeline.schemas import ADDRESSES, CARD_COUNTS, LINK_ROT, OUTCOMES, SKETCHES, THRESHOLDS
+
+Read = Callable[[int, Sequence[str]], pa.Table | None]
+"""Some columns of a part."""
+NUM_NAMES = 1_000
+"""Domains, and hosts, whose link rot is told one by one: some 100 kB."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of several crawls: part i is bucket i mod P of crawl i div P, less what `addresses` left out of it."""
+
+    crawls: Sequence[Output]
+    addresses: Output
+
+    @property
+    def num_parts(self) -> int:
+        """Parts of all crawls together."""
+        return len(self.crawls) * len(self.addresses.parts)
+
+    @property
+    def num_rows(self) -> int:
+        """Images of all crawls, those of one address among them."""
+        return sum(crawl.num_kept for crawl in self.crawls)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of their files."""
+        return sum(part.num_bytes for crawl in self.crawls for part in crawl.parts)
+
+    def part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """FETCHED, or the columns asked for (pair_id among them), of a part; None where it is empty."""
+        crawl, bucket = divmod(index, len(self.addresses.parts))
+        table = self.crawls[crawl].part(bucket, columns)
+        stays = self.addresses.stage.read(self.addresses.parts[bucket], crawl)
+        if table is None or stays is None:
+            return None
+        table = table.filter(pc.is_in(table["pair_id"], stays["pair_id"].combine_chunks()))
+        assert table["pair_id"] == stays["pair_id"]
+        if "spare_captions" not in table.column_names:
+            return table
+        where = table.schema.get_field_index("spare_captions")
+        return table.set_column(where, "spare_captions", stays["spare_captions"])
+
+
+def join(stages: Stages, crawls: Sequence[Output]) -> Images:
+    """Several crawls as one: of the rows with one address, the one with the best caption stays."""
+    columns = ["pair_id", "url", "caption", "caption_source", "spare_captions", "page_url", "reason"]
+
+    def read(bucket: int) -> pa.Table | None:
+        parts = [crawl.part(bucket, columns) for crawl in crawls]
+        found = [
+            table.append_column("crawl", pa.array(np.full(table.num_rows, number, np.int32)))
+            for number, table in enumerate(parts)
+            if table is not None
+        ]
+        return pa.concat_tables(found) if found else None
+
+    addresses = stages(
+        "addresses",
+        len(crawls[0].parts),
+        read,
+        finish=lambda table: dedupe.same_url(table, "url").select(ADDRESSES.names),
+        place=lambda table: table["crawl"].to_numpy(),
+        num_buckets=len(crawls),
+    )
+    return Images(crawls, addresses)
+
+
+def totals(stages: Stages, prefix: str, parts: int, read: Read, buckets: int) -> pa.Table:
+    """SKETCHES without draws over the pairs that `read` gives: counted by part, added by query."""
+    counts = stages(
+        f"{prefix}counts",
+        parts,
+        lambda part: read(part, ["query_ids"]),
+        finish=balancing.count,
+        place=by_query(buckets),
+        num_buckets=buckets,
+    )
+    added = stages(
+        f"{prefix}totals", buckets, counts.bucket, finish=lambda table: balancing.merge([table], max_pairs=0)
+    )
+    return added.table(SKETCHES)
+
+
+def limits(
+    stages: Stages,
+    prefix: str,
+    parts: int,
+    read: Read,
+    config: balancing.BalanceConfig,
+    max_pairs: balancing.MaxPairs,
+    buckets: int,
+) -> pa.Table:
+    """THRESHOLDS of every query over the pairs that `read` gives: counted, then sketched by part and merged by query.
+
+    Mode metaclip needs the counts only.
+    """
+    counted = totals(stages, prefix, parts, read, buckets)
+    if config.mode == "metaclip":
+        return balancing.thresholds(counted, max_pairs, config.mode)
+    bound = balancing.bounds(counted, max_pairs)
+    sketches = stages(
+        f"{prefix}sketches",
+        parts,
+        lambda part: read(part, ["pair_id", "query_ids"]),
+        finish=lambda table: balancing.sketch(table, max_pairs, config.seed, bound),
+        place=by_query(buckets),
+        num_buckets=buckets,
+    )
+    merged = stages(
+        f"{prefix}limits",
+        buckets,
+        sketches.bucket,
+        finish=lambda table: balancing.thresholds(balancing.merge([table], max_pairs), max_pairs, config.mode),
+    )
+    return merged.table(THRESHOLDS)
+
+
+def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
+    """OUTCOMES of a crawl: what was tried and what was kept of each query."""
+    parts, generation = len(fetched.parts), fetched.stage.generation
+    counts = stages(
+        "outcomes",
+        parts,
+        lambda part: fetched.everything(part, ["query_ids", "reason"]),
+        finish=survival.outcomes,
+        place=by_query(buckets),
+        num_buckets=buckets,
+        generation=generation,
+    )
+    return stages("survival", buckets, counts.bucket, finish=survival.add, generation=generation).table(OUTCOMES)
+
+
+def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM_NAMES) -> pa.Table:
+    """LINK_ROT of a crawl: every year, and the `num_names` busiest domains and hosts."""
+    generation = fetched.stage.generation
+    counts = stages(
+        "rot_counts",
+        len(fetched.parts),
+        lambda part: fetched.everything(part, ["url", "page_date", "reason"]),
+        finish=rot.count,
+        place=by_name(buckets),
+        num_buckets=buckets,
+        generation=generation,
+    )
+    added = stages(
+        "link_rot",
+        buckets,
+        counts.bucket,
+        finish=lambda table: rot.busiest(rot.add(table), num_names),
+        generation=generation,
+    )
+    return rot.busiest(added.table(LINK_ROT), num_names)
+
+
+def card_counts(stages: Stages, parts: int, read: Callable[[int], pa.Table | None], buckets: int) -> pa.Table:
+    """CARD_COUNTS of the pairs that `read` gives: of each topic the largest."""
+    counts = stages("card_counts", parts, read, finish=card.count, place=by_name(buckets), num_buckets=buckets)
+    added = stages("card_totals", buckets, counts.bucket, finish=lambda table: card.largest(card.add(table)))
+    return card.largest(added.table(CARD_COUNTS))

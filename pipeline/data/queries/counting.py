@@ -1,0 +1,85 @@
+"""How often words, and pairs of neighbours, occur in a lot of text.
+
+Every part of the text is counted by itself (`count_terms`), and the counts are added up by hash partition
+(`sum_counts`), so memory is bounded by the part and the partition, never by the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.data.text import words
+from pipeline.data.text.words import Kind, Words
+from pipeline.schemas import TERM_COUNTS
+
+JOINERS = "-'’"
+"""Characters that are part of a word between two letters."""
+LINES_AT_ONCE = 50_000
+ROWS_AT_ONCE = 4_000_000
+"""Counts that wait to be added up: some 200 MB."""
+
+
+def count_terms(documents: Iterable[str], fold: Callable[[str], str] = words.normalize) -> pa.Table:
+    """TERM_COUNTS of the words and of the pairs of neighbours of some documents, in order of (length, term).
+
+    A word is letters and marks, hyphens and apostrophes inside; what holds a digit or an underscore is none, and what
+    is written without blanks between words is not counted. Neighbours stand on one line with blanks between them and
+    nothing else.
+    """
+    lines = (line for document in documents for line in document.splitlines())
+    counts = [TERM_COUNTS.empty_table()]
+    while batch := list(islice(lines, LINES_AT_ONCE)):
+        texts = pa.array([line.encode("utf-8", "replace") for line in batch], pa.binary())
+        counts += [table for chunk in words.split(texts, JOINERS, fold) for table in _count(chunk)]
+        if sum(table.num_rows for table in counts) > ROWS_AT_ONCE:
+            counts = [sum_counts(pa.concat_tables(counts))]
+    return sum_counts(pa.concat_tables(counts))
+
+
+def sum_counts(table: pa.Table) -> pa.Table:
+    """TERM_COUNTS with the counts of each term added up, in order of (length, term)."""
+    summed = table.group_by(["term", "length"]).aggregate([("count", "sum")])
+    return summed.rename_columns(TERM_COUNTS.names).sort_by([("length", "ascending"), ("term", "ascending")])
+
+
+def _count(chunk: Words) -> list[pa.Table]:
+    """The words of a chunk, and its pairs."""
+    if not len(chunk.hash):
+        return []
+    blocked = np.add.reduceat(_no_letters()[chunk.characters].astype(np.int32), chunk.start) > 0
+    counted = (chunk.kind == Kind.WORD) & ~blocked
+    word = np.flatnonzero(counted)
+    if not len(word):
+        return []
+    _, first, number, count = np.unique(chunk.hash[word], return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(first)
+    spelled = chunk.spell(word[first[order]]).cast(pa.string()).take(pa.array(np.argsort(order)))
+    pair = np.flatnonzero(counted[:-1] & counted[1:] & chunk.after_space[1:] & (chunk.text[:-1] == chunk.text[1:]))
+    of_word = np.zeros(len(counted), np.int64)
+    of_word[word] = number
+    pairs, pair_count = np.unique(of_word[pair] << 32 | of_word[pair + 1], return_counts=True)
+    left, right = spelled.take(pa.array(pairs >> 32)), spelled.take(pa.array(pairs & 0xFFFFFFFF))
+    return [
+        _table(spelled, 1, count),
+        _table(pc.binary_join_element_wise(left, right, " "), 2, pair_count),
+    ]
+
+
+def _table(term: pa.StringArray, length: int, count: npt.NDArray[np.int64]) -> pa.Table:
+    lengths = pa.array(np.full(len(term), length, np.int8))
+    return pa.table([term, lengths, pa.array(count.astype(np.int64))], schema=TERM_COUNTS)
+
+
+@cache
+def _no_letters() -> npt.NDArray[np.bool_]:
+    """Which code points are digits or other numbers, or the underscore: those of words that are none."""
+    table = np.zeros(0x110000, bool)
+    table[[code for code in words.ASSIGNED if chr(code).isnumeric() or chr(code) == "_"]] = True
+    return table

@@ -1,0 +1,349 @@
+"""Evaluation on Ray: a pool of actors encodes each image and each text once, into a store that every protocol reads.
+
+The store is keyed by the hashes of the weights and of the set. A part of it is one row group of images or one run of
+texts, so a killed job goes on where it was, and scores do not depend on the order in which parts are finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+
+from cluster import parquet, storage
+from cluster.parts import Output, Stage
+from cluster.resources import Pool
+from cluster.telemetry import Progress
+from pipeline.eval.features.encoder import CLASS_SCORES, IMAGE_FEATURES, TEXT_FEATURES, Encoder, features_of
+from pipeline.eval.protocols.suite import (
+    Evaluation,
+    prompt_features,
+    prompts_by_class,
+    score_classification,
+    score_retrieval,
+    texts_of,
+)
+from pipeline.eval.protocols.zero_shot import bag_probabilities, build_classifier, class_probabilities
+from pipeline.eval.sets.evaluation_sets import (
+    DESCRIPTION_FILE,
+    SAMPLES_FILE,
+    Dataset,
+    Kind,
+    check_columns,
+    check_samples,
+    parse_description,
+    serialise,
+)
+from pipeline.model.config import Objective
+from pipeline.model.weights.loading import load_model
+from pipeline.model.weights.model_folder import Model
+
+TEXTS_PER_PART = 2_048
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """How images and texts are encoded; nothing here changes a score."""
+
+    pool: Pool = field(default_factory=Pool)
+    """Actors, each with the model in memory; on a GPU where the pool has one."""
+    batch_size: int = 64
+    """Images or texts in a forward pass."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"encode.batch_size = {self.batch_size}: must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An evaluation set and where its samples lie: everything of it but the images."""
+
+    dataset: Dataset
+    uri: str
+    """Its test.parquet."""
+    sha256: str
+    """Of the description and the samples."""
+    row_groups: tuple[int, ...]
+    """Samples in each row group."""
+    labels: tuple[int, ...] = ()
+    """Of each sample, for classification."""
+    captions: tuple[tuple[str, ...], ...] = ()
+    """Of each sample, for retrieval."""
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples."""
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One part to encode: row group `index` of the images at `source_uri`, or where that is empty `texts`."""
+
+    stage: Stage
+    index: int
+    num_rows: int
+    model_uri: str
+    source_uri: str = ""
+    first_sample: int = 0
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """Where what one model makes of the sets lies: for each a stage of images and a stage of texts.
+
+    A caption model has no features of texts; its images are stored as the scores of the set's classes.
+    """
+
+    uri: str
+    model_uri: str
+    model_sha256: str
+    objective: Objective = "contrastive"
+
+    def covers(self, source: Source) -> bool:
+        """Whether the model can be scored on the set."""
+        return covers(self.objective, source)
+
+    def images(self, source: Source) -> Stage:
+        """The stage of a set's images: a part a row group."""
+        what = "scores" if self.objective == "caption" else "images"
+        return Stage(self._place(source, what), len(source.row_groups))
+
+    def texts(self, source: Source) -> Stage:
+        """The stage of a set's texts: a part a run of texts."""
+        return Stage(self._place(source, "texts"), len(_runs_of_texts(source)))
+
+    def missing(self, source: Source) -> Iterator[Unit]:
+        """What of a set is not encoded yet. Nothing is missing of a set that the model cannot be scored on."""
+        if not self.covers(source):
+            return
+        stage, starts = self.images(source), accumulate(source.row_groups, initial=0)
+        done = stage.complete()
+        for index, (rows, start) in enumerate(zip(source.row_groups, starts, strict=False)):
+            if index not in done:
+                yield Unit(
+                    stage=stage, index=index, num_rows=rows, model_uri=self.model_uri, source_uri=source.uri,
+                    first_sample=start,
+                )  # fmt: skip
+        if self.objective == "caption":
+            return
+        stage = self.texts(source)
+        done = stage.complete()
+        for index, texts in enumerate(_runs_of_texts(source)):
+            if index not in done:
+                yield Unit(stage=stage, index=index, num_rows=len(texts), model_uri=self.model_uri, texts=texts)
+
+    def _place(self, source: Source, what: str) -> str:
+        return storage.join(self.uri, f"{source.dataset.name}-{source.sha256[:16]}", self.model_sha256[:16], what)
+
+
+class EncodeUnits:
+    """The actor: reads what a unit names, encodes it, writes it as a part. It keeps the model of the last unit."""
+
+    def __init__(self, prompts: Mapping[str, Sequence[Sequence[str]]], batch_size: int, device: str) -> None:
+        self._prompts = prompts
+        self._batch_size = batch_size
+        self._device = device
+        self._model_uri = ""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Table of units -> a row for each, with the number of rows it wrote."""
+        num_rows = []
+        for row in rows.to_pylist():
+            unit = Unit(**row | {"stage": Stage(**row["stage"])})
+            if unit.model_uri != self._model_uri:
+                self._encoder = Encoder(open_model(unit.model_uri), self._batch_size, self._device)
+                self._model_uri = unit.model_uri
+            table = self._encoder.encode_texts(unit.texts) if unit.texts else self._encode_images(unit)
+            unit.stage.write(unit.index, table)
+            num_rows.append(table.num_rows)
+        return pa.table({"num_rows": pa.array(num_rows, pa.int64())})
+
+    def _encode_images(self, unit: Unit) -> pa.Table:
+        images = read_images(unit.source_uri, unit.index)["image"].to_pylist()
+        if self._encoder.network.config.objective == "caption":
+            prompts = self._prompts[unit.source_uri]
+            return self._encoder.score_classes(images, unit.first_sample, unit.source_uri, prompts)
+        return self._encoder.encode_images(images, unit.first_sample, unit.source_uri)
+
+
+def open_sets(folder: str) -> list[Source]:
+    """Every evaluation set below a folder, in order of their names, checked.
+
+    Raises:
+        FileNotFoundError: when there is none, or one lacks its samples.
+        ValueError: when a set is not what it says, naming its file.
+    """
+    sources = [_open_set(description) for description in storage.list_files(folder, suffixes=[DESCRIPTION_FILE])]
+    return sorted(sources, key=lambda source: source.dataset.name)
+
+
+def hashes_by_name(sources: Sequence[Source], folder: str) -> dict[str, str]:
+    """The sha256 of each set by its name.
+
+    Raises:
+        ValueError: two sets have one name; the message says that they come from the option `datasets`, `folder`.
+    """
+    names = sorted(source.dataset.name for source in sources)
+    if len(set(names)) < len(names):
+        raise ValueError(f"datasets={folder}: two sets have one name, of {', '.join(names)}; rename one")
+    return {source.dataset.name: source.sha256 for source in sources}
+
+
+def read_images(uri: str, row_group: int) -> pa.Table:
+    """The column image of a row group of a set's test.parquet."""
+    filesystem, path = storage.filesystem(uri)
+    with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
+        return file.read_row_group(row_group, columns=["image"])
+
+
+def write_set(folder: str, dataset: Dataset, samples: pa.Table) -> None:
+    """Put a set into a folder of its own below `folder`, its description last."""
+    files = serialise(dataset, samples)
+    for name in (SAMPLES_FILE, DESCRIPTION_FILE):
+        storage.write_bytes(storage.join(folder, dataset.name, name), files[name])
+
+
+def hash_model(uri: str) -> str:
+    """SHA-256 over every file of a model's or detector's folder: weights, configuration, tokenizer."""
+    digest = hashlib.sha256()
+    for file in storage.list_files(uri):
+        digest.update(file.removeprefix(storage.absolute(uri)).encode())
+        digest.update(hashlib.sha256(storage.read_bytes(file)).digest())
+    return digest.hexdigest()
+
+
+def open_model(uri: str) -> Model:
+    """The model at a place, local or s3://, which `pipeline.load` can read; it says what is raised.
+
+    A remote one is copied, since weights are read from files.
+    """
+    if not storage.is_s3(uri):
+        return load_model(storage.absolute(uri))
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in storage.list_files(uri):
+            Path(scratch, file.rsplit("/", 1)[1]).write_bytes(storage.read_bytes(file))
+        return load_model(scratch)
+
+
+def open_store(uri: str, model_uri: str) -> Store:
+    """The store of a model below a folder. Raises as `open_model`."""
+    model_uri = storage.absolute(model_uri)
+    objective = open_model(model_uri).network.config.objective
+    return Store(uri=uri, model_uri=model_uri, model_sha256=hash_model(model_uri), objective=objective)
+
+
+def encode(sources: Sequence[Source], stores: Sequence[Store], config: EncodeConfig) -> None:
+    """Fill the stores with what their models make of all sets; what is there already stays.
+
+    Raises:
+        ValueError: an image cannot be read, or a model gives embeddings that are not finite.
+    """
+    units = [unit for store in stores for source in sources for unit in store.missing(source)]
+    if not units:
+        return
+    encoded: Any = ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units)).map_batches(
+        EncodeUnits,
+        fn_constructor_kwargs={
+            "prompts": {source.uri: prompts_by_class(source.dataset) for source in sources},
+            "batch_size": config.batch_size,
+            "device": "cuda" if config.pool.gpus else "cpu",
+        },
+        **config.pool.map_batches_arguments(),
+    )
+    with Progress("encode", sum(unit.num_rows for unit in units), "samples") as progress:
+        for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow"):
+            progress.update(sum(batch["num_rows"].to_pylist()))
+
+
+def covers(objective: Objective, source: Source) -> bool:
+    """Whether models of an objective can be scored on a set: retrieval needs embeddings of images and texts."""
+    return source.dataset.kind is Kind.CLASSIFICATION or objective.startswith("contrastive")
+
+
+def evaluate(source: Source, store: Store) -> Evaluation:
+    """Score one set that the store covers, from what `encode` has filled it with."""
+    captioner = store.objective == "caption"
+    images = Output.of(store.images(source)).table(CLASS_SCORES if captioner else IMAGE_FEATURES).sort_by("sample")
+    texts = None if captioner else Output.of(store.texts(source)).table(TEXT_FEATURES)
+    return score(source, store.objective, images, texts)
+
+
+def score(source: Source, objective: Objective, images: pa.Table, texts: pa.Table | None) -> Evaluation:
+    """Score one set from what a model makes of it.
+
+    Args:
+        source: the set.
+        objective: of the model; it covers the set.
+        images: IMAGE_FEATURES of all samples in order, or CLASS_SCORES of a caption model.
+        texts: TEXT_FEATURES of the set's texts; None for a caption model.
+    """
+    assert images["sample"].to_pylist() == list(range(source.num_samples)), f"{source.uri}: samples are missing"
+    if texts is None:
+        probabilities = features_of(images, "scores").softmax(dim=1)
+        return score_classification(source.dataset, source.labels, probabilities)
+    image_features = features_of(images)
+    text_features = dict(zip(texts["text"].to_pylist(), features_of(texts), strict=True))
+    if source.dataset.kind is Kind.RETRIEVAL:
+        return score_retrieval(source.dataset, source.captions, image_features, text_features)
+    prompts = prompt_features(source.dataset, text_features)
+    if objective == "bag":
+        probabilities = bag_probabilities(image_features, prompts)
+    else:
+        scale = texts["logit_scale"][0].as_py()
+        probabilities = class_probabilities(image_features, build_classifier(prompts), scale)
+    return score_classification(source.dataset, source.labels, probabilities)
+
+
+def write_predictions(folder: str, evaluations: Mapping[str, Evaluation]) -> None:
+    """Put every sample's outcome into a Parquet file for each set, so that metrics can be computed again."""
+    for name, evaluation in evaluations.items():
+        storage.write_bytes(storage.join(folder, f"{name}.parquet"), parquet.encode(evaluation.predictions))
+
+
+def read_predictions(folder: str, name: str) -> pa.Table:
+    """What `write_predictions` put there for a set."""
+    data = storage.read_bytes(storage.join(folder, f"{name}.parquet"))
+    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+
+
+def _runs_of_texts(source: Source) -> list[tuple[str, ...]]:
+    texts = texts_of(source.dataset, source.captions)
+    return [tuple(texts[start : start + TEXTS_PER_PART]) for start in range(0, len(texts), TEXTS_PER_PART)]
+
+
+def _open_set(description: str) -> Source:
+    dataset = parse_description(storage.read_bytes(description), description)
+    uri = storage.absolute(description.removesuffix(DESCRIPTION_FILE) + SAMPLES_FILE)
+    filesystem, path = storage.filesystem(uri)
+    digest = hashlib.sha256(json.dumps(asdict(dataset)).encode())
+    with filesystem.open_input_file(path) as content:
+        digest.update(hashlib.file_digest(content, "sha256").digest())
+    try:
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
+            check_columns(dataset, file.schema_arrow.names, uri)
+            samples = file.read(columns=[name for name in dataset.schema.names if name != "image"])
+            row_groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{uri}: not a Parquet file ({error})") from error
+    check_samples(dataset, samples, uri)
+    classified = dataset.kind is Kind.CLASSIFICATION
+    return Source(
+        dataset=dataset,
+        uri=uri,
+        sha256=digest.hexdigest(),
+        row_groups=row_groups,
+        labels=tuple(samples["label"].to_pylist()) if classified else (),
+        captions=() if classified else tuple(tuple(own) for own in samples["captions"].to_pylist()),
+    )

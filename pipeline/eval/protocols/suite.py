@@ -1,0 +1,199 @@
+"""The table of benchmarks, and how features become scores: pure functions of what benchmark_flow.py has encoded.
+
+Text features arrive as a mapping from the text itself: classes and captions are joined by name, never by position.
+Shape legend: N samples, E joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline.eval.protocols import retrieval
+from pipeline.eval.protocols.statistics import Score, bootstrap_interval, chance_of_recall, proportion_interval
+from pipeline.eval.sets.evaluation_sets import Dataset, Kind
+from pipeline.eval.sets.prompts import prompts_of
+
+NUM_LABELS_KEPT = 5
+
+CLASSIFIED = pa.schema(
+    [
+        ("sample", pa.int64()),
+        ("truth", pa.string()),
+        ("predicted", pa.string()),
+        # The most probable classes, best first, and their probabilities.
+        ("labels", pa.list_(pa.string())),
+        ("probabilities", pa.list_(pa.float32())),
+    ]
+)
+RANKED = pa.schema(
+    [
+        ("direction", pa.string()),
+        ("sample", pa.int64()),
+        # The caption searched with; null where an image was.
+        ("caption", pa.string()),
+        # Wrong candidates that score at least as high as the best right one.
+        ("rank", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A row of the table: a set's name, how to call it in print, and what it is."""
+
+    name: str
+    title: str
+    about: str
+
+
+SUITE = (
+    # The rendered pictures are held out: drawn like those of the demo's web, from another seed.
+    Benchmark("rendered_shape", "Shape", "rendered pictures, 8 shapes"),
+    Benchmark("rendered_colour", "Colour", "rendered pictures, 10 colours"),
+    Benchmark("rendered_count", "Count", "rendered pictures, one to five things"),
+    Benchmark("rendered_digit", "Digit", "rendered pictures of printed digits"),
+    Benchmark("sklearn_digits", "Handwriting", "1,797 digits written by people, never seen in training"),
+    Benchmark("rendered_pairs", "Pairs", "rendered pictures and their captions"),
+)
+DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one set gave.
+
+    Attributes:
+        scores: by score name, such as "rendered_shape" or "rendered_pairs/image_to_text_r@1".
+        per_class: accuracy of each class by its name; empty for retrieval.
+        predictions: one row a sample, CLASSIFIED or RANKED.
+    """
+
+    scores: dict[str, Score]
+    per_class: dict[str, Score]
+    predictions: pa.Table
+
+
+def texts_of(dataset: Dataset, captions: Sequence[Sequence[str]]) -> list[str]:
+    """Every text the set needs encoded, each once, in order of first use.
+
+    Args:
+        dataset: the set.
+        captions: the captions of each sample, for retrieval; empty for classification.
+    """
+    return list(dict.fromkeys(text for texts in (*prompts_by_class(dataset), *captions) for text in texts))
+
+
+def prompts_by_class(dataset: Dataset) -> list[list[str]]:
+    """The prompts of each class, in order of the classes and of the templates."""
+    return [prompts_of(name, dataset.templates) for name in dataset.classes]
+
+
+def prompt_features(dataset: Dataset, text_features: Mapping[str, Tensor]) -> Tensor:
+    """Features of every class in every template, [C, T, E], from those of each prompt by the prompt."""
+    return torch.stack([torch.stack([text_features[text] for text in texts]) for texts in prompts_by_class(dataset)])
+
+
+def score_classification(dataset: Dataset, labels: Sequence[int], probabilities: Tensor) -> Evaluation:
+    """Zero-shot top-1 accuracy, overall and of each class, against a blind guess among the classes.
+
+    Args:
+        dataset: a classification set.
+        labels: index into the set's classes of each sample, [N].
+        probabilities: of each class in order of the samples, [N, C].
+    """
+    assert dataset.kind is Kind.CLASSIFICATION
+    assert probabilities.shape == (len(labels), len(dataset.classes)), probabilities.shape
+    # A stable sort, so that equal probabilities always come in the order of the classes.
+    ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
+    truth = np.asarray(labels)
+    right = order[:, 0].numpy() == truth
+    chance = 1 / len(dataset.classes)
+    per_class = {
+        name: _proportion(right[truth == index], chance, "accuracy")
+        for index, name in enumerate(dataset.classes)
+        if (truth == index).any()
+    }
+    names = np.array(dataset.classes, dtype=object)
+    predictions = pa.table(
+        {
+            "sample": np.arange(len(truth)),
+            "truth": names[truth],
+            "predicted": names[order[:, 0].numpy()],
+            "labels": names[order[:, :NUM_LABELS_KEPT].numpy()].tolist(),
+            "probabilities": ordered[:, :NUM_LABELS_KEPT].tolist(),
+        },
+        schema=CLASSIFIED,
+    )
+    scores = {dataset.name: _proportion(right, chance, "accuracy")}
+    return Evaluation(scores=scores, per_class=per_class, predictions=predictions)
+
+
+def score_retrieval(
+    dataset: Dataset,
+    captions: Sequence[Sequence[str]],
+    image_features: Tensor,
+    text_features: Mapping[str, Tensor],
+) -> Evaluation:
+    """R@1, R@5 and R@10 in both directions, against a blind draw of as many candidates.
+
+    Args:
+        dataset: a retrieval set.
+        captions: the captions of each sample, at least one each.
+        image_features: unnormalised embeddings in order of the samples, [N, E].
+        text_features: unnormalised embedding [E] of every caption, by the caption.
+    """
+    assert dataset.kind is Kind.RETRIEVAL
+    assert len(captions) == len(image_features)
+    texts = [text for own in captions for text in own]
+    counts = np.array([len(own) for own in captions])
+    image_of_text = np.repeat(np.arange(len(captions)), counts)
+    features = torch.stack([text_features[text] for text in texts])
+    ranks_by_image = retrieval.text_ranks(image_features, features, torch.from_numpy(image_of_text)).numpy()
+    ranks_by_text = retrieval.image_ranks(image_features, features, torch.from_numpy(image_of_text)).numpy()
+    scores = {}
+    for k in retrieval.RECALL_AT:
+        metric = f"r@{k}"
+        chance = float(np.mean([chance_of_recall(int(count), len(texts), k) for count in counts]))
+        scores[f"{dataset.name}/image_to_text_{metric}"] = _proportion(ranks_by_image < k, chance, metric)
+    for k in retrieval.RECALL_AT:
+        metric = f"r@{k}"
+        chance = chance_of_recall(1, len(captions), k)
+        score = _grouped(ranks_by_text < k, image_of_text, counts, chance, metric)
+        scores[f"{dataset.name}/text_to_image_{metric}"] = score
+    by_image, by_text = DIRECTIONS
+    predictions = pa.table(
+        {
+            "direction": [by_image] * len(captions) + [by_text] * len(texts),
+            "sample": np.concatenate([np.arange(len(captions)), image_of_text]),
+            "caption": [None] * len(captions) + texts,
+            "rank": np.concatenate([ranks_by_image, ranks_by_text]),
+        },
+        schema=RANKED,
+    )
+    return Evaluation(scores=scores, per_class={}, predictions=predictions)
+
+
+def benchmark_of(score_name: str) -> Benchmark:
+    """The row of the table a score belongs to; a set that is not in the table is called by its own name."""
+    name = score_name.partition("/")[0]
+    return next((row for row in SUITE if row.name == name), Benchmark(name, name.replace("_", " "), ""))
+
+
+def _proportion(right: np.ndarray, chance: float, metric: str) -> Score:
+    low, high = proportion_interval(int(right.sum()), len(right))
+    return Score(value=float(right.mean()), low=low, high=high, chance=chance, metric=metric, num_samples=len(right))
+
+
+def _grouped(right: np.ndarray, groups: np.ndarray, counts: np.ndarray, chance: float, metric: str) -> Score:
+    """A proportion over samples in groups: exact where each group holds one, else bootstrapped over groups."""
+    if (counts == 1).all():
+        return _proportion(right, chance, metric)
+    hits = np.bincount(groups, weights=right, minlength=len(counts)).astype(np.float64)
+    low, high = bootstrap_interval(hits, counts.astype(np.float64))
+    return Score(value=float(right.mean()), low=low, high=high, chance=chance, metric=metric, num_samples=len(right))

@@ -1,0 +1,109 @@
+"""What the first worker does beside its steps: metrics, checkpoints, models that are kept, their validation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cluster import storage
+from pipeline.model.config import ModelConfig
+from pipeline.model.objectives.loss import num_ranks
+from pipeline.model.weights.model_folder import Model
+from pipeline.train.checkpoints.background_saver import Saved, Saver
+from pipeline.train.checkpoints.checkpoint import Checkpoint, Progress
+from pipeline.train.costs.flops import utilisation_per_rate
+from pipeline.train.step.chunks import Chunks
+from pipeline.train.step.gradients import StepResult
+from pipeline.train.telemetry.metrics import Recorder
+from pipeline.train.workers.run import Pretraining, kept_model, write_model
+from pipeline.train.workers.step_decisions import Decision
+from pipeline.train.workers.validation import Scores, Validation, Validator
+
+
+class Keeper:
+    """Keeps what a run leaves.
+
+    Args:
+        run: the run.
+        config: of what is trained.
+        done: how far the run was.
+        device: of this worker.
+        chunks: how this worker cuts its share of a step.
+        validation: how models are scored; None: not at all.
+    """
+
+    def __init__(
+        self,
+        run: Pretraining,
+        config: ModelConfig,
+        done: Progress,
+        device: torch.device,
+        chunks: Chunks,
+        validation: Validation | None,
+    ) -> None:
+        self._run, self._chunks = run, chunks
+        steps_per_epoch = run.plan().steps_per_epoch
+        self._recorder = Recorder(
+            run.output, storage, run.train, done,
+            num_steps=run.num_steps(), steps_per_epoch=steps_per_epoch, device=device,
+            utilisation_per_rate=utilisation_per_rate(config, device, num_ranks()),
+        )  # fmt: skip
+        checkpoints = run.checkpoints()
+        checkpoints.collect(done.num_steps)
+        self._saver = Saver(checkpoints)
+        self._validator = Validator(validation) if validation else None
+
+    def after(
+        self,
+        num_steps: int,
+        decision: Decision,
+        kept: tuple[Model, dict[str, Any]] | None,
+        result: StepResult,
+        *,
+        logit_scale: float | None,
+        learning_rate: float,
+        gradient_norm: float,
+        waited_seconds: float,
+        taken: bool,
+    ) -> None:
+        """A step is over, taken or skipped. `kept` are model and optimizer's state, where either is to be kept."""
+        self._recorder.step(
+            result, logit_scale=logit_scale, learning_rate=learning_rate, gradient_norm=gradient_norm,
+            waited_seconds=waited_seconds, taken=taken,
+        )  # fmt: skip
+        images_seen = num_steps * self._run.train.global_batch_size
+        if images_seen in self._run.train.keep_models_at:
+            assert kept is not None
+            write_model(kept[0], kept_model(self._run.output, images_seen))
+        self._saved(self._saver.finished())
+        if self._validator:
+            self._record(self._validator.finished())
+        if decision.save:
+            self._saved(self._saver.wait())
+            progress = replace(self._recorder.flush(), chunk_size=self._chunks.size)
+            assert kept is not None
+            self._saver.begin(Checkpoint(*kept, progress))
+
+    def leave(self) -> None:
+        """The run goes on elsewhere, or another time: wait until the checkpoint is written."""
+        self._saver.wait()
+        self._recorder.close()
+
+    def finish(self, model: Model) -> None:
+        """The last step has been taken: wait for its checkpoint, and write the model. It is scored when the workers are
+        gone (trainer.py): a validation may be waiting for what they hold, so none is waited for here."""
+        self._saver.wait()
+        write_model(model, storage.join(self._run.output, "model"))
+        if self._validator:
+            self._record(self._validator.finished())
+        self._recorder.close()
+
+    def _saved(self, saved: Saved | None) -> None:
+        if saved and self._validator:
+            self._validator.begin(saved)
+
+    def _record(self, scores: Scores | None) -> None:
+        if scores:
+            self._recorder.validated(scores.num_steps, scores.values)

@@ -1,0 +1,67 @@
+"""A worker's share of each step, from a Ray Data pipeline of its own that reads ahead. Without torch, as batches.py."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from ray import ObjectRef
+from ray.data import ExecutionResources
+
+from cluster.session import configure_data
+from pipeline.train.config import TrainConfig
+from pipeline.train.reading.batches import Arrays, StepReader
+
+READS_AHEAD = 4
+"""Reading tasks whose rows a worker may have waiting for it."""
+READS_PER_PIPELINE = 4096
+"""A pipeline holds the list of its reading tasks in memory, so a long run has several, one after the other."""
+
+
+def stream(reader: StepReader, steps: range, config: TrainConfig) -> Iterator[Arrays]:
+    """The worker's share of each step, in order."""
+    configure_data()
+    local_batch_size = reader.local_batch_sizes[reader.rank]
+    stride = max(1, config.rows_per_read // local_batch_size)
+    bytes_per_read = stride * local_batch_size * (3 * reader.image_size**2 + 4 * reader.context_length + 12)
+
+    reference = ray.put(reader)
+
+    def read(item: dict[str, np.ndarray[Any, Any]]) -> Iterator[Arrays]:
+        first = int(item["item"][0])
+        yield from _reader(reference).read(range(first, min(first + stride, steps.stop)))
+
+    firsts = steps[::stride]
+    for start in range(0, len(firsts), READS_PER_PIPELINE):
+        items = list(firsts[start : start + READS_PER_PIPELINE])
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(read, batch_size=None)
+        options = dataset.context.execution_options
+        options.preserve_order = True
+        # Each worker's pipeline takes the whole cluster for its own, so both are told their share
+        options.resource_limits = ExecutionResources(
+            cpu=config.read_cpus_per_worker, object_store_memory=READS_AHEAD * bytes_per_read
+        )
+        yield from dataset.iter_batches(batch_size=local_batch_size, batch_format="numpy", prefetch_batches=1)
+
+
+def checked(arrays: Iterator[Arrays], steps: range, local_batch_size: int) -> Iterator[Arrays]:
+    """The same arrays, if they are the right ones: Ray Data itself does not notice when rows are missing."""
+    for step in steps:
+        part = next(arrays, None)
+        found = part["step"].tolist() if part else []
+        if part is None or found != [step] * local_batch_size:
+            raise RuntimeError(
+                f"{local_batch_size} samples of step {step} expected, {len(found)} of {set(found)} found"
+            )
+        yield part
+    if next(arrays, None) is not None:
+        raise RuntimeError(f"no more samples expected after step {steps.stop - 1}")
+
+
+@lru_cache(maxsize=1)
+def _reader(reference: ObjectRef[StepReader]) -> StepReader:
+    """This process's reader: tasks that follow each other find what the earlier ones have read and made."""
+    reader: StepReader = ray.get(reference)
+    return reader

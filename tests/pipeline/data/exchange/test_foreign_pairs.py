@@ -1,0 +1,166 @@
+import io
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.exchange.foreign_pairs import check_input, mark_duplicates, read_table, read_tar, shard_of
+from pipeline.data.exchange.webdataset import TarWriter
+from pipeline.data.images.image_header import perceptual_hash
+from pipeline.hashing import hash128
+from pipeline.reasons import Reason
+from pipeline.schemas import IMPORTED, PAIRS, conform
+from tests.pipeline.data.rows import encode, ids, photo_like
+from tests.pipeline.data.sources.test_img2dataset import tar
+
+IMAGE = encode(photo_like(1, 60, 20), "JPEG")
+OTHER = encode(photo_like(2, 20, 30), "PNG")
+
+
+def read(members: list[tuple[str, bytes]], listed: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    found = read_tar(io.BytesIO(tar(members)), pa.Table.from_pylist(listed) if listed else None)
+    assert found.schema == IMPORTED
+    rows: list[dict[str, Any]] = found.to_pylist()
+    return rows
+
+
+def test_what_img2dataset_says_of_an_image() -> None:
+    said = {"url": "http://A.example/x?b", "caption": "two  blanks\nand a line ", "sha256": "ab" * 32, "width": 5}
+    said |= {"original_width": 600, "original_height": 200, "key": "0", "exif": "{}", "status": "success"}
+    members = [("0.jpg", IMAGE), ("0.txt", b"two  blanks\nand a line "), ("0.json", json.dumps(said).encode())]
+    (row,) = read(members)
+    assert row == {
+        "pair_id": hash128("http://A.example/x?b", "two  blanks\nand a line "),
+        "url": "http://A.example/x?b",
+        "caption": "two  blanks\nand a line ",
+        "language": "en",
+        "spare_captions": None,
+        "image": IMAGE,
+        "width": 60,
+        "height": 20,
+        "original_width": 600,
+        "original_height": 200,
+        "sha256": "ab" * 32,
+        "phash": int(perceptual_hash([IMAGE])[0]),
+        "page_url": None,
+        "caption_source": None,
+        "query_ids": None,
+        "reason": None,
+    }
+
+
+def test_a_tar_without_json() -> None:
+    """What open_clip trains from needs no more than an image and a text."""
+    first, second = read([("a/0.png", OTHER), ("a/0.txt", b"a star"), ("a/1.jpeg", IMAGE), ("a/1.txt", b"a star")])
+    assert (first["image"], first["caption"], first["reason"]) == (OTHER, "a star", None)
+    assert first["sha256"] == sha256(OTHER).hexdigest()
+    assert first["url"].startswith("table:")
+    assert first["pair_id"] != second["pair_id"]
+
+
+def test_what_cannot_be_read_is_dropped_with_its_reason() -> None:
+    members = [
+        *(("0.jpg", IMAGE[:200]), ("0.txt", b"half of a picture")),
+        *(("1.jpg", b"<html>"), ("1.txt", b"no picture")),
+        *(("2.jpg", IMAGE), ("2.txt", b"")),
+        ("3.jpg", IMAGE),
+        ("4.txt", b"a text alone"),
+        *(("5.jpg", IMAGE), ("5.txt", b"x"), ("5.json", b"{")),
+        *(
+            ("6.jpg", IMAGE),
+            ("6.json", b'{"caption": "by the record", "url": 5, "pair_id": "x", "query_ids": [1, "x"]}'),
+        ),
+        *(("7.jpg", IMAGE.replace(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x0c\x09")), ("7.txt", b"a broken scan")),
+    ]
+    listed = [{"key": "6", "url": "http://a.example/6", "caption": "there"}]
+    listed += [{"key": "8", "url": "http://a.example/8", "caption": "was not downloaded"}]
+    rows = read(members, listed)
+    reasons = [row["reason"] for row in rows]
+    corrupt, missing, empty = Reason.CORRUPT_IMAGE, Reason.IMAGE_MISSING, Reason.CAPTION_EMPTY
+    assert reasons[:7] == [corrupt, Reason.NOT_AN_IMAGE, empty, empty, missing, Reason.BROKEN_RECORD, None]
+    assert reasons[7] == corrupt
+    assert reasons[8:] == [missing]
+    assert rows[8]["url"] == "http://a.example/8"
+    assert (rows[6]["caption"], rows[6]["query_ids"]) == ("by the record", [1, None])
+    assert shard_of(pa.Table.from_pylist(rows, IMPORTED), 4, 0).shape == (9,)
+
+
+def test_of_a_damaged_tar_the_beginning_is_read() -> None:
+    data = tar([(f"{n}.{kind}", content) for n in range(3) for kind, content in (("jpg", IMAGE), ("txt", b"a star"))])
+    rows = read_tar(io.BytesIO(data[: len(data.rstrip(b"\0")) - len(IMAGE)]), None).to_pylist()
+    assert [row["reason"] for row in rows] == [None, None, Reason.BROKEN_ARCHIVE]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "caption": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+                "url": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9),
+                "language": st.sampled_from([None, "de"]),
+                "spare_captions": st.none() | st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5)),
+                "page_url": st.none() | st.just("http://a.example/"),
+                "original_width": st.none() | st.integers(1, 2**31 - 1),
+                "query_ids": st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=3),
+            }
+        ),
+        max_size=4,
+    )
+)
+def test_an_export_comes_back_as_it_was(rows: list[dict[str, Any]]) -> None:
+    phash = int(perceptual_hash([IMAGE])[0])
+    known = {"image": IMAGE, "width": 60, "height": 20, "phash": phash, "sha256": "cd" * 32, "caption_source": "alt"}
+    made = [{**row, **known, "pair_id": pair_id} for row, pair_id in zip(rows, ids(len(rows)), strict=True)]
+    table = pa.Table.from_pylist(made, PAIRS)
+    sink = io.BytesIO()
+    writer = TarWriter(sink, "00000", 10)
+    writer.write(table, range(table.num_rows))
+    writer.close()
+    assert read_tar(io.BytesIO(sink.getvalue()), None) == conform(table, IMPORTED)
+
+
+def test_tables(tmp_path: Path) -> None:
+    rows = [
+        {"url": "http://a.example/0", "caption": " as it  is ", "jpg": IMAGE, "status": "success", "key": "0"},
+        {"url": "http://a.example/1", "caption": "gone", "jpg": None, "status": "failed_to_download", "key": "1"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "0.parquet")
+    with pq.ParquetFile(tmp_path / "0.parquet") as file:
+        found = read_table(file)
+    assert found["caption"].to_pylist() == [" as it  is ", "gone"]
+    assert found["image"].to_pylist() == [IMAGE, None]
+    assert found["reason"].to_pylist() == [None, Reason.IMAGE_MISSING]
+    pq.write_table(pa.table({"captions": [["one", "two"], [], None], "image": [IMAGE] * 3}), tmp_path / "1.parquet")
+    with pq.ParquetFile(tmp_path / "1.parquet") as file:
+        found = read_table(file)
+    assert found["caption"].to_pylist() == ["one", None, None]
+    assert found["spare_captions"].to_pylist() == [["two"], None, None]
+    assert found["reason"].to_pylist() == [None, Reason.CAPTION_EMPTY, Reason.CAPTION_EMPTY]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"url": ["x"], "caption": ["x"]},
+            r"no column of images; expected one of .*jpg.*found \['url', 'caption'\]; jobs",
+        ),
+        ({"jpg": [b"x"]}, "no column of captions"),
+    ],
+)
+def test_tables_that_lack_something(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_input("x.parquet", pa.table(columns).schema)
+
+
+def test_the_second_with_one_id_is_out() -> None:
+    found = mark_duplicates(pa.table({"pair_id": ["b", "a", "b", "c", "a", "b"]}))
+    again = Reason.DUPLICATE_PAIR
+    assert found["reason"].to_pylist() == [None, None, again, None, again, again]

@@ -1,0 +1,137 @@
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.data.images import decoders
+from pipeline.data.images.decoders import Decoders
+from pipeline.data.images.image_header import ImageConfig
+from pipeline.data.images.resize import ImageProcessor, Picture
+from pipeline.reasons import Reason
+from tests.pipeline.data.rows import encode, photo_like
+
+IMAGES = [encode(photo_like(seed, 100 + seed, 80), "JPEG") for seed in range(12)]
+HOSTILE = """
+import os, time
+from pipeline.data import decoders
+from pipeline.data.images.resize import ImageProcessor, Picture
+
+class Hostile(ImageProcessor):
+    def __call__(self, data):
+        if data == b"crash": os.kill(os.getpid(), 11)
+        if data == b"hang": time.sleep(600)
+        if os.path.isfile(data[:4096]):
+            os.remove(data)
+            os.kill(os.getpid(), 9)
+        if data == b"eat": return Picture(error_message=str(len(bytearray(3 << 30))))
+        if data == b"print": print("this is no answer", flush=True)
+        if data == b"lie": os.write(lies, b"\\5\\0\\0\\0\\0\\0\\0\\0[1,2]")
+        if data == b"who": return Picture(error_message=" ".join(sorted(os.environ)))
+        return super().__call__(data)
+
+decoders.ImageProcessor = Hostile
+lies = os.dup(1)
+decoders.main()
+"""
+
+
+@pytest.fixture
+def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children in which some images do what a fault in a decoder's native code would let them."""
+    monkeypatch.setattr(decoders, "_CHILD", HOSTILE)
+
+
+def process(images: Sequence[bytes], **options: Any) -> list[Picture]:
+    async def process_all() -> list[Picture]:
+        pool = Decoders(ImageConfig(**options))
+        try:
+            return await asyncio.gather(*(pool(image) for image in images))
+        finally:
+            await pool.close()
+
+    return asyncio.run(process_all())
+
+
+@pytest.mark.parametrize("num_decoders", [1, 3])
+def test_pictures_are_those_of_the_processor(num_decoders: int) -> None:
+    bad = [b"", b"no image", IMAGES[0][:500], encode(photo_like(0, 600, 20))]
+    images = [*IMAGES, *bad, encode(photo_like(1, 3000, 2000), "BMP")]  # 18 MB, many times what a pipe holds
+    processor = ImageProcessor(ImageConfig())
+    assert process(images, num_decoders=num_decoders) == [processor(image) for image in images]
+
+
+@pytest.mark.usefixtures("hostile")
+class TestFaults:
+    """One image, one row: all others are what they would have been."""
+
+    def test_a_crash(self) -> None:
+        found = process([*IMAGES[:3], b"crash", *IMAGES[3:6], b"crash", b"crash", *IMAGES[6:]], num_decoders=2)
+        crashed = [picture for picture in found if picture.reason is Reason.DECODER_DIED]
+        assert [picture.error_message for picture in crashed] == ["decoder died of the image (exit status -11)"] * 3
+        processor = ImageProcessor(ImageConfig())
+        assert [picture for picture in found if picture not in crashed] == [processor(image) for image in IMAGES]
+
+    def test_a_child_that_is_killed_once_is_not_the_images_fault(self, tmp_path: Path) -> None:
+        (tmp_path / "once").touch()
+        once, *others = process([str(tmp_path / "once").encode(), *IMAGES], num_decoders=1)
+        assert once.reason is Reason.NOT_AN_IMAGE, "as the child says that comes after it"
+        assert [picture.reason for picture in others] == [None] * len(IMAGES)
+
+    def test_one_that_never_ends(self) -> None:
+        started = time.monotonic()
+        found = process([b"hang", *IMAGES], num_decoders=1, decoder_timeout_seconds=0.5)
+        assert [picture.reason for picture in found] == [Reason.DECODER_TIMEOUT, *[None] * len(IMAGES)]
+        assert time.monotonic() - started < 10
+
+    def test_one_that_wants_all_memory(self) -> None:
+        (picture, other) = process([b"eat", IMAGES[0]], num_decoders=1, decoder_memory_gib=1.0)
+        assert picture.reason is Reason.DECODER_DIED
+        assert other.reason is None
+
+    def test_an_answer_that_is_none(self) -> None:
+        lie, other = process([b"lie", IMAGES[0]], num_decoders=1)
+        assert (lie.reason, other.reason) == (Reason.DECODER_DIED, None)
+
+    def test_what_a_library_prints_is_no_answer(self) -> None:
+        printed, other = process([b"print", IMAGES[0]], num_decoders=1)
+        assert (printed.reason, other.reason) == (Reason.NOT_AN_IMAGE, None)
+
+    def test_a_child_knows_no_secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        (picture,) = process([b"who"], num_decoders=1)
+        names = set((picture.error_message or "").split())
+        assert "PYTHONPATH" in names
+        assert "AWS_SECRET_ACCESS_KEY" not in names
+
+
+def test_memory_beyond_the_limit_is_a_reason() -> None:
+    """Not the end of the child: what decodes asks for memory and is told no."""
+    large = encode(photo_like(0, 6000, 4000), "JPEG")
+    refused, other = process([large, IMAGES[0]], num_decoders=1, decoder_memory_gib=0.02)
+    assert refused.reason in {Reason.RESIZE_FAILED, Reason.CORRUPT_IMAGE}
+    assert other.reason is None
+
+
+def test_children_end_with_their_parent() -> None:
+    async def pids() -> list[int]:
+        pool = Decoders(ImageConfig(num_decoders=2))
+        await asyncio.gather(*(pool(image) for image in IMAGES))
+        found = [child._process.pid for child in pool._children if child._process]
+        await pool.close()
+        return found
+
+    found = asyncio.run(pids())
+    assert len(found) == 2
+    for pid in found:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_child_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "_CHILD", "raise SystemExit(7)")
+    with pytest.raises(RuntimeError, match=r"a decoder does not start \(exit status 7\)"):
+        process(IMAGES[:1])

@@ -1,0 +1,290 @@
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from pipeline.data.images.image_header import ImageConfig, image_type, perceptual_hash
+from pipeline.data.images.resize import ImageProcessor, Picture
+from pipeline.reasons import Reason
+from tests.pipeline.data.rows import encode, opened, photo_like, png_header
+
+RESIZERS: tuple[Literal["scaled", "img2dataset"], ...] = ("scaled", "img2dataset")
+
+
+@pytest.fixture(scope="module")
+def processor() -> ImageProcessor:
+    """One for all tests."""
+    return ImageProcessor(ImageConfig())
+
+
+class TestResizing:
+    """img2dataset's Resizer does it, so its tools read what we write."""
+
+    @pytest.mark.parametrize(
+        ("width", "height", "resized"),
+        [
+            (512, 384, (341, 256)),
+            (384, 512, (256, 341)),
+            (256, 256, (256, 256)),
+            (1000, 256, (1000, 256)),
+            (90, 60, (90, 60)),
+        ],
+    )
+    def test_the_shorter_side_is_256_or_what_it_was(
+        self, processor: ImageProcessor, width: int, height: int, resized: tuple[int, int]
+    ) -> None:
+        data = encode(photo_like(0, width, height), "PNG")
+        row = processor(data)
+        image = opened(row.jpg or b"")
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", resized)
+        assert (row.width, row.height) == resized
+        assert (row.original_width, row.original_height) == (width, height)
+        assert row.sha256 == hashlib.sha256(data).hexdigest()
+        assert (row.reason, row.error_message) == (None, None)
+        expected = np.asarray(opened(data).resize(resized, Image.Resampling.BOX), float)
+        assert np.abs(np.asarray(image, float) - expected).mean() < 4
+
+    @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+    def test_it_is_what_img2dataset_makes(self, processor: ImageProcessor) -> None:
+        """Theirs is the module of the package, as the package imports it."""
+        from img2dataset.resizer import Resizer
+
+        theirs = Resizer(
+            image_size=256, resize_mode="keep_ratio", resize_only_if_bigger=True, encode_format="jpg", encode_quality=95
+        )
+        for seed in range(3):
+            data = encode(photo_like(seed, 300 + 100 * seed, 400), "JPEG", quality=90)
+            row = processor(data)
+            image, width, height, *_ = theirs(io.BytesIO(data))
+            assert (row.jpg, row.width, row.height) == (image, width, height)
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
+    def test_every_type_becomes_a_jpeg(self, processor: ImageProcessor, kind: str) -> None:
+        data = encode(photo_like(3), kind)
+        assert image_type(data) == kind
+        row = processor(data)
+        assert row.reason is None, row.error_message
+        assert opened(row.jpg or b"").format == "JPEG"
+        first, second = perceptual_hash([data, row.jpg or b""])
+        assert np.bitwise_count(first ^ second) <= 3
+
+    @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
+    def test_every_mode_becomes_a_plain_one(self, processor: ImageProcessor, mode: str) -> None:
+        picture = photo_like(4, mode=mode)
+        row = processor(encode(picture, "JPEG" if mode == "CMYK" else "PNG"))
+        assert row.reason is None, row.error_message
+        made = opened(row.jpg or b"")
+        assert made.mode == ("L" if mode in {"L", "1"} else "RGB")
+        assert np.abs(np.asarray(made.convert("L"), float) - np.asarray(picture.convert("L"), float)).mean() < 12
+
+    def test_transparent_is_white(self, processor: ImageProcessor) -> None:
+        row = processor(encode(Image.new("RGBA", (64, 64), (200, 0, 0, 0))))
+        assert np.asarray(opened(row.jpg or b"")).min() > 250
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_more_than_8_bits_a_channel_are_refused(self, processor: ImageProcessor, kind: str) -> None:
+        """The resizer would make them white."""
+        deep = Image.fromarray(np.full((64, 64), 12_850, np.uint16))
+        row = processor(encode(deep, kind))
+        assert (row.reason, row.error_message) == (Reason.RESIZE_FAILED, "more than 8 bits a channel")
+
+    def test_options_are_img2datasets(self) -> None:
+        data = encode(photo_like(0, 300, 200))
+        small = ImageProcessor(ImageConfig(image_size=64, resize_mode="center_crop"))
+        row = small(data)
+        assert (row.width, row.height) == (64, 64)
+
+
+JPEG = encode(photo_like(5, 200, 150), "JPEG")
+REFUSED = {
+    "empty": (b"", Reason.NOT_AN_IMAGE),
+    "html": (b"<!DOCTYPE html><html><body>404", Reason.NOT_AN_IMAGE),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", Reason.NOT_AN_IMAGE),
+    "pdf": (b"%PDF-1.4", Reason.NOT_AN_IMAGE),
+    "riff": (b"RIFF\0\0\0\0WAVE", Reason.NOT_AN_IMAGE),
+    "mp4": (b"\0\0\0\x20ftypisom", Reason.NOT_AN_IMAGE),
+    "bomb": (png_header(20_000, 20_000), Reason.TOO_MANY_PIXELS),
+    "huge": (png_header(2**31 - 1, 2**31 - 1), Reason.TOO_MANY_PIXELS),
+    "limit": (png_header(10_000, 8_901), Reason.TOO_MANY_PIXELS),
+    "small": (encode(photo_like(0, 31, 31)), Reason.TOO_SMALL),
+    "line": (encode(photo_like(0, 1000, 1)), Reason.TOO_SMALL),
+    "elongated": (encode(photo_like(0, 161, 32)), Reason.TOO_ELONGATED),
+    "tall": (encode(photo_like(0, 40, 400)), Reason.TOO_ELONGATED),
+    "half": (JPEG[: len(JPEG) // 2], Reason.CORRUPT_IMAGE),
+    "almost": (JPEG[:-200], Reason.CORRUPT_IMAGE),
+    "no pixels": (png_header(100, 100), Reason.CORRUPT_IMAGE),
+    "flipped": (encode(photo_like(0))[:200] + b"\xff" + encode(photo_like(0))[201:], Reason.CORRUPT_IMAGE),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_images_have_their_reason(processor: ImageProcessor, name: str) -> None:
+    data, reason = REFUSED[name]
+    row = processor(data)
+    assert row.reason == reason
+    assert row.error_message
+    assert row.sha256 == hashlib.sha256(data).hexdigest(), "a block list can name it"
+    assert row == Picture(reason=reason, error_message=row.error_message, sha256=row.sha256)
+
+
+def test_exif_is_kept_and_does_no_harm(processor: ImageProcessor) -> None:
+    exif = Image.Exif()
+    exif[271], exif[306] = "Maker", "2020:01:01 00:00:00"
+    data = encode(photo_like(0), "JPEG", exif=exif)
+    damaged = data.replace(b"Exif\0\0II*\0", b"Exif\0\0II*\1").replace(b"Exif\0\0MM\0*", b"Exif\0\0MM\1*")
+    assert damaged != data
+    whole, broken = processor(data), processor(damaged)
+    assert json.loads(whole.exif or "") == {"271": "Maker", "306": "2020:01:01 00:00:00"}
+    assert (broken.reason, broken.exif) == (None, "{}")
+
+
+@pytest.mark.parametrize("orientation", range(1, 10))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_pictures_are_turned_as_browsers_turn_them(processor: ImageProcessor, orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo_like(7, 90, 60), kind, exif=exif)
+    lying = ImageProcessor(ImageConfig(upright=False))(data)
+    expected = np.asarray(ImageOps.exif_transpose(opened(data)).convert("RGB"), float)
+    row = processor(data)
+    assert np.abs(np.asarray(opened(row.jpg or b""), float) - expected).mean() < 4
+    assert (row.width, row.height) == ((60, 90) if 5 <= orientation <= 8 else (90, 60))
+    assert (row.original_width, row.original_height) == (lying.width, lying.height) == (90, 60)
+    assert (row.jpg == lying.jpg) == (orientation in {1, 9}), "9 is no orientation"
+
+
+@pytest.mark.filterwarnings("ignore:value is deprecated:DeprecationWarning")
+class TestScaled:
+    """libjpeg decodes at a fraction of the size; everything else is as before."""
+
+    @pytest.mark.parametrize(
+        ("size", "mode", "made"),
+        [
+            ((1600, 1200), "keep_ratio", (341, 256)),
+            ((1024, 1024), "keep_ratio", (256, 256)),
+            ((600, 500), "keep_ratio", (307, 256)),
+            ((1200, 400), "center_crop", (256, 256)),
+            ((2000, 600), "keep_ratio_largest", (256, 77)),
+            ((2000, 600), "border", (256, 256)),
+            ((600, 500), "no", (600, 500)),
+        ],
+    )
+    def test_sizes_are_the_same_and_pictures_nearly(
+        self, size: tuple[int, int], mode: Any, made: tuple[int, int]
+    ) -> None:
+        data = encode(photo_like(8, *size), "JPEG", quality=90)
+        scaled, full = (ImageProcessor(ImageConfig(resizer=resizer, resize_mode=mode))(data) for resizer in RESIZERS)
+        assert (scaled.width, scaled.height) == (full.width, full.height) == made
+        assert (scaled.original_width, scaled.original_height) == size
+        difference = np.asarray(opened(scaled.jpg or b""), float) - np.asarray(opened(full.jpg or b""), float)
+        assert 10 * np.log10(255**2 / max((difference**2).mean(), 1e-9)) > 40
+
+    def test_two_in_one_process_keep_apart(self) -> None:
+        data = encode(photo_like(8, 1600, 1200), "JPEG")
+        scaled, full = (ImageProcessor(ImageConfig(resizer=resizer)) for resizer in RESIZERS)
+        assert scaled(data).jpg != full(data).jpg == ImageProcessor(ImageConfig())(data).jpg
+
+    def test_grey_stays_grey_and_damage_is_seen(self) -> None:
+        processor = ImageProcessor(ImageConfig(resizer="scaled"))
+        grey = processor(encode(photo_like(9, 1200, 900, "L"), "JPEG"))
+        assert opened(grey.jpg or b"").mode == "L"
+        whole = encode(photo_like(9, 1200, 900), "JPEG")
+        for data in (whole[: len(whole) // 2], whole[: len(whole) // 2] + b"\xff\xd9"):
+            assert processor(data).reason == Reason.CORRUPT_IMAGE
+
+
+class TestDamagedJpeg:
+    """Decoders fill with grey what is missing, and none of it may pass."""
+
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 8}])
+    @pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+    def test_half_grey(self, processor: ImageProcessor, options: dict[str, Any], share: float) -> None:
+        whole = encode(photo_like(10, 400, 300), "JPEG", quality=92, **options)
+        cut = whole[: int(len(whole) * share)]
+        hole = cut[:-400] + whole[int(len(whole) * share) :]
+        for data in (cut, cut + b"\xff\xd9", hole, whole[:-2]):
+            assert processor(data).reason == Reason.CORRUPT_IMAGE
+        assert processor(whole).reason is None
+
+    def test_what_stands_behind_the_end_or_before_it_as_padding_does_no_harm(self, processor: ImageProcessor) -> None:
+        whole = encode(photo_like(10, 400, 300), "JPEG")
+        plain = processor(whole)
+        assert processor(whole + b"PK\3\4" + bytes(5000)).jpg == plain.jpg
+        assert processor(whole[:-2] + bytes(8) + b"\xff\xd9").jpg == plain.jpg
+
+    def test_a_thumbnail_has_an_end_of_its_own(self, processor: ImageProcessor) -> None:
+        whole = encode(photo_like(10, 400, 300), "JPEG")
+        thumbnail = encode(photo_like(10, 40, 30), "JPEG")
+        segment = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+        with_thumbnail = whole[:2] + segment + whole[2:]
+        assert processor(with_thumbnail).reason is None
+        assert processor(with_thumbnail[: len(with_thumbnail) // 2]).reason == Reason.CORRUPT_IMAGE
+
+    def test_standard_error_is_there_again(self, processor: ImageProcessor, capfd: pytest.CaptureFixture[str]) -> None:
+        whole = encode(photo_like(10, 400, 300), "JPEG")
+        processor(whole[: len(whole) // 2] + b"\xff\xd9")
+        os.write(2, b"and now this")
+        assert capfd.readouterr().err == "and now this", "and what libjpeg wrote is not in it"
+
+
+def seeds() -> Iterator[bytes]:
+    picture = photo_like(6, 64, 48)
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    for kind, options in (
+        ("JPEG", {"exif": exif}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {"exif": exif}),
+        ("GIF", {}),
+        ("WEBP", {"exif": exif}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("AVIF", {}),
+    ):
+        yield encode(picture, kind, **options)
+
+
+edits = st.lists(
+    st.tuples(st.floats(0, 1), st.sampled_from(["flip", "zero", "drop", "double"]), st.integers(0, 7)), max_size=6
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(list(seeds())), edits, st.booleans())
+def test_damaged_files_are_pictures_or_reasons(
+    processor: ImageProcessor, data: bytes, changes: list[tuple[float, str, int]], in_header: bool
+) -> None:
+    for place, edit, bit in changes:
+        at = int(place * (min(len(data), 200) if in_header else len(data) - 1))
+        piece = {"flip": bytes([data[at] ^ 1 << bit]), "zero": b"\0", "drop": b"", "double": data[at : at + 4] * 2}[
+            edit
+        ]
+        data = data[:at] + piece + data[at + 1 :]
+    row = processor(data)
+    if row.reason is None:
+        picture: npt.NDArray[np.uint8] = np.asarray(opened(row.jpg or b""))
+        assert picture.shape[:2] == (row.height, row.width)
+    else:
+        assert row.error_message
+
+
+@pytest.mark.realdata
+def test_photographs_are_kept_and_a_damaged_one_is_not(processor: ImageProcessor, clip_data: Path) -> None:
+    photos = pq.read_table(clip_data / "photos.parquet", columns=["image"])["image"][:50].to_pylist()
+    assert {processor(photo).reason for photo in photos} == {None}
+    files = sorted((clip_data / "near_duplicates").glob("*.jpg"))
+    reasons = {file.stem: processor(file.read_bytes()).reason for file in files}
+    assert reasons.pop("ukbench09268_corrupt") == Reason.NOT_AN_IMAGE, "its first bytes are overwritten"
+    assert set(reasons.values()) == {None}

@@ -1,0 +1,139 @@
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.data.snapshots.commit import ConflictError, commit, tag
+from pipeline.data.snapshots.snapshot import Shard, Snapshot, tags, versions
+from tests.pipeline.data.datasets import add_shard, counts, make, readable
+
+
+def test_the_same_shards_again_are_the_same_version(dataset: str) -> None:
+    first = make(dataset, range(5))
+    assert make(dataset, range(5), metadata={"run": "another"}) == first
+    assert make(dataset + "/", range(5), parent="v00000001") == first
+    assert versions(dataset) == ["v00000001"]
+
+
+def test_other_shards_are_the_next_version_and_the_old_one_stays(dataset: str) -> None:
+    made = [make(dataset, [i]) for i in range(3)]
+    assert versions(dataset) == [snapshot.name for snapshot in made] == ["v00000001", "v00000002", "v00000003"]
+    assert [snapshot.metadata["parent"] for snapshot in made] == [None, "v00000001", "v00000002"]
+    assert len({snapshot.snapshot_id for snapshot in made}) == 3
+    assert Snapshot.open(dataset) == made[2]
+    assert Snapshot.open(dataset, "v00000001") == made[0]
+
+
+def test_older_content_again_is_a_new_version_of_the_old_id(dataset: str) -> None:
+    first, second, third = make(dataset, [1]), make(dataset, [2]), make(dataset, [1])
+    assert (third.name, third.metadata["parent"]) == ("v00000003", second.name)
+    assert third.snapshot_id == first.snapshot_id
+    assert readable(Snapshot.open(dataset)) == [1]
+
+
+def test_order_and_place_of_the_shards_are_part_of_a_version_but_not_the_data_sets(
+    dataset: str, tmp_path: Path
+) -> None:
+    elsewhere = str(tmp_path / "elsewhere")
+    assert make(elsewhere, [1], [2]).snapshot_id == make(dataset, [1], [2]).snapshot_id
+    assert make(dataset, [2], [1]).name == "v00000002"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"num_bytes": 7}, ValueError, "7 bytes expected, .* found; write it again"),
+        ({"path": "data/run/gone.parquet"}, FileNotFoundError, "gone.parquet: this shard is not there"),
+    ],
+)
+def test_what_is_not_there_is_not_committed(
+    anywhere: str, change: Mapping[str, Any], error: type[Exception], message: str
+) -> None:
+    shard = add_shard(anywhere, range(3))
+    wrong = Shard(**{**vars(shard), **change})
+    with pytest.raises(error, match=message):
+        commit(anywhere, [wrong], counts([]), {})
+    assert versions(anywhere) == []
+
+
+def test_a_commit_on_a_version_that_is_not_the_latest_is_told_which_is(anywhere: str) -> None:
+    make(anywhere, [1])
+    make(anywhere, [2])
+    with pytest.raises(ConflictError, match="v00000002 is the latest now, not v00000001"):
+        make(anywhere, [3], parent="v00000001")
+    assert make(anywhere, [3], parent="v00000002").name == "v00000003"
+
+
+def test_a_commit_on_a_version_of_no_data_set(dataset: str) -> None:
+    with pytest.raises(ConflictError, match="no version is the latest now, not v00000001"):
+        make(dataset, [3], parent="v00000001")
+
+
+def race(dataset: str, shards: list[Shard], parent: str | None = None) -> list[Snapshot | ConflictError]:
+    """All commits at once."""
+    barrier = threading.Barrier(len(shards))
+
+    def one(number: int) -> Snapshot | ConflictError:
+        barrier.wait()
+        try:
+            return commit(dataset, [shards[number]], counts([]), {"run": str(number)}, parent=parent)
+        except ConflictError as error:
+            return error
+
+    with ThreadPoolExecutor(len(shards)) as threads:
+        return list(threads.map(one, range(len(shards))))
+
+
+def test_of_racing_commits_each_gets_a_version_and_none_is_lost(anywhere: str) -> None:
+    rounds, writers = 2, 4
+    for number in range(rounds):
+        made = race(anywhere, [add_shard(anywhere, [10 * number + writer]) for writer in range(writers)])
+        names = versions(anywhere)
+        assert names == [f"v{i:08d}" for i in range(1, (number + 1) * writers + 1)]
+        won = [snapshot for snapshot in made if isinstance(snapshot, Snapshot)]
+        assert sorted(snapshot.name for snapshot in won) == names[-writers:]
+        for writer, snapshot in enumerate(won):
+            assert readable(snapshot) == [10 * number + writer]
+            assert Snapshot.open(anywhere, snapshot.name) == snapshot
+    parents = [Snapshot.open(anywhere, name).metadata["parent"] for name in versions(anywhere)]
+    assert parents == [None, *versions(anywhere)[:-1]], "each one knows the one before it"
+
+
+def test_of_racing_commits_on_one_parent_exactly_one_wins(anywhere: str) -> None:
+    parent = make(anywhere, [0]).name
+    made = race(anywhere, [add_shard(anywhere, [writer]) for writer in range(1, 5)], parent)
+    assert versions(anywhere) == ["v00000001", "v00000002"]
+    (winner,) = [snapshot for snapshot in made if isinstance(snapshot, Snapshot)]
+    assert winner == Snapshot.open(anywhere)
+    assert len([error for error in made if "v00000002 is the latest now" in str(error)]) == 3
+
+
+def test_racing_commits_of_the_same_shards_make_one_version(dataset: str) -> None:
+    made = [found for found in race(dataset, [add_shard(dataset, [7])] * 8) if isinstance(found, Snapshot)]
+    assert {snapshot.name for snapshot in made} == {"v00000001"}
+    assert len({snapshot.metadata["commit_id"] for snapshot in made}) == 1
+    assert versions(dataset) == ["v00000001"]
+
+
+def test_a_tag_names_a_version_for_good(anywhere: str) -> None:
+    first, second = make(anywhere, [1]), make(anywhere, [2])
+    tag(anywhere, "paper-run", first.name)
+    tag(anywhere, "paper-run", first.name)
+    assert Snapshot.open(anywhere, "paper-run") == first
+    assert tags(anywhere) == {"paper-run": "v00000001"}
+    with pytest.raises(ValueError, match="tag=paper-run names v00000001 already"):
+        tag(anywhere, "paper-run", second.name)
+    with pytest.raises(
+        FileNotFoundError, match=r"no snapshot other; there are \['v00000001', 'v00000002', 'paper-run'\]"
+    ):
+        Snapshot.open(anywhere, "other")
+
+
+@pytest.mark.parametrize("name", ["v00000001", "", ".x", "a/b", "../x", "x" * 65])
+def test_a_tag_is_a_plain_name(dataset: str, name: str) -> None:
+    make(dataset, [1])
+    with pytest.raises(ValueError, match="tag="):
+        tag(dataset, name, "v00000001")

@@ -1,0 +1,144 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster import s3 as s3_storage
+from cluster import storage
+from pipeline.data.snapshots import garbage
+from pipeline.data.snapshots.commit import ConflictError, tag
+from pipeline.data.snapshots.snapshot import Snapshot, versions
+from pipeline.data.snapshots.takedown import compact, take_down
+from tests.pipeline.data.datasets import add_shard, make, pair_id, readable
+
+HOUR = 3600.0
+
+
+def find(uri: str, *, hours: float = 0.0, keep_last: int | None = None) -> garbage.Garbage:
+    """As of a day later, with a grace period."""
+    return garbage.find(uri, now=time.time() + 24 * HOUR, grace_seconds=hours * HOUR, keep_last=keep_last)
+
+
+def names(found: garbage.Garbage) -> list[str]:
+    return [entry.uri.removeprefix(found.uri + "/") for entry in found.files]
+
+
+def test_what_a_version_names_is_no_garbage(anywhere: str) -> None:
+    made = [make(anywhere, range(number, number + 6), [9]) for number in range(3)]
+    take_down(anywhere, {"pair_id": [pair_id(1)]}, "")
+    tag(anywhere, "first", "v00000001")
+    assert names(find(anywhere)) == []
+    garbage.sweep(find(anywhere))
+    for snapshot in made:
+        assert Snapshot.open(anywhere, snapshot.name).verify() == []
+
+
+def test_leftovers_go_when_they_are_old(anywhere: str) -> None:
+    """Of a curation that never committed, of one that was killed between manifest and record, of killed writers."""
+    made = make(anywhere, range(6))
+    lost = [
+        add_shard(anywhere, [77]).path,
+        *("data/run/_part-00007.json", "data/run/_part-00007.2.json"),
+        *(f"{folder}/{'0' * 64}.parquet" for folder in ("manifests", "query_counts")),
+        *(f"{folder}/.x.parquet.{'0' * 32}.tmp" for folder in ("data/run", "snapshots", "tombstones", "refs/tags")),
+    ]
+    kept = ["data/run/_part-00000.json", "notes.txt", "snapshots/notes.txt", "exports/part.tar"]
+    for path in [*lost[1:], *kept]:
+        storage.write_bytes(storage.join(anywhere, path), b"x")
+    assert names(find(anywhere, hours=25)) == []
+    found = find(anywhere, hours=23)
+    assert sorted(names(found)) == sorted(lost)
+    assert found.num_bytes == sum(len(storage.read_bytes(storage.join(anywhere, path))) for path in lost)
+    assert names(found)[:2] == ["data/run/_part-00007.2.json", "data/run/_part-00007.json"], "before its data"
+    told: list[int] = []
+    garbage.sweep(found, told.append)
+    assert sum(told) == len(lost)
+    assert names(find(anywhere)) == []
+    assert Snapshot.open(anywhere) == made
+    assert made.verify() == []
+    assert all(storage.exists(storage.join(anywhere, path)) for path in kept)
+
+
+def test_retired_versions_go_and_what_others_share_stays(anywhere: str) -> None:
+    for number in range(4):
+        make(anywhere, [100], [number])
+    tag(anywhere, "kept", "v00000001")
+    assert find(anywhere, hours=25, keep_last=1).retired == (), "younger than the grace period"
+    found = find(anywhere, hours=23, keep_last=1)
+    assert found.retired == ("v00000002", "v00000003")
+    assert names(found)[:2] == ["snapshots/v00000002.json", "snapshots/v00000003.json"], "first of all"
+    assert len(found.files) == 2 * 4, "record, manifest, counts and one shard of each"
+    garbage.sweep(found)
+    assert versions(anywhere) == ["v00000001", "v00000004"]
+    assert [readable(Snapshot.open(anywhere, name)) for name in versions(anywhere)] == [[100, 0], [100, 3]]
+    assert [Snapshot.open(anywhere, name).verify() for name in versions(anywhere)] == [[], []]
+    assert make(anywhere, [5]).name == "v00000005"
+
+
+def test_the_latest_version_always_stays(dataset: str) -> None:
+    make(dataset, [1])
+    assert find(dataset, keep_last=1).retired == ()
+    with pytest.raises(ValueError, match="keep_last=0: the latest version always stays"):
+        find(dataset, keep_last=0)
+
+
+def test_taken_down_bytes_go_with_compaction_and_retirement(dataset: str) -> None:
+    shard = make(dataset, range(4), range(4, 8)).shards[0]
+    take_down(dataset, {"pair_id": [pair_id(1)]}, "")
+    compact(dataset)
+    garbage.sweep(find(dataset))
+    assert Path(shard.path).exists(), "v00000001 names it"
+    garbage.sweep(find(dataset, keep_last=1))
+    assert not Path(shard.path).exists()
+    secret = b"image of 1 "
+    assert not [path for path in Path(dataset).rglob("*") if path.is_file() and secret in path.read_bytes()]
+    assert readable(Snapshot.open(dataset)) == [0, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_record_of_a_part_goes_with_its_shard(dataset: str) -> None:
+    """Else the curation, run again, would take the part for written."""
+    make(dataset, range(4))
+    storage.write_bytes(storage.join(dataset, "data/run/_part-00000.json"), b"{}")
+    take_down(dataset, {"pair_id": [pair_id(1)]}, "")
+    compact(dataset)
+    assert "data/run/_part-00000.json" in names(find(dataset, keep_last=1))
+    assert names(find(dataset)) == []
+
+
+def test_nothing_is_swept_after_another_commit(dataset: str) -> None:
+    make(dataset, [1])
+    add_shard(dataset, [2])
+    found = find(dataset)
+    assert len(found.files) == 1
+    made = make(dataset, [2])
+    with pytest.raises(ConflictError, match="v00000002 was committed meanwhile and nothing is deleted"):
+        garbage.sweep(found)
+    assert made.verify() == []
+
+
+def test_a_damaged_manifest_stops_it(dataset: str) -> None:
+    made = make(dataset, [1])
+    storage.write_bytes(storage.join(dataset, "manifests", f"{made.snapshot_id}.parquet"), b"")
+    with pytest.raises(ValueError, match="is damaged"):
+        find(dataset)
+
+
+def test_no_data_set(dataset: str) -> None:
+    add_shard(dataset, [1])
+    with pytest.raises(FileNotFoundError, match="no snapshot yet"):
+        find(dataset)
+
+
+def test_uploads_that_never_ended_go(s3: str, tmp_path: Path) -> None:
+    uri = f"{s3}/{tmp_path.name}"
+    make(uri, [1])
+    client = s3_storage._client(os.environ["AWS_ENDPOINT_URL"])
+    place = {"Bucket": s3.removeprefix("s3://"), "Key": f"{tmp_path.name}/data/run/large.parquet"}
+    upload = client.create_multipart_upload(**place)["UploadId"]
+    ((_, _, begun),) = s3_storage.unfinished_uploads(uri)
+    assert garbage.find(uri, now=begun.timestamp() + 10, grace_seconds=11).uploads == ()
+    found = find(uri)
+    assert found.uploads == ((f"{uri}/data/run/large.parquet", upload),)
+    garbage.sweep(found)
+    assert find(uri).uploads == ()

@@ -1,0 +1,162 @@
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.sources import img2dataset
+from pipeline.data.sources.img2dataset import read_shard
+from pipeline.data.sources.tables import check_table, read_table
+from pipeline.data.sources.warc_records import ReadError
+from pipeline.reasons import Reason
+from pipeline.schemas import CANDIDATES
+
+ROWS = [
+    {"url": f"http://a.example/{number}.jpg", "caption": f"a star {number}", "key": f"00000000{number}"}
+    for number in range(3)
+]
+OUTCOMES = ["success", "failed_to_download", "success"]
+IMAGES = [b"image 0", None, b"image 2"]
+
+
+def meta(row: int) -> dict[str, Any]:
+    """What img2dataset 1.47 writes of a sample."""
+    rest = {"error_message": None, "width": 4, "height": 3, "original_width": 8, "original_height": 6, "exif": "{}"}
+    return {**ROWS[row], "status": OUTCOMES[row], **rest, "sha256": "0" * 64}
+
+
+def tar(members: Sequence[tuple[str, bytes]]) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as shard:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def sample(row: int) -> list[tuple[str, bytes]]:
+    key, image = ROWS[row]["key"], IMAGES[row] or b""
+    text = ROWS[row]["caption"].encode()
+    return [(f"{key}.jpg", image), (f"{key}.json", json.dumps(meta(row)).encode()), (f"{key}.txt", text)]
+
+
+SHARD = tar([*sample(0), *sample(2)])
+LISTED = pa.Table.from_pylist([meta(row) for row in range(3)])
+
+
+def read(data: bytes, listed: pa.Table | None = LISTED) -> pa.Table:
+    return read_shard("x/00000.tar", io.BytesIO(data), listed)
+
+
+def test_a_shard_gives_its_images_and_its_table_the_failures() -> None:
+    found = read(SHARD)
+    assert found.schema == CANDIDATES
+    assert found["image_url"].to_pylist() == [ROWS[row]["url"] for row in (0, 2, 1)]
+    assert found["caption"].to_pylist() == ["a star 0", "a star 2", "a star 1"]
+    assert found["image"].to_pylist() == [b"image 0", b"image 2", None]
+    assert found["reason"].to_pylist() == [None] * 3
+    assert found["record_offset"].to_pylist()[::2] == [0, None]
+    assert set(found["archive"].to_pylist()) == {"x/00000.tar"}
+    assert read(SHARD, None).num_rows == 2
+
+
+def test_the_same_from_its_parquet_output(tmp_path: Path) -> None:
+    table = LISTED.append_column("jpg", pa.array(IMAGES, pa.binary()))
+    table = table.append_column("txt", table["caption"])
+    pq.write_table(table, tmp_path / "00000.parquet")
+    place = (str(tmp_path / "00000.parquet"), pyarrow.fs.LocalFileSystem(), str(tmp_path / "00000.parquet"))
+    check_table(*place)
+    found = read_table(*place).sort_by("pair_id")
+    columns = ["pair_id", "image_url", "caption", "image", "reason"]
+    assert found.select(columns) == read(SHARD).sort_by("pair_id").select(columns)
+
+
+@pytest.mark.parametrize("extension", ["png", "webp", "JPG", "jpeg"])
+def test_names_of_members(extension: str) -> None:
+    members = [(f"./a/0.{extension}", b"image"), ("./a/0.txt", b"a star"), ("__MACOSX/._0", b""), ("readme", b"")]
+    (row,) = read(tar(members), pa.table({"key": ["a/0"], "url": ["http://a.example/"], "caption": ["x"]})).to_pylist()
+    assert (row["image"], row["caption"], row["reason"]) == (b"image", "a star", None)
+
+
+def test_samples_that_lack_something() -> None:
+    members = [
+        ("0.jpg", b"image"),
+        ("1.json", json.dumps(meta(1)).encode()),
+        ("2.txt", b"a text alone"),
+        ("3.json", b"[" * 100_000),
+        ("3.jpg", b"image"),
+        ("4.json", b"[1]"),
+        ("5.json", b'{"url": 5, "caption": ["x"]}'),
+    ]
+    found = read(tar(members), None)
+    bad = Reason.BAD_URL
+    assert found["reason"].to_pylist() == [None, None, bad, Reason.BROKEN_RECORD, bad, bad]
+    assert found["image"].to_pylist() == [b"image", *[None] * 5]
+    assert found["image_url"].to_pylist()[1] == ROWS[1]["url"], "it is asked for again"
+
+
+def test_members_that_are_too_long_or_are_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(img2dataset._LIMITS, "jpg", 10)
+    link = tarfile.TarInfo("1.jpg")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as shard:
+        for name, size in (("0.jpg", 11), ("../../2.jpg", 10)):
+            info = tarfile.TarInfo(name)
+            info.size = size
+            shard.addfile(info, io.BytesIO(bytes(size)))
+        shard.addfile(link)
+    found = read(sink.getvalue(), None)
+    assert found["reason"].to_pylist() == [Reason.TOO_MANY_BYTES, None]
+    assert found["image"].to_pylist() == [None, bytes(10)]
+
+
+def test_of_a_damaged_shard_the_rest_is_asked_for_again() -> None:
+    for length in range(0, len(SHARD.rstrip(b"\0")), 100):
+        found = read(SHARD[:length])
+        broken = found.filter(pc.equal(found["reason"], Reason.BROKEN_ARCHIVE))
+        assert broken.num_rows == 1, f"{length} bytes"
+        assert set(found["image_url"].drop_null().to_pylist()) == {row["url"] for row in ROWS}, f"{length} bytes"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 12), st.integers(0, 511), st.integers(1, 255))
+def test_no_flipped_byte_loses_a_row(block: int, place: int, flip: int) -> None:
+    data = bytearray(SHARD)
+    data[(block * 512 + place) % len(data)] ^= flip
+    found = read(bytes(data))
+    assert set(found["image_url"].drop_null().to_pylist()) >= {ROWS[1]["url"]}
+    assert found.num_rows >= 3
+
+
+def test_bytes_that_do_not_come_are_an_error() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:  # noqa: ARG002 (the base class's)
+            raise OSError("the network is gone")
+
+    with pytest.raises(ReadError, match="the network is gone"):
+        read_shard("x.tar", Broken(SHARD), LISTED)
+
+
+def test_tables_beside_shards_are_left_out_and_others_stay() -> None:
+    files = ["a/0.parquet", "a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
+    assert img2dataset.without_tables_beside(files) == ["a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
+
+
+def test_what_a_sample_says() -> None:
+    full = img2dataset.Sample("0", 0, {"png": b"png", "jpg": b"jpg", "txt": b"a \xff", "json": b'{"url": "x"}'})
+    assert (full.text, full.fields(), full.image, full.image_is_too_long) == ("a \ufffd", {"url": "x"}, b"jpg", False)
+    empty = img2dataset.Sample("0", 0, {})
+    assert (empty.text, empty.fields(), empty.image, empty.image_is_too_long) == ("", {}, None, False)
+    long = img2dataset.Sample("0", 0, {"jpg": None, "png": b"png", "json": b"{"})
+    assert (long.fields(), long.image, long.image_is_too_long) == (None, None, True)

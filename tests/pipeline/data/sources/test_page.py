@@ -1,0 +1,417 @@
+import base64
+import time
+from typing import Any
+from urllib.parse import urljoin
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.sources.page import (
+    MAX_DEPTH,
+    MAX_TEXT_CHARACTERS,
+    best_of_srcset,
+    candidate,
+    decode,
+    is_deep,
+    join,
+    normalize_url,
+    page_candidates,
+)
+from pipeline.hashing import hash128
+from pipeline.reasons import Reason
+
+PAGE = "http://a.example/blog/post.html"
+
+
+def rows_of(
+    html: str, page_url: str = PAGE, srcset_max_width: int = 1024, max_images: int = 100
+) -> list[dict[str, Any]]:
+    return [row._asdict() for row in page_candidates(html, page_url, srcset_max_width, max_images)]
+
+
+def found(html: str, page_url: str = PAGE) -> list[tuple[str, str, str]]:
+    return [(row["image_url"], row["caption_source"], row["caption"]) for row in rows_of(html, page_url)]
+
+
+def address(html: str) -> str:
+    (row,) = rows_of(html)
+    return str(row["image_url"])
+
+
+def test_each_text_of_an_image_is_a_candidate() -> None:
+    html = """
+      <figure><a href="/"><img src="star.jpg" alt=" A red\n star " title="Star of the week"></a>
+      <figcaption>The <b>red</b> star, <i>seen</i> at night</figcaption></figure>
+      <img src="/circle.png" alt="a blue circle">
+      <img src="bare.jpg"><img alt="no address"><img src="blank.jpg" alt="  ">
+    """
+    star = "http://a.example/blog/star.jpg"
+    assert found(html) == [
+        (star, "alt", "A red star"),
+        (star, "title", "Star of the week"),
+        (star, "figcaption", "The red star, seen at night"),
+        ("http://a.example/circle.png", "alt", "a blue circle"),
+    ]
+
+
+def test_a_figcaption_is_that_of_the_nearest_figure() -> None:
+    html = """<figure><figcaption>outer one</figcaption><img src="1">
+      <figure><div><div><img src="2"></div></div><figcaption>inner one</figcaption></figure></figure><img src="3">"""
+    assert [(url[-1], caption) for url, _, caption in found(html)] == [("1", "outer one"), ("2", "inner one")]
+
+
+def test_og_image_alt_describes_og_image() -> None:
+    image = '<meta property="og:image" content="/og.jpg">'
+    alt = '<meta property="og:image:alt" content="A ship at sea">'
+    assert found(f"<head>{alt}{image}</head>") == [("http://a.example/og.jpg", "og:image:alt", "A ship at sea")]
+    assert found(f"<head>{image}</head>") == found(f"<head>{alt}</head>") == []
+
+
+@pytest.mark.parametrize(
+    ("base", "src", "expected"),
+    [
+        ("", "x.jpg", "http://a.example/blog/x.jpg"),
+        ("", "/x.jpg", "http://a.example/x.jpg"),
+        ("", "../x.jpg", "http://a.example/x.jpg"),
+        ("", "//cdn.example/x.jpg", "http://cdn.example/x.jpg"),
+        ("", "HTTPS://CDN.Example:443/X.jpg#top", "https://cdn.example/X.jpg"),
+        ("", "http://cdn.example:80", "http://cdn.example/"),
+        ("", "http://cdn.example:8080/x?b=1&amp;a=2", "http://cdn.example:8080/x?b=1&a=2"),
+        ("", " \n x.jpg ", "http://a.example/blog/x.jpg"),
+        ("", "?v=2", "http://a.example/blog/post.html?v=2"),
+        ('<base href="http://b.example/img/">', "x.jpg", "http://b.example/img/x.jpg"),
+        ('<base href="/img/">', "x.jpg", "http://a.example/img/x.jpg"),
+        ('<base href="//b.example/img/x.html">', "y.jpg", "http://b.example/img/y.jpg"),
+        ('<base href="http://[">', "x.jpg", "http://a.example/blog/x.jpg"),
+        ('<base target="_blank"><base href="/one/"><base href="/two/">', "x.jpg", "http://a.example/one/x.jpg"),
+    ],
+)
+def test_addresses_are_absolute_and_of_one_spelling(base: str, src: str, expected: str) -> None:
+    assert address(f'{base}<img src="{src}" alt="a star">') == expected
+
+
+@pytest.mark.parametrize(
+    "src", ["http://[bad/x.jpg", "http://a.example:99999/x.jpg", "javascript:void(0)", "about:blank"]
+)
+def test_addresses_that_cannot_be_used(src: str) -> None:
+    (row,) = rows_of(f'<img src="{src}" alt="a star">')
+    assert row["reason"] == Reason.BAD_URL
+
+
+@pytest.mark.parametrize("page_url", ["", "http://[bad", "post.html", "dns:a.example"])
+def test_a_relative_address_on_a_page_without_one(page_url: str) -> None:
+    (row,) = rows_of('<img src="x.jpg" alt="a star">', page_url)
+    assert row["reason"] == Reason.BAD_URL
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ('src="s"', "s"),
+        ('src="s" srcset="a 320w, b 640w, c 2048w"', "b"),
+        ('src="s" srcset="c 2048w, d 4096w"', "c"),
+        ('src="spacer.gif" data-src="lazy"', "lazy"),
+        ('src="spacer.gif" data-original="lazy"', "lazy"),
+        ('src="spacer.gif" data-lazy-src="lazy" srcset="a 1x"', "lazy"),
+        ('src="spacer.gif" srcset="data:image/gif;base64,R0lGOD 1w" data-srcset="lazy 640w, huge 2000w"', "lazy"),
+        ('src="s" srcset=""', "s"),
+        ('src="s" srcset=" , "', "s"),
+    ],
+)
+def test_the_address_is_what_a_browser_would_show_in_the_end(attributes: str, expected: str) -> None:
+    assert address(f'<img {attributes} alt="a star">') == f"http://a.example/blog/{expected}"
+
+
+def test_a_picture_is_read_from_its_sources() -> None:
+    sources = '<source srcset="a.webp 320w, b.webp 800w"><source srcset="c.avif">'
+    assert address(f'<picture>{sources}<img src="s" alt="a star"></picture>') == "http://a.example/blog/b.webp"
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ('<source data-srcset="lazy.webp 640w">', "lazy.webp"),
+        ('<source type="image/svg+xml" srcset="a.svg"><source type="image/avif" srcset="b.avif">', "b.avif"),
+        ('<source type="IMAGE/WebP; codecs=x" srcset="a.webp">', "a.webp"),
+        ('<source type="image/jxl" srcset="a.jxl">', "s"),
+        ('<source media="(max-width: 600px)" srcset="small"><source srcset="large">', "large"),
+        ('<source media="(min-width: 1200px)" srcset="huge"><source media="(min-width:600px)" srcset="b">', "b"),
+        ('<source media="(min-width: 600px) and (max-width: 1100.5px)" srcset="a">', "a"),
+        ('<source media="(min-width: 80em)" srcset="huge"><source media="(min-width: 40em)" srcset="b">', "b"),
+        ('<source media="print" srcset="printed">', "s"),
+        ('<source media="(orientation: landscape)" srcset="a">', "a"),
+    ],
+)
+def test_a_picture_is_that_of_a_screen(sources: str, expected: str) -> None:
+    assert address(f'<picture>{sources}<img src="s" alt="a star"></picture>') == f"http://a.example/blog/{expected}"
+
+
+def test_what_stands_in_noscript_is_read() -> None:
+    lazy = '<img src="data:image/gif;base64,R0lGODlhAQABAIAAAA" alt="a star" data-unknown="x">'
+    rows = found(f'<p>{lazy}<noscript><img src="star.jpg" alt="a star"></noscript>')
+    assert [url for url, *_ in rows][1:] == ["http://a.example/blog/star.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("srcset", "expected"),
+    [
+        ("", ""),
+        (",, ,", ""),
+        ("a", "a"),
+        ("a, b", "a"),
+        ("a 1x, b 2x, c 1.5x", "b"),
+        ("a .5x,b", "b"),
+        ("a 320w,b 640w,c 1024w,d 1025w", "c"),
+        ("a  320w ,\n\t b\t640w", "b"),
+        ("d 3000w, c 2000w", "c"),
+        ("http://x/a,w_100/p.jpg 100w, http://x/a,w_200/p.jpg 200w", "http://x/a,w_200/p.jpg"),
+        ("data:image/png;base64,AAAA 1x, b 2x", "b"),
+        ("a 100w 50h, b 200w", "b"),  # an unknown descriptor counts as none
+        ("a 1.2.3x, b 2x", "b"),
+        ("a ..w", "a"),
+        ("a -1w, b 0w", "a"),
+        ("a ٣w, b", "a"),
+        ("a b c d", "a"),
+    ],
+)
+def test_best_of_srcset(srcset: str, expected: str) -> None:
+    assert best_of_srcset(srcset, 1024) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab,. 12wx\t-", max_size=20), st.integers(0, 20))
+def test_any_srcset_gives_one_of_its_words(srcset: str, max_width: int) -> None:
+    best = best_of_srcset(srcset, max_width)
+    assert bool(best) == bool(srcset.strip(" ,\t"))
+    assert best in srcset
+    assert not set(best) & set(" \t")
+    assert best == best.rstrip(",")
+
+
+PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+
+
+@pytest.mark.parametrize(
+    "src",
+    [
+        f"data:image/gif;base64,{base64.b64encode(PIXEL).decode()}",
+        f"data:image/gif;charset=x;BASE64,{base64.b64encode(PIXEL).decode()}",
+        f"data:image/gif;base64,{base64.b64encode(PIXEL).decode().replace('/', '%2F')}",
+        "data:image/gif," + "".join(f"%{byte:02x}" for byte in PIXEL),
+    ],
+)
+def test_a_data_address_holds_its_image(src: str) -> None:
+    (row,) = rows_of(f'<img src="{src}" alt="a tiny star">')
+    assert (row["image"], row["reason"]) == (PIXEL, None)
+    assert row["image_url"] == f"data:{hash128(src)}", "the image stands in no other column"
+
+
+@pytest.mark.parametrize("src", ["data:", "data:image/gif;base64,", "data:image/gif;base64,A", "data:;base64,####"])
+def test_a_data_address_without_an_image(src: str) -> None:
+    (row,) = rows_of(f'<img src="{src}" alt="a tiny star">')
+    assert (row["image"], row["reason"]) == (None, Reason.BAD_URL)
+
+
+def test_the_id_is_that_of_address_and_caption() -> None:
+    row = candidate("http://A.example/x.jpg#1", " a  star ", "alt")
+    assert row.pair_id == hash128("http://a.example/x.jpg", "a star")
+    assert row == candidate("http://a.example:80/x.jpg", "a star", "alt")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("htp:/@[].a%# ?é\\\t"), max_size=20).map("http:".__add__))
+def test_normalising_an_address_twice_is_normalising_once(url: str) -> None:
+    try:
+        once = normalize_url(url)
+    except ValueError:
+        return
+    assert normalize_url(once) == once
+    assert "#" not in once
+
+
+PIECES = st.sampled_from(
+    (
+        "http://",
+        "https:",
+        "//",
+        "/",
+        "a.example",
+        "A",
+        ".",
+        "..",
+        "x.jpg",
+        "?",
+        "b=1",
+        "#",
+        ";",
+        ":80",
+        "%20",
+        " ",
+        "é",
+        "@",
+    )
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(PIECES, max_size=7).map("".join), st.sampled_from([PAGE, "https://a.example", "http://A.example/x/", "x"])
+)
+@example("/x/../y.jpg", PAGE)
+@example("/x?y=/../z", PAGE)
+@example("http://a.example/x?", PAGE)
+@example("http://a.example/x;", PAGE)
+@example("/x.jpg;", PAGE)
+@example("//", PAGE)
+def test_the_quick_ways_lead_to_the_same_addresses(url: str, base: str) -> None:
+    """Of joining and normalising: against urllib, and the way that is taken where an address is not a plain one."""
+    try:
+        expected = urljoin(base, url.strip())
+    except ValueError:
+        expected = ""
+    assert join(base, url) == expected
+    try:
+        slow = normalize_url(f"{expected}#")  # an address with a fragment is never a plain one
+    except ValueError:
+        return
+    assert normalize_url(expected) == slow
+
+
+def test_normalising_keeps_what_may_matter() -> None:
+    assert normalize_url("http://[2001:DB8::1]:8080/A?b=%20#c") == "http://[2001:db8::1]:8080/A?b=%20"
+    assert normalize_url("http://u:p@a.example/x") == "http://a.example/x", "no passwords are passed on"
+
+
+WORD = "Größe “naïve” €"
+
+
+@pytest.mark.parametrize(
+    ("body", "header"),
+    [
+        (WORD.encode(), "utf-8"),
+        (WORD.encode(), "UTF8"),
+        (WORD.encode("cp1252"), "iso-8859-1"),
+        (WORD.encode("cp1252"), "latin1"),
+        (b'<meta charset="windows-1252">' + WORD.encode("cp1252"), None),
+        (b"<meta http-equiv=content-type content='text/html; charset=utf-8'>" + WORD.encode(), None),
+        (b'<meta charset="utf-8">' + WORD.encode("cp1252"), "windows-1252"),  # the header rules
+        (b'<meta charset="utf-16">' + WORD.encode(), None),  # read as ASCII, so it cannot be true
+        (b'<meta charset="utf-8">' + WORD.encode(), "nonsense"),
+        (b'<meta charset="nonsense">' + WORD.encode(), "utf-8"),
+        (b"\xef\xbb\xbf" + WORD.encode(), "windows-1252"),  # a byte order mark rules over all
+        (b"\xff\xfe" + WORD.encode("utf-16-le"), None),
+        (b"\xfe\xff" + WORD.encode("utf-16-be"), "utf-8"),
+        (WORD.encode("utf-16-le"), "utf-16"),
+        ((WORD * 20).encode(), None),
+    ],
+)
+def test_charsets(body: bytes, header: str | None) -> None:
+    text = decode(body, header)
+    assert WORD in text
+    assert "\ufeff" not in text
+
+
+def test_charsets_of_the_east() -> None:
+    assert decode("東京の夜".encode("shift_jis"), "x-sjis") == "東京の夜"
+    assert decode("東京の夜".encode("euc-jp"), "EUC-JP") == "東京の夜"
+    assert decode("北京".encode("gb18030"), "gb2312") == "北京"
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "nonsense-42",
+        "zlib_codec",
+        "hex",
+        "undefined",
+        "punycode",
+        "idna",
+        "unicode_escape",
+        "utf-7",
+        "a\0b",
+        "ü",
+        "",
+        "None",
+    ],
+)
+def test_labels_that_the_web_does_not_know(label: str) -> None:
+    """Among them codecs of Python's that raise, or do things to text that no page means."""
+    assert decode(f"{WORD} \\u0041 +AEE-".encode(), label) == f"{WORD} \\u0041 +AEE-"
+
+
+def test_one_bad_byte_spoils_one_character() -> None:
+    assert decode("Größe ".encode() + b"\xff" + " naïve".encode(), "utf-8") == "Größe \ufffd naïve"
+    assert decode("Größe".encode()[:-2], "utf-8") == "Grö\ufffd", "as of a page that was cut"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.binary(max_size=60), st.none() | st.text(max_size=8) | st.sampled_from(["utf-8", "gbk", "iso-2022-jp", "big5"])
+)
+@example(b"\xed\xa0\x80", "utf-8")
+@example(b"\x00\xd8", "utf-16")
+def test_any_bytes_give_text_that_can_be_stored(body: bytes, label: str | None) -> None:
+    assert decode(body, label).encode() is not None
+
+
+html_pieces = st.sampled_from(
+    (
+        *("<img ", "src=", "'x.jpg'", "alt=", '"a', '"', ">", "<figure>", "</figure>", "<figcaption>", "<base href="),
+        *("//[", " ", "<picture>", "<source srcset=", "1w,", "data:", "<!--", "-->", "<script>", "</", "<svg>"),
+        *("&#x0;", "&#xD800;", "\0", "é"),
+    )
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(html_pieces, max_size=25).map("".join), st.sampled_from([PAGE, "", "http://[", "x"]))
+def test_any_page_is_read(html: str, page_url: str) -> None:
+    for row in rows_of(html, page_url):
+        assert row["reason"] in {None, Reason.BAD_URL}
+        assert row["image_url"].encode() is not None
+        assert row["caption"] == " ".join(row["caption"].split())
+        assert len(row["pair_id"]) == 32
+
+
+class TestBounds:
+    """What would take a hostile page's reader for ever, or all of its memory."""
+
+    def test_nesting(self) -> None:
+        deep = "<div>" * (MAX_DEPTH + 1)
+        assert is_deep(deep)
+        assert is_deep("<DIV class='a'>" * (MAX_DEPTH + 1) + "</div>" * (MAX_DEPTH + 1))
+        assert is_deep("<b></i>" * (MAX_DEPTH + 1)), "an end of what is not open closes nothing"
+        assert not is_deep("<div>" * (MAX_DEPTH - 1) + "</div>" * (MAX_DEPTH - 1))
+
+    @pytest.mark.parametrize(
+        "piece", ["<div>x</div>", "<p>x", "<br>", "<li>x", "<td>x", "<img src=x>", "<path d='M'/>", "a < b "]
+    )
+    def test_long_pages_are_not_deep(self, piece: str) -> None:
+        assert not is_deep(piece * (2 * MAX_DEPTH))
+
+    def test_images(self) -> None:
+        assert len(rows_of("<img src=x alt='a star'>" * 50, max_images=20)) == 20
+
+    def test_texts(self) -> None:
+        rows = rows_of(f"<figure>{'<img src=x>' * 20}<figcaption>{'word ' * 10_000}</figcaption></figure>")
+        assert len(rows) == 20
+        assert max(len(row["caption"]) for row in rows) <= MAX_TEXT_CHARACTERS
+
+    @pytest.mark.parametrize(
+        "html",
+        [
+            f"<img alt='a star' srcset='{'a' * 300_000} zz zz'>",
+            f"<img alt='a star' srcset='{',' * 300_000} a b'>",
+            f"<img alt='a star' srcset='{'a 1w 2w,' * 50_000}'>",
+            f"<img alt='a star' srcset='{'a, ' * 50_000}'>",
+            "<figure>" + "<div>" * 3_000 + "<img src=x alt='a star'>" * 3_000,
+            "<a " * 200_000,
+        ],
+        ids=["one word", "commas", "descriptors", "many", "far from its figure", "no tag ends"],
+    )
+    def test_time(self, html: str) -> None:
+        start = time.process_time()
+        assert not is_deep(html)
+        rows_of(html, max_images=2_000)
+        assert time.process_time() - start < 3.0

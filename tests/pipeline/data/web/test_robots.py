@@ -1,0 +1,373 @@
+import time
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.data.web.robots import MAX_COMPARISONS, MAX_ROBOTS_BYTES, Robots, tag_forbids
+
+AGENT = "clip-on-ray"
+URL = "http://a.example/photos/star.jpg?w=1"
+
+
+def allows(rules: str | bytes, path: str = "/photos/star.jpg?w=1", agent: str = AGENT) -> bool:
+    return Robots(200, rules.encode() if isinstance(rules, str) else rules, agent).allows(f"http://a.example{path}")
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        ("", True),
+        ("User-agent: *\nDisallow:", True),
+        ("User-agent: *\nDisallow: /", False),
+        ("User-agent: *\nDisallow: /photos/", False),
+        ("User-agent: *\nDisallow: /photo", False),
+        ("User-agent: *\nDisallow: /Photos/", True),
+        ("User-agent: *\nDisallow: /*.jpg", False),
+        ("User-agent: *\nDisallow: /*.jpg$", True),
+        ("User-agent: *\nDisallow: /*.jpg?w=1$", False),
+        ("User-agent: *\nDisallow: /photos/\nAllow: /photos/star", True),  # the longest rule counts
+        ("User-agent: *\nAllow: /photos/\nDisallow: /photos/star", False),
+        ("User-agent: *\nDisallow: /photos/\nAllow: /photos/", True),
+        ("User-agent: otherbot\nDisallow: /", True),
+        ("<html><body>Not a robots.txt</body></html>", True),
+    ],
+)
+def test_rules(rules: str, allowed: bool) -> None:
+    assert allows(rules) is allowed
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed"),
+    [
+        ("User-agent: Clip-On-Ray\nDisallow: /", False),
+        ("User-agent: *\nDisallow: /\n\nUser-agent: clip-on-ray\nDisallow:", True),  # our own group alone counts
+        ("User-agent: *\nDisallow: /\n\nUser-agent: clip-on-ray", True),  # also without a rule
+        ("User-agent: *\nDisallow:\n\nUser-agent: clip-on-ray\nDisallow: /", False),
+        ("User-agent: otherbot\nUser-agent: clip-on-ray\nDisallow: /photos", False),
+        ("User-agent: clip-on-ray\n\n\nUser-agent: otherbot\n\nDisallow: /photos", False),  # empty lines part nothing
+        ("User-agent: clip-on-ray\nDisallow: /a\nUser-agent: otherbot\nDisallow: /photos", True),
+        # Groups for one agent are one group, in whatever case
+        (
+            "User-agent: clip-on-ray\nAllow: /a\n\nUser-agent: b\nAllow: /\n\nUser-agent: CLIP-ON-RAY\nDisallow: /p",
+            False,
+        ),
+        ("User-agent: *\nDisallow: /a\n\nUser-agent: b\nAllow: /\n\nUser-agent: *\nDisallow: /photos", False),
+        ("User-agent: *\nDisallow: /photos\n\nUser-agent: b\nAllow: /\n\nUser-agent: *\nDisallow: /a", False),
+        # The whole token, not a part of it
+        *(
+            (f"User-agent: {name}\nDisallow: /", True)
+            for name in ("clip", "ray", "clip-on-ray-2", "lip-on-ray", "*bot")
+        ),
+        *((f"User-agent: {name}\nDisallow:\n\nUser-agent: *\nDisallow: /", False) for name in ("clip", "on", "c", "")),
+        # A version or a remark is not part of it
+        *(
+            (f"User-agent: {name}\nDisallow: /", False)
+            for name in ("clip-on-ray/1.0", "clip-on-ray*", "clip-on-ray bot", "clip-on-ray#1")
+        ),
+        # What is no rule does not end the list of agents
+        ("User-agent: clip-on-ray\nSitemap: http://a.example/s\nUser-agent: b\nDisallow: /", False),
+        ("User-agent: clip-on-ray\nCrawl-delay: 3\n\nUser-agent: *\nDisallow: /", False),
+        ("User-agent: clip-on-ray\nAnything: at all\nUser-agent: b\nDisallow: /", False),
+        ("Disallow: /\nUser-agent: clip-on-ray\nAllow: /a", True),  # rules before all agents are nobody's
+    ],
+)
+def test_groups(rules: str, allowed: bool) -> None:
+    assert allows(rules) is allowed
+
+
+def test_the_agents_version_is_not_looked_up() -> None:
+    assert not allows("User-agent: clip-on-ray\nDisallow: /", agent="Clip-On-Ray/2.1")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "\ufeffUser-agent: * # everybody\r\nDisallow: /photos # now\r\n",
+        "User-agent: *\rDisallow: /photos",
+        "User-agent: *\r\n\r\nDisallow: /photos",
+        "  User-agent  :  *\n\tDISALLOW\t:\t/photos\t",
+        "user agent: *\nuseragent: x\ndisallow /photos",
+        "User-agent *\nDissallow: /photos",
+        b"User-agent: *\nDisallow: /caf\xe9\xff\0\nDisallow: /photos",
+        "User-agent: *\nDisallow: /x\u2028Allow: /photos\x85\nDisallow: /photos",  # no ends of lines
+    ],
+)
+def test_lines_as_people_write_them(rules: str | bytes) -> None:
+    assert not allows(rules)
+
+
+RFC_SIMPLE = """\
+User-Agent: *
+Disallow: *.gif$
+Disallow: /example/
+Allow: /publications/
+
+User-Agent: foobot
+Disallow:/
+Allow:/example/page.html
+Allow:/example/allowed.gif
+
+User-Agent: barbot
+User-Agent: bazbot
+Disallow: /example/page.html
+
+User-Agent: quxbot
+
+EOF
+"""
+RFC_LONGEST = "User-Agent: foobot\nAllow: /example/page/\nDisallow: /example/page/disallowed.gif\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "agent", "path", "allowed"),
+    [
+        # RFC 9309, section 5.1
+        (RFC_SIMPLE, "anybot", "/publications/x.gif", True),  # /publications/ is longer than *.gif$
+        (RFC_SIMPLE, "anybot", "/x.gif", False),
+        (RFC_SIMPLE, "anybot", "/x.gif?a", True),
+        (RFC_SIMPLE, "anybot", "/example/page.html", False),
+        (RFC_SIMPLE, "foobot", "/example/page.html", True),
+        (RFC_SIMPLE, "foobot", "/example/allowed.gif", True),
+        (RFC_SIMPLE, "foobot", "/publications/", False),
+        (RFC_SIMPLE, "FooBot", "/", False),
+        (RFC_SIMPLE, "barbot", "/example/page.html", False),
+        (RFC_SIMPLE, "bazbot", "/example/page.html", False),
+        (RFC_SIMPLE, "bazbot", "/example/other.gif", True),
+        (RFC_SIMPLE, "quxbot", "/example/page.html", True),
+        # Section 5.2
+        (RFC_LONGEST, "foobot", "/example/page/x.gif", True),
+        (RFC_LONGEST, "foobot", "/example/page/disallowed.gif", False),
+    ],
+)
+def test_the_rfcs_examples(rules: str, agent: str, path: str, allowed: bool) -> None:
+    assert allows(rules, path, agent) is allowed
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "matches"),
+    [
+        # RFC 9309, section 2.2.2: both sides are compared in the same encoding
+        ("/foo/bar?baz=quz", "/foo/bar?baz=quz", True),
+        ("/foo/bar?baz=https://foo.bar", "/foo/bar?baz=https%3A%2F%2Ffoo.bar", False),  # a slash is not %2F
+        ("/foo/bar?baz=https%3A%2F%2Ffoo.bar", "/foo/bar?baz=https%3A%2F%2Ffoo.bar", True),
+        ("/foo/bar/ツ", "/foo/bar/%E3%83%84", True),
+        ("/foo/bar/%E3%83%84", "/foo/bar/ツ", True),
+        ("/foo/bar/%e3%83%84", "/foo/bar/%E3%83%84", True),
+        ("/foo/bar/%62%61%7A", "/foo/bar/baz", True),
+        ("/foo/bar/baz", "/foo/bar/%62%61%7A", True),
+        # Section 2.2.3
+        ("/allow/this/path/exactly$", "/allow/this/path/exactly", True),
+        ("/allow/this/path/exactly$", "/allow/this/path/exactly/not", False),
+        ("/this/*/exactly", "/this/path/exactly", True),
+        ("/this/*/exactly", "/this/a/b/exactly/x", True),
+        ("/this/*/exactly", "/this/exactly", False),
+        ("/path/file-with-a-%2A.html", "/path/file-with-a-*.html", True),
+        ("/path/file-with-a-%2A.html", "/path/file-with-a-x.html", False),
+        ("/path/foo-%24", "/path/foo-$", True),
+        ("/path/foo-%24", "/path/foo-", False),
+        # And what follows from them
+        ("/fish*", "/fish.html", True),
+        ("/*.php$", "/folder/x.php?parameters", False),
+        ("/a**b", "/axb", True),
+        ("/caf\xe9", "/caf%C3%A9", True),
+        ("/a b", "/a%20b", True),
+        ("/a#b", "/a", True),  # a comment
+    ],
+)
+def test_patterns(rule: str, path: str, matches: bool) -> None:
+    assert allows(f"User-agent: *\nDisallow: {rule}", path) is not matches
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500, 502, 503])
+def test_a_host_without_rules_allows_and_one_in_trouble_forbids(status: int) -> None:
+    for body in (b"", b"User-agent: *\nDisallow: /", b"User-agent: *\nDisallow:"):
+        assert Robots(status, body, AGENT).allows(URL) is (status < 500)
+
+
+def test_a_long_file_is_read_up_to_500_kib() -> None:
+    filler = b"# filler\n" * (MAX_ROBOTS_BYTES // 9)
+    rules = b"User-agent: *\nDisallow: /photos/\n"
+    assert not Robots(200, rules + filler, AGENT).allows(URL)
+    assert Robots(200, filler + b"#" * 9 + rules, AGENT).allows(URL)
+
+
+ALL = "User-agent: *\n"
+SLOW = {
+    # Protego alone would hold every rule of every agent
+    "agents": "".join(f"User-agent: a{i}\n" for i in range(15_000)) + "".join(f"Allow: /{i}\n" for i in range(15_000)),
+    "stars": ALL * 15_000 + "".join(f"Allow: /{i}\n" for i in range(15_000)),
+    "one pattern": f"{ALL}Disallow: /{'*a' * 250_000}b",
+    "one pattern to the end": f"{ALL}Disallow: /{'*a' * 250_000}b$",
+    "patterns": ALL + "".join(f"Disallow: /*{i:x}z\n" for i in range(30_000)),
+    "long patterns": ALL + "".join(f"Disallow: /*{'a' * 40}{i:x}z\n" for i in range(9_000)),
+    "paths": ALL + "".join(f"Disallow: /{i:x}z\n" for i in range(30_000)),
+    "blanks": f"User-agent{' ' * 500_000}x",
+    "escapes": f"{ALL}Disallow: /{'%' * 500_000}",
+    "empty lines": "\r" * 500_000,
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_no_file_and_no_address_is_slow(name: str) -> None:
+    """The bounds are 20 times what was measured (0.35 s to read, 20 ms to judge)."""
+    start = time.process_time()
+    rules = Robots(200, SLOW[name].encode(), AGENT)
+    assert time.process_time() - start < 7
+    for path in ("a" * 100, "a" * 8_000, "a" * 300_000, "%" * 8_000):
+        start = time.process_time()
+        rules.allows(f"http://a.example/{path}")
+        assert time.process_time() - start < 0.4
+
+
+def test_what_would_take_too_long_to_judge_is_left_alone() -> None:
+    rule = "Disallow: /*bbbbbbbb"
+    length = MAX_COMPARISONS // (len(rule) * 1_000)
+    rules = Robots(200, (ALL + f"{rule}\n" * 1_000).encode(), AGENT)
+    url = "http://a.example/".ljust(length, "a")
+    assert rules.allows(url)
+    assert not rules.allows(f"{url}a")
+    assert Robots(200, (ALL + "Disallow: /b\n" * 30_000).encode(), AGENT).allows(url), "plain paths are quick"
+
+
+lines = st.sampled_from(
+    ["User-agent: *", "user-agent:clip-on-ray", "User-agent: b", "Disallow: /", "Allow: /p", "", "x"]
+)
+texts = st.lists(lines | st.text(max_size=10), max_size=8).map("\r\n".join)
+
+
+@given(st.binary(max_size=200) | texts.map(str.encode), st.text(max_size=20))
+def test_any_bytes_are_rules(body: bytes, path: str) -> None:
+    rules = Robots(200, body, AGENT)
+    assert rules.allows(f"http://a.example/{path}") in {True, False}
+    assert rules.crawl_delay_seconds is None or rules.crawl_delay_seconds >= 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "seconds"),
+    [
+        ("User-agent: *\nCrawl-delay: 2.5", 2.5),
+        ("User-agent: otherbot\nCrawl-delay: 9\n\nUser-agent: *\nDisallow: /x", None),
+        ("User-agent: otherbot\nDisallow: /\nCrawl-delay: 9\n\nUser-agent: *\nDisallow: /x", None),
+        ("User-agent: *\nDisallow: /x\nCrawl-delay: 9\n\nUser-agent: clip-on-ray\nCrawl-delay: 3", 3.0),
+        ("User-agent: *\nCrawl-delay: soon", None),
+        ("User-agent: *\nCrawl-delay: nan", None),
+        ("User-agent: *\nCrawl-delay: -1", None),
+        ("User-agent: *\nCrawl-delay: 1e999", None),
+        ("User-agent: *\nCrawl-delay:", None),
+        ("User-agent: *\nRequest-rate: 1/5", 5.0),
+        ("User-agent: *\nRequest-rate: 2/1m", 30.0),
+        ("User-agent: *\nRequest-rate: 1/10m 1300-1659", 600.0),
+        ("User-agent: *\nRequest-rate: 1/5\nCrawl-delay: 7", 7.0),
+        ("User-agent: *\nRequest-rate: 1/9\nCrawl-delay: 7", 9.0),
+        ("User-agent: *\nRequest-rate: 0/5", None),
+        ("User-agent: *\nRequest-rate: often", None),
+        (f"User-agent: *\nRequest-rate: 1/{'9' * 400}", 1e9),
+        (f"User-agent: *\nRequest-rate: {'9' * 400}/1", 0.0),
+        ("", None),
+    ],
+)
+def test_pauses_that_a_host_asks_for(rules: str, seconds: float | None) -> None:
+    assert Robots(200, rules.encode(), AGENT).crawl_delay_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("noai", "noimageai", "noindex", "noimageindex", "none", "noml"),
+        *("NoAI", " noai ", "noai, noimageai", "max-image-preview:large, noai", "nosnippet,noarchive , noindex"),
+        *("max-image-preview: none, noai", "unavailable_after: none, noai"),
+        *("clip-on-ray: noai", "Clip-On-Ray: noindex, nofollow", "clip-on-ray: nofollow, noai", "*: noai"),
+        *("clip-on-ray/1.0: noai", "otherbot: noindex, *: noai", "clip-on-ray: unavailable_after: 1 Jan 2020"),
+        *("otherbot: nofollow, clip-on-ray: noai", "clip-on-ray: noai, otherbot: all"),
+        "unavailable_after: 25 Jun 2999 15:00:00 PST, noai",
+        "unavailable_after: Friday, 25 Jun 2999 15:00:00 PST, noai",  # the time of day names no agent
+        "max-snippet: 20, max-video-preview: -1, noindex",
+        *("clip-on-ray: max-snippet: 20, noindex", "noindex, indexifembedded"),
+        # An unknown rule with a value is no agent
+        *("max-frobnication: 7, noai", "refresh: soon, noai", "nobody knows: this, noindex", ",,:, ::, noai"),
+        # As some write it, all at once or quoted
+        *("noindex nofollow", "nofollow; noindex", "clip-on-ray: nofollow noindex", '"noindex, nofollow"', "'noai'"),
+    ],
+)
+def test_tags_that_forbid(header: str) -> None:
+    assert tag_forbids([header], AGENT)
+    assert tag_forbids(["all", header], AGENT), "several headers add up"
+    assert tag_forbids(["otherbot: all", header], AGENT), "an agent is named for the rest of its header only"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("", "all", "nofollow", "noarchive, nosnippet, notranslate", "noaiart", "index", "xnoai", "noindexifembedded"),
+        *(
+            "max-image-preview:large",
+            "max-image-preview: none",
+            "max-image-preview:none, all",
+            "unavailable_after: noai",
+        ),
+        *("otherbot: noindex", "otherbot: noai, noimageai", "otherbot: nofollow, noindex", "clip-on-ray-2: noai"),
+        *("otherbot: noindex, clip-on-ray: nofollow", "clip: noai", "otherbot: none, thirdbot: noai"),
+        *("otherbot: max-image-preview: none, noindex", "otherbot: unavailable_after: 1 Jan 2020, noindex"),
+        *("otherbot: noindex nofollow, noai", "no index", "non", "noindex=1", "frobnicate, : , ;"),
+    ],
+)
+def test_tags_that_do_not(header: str) -> None:
+    assert not tag_forbids([header], AGENT)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "25 Jun 2010 15:00:00 PST",  # Google's example
+        "Fri, 25 Jun 2010 15:00:00 GMT",  # RFC 822
+        "Friday, 25-Jun-10 15:00:00 UTC",  # RFC 850
+        *("25 Jun 2010", "Fri, 25 Jun 2010"),
+        *("2010-06-25", "2010-06-25T15:00:00Z", "2010-06-25T15:00:00+02:00", "20100625"),  # ISO 8601
+        "25 Jun 2010 15:00:00",  # without a zone
+    ],
+)
+def test_after_its_date_an_image_is_not_available(date: str) -> None:
+    for header in (
+        f"unavailable_after: {date}",
+        f"all, Unavailable_After:{date}, nofollow",
+        f"*: unavailable_after: {date}",
+    ):
+        assert tag_forbids([header], AGENT)
+        assert tag_forbids([header], AGENT, datetime(2010, 6, 26, 12, tzinfo=UTC))
+        assert not tag_forbids([header], AGENT, datetime(2010, 6, 24, 12, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "date", ["", "soon", "99 Jun 2010", "25 Jun 99999999999999999999", "0", "-1", "2010-13-45", ":"]
+)
+def test_a_date_that_cannot_be_read_is_ignored(date: str) -> None:
+    assert not tag_forbids([f"unavailable_after: {date}"], AGENT)
+    assert tag_forbids([f"unavailable_after: {date}, noai"], AGENT)
+
+
+rules = st.sampled_from(
+    ["noai", "none", "otherbot", "clip-on-ray", "*", "unavailable_after", "max-snippet", "1 Jan 2020 10:00", "Fri", " "]
+)
+junk = st.lists(rules | st.text(max_size=8) | st.dates().map(str), max_size=8)
+
+
+@given(st.lists(st.builds(str.join, st.sampled_from([",", ":", ": ", ", ", " ", "-"]), junk) | st.text(), max_size=3))
+def test_junk_is_no_error(headers: list[str]) -> None:
+    assert tag_forbids(headers, AGENT) in {True, False}
+    assert tag_forbids([*headers, "noai"], AGENT)
+
+
+@given(st.text(alphabet="0123456789 :-/+,JanGMTZ.\t", max_size=30))
+def test_any_date_is_no_error(date: str) -> None:
+    assert tag_forbids([f"unavailable_after: {date}"], AGENT) in {True, False}
+
+
+@pytest.mark.parametrize("agent", ["Clip-On-Ray", "clip-on-ray/2.1"])
+def test_the_agent_is_known_by_its_token(agent: str) -> None:
+    assert tag_forbids(["clip-on-ray: noai"], agent)
+
+
+def test_no_headers_forbid_nothing() -> None:
+    assert not tag_forbids([], AGENT)

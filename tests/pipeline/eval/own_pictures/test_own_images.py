@@ -1,0 +1,139 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pipeline.eval.own_pictures.own_images import EncodedImages, ImageFile, encode_images, find_images, open_image
+from tests.pipeline.data.hostile_images import black_png
+from tests.pipeline.eval.pictures import draw
+
+
+class MeanColour(nn.Module):
+    """The simplest features there are: B x 3 x S x S -> B x 3."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    return torch.tensor(np.asarray(image.convert("RGB").resize((4, 4))), dtype=torch.float32).permute(2, 0, 1)
+
+
+def encode(files: list[ImageFile], batch_size: int = 2) -> EncodedImages:
+    return encode_images(
+        MeanColour(), to_tensor, files, batch_size=batch_size, device="cpu", advance=lambda _count: None
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six images at three depths, one of them hidden, and other files."""
+    for name in ("b.jpg", "a.JPEG", "10.png", "deep/er/c.webp", ".hidden.jpg", ".trash/d.jpg"):
+        place = tmp_path / "pictures" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), "red").save(place, "PNG")
+    (tmp_path / "pictures" / "notes.txt").write_text("no image")
+    return tmp_path / "pictures"
+
+
+def names(files: list[ImageFile], folder: Path) -> list[str]:
+    return [str(file.path.relative_to(folder)) for file in files]
+
+
+def test_all_images_below_a_folder_in_order_of_name(folder: Path) -> None:
+    assert names(find_images([str(folder)]), folder) == ["10.png", "a.JPEG", "b.jpg", "deep/er/c.webp"]
+
+
+def test_named_files_come_in_their_order_whatever_they_are_called_and_once(folder: Path) -> None:
+    places = [folder / "notes.txt", folder / "b.jpg", folder / "deep", folder]
+    files = find_images([str(place) for place in places])
+    assert names(files, folder) == ["notes.txt", "b.jpg", "deep/er/c.webp", "10.png", "a.JPEG"]
+    assert [file.named for file in files] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("places", "kind", "message"),
+    [
+        ([], ValueError, "name an image or a folder"),
+        (["gone.jpg"], FileNotFoundError, "no file or folder 'gone.jpg'"),
+        (["empty"], ValueError, "below the folder 'empty' there is no image"),
+    ],
+)
+def test_places_without_images(
+    places: list[str], kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    with pytest.raises(kind, match=message):
+        find_images(places)
+
+
+def test_a_name_of_any_bytes_can_be_printed() -> None:
+    name = str(ImageFile(Path(os.fsdecode(b"caf\xe9.jpg")), named=True))
+    assert name == "caf\N{REPLACEMENT CHARACTER}.jpg"
+    name.encode()
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"),
+    [("P", "PNG"), ("P", "GIF"), ("L", "JPEG"), ("LA", "PNG"), ("RGBA", "WEBP"), ("CMYK", "JPEG"), ("CMYK", "TIFF"),
+     ("1", "PNG"), ("I;16", "PNG"), ("I;16", "TIFF"), ("RGB", "BMP")],
+)  # fmt: skip
+def test_images_of_every_mode(mode: str, form: str, tmp_path: Path) -> None:
+    pixels = np.full((6, 8), 40_000, np.uint16)
+    image = Image.fromarray(pixels) if mode == "I;16" else Image.new("RGB", (8, 6), "red").convert(mode)
+    image.save(tmp_path / "image", form)
+    assert open_image(tmp_path / "image").size == (8, 6)
+    assert encode(find_images([str(tmp_path / "image")])).features.shape == (1, 3)
+
+
+def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "a.jpg", exif=exif)
+    assert open_image(tmp_path / "a.jpg").size == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>not found</html>", "not an image of a known format"),
+        (draw("circle", "red")[:900], "truncated"),
+        (draw("circle", "red", "PNG")[:200], "."),
+        (black_png(10_000), "100000000|10000 x 10000 pixels are more than 89,000,000"),
+    ],
+)
+def test_files_that_cannot_be_read(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_what_can_be_read_is_encoded_and_the_rest_is_told(folder: Path) -> None:
+    (folder / "a.JPEG").write_bytes(b"")
+    (folder / "b.jpg").write_bytes(draw("circle", "blue"))
+    files = find_images([str(folder)])
+    for batch_size in (1, 3, 9):
+        encoded = encode(files, batch_size)
+        assert names(list(encoded.files), folder) == ["10.png", "b.jpg", "deep/er/c.webp"]
+        assert [(file.file.path.name, file.reason) for file in encoded.unreadable] == [("a.JPEG", "the file is empty")]
+        torch.testing.assert_close(encoded.features[0], torch.tensor([255.0, 0.0, 0.0]))
+        assert encoded.features[1, 2] > encoded.features[1, 0]
+
+
+def test_nothing_that_can_be_read(folder: Path) -> None:
+    for file in find_images([str(folder)]):
+        file.path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of 4 can be read; .*10\.png: the file is empty"):
+        encode(find_images([str(folder)]))
+
+
+def test_a_model_that_has_diverged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MeanColour, "encode_image", lambda _model, images: images.mean(dim=(2, 3)) * float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        encode(find_images([str(folder)]))

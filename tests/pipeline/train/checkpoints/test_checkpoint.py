@@ -1,0 +1,215 @@
+import functools
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster import storage
+from pipeline.model.objectives.clip import CLIP
+from pipeline.model.tokenizer.tokenizer import Tokenizer
+from pipeline.model.weights.model_folder import Model
+from pipeline.train.checkpoints.checkpoint import Checkpoint, CheckpointFolder, Progress
+from pipeline.train.config import TrainConfig
+from pipeline.train.optimizer.optimizer import make_optimizer, optimizer_step
+from tests.pipeline.model.models import CONFIG
+
+
+@functools.cache
+def vocabulary() -> Tokenizer:
+    captions = [f"{first}{second} {second}{first}" for first in "abcdefghijklm" for second in "nopqrstuvwxyz"]
+    return Tokenizer.train(captions, CONFIG.text.vocab_size, CONFIG.text.context_length)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(CLIP(CONFIG), vocabulary())
+
+
+def checkpoint(model: Model, num_steps: int) -> Checkpoint:
+    """After one optimizer step, so that the optimizer has a state."""
+    optimizer = make_optimizer(model.network, TrainConfig())
+    for p in model.network.parameters():
+        p.grad = torch.full_like(p, 0.1)
+    optimizer_step(model.network, optimizer, 1e-3)
+    return Checkpoint(model, optimizer.state_dict(), Progress(num_steps, 1.5 * num_steps))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CheckpointFolder:
+    return CheckpointFolder(str(tmp_path / "checkpoints"), storage)
+
+
+def test_none_at_first(folder: CheckpointFolder) -> None:
+    assert folder.latest() is None
+
+
+def test_what_is_saved_is_loaded(folder: CheckpointFolder, model: Model) -> None:
+    saved = checkpoint(model, 7)
+    folder.save(saved)
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress == Progress(7, 10.5)
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(loaded.model.network.state_dict()[name], tensor), name
+    assert loaded.model.tokenizer.to_json() == model.tokenizer.to_json()
+    optimizer = make_optimizer(loaded.model.network, TrainConfig())
+    optimizer.load_state_dict(loaded.optimizer)
+    for index, state in saved.optimizer["state"].items():
+        for name, value in state.items():
+            assert torch.equal(optimizer.state_dict()["state"][index][name], value), (index, name)
+
+
+def test_the_newest_two_are_kept(folder: CheckpointFolder, model: Model) -> None:
+    for num_steps in (5, 10, 15):
+        folder.save(checkpoint(model, num_steps))
+    assert sorted(path.name for path in Path(folder.uri).iterdir()) == ["step-00000010", "step-00000015"]
+
+
+def test_of_each_so_many_steps_the_first_is_kept_as_well(folder: CheckpointFolder, model: Model) -> None:
+    """Whatever the clock made of the steps in between."""
+    folder = replace(folder, keep_every_steps=10)
+    for num_steps in (4, 9, 13, 17, 20, 24, 41, 44, 47):
+        folder.save(checkpoint(model, num_steps))
+    assert [int(path.name[5:]) for path in sorted(Path(folder.uri).iterdir())] == [13, 20, 41, 44, 47]
+
+
+def test_what_a_killed_run_has_left_is_removed(folder: CheckpointFolder, model: Model) -> None:
+    """A folder without a manifest, whatever its number; the newest whole one stays."""
+    folder.save(checkpoint(model, 5))
+    for name in ("step-00000003", "step-00000009"):
+        shutil.copytree(Path(folder.uri) / "step-00000005", Path(folder.uri) / name)
+        (Path(folder.uri) / name / "manifest.json").unlink()
+    folder.collect(5)
+    assert [path.name for path in Path(folder.uri).iterdir()] == ["step-00000005"]
+
+
+@dataclass
+class LossyFiles:
+    """The storage, where the first writes of a file flip a bit that is not noticed."""
+
+    num_flips: int
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        if uri.endswith("optimizer.pt") and self.num_flips:
+            self.num_flips -= 1
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        storage.write_bytes(uri, data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(storage, name)
+
+
+def test_what_is_read_back_otherwise_is_written_again(folder: CheckpointFolder, model: Model) -> None:
+    lossy = replace(folder, files=LossyFiles(2))
+    lossy.save(checkpoint(model, 5))
+    assert folder.latest() is not None
+    with pytest.raises(OSError, match=r"step-00000010/optimizer\.pt: what is read back is not what was written"):
+        replace(folder, files=LossyFiles(3)).save(checkpoint(model, 10))
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress.num_steps == 5
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no manifest": lambda place: (place / "manifest.json").unlink(),
+    "half a manifest": lambda place: (place / "manifest.json").write_text('{"model.safe'),
+    "another manifest": lambda place: (place / "manifest.json").write_text('{"model.safetensors": []}'),
+    "missing file": lambda place: (place / "optimizer.pt").unlink(),
+    "short file": lambda place: cut(place / "model.safetensors"),
+    "flipped bit": lambda place: flip(place / "optimizer.pt"),
+}
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
+    folder: CheckpointFolder, model: Model, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for num_steps in (5, 10):
+        folder.save(checkpoint(model, num_steps))
+    DAMAGES[damage](Path(folder.uri) / "step-00000010")
+    with caplog.at_level(logging.WARNING, "clip"):
+        loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress.num_steps == 5
+    assert "checkpoint skipped" in caplog.text
+    assert "step-00000010" in caplog.text
+    folder.save(checkpoint(model, 10))  # and the run writes it anew
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress.num_steps == 10
+
+
+def test_damaged_ones_do_not_displace_the_runs_own(folder: CheckpointFolder, model: Model) -> None:
+    """The run goes back to step 5, and what it saves from there on is what counts."""
+    folder = replace(folder, keep=3)
+    for num_steps in (5, 20, 30):
+        folder.save(checkpoint(model, num_steps))
+    for name in ("step-00000020", "step-00000030"):
+        DAMAGES["flipped bit"](Path(folder.uri) / name)
+    folder = replace(folder, keep=2)
+    folder.save(checkpoint(model, 10))
+    assert sorted(path.name for path in Path(folder.uri).iterdir()) == ["step-00000005", "step-00000010"]
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress.num_steps == 10
+
+
+def test_only_damaged_ones_are_refused(
+    folder: CheckpointFolder, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rather than a run that silently starts anew."""
+    for num_steps in (5, 10):
+        folder.save(checkpoint(model, num_steps))
+        DAMAGES["flipped bit"](Path(folder.uri) / f"step-{num_steps:08d}")
+    (Path(folder.uri) / "step-00000015").mkdir()
+    (Path(folder.uri) / "step-00000015" / "progress.json").touch()
+    message = rf"{folder.uri}: no checkpoint in it is whole \(the newest: .*step-00000010/optimizer.pt: sha256 .*Remove"
+    with pytest.raises(ValueError, match=message):
+        folder.latest()
+    assert "step-00000005/optimizer.pt: sha256" in caplog.text
+
+
+def test_before_the_first_was_finished_there_is_none(folder: CheckpointFolder, model: Model) -> None:
+    folder.save(checkpoint(model, 5))
+    DAMAGES["no manifest"](Path(folder.uri) / "step-00000005")
+    assert folder.latest() is None
+
+
+def test_code_in_an_optimizers_state_is_not_run(folder: CheckpointFolder, model: Model) -> None:
+    """Even where the manifest fits: torch loads tensors and plain data only."""
+    folder.save(checkpoint(model, 5))
+    place = Path(folder.uri) / "step-00000005"
+    torch.save({"state": Path("/")}, place / "optimizer.pt")
+    data = (place / "optimizer.pt").read_bytes()
+    records = json.loads((place / "manifest.json").read_text())
+    records["optimizer.pt"] = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (place / "manifest.json").write_text(json.dumps(records))
+    with pytest.raises(ValueError, match="step-00000005 is not a checkpoint of this program"):
+        folder.latest()
+
+
+def test_on_s3(s3: str, model: Model) -> None:
+    folder = CheckpointFolder(f"{s3}/run/checkpoints", storage, keep=1)
+    for num_steps in (5, 10):
+        folder.save(checkpoint(model, num_steps))
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress.num_steps == 10
+    assert {uri.split("/")[-2] for uri in storage.list_files(folder.uri)} == {"step-00000010"}

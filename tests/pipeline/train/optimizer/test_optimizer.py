@@ -1,0 +1,119 @@
+import math
+
+import open_clip
+import pytest
+import torch
+from open_clip_train.scheduler import cosine_lr
+
+from pipeline import paper
+from pipeline.model.config import MODELS
+from pipeline.model.weights.convert import empty_clip
+from pipeline.model.weights.parameter_names import Names
+from pipeline.train.config import TrainConfig
+from pipeline.train.optimizer.optimizer import gradient_norm, is_decayed, learning_rate, make_optimizer, optimizer_step
+from tests.pipeline.model.models import small_clip
+
+
+def test_warm_up_then_cosine() -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_steps=4)
+    rates = [learning_rate(config, step, 12) for step in range(12)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[8] == pytest.approx(0.5)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 0 < rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
+
+
+def test_no_warm_up() -> None:
+    assert learning_rate(TrainConfig(learning_rate=1.0, warmup_steps=0), 0, 5) == 1.0
+
+
+def test_only_matrices_decay() -> None:
+    """Not gains, biases and the logit scale. Without gradients Adam does nothing but decay."""
+    model = small_clip()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = make_optimizer(model, TrainConfig(weight_decay=0.5))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer_step(model, optimizer, 0.1)
+    for name, p in model.named_parameters():
+        expected = before[name] * 0.95 if p.ndim >= 2 else before[name]
+        torch.testing.assert_close(p.detach(), expected, msg=name)
+
+
+@pytest.mark.parametrize("name", list(paper.MODEL_SIZES))
+def test_what_decays_is_what_open_clip_lets_decay(name: str) -> None:
+    """By the names of its parameters, in all models of the paper; the rule is that of open_clip_train's main."""
+    ours = empty_clip(MODELS[name])
+    names = Names(ours.state_dict(), "open_clip")
+    decayed = {theirs for own, p in ours.named_parameters() if is_decayed(p) for theirs in names.theirs[own]}
+    with torch.device("meta"):
+        config = open_clip.get_model_config(name.replace("/", "-").replace("@336px", "-336") + "-quickgelu")
+        peer = open_clip.CLIP(**config)
+    excluded = ("bn", "ln", "bias", "logit_scale")
+    assert decayed == {
+        theirs for theirs, p in peer.named_parameters() if p.ndim >= 2 and not any(part in theirs for part in excluded)
+    }
+
+
+@pytest.mark.parametrize(("beta2", "epsilon"), [(0.98, 1e-6), (0.999, 1e-8)], ids=["ViT", "ResNet"])
+def test_a_run_of_steps_is_that_of_torch_and_open_clips_schedule(beta2: float, epsilon: float) -> None:
+    """Weights, rates and the bound of the scale over twenty steps, from the same gradients."""
+    num_steps = 20
+    config = TrainConfig(learning_rate=0.02, warmup_steps=4, beta2=beta2, epsilon=epsilon)
+    model, peer = small_clip(), small_clip()
+    optimizer = make_optimizer(model, config)
+    weights = [p for p in peer.parameters() if p.ndim >= 2]
+    others = [p for p in peer.parameters() if p.ndim < 2]
+    groups = [{"params": others, "weight_decay": 0.0}, {"params": weights, "weight_decay": config.weight_decay}]
+    theirs = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, beta2), eps=epsilon, foreach=False)
+    schedule = cosine_lr(theirs, config.learning_rate, config.warmup_steps, num_steps)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for network in (model, peer):
+            network.logit_scale.fill_(4.55)  # near ln 100
+    bounded = False
+    for step in range(num_steps):
+        for p, q in zip(model.parameters(), peer.parameters(), strict=True):
+            p.grad = 1e-3 * torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        assert model.logit_scale.grad is not None
+        assert peer.logit_scale.grad is not None
+        model.logit_scale.grad.fill_(-1e-3)
+        peer.logit_scale.grad.fill_(-1e-3)
+        rate = learning_rate(config, step, num_steps)
+        assert rate == pytest.approx(schedule(step), rel=1e-14)
+        optimizer_step(model, optimizer, rate)
+        theirs.step()
+        bounded = bounded or peer.logit_scale.item() > math.log(100)
+        with torch.no_grad():
+            peer.logit_scale.clamp_(0, math.log(100))
+        for (name, p), q in zip(model.named_parameters(), peer.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-7, msg=f"{name} at step {step}")
+    assert bounded
+
+
+def test_the_gradients_norm_and_the_bound_of_the_logit_scale() -> None:
+    model = small_clip()
+    optimizer = make_optimizer(model, TrainConfig())
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    model.logit_scale.grad = torch.tensor(-3.0)
+    model.text_tower.projection.weight.grad = torch.full_like(model.text_tower.projection.weight, 0.25)
+    assert gradient_norm(model) == pytest.approx(math.sqrt(9 + 256 / 16))
+    optimizer_step(model, optimizer, 10.0)
+    assert model.logit_scale.exp().item() == pytest.approx(100)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_gradients_are_scaled_down_as_torch_does(max_norm: float) -> None:
+    model, peer = small_clip(), small_clip()
+    generator = torch.Generator().manual_seed(0)
+    for p, q in zip(model.parameters(), peer.parameters(), strict=True):
+        p.grad = torch.randn(p.shape, generator=generator)
+        q.grad = p.grad.clone()
+    norm = gradient_norm(model)
+    optimizer_step(model, make_optimizer(model, TrainConfig()), 1e-3, norm=norm, max_norm=max_norm)
+    assert torch.nn.utils.clip_grad_norm_(peer.parameters(), max_norm).item() == pytest.approx(norm)
+    for p, q in zip(model.parameters(), peer.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    assert gradient_norm(model) == pytest.approx(min(norm, max_norm), rel=1e-5)

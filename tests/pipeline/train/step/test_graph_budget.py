@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.train.step.graph_budget import Budget
+
+
+def chunks(*sizes: int) -> list[torch.Tensor]:
+    return [torch.zeros(size, 10) for size in sizes]
+
+
+def test_a_graph_is_measured_once() -> None:
+    """A linear layer saves its input and a tanh its output; weights, which the second one saves, are not counted."""
+    budget = Budget(10**9)
+    layers = nn.Sequential(nn.Linear(10, 30), nn.Tanh(), nn.Linear(30, 30))
+    budget.begin(layers.parameters)
+    (chunk,) = chunks(4)
+    with budget.measured("images", chunk):
+        layers(chunk)
+    assert budget.bytes_per_input == {"images": (4 * 10 + 4 * 30) * 4 / 40}
+    with budget.measured("images", chunk):
+        layers(layers[0].weight)
+    assert budget.bytes_per_input["images"] == 16
+
+
+def test_copies_of_weights_in_another_precision_are_shared() -> None:
+    """A chunk of two tells of chunks of any size."""
+    budget, layers = Budget(10**9), nn.Sequential(nn.Linear(10, 30), nn.Tanh(), nn.Linear(30, 30))
+    budget.begin(layers.parameters)
+    for name, chunk in zip(("two", "nine"), chunks(2, 9), strict=True):
+        with budget.measured(name, chunk), torch.autocast("cpu", torch.bfloat16):
+            layers(chunk)
+    assert budget.bytes_per_input["two"] == budget.bytes_per_input["nine"] == (2 * 10 + 2 * 30) / 10
+
+
+def test_the_last_chunk_is_always_kept_and_alone_before_anything_is_known() -> None:
+    assert Budget(0).first_kept("images", chunks(2, 2, 2)) == 2
+    assert Budget(10**9).first_kept("images", chunks(2, 2, 2)) == 2
+
+
+@pytest.mark.parametrize(("max_bytes", "first"), [(79, 3), (80, 2), (199, 2), (200, 1), (240, 0)])
+def test_as_many_are_kept_as_there_is_room_for(max_bytes: int, first: int) -> None:
+    """Of 40, 120, 80 and 80 bytes, from the last one on, which is free."""
+    budget = Budget(max_bytes)
+    budget.bytes_per_input["texts"] = 4.0
+    budget.begin()
+    assert budget.first_kept("texts", chunks(1, 3, 2, 2)) == first
+
+
+def test_towers_share_the_room_and_a_step_gives_it_back() -> None:
+    budget = Budget(100)
+    budget.bytes_per_input |= {"texts": 4.0, "images": 4.0}
+    for _ in range(2):
+        budget.begin()
+        assert budget.first_kept("texts", chunks(2, 2, 2)) == 1
+        assert budget.first_kept("images", chunks(2, 2, 2)) == 2

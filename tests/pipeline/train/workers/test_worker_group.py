@@ -1,0 +1,25 @@
+import pytest
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from cluster.storage import StorageFullError
+from pipeline.train.workers.worker_group import _user_error
+
+
+class LibraryError(ValueError):
+    """As pyarrow's ArrowInvalid is one."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError, PermissionError, StorageFullError])
+def test_what_is_wrong_with_input_recipe_or_storage_is_found_among_the_workers_failures(kind: type[Exception]) -> None:
+    cause = kind("the user's")
+    failures: dict[int, Exception] = {
+        0: UserExceptionWithTraceback(RuntimeError("connection closed by peer"), ""),
+        1: UserExceptionWithTraceback(cause, ""),
+    }
+    assert _user_error(WorkerGroupError("two workers failed", failures)) is cause
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), LibraryError("a library's")])
+def test_other_failures_are_not_the_users(error: Exception) -> None:
+    assert _user_error(WorkerGroupError("failed", {0: UserExceptionWithTraceback(error, "")})) is None
