@@ -8,7 +8,7 @@ and again, which takes a CPU from whoever shares the machine, and Python's globa
 import time
 from typing import Any
 
-from ray.data._internal.execution.execution_callback import ExecutionCallback
+from cluster.ray_private.data import ExecutionCallback
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.002, 0.1
 

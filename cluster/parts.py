@@ -245,7 +245,7 @@ class Output:
             total.update(part.dropped)
         return dict(total.most_common())
 
-    def everything(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+    def with_dropped(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
         """All rows of one part, those that it dropped behind the others; None where it is empty."""
         return _concat((self.part(index, columns), self.dropped(index, columns)))
 

@@ -19,11 +19,11 @@ RUN_FILE = "run.json"
 def identity(config: Any) -> Any:
     """A configuration as plain data, less what does not change what a run produces.
 
-    A dataclass says so of a field (pools, ports, connections) with `metadata={"operational": True}`, which pipeline has
-    as pipeline.resume_safe.OPERATIONAL.
+    A dataclass says so of a field (pools, ports, connections) with `metadata={"resume_safe": True}`, which pipeline has
+    as pipeline.resume_safe.RESUME_SAFE.
     """
     if is_dataclass(config) and not isinstance(config, type):
-        kept = (f.name for f in fields(config) if not f.metadata.get("operational"))
+        kept = (f.name for f in fields(config) if not f.metadata.get("resume_safe"))
         return {name: identity(getattr(config, name)) for name in kept}
     if isinstance(config, Mapping):
         return {str(key): identity(value) for key, value in config.items()}

@@ -81,10 +81,11 @@ def session(config: SessionConfig, *, needs: Sequence[Pool] = ()) -> Iterator[No
 
 def configure_data() -> None:
     """Sets Ray Data up in this process; tasks take it over from the process that made their dataset."""
-    from ray._private.log import PlainRayHandler
     from ray.data import DataContext
 
     from cluster.pacing import Rest
+    from cluster.ray_private.core import console_handlers
+    from cluster.ray_private.data import PROGRESS_LOGGER
 
     context = DataContext.get_current()
     context.target_max_block_size = None  # no splitting: a block is a part
@@ -93,10 +94,9 @@ def configure_data() -> None:
     context.custom_execution_callback_classes = [Rest]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that there is no progress bar
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, PlainRayHandler):  # the console's; the files of the Ray session keep everything
-            handler.addFilter(_is_warning)
+    logging.getLogger(PROGRESS_LOGGER).setLevel(logging.ERROR)  # it warns that there is no progress bar
+    for handler in console_handlers():  # the log files of the Ray session keep everything
+        handler.addFilter(_is_warning)
 
 
 def preflight(needs: Sequence[Pool]) -> None:
@@ -184,13 +184,15 @@ def _start(config: SessionConfig) -> None:
 def _connect(address: str, stack: contextlib.ExitStack) -> None:
     import ray
 
+    from cluster.ray_private.core import has_token
+
     if address.startswith(("http://", "https://")):
         raise ValueError(
             f"session.address = '{address}' is a dashboard's: start the job there with "
             f"`ray job submit --address {address} --working-dir . -- python -m jobs.NAME ...`, "
             "or give the cluster's host:port (6379 unless chosen otherwise)"
         )
-    if "RAY_AUTH_MODE" not in os.environ and _token_loader().has_token(ignore_auth_mode=True):
+    if "RAY_AUTH_MODE" not in os.environ and has_token():
         stack.enter_context(_authentication("token"))  # Ray does so for "auto" only
     _probe(_host_and_port(address), address)
     try:
@@ -201,20 +203,17 @@ def _connect(address: str, stack: contextlib.ExitStack) -> None:
 
 
 def _host_and_port(address: str) -> str:
-    from ray._private.services import canonicalize_bootstrap_address
+    from cluster.ray_private.core import local_address
 
     if address != "auto":
         return address.removeprefix("ray://")
-    try:
-        found = canonicalize_bootstrap_address("auto")
-    except ConnectionError:
-        found = None
+    found = local_address()
     if found is None:
         raise ValueError(
             "session.address = 'auto': no Ray runs on this machine; `ray start --head` starts one, "
             "host:port names one elsewhere, and without the option the job starts its own"
         )
-    return str(found)
+    return found
 
 
 def _probe(host_and_port: str, address: str) -> None:
@@ -222,8 +221,10 @@ def _probe(host_and_port: str, address: str) -> None:
     import grpc
     from ray.exceptions import AuthenticationError
 
+    from cluster.ray_private.core import token_header
+
     try:
-        token = _token_loader().get_token_for_http_header()
+        token = token_header()
     except AuthenticationError as error:  # RAY_AUTH_MODE=token and no token
         raise ValueError(_no_entry(address, "is missing")) from error
     client = address.startswith("ray://")
@@ -261,21 +262,14 @@ def _runtime_environment() -> dict[str, Any]:
     return environment
 
 
-def _token_loader() -> Any:
-    """Where Ray looks for its token: RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token."""
-    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-
-    return AuthenticationTokenLoader.instance()
-
-
 @contextlib.contextmanager
 def _authentication(mode: str) -> Iterator[None]:
-    from ray._raylet import Config  # type: ignore[attr-defined]
+    from cluster.ray_private.core import reload_settings
 
     with _environment({"RAY_AUTH_MODE": mode}):
-        Config.initialize("")  # Ray has read the variable when it was imported
+        reload_settings()
         yield
-    Config.initialize("")
+    reload_settings()
 
 
 @contextlib.contextmanager

@@ -31,9 +31,9 @@ logger = logging.getLogger("clip")
 
 T = TypeVar("T")
 
-Read = Callable[[int], pa.Table | None]
+ReadPart = Callable[[int], pa.Table | None]
 Transform = Callable[[pa.Table], pa.Table]
-Place = Callable[[pa.Table], np.ndarray[Any, np.dtype[np.int32]]]
+Bucketing = Callable[[pa.Table], np.ndarray[Any, np.dtype[np.int32]]]
 Work = Callable[[pa.Table], pa.Table | Iterator[pa.Table]]
 """What a pool does with a part. It may give its rows piece by piece: then they are written as they come."""
 Factory = Callable[[], Work]
@@ -62,11 +62,11 @@ class Stages:
         self,
         name: str,
         num_parts: int,
-        read: Read,
+        read: ReadPart,
         *,
         pools: Sequence[tuple[Factory, Pool]] = (),
         finish: Transform | None = None,
-        place: Place | None = None,
+        bucketing: Bucketing | None = None,
         num_buckets: int = 1,
         row_groups: RowGroups = ROW_GROUPS,
         uri: str | None = None,
@@ -80,7 +80,7 @@ class Stages:
             read: the rows of a part; None, or no rows, makes an empty part.
             pools: for each pool what makes an actor's function; such a function keeps every row.
             finish: the last function of a part, which may make other rows of its rows.
-            place: the bucket of each row; all rows are in one where it is left out.
+            bucketing: the bucket of each row; all rows are in one where it is left out.
             num_buckets: how many buckets there are.
             row_groups: how large a row group is, at most.
             uri: the stage's folder, where it is not one of the run.
@@ -93,7 +93,7 @@ class Stages:
         stage = Stage(uri, num_parts) if uri else self.run.stage(name, num_parts, generation)
         pending = sorted(set(range(num_parts)) - stage.complete().keys())
         if pending:
-            writer = _Writer(stage, finish, place, num_buckets, row_groups)
+            writer = _Writer(stage, finish, bucketing, num_buckets, row_groups)
             dataset: Any = ray.data.from_arrow([pa.table({_PART: pa.array([index], pa.int32())}) for index in pending])
             dataset = dataset.map_batches(_Reader(read, writer), batch_size=1, batch_format="pyarrow")
             for number, (factory, pool) in enumerate(pools, 1):
@@ -134,7 +134,7 @@ class _Writer:
 
     stage: Stage
     finish: Transform | None
-    place: Place | None
+    bucketing: Bucketing | None
     num_buckets: int
     row_groups: RowGroups
 
@@ -151,7 +151,7 @@ class _Writer:
         return self(index, [table])
 
     def write(self, index: int, table: pa.Table) -> None:
-        buckets = self.place(table) if self.place and table.num_rows else None
+        buckets = self.bucketing(table) if self.bucketing and table.num_rows else None
         self.stage.write(index, table, buckets=buckets, num_buckets=self.num_buckets, row_groups=self.row_groups)
 
 
@@ -159,7 +159,7 @@ class _Writer:
 class _Reader:
     """Begins a part. One without rows would be no block at all, so it is ended here."""
 
-    read: Read
+    read: ReadPart
     writer: _Writer
 
     def __call__(self, block: pa.Table) -> pa.Table:

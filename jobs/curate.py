@@ -19,7 +19,7 @@ from jobs.options.encoders import EncoderConfig
 from jobs.options.inputs import open_overlap_index
 from jobs.options.launch import launch
 from pipeline import __version__
-from pipeline.data.flows.curate_flow import CurateConfig, Sight, curate
+from pipeline.data.flows.curate_flow import CurateConfig, PictureMatching, curate
 
 logger = logging.getLogger("clip")
 
@@ -62,7 +62,7 @@ def main(job: CurateJob) -> None:
     crawls = read_crawls(job.crawl)
     fetched = [run.output("fetched", run.configuration["fetch_parts"]) for run in crawls]
     encoder, encoder_sha256 = job.encoder.open() or (None, None)
-    sight = Sight(encoder, job.encoder.pool, open_overlap_index(job.overlap, encoder_sha256))
+    matching = PictureMatching(encoder, job.encoder.pool, open_overlap_index(job.overlap, encoder_sha256))
     parts = ("num_buckets", "dedupe", "cells", "overlap", "balance", "shard")
     configuration = {name: identity(getattr(job, name)) for name in parts} | {
         "encoder": encoder_sha256,
@@ -80,7 +80,7 @@ def main(job: CurateJob) -> None:
         "crawl_funnel": {crawl.run_id: read_funnel(crawl) for crawl in crawls},
     }
     with session(job.session, needs=[job.encoder.pool] if encoder else []):
-        snapshot = curate(stages, fetched, dataset, metadata, job, sight)
+        snapshot = curate(stages, fetched, dataset, metadata, job, matching)
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     logger.info("%s of %s: %d pairs, id %s", snapshot.name, dataset, snapshot.num_rows, snapshot.snapshot_id)
 

@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-OPERATIONAL = {"operational": True}
+RESUME_SAFE = {"resume_safe": True}
 """Metadata of such a field: cluster.runs.identity leaves it out, so a run may be resumed with another value."""

@@ -33,8 +33,8 @@ SCORED_TERMS = pa.schema([*TERM_COUNTS, ("first_count", pa.int64()), ("pmi_bits"
 
 CANDIDATES = pa.schema(
     [
-        ("pair_id", pa.string()),  # 128-bit hash of (image_url, caption), 32 hexadecimal digits
-        ("image_url", pa.string()),
+        ("pair_id", pa.string()),  # 128-bit hash of (url, caption), 32 hexadecimal digits
+        ("url", pa.string()),
         ("caption", pa.string()),
         ("caption_source", pa.string()),
         ("language", pa.string()),  # of the caption (pipeline.data.text.language), null where it cannot be told
@@ -53,7 +53,7 @@ CANDIDATES = pa.schema(
 
 FETCHED = pa.schema(
     [
-        *(field for field in CANDIDATES if field.name not in {"image_url", "image"}),
+        *(field for field in CANDIDATES if field.name not in {"url", "image"}),
         # img2dataset's columns, with its names and values
         ("url", pa.string()),
         ("key", pa.string()),  # the pair's id

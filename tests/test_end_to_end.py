@@ -37,7 +37,7 @@ from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.queries.query_list import QueriesConfig
 from pipeline.data.snapshots.shard import ShardConfig
 from pipeline.data.snapshots.snapshot import Snapshot
-from pipeline.data.sources.page import normalize_url
+from pipeline.data.web.urls import normalize_url
 from pipeline.model.encoders.duplicate_detector import detector_config, to_files
 from pipeline.reasons import IMAGE_CHECKS, POLICY, TRANSIENT, Reason
 from pipeline.schemas import CANDIDATES, FETCHED
@@ -89,17 +89,17 @@ class Corpus:
         crawled, curated = (Run.read(str(self.folder / job), option=job) for job in ("crawl", "curate"))
         num_archives = len(list((self.folder / "site" / "warc").glob("*.warc.gz")))
         outputs = [
-            (crawled.output("candidates", num_archives), "image_url"),
-            (self.output("unique"), "image_url"),
-            (self.output("fetched"), "url"),
-            (curated.output("placed", NUM_BUCKETS), "url"),
+            crawled.output("candidates", num_archives),
+            self.output("unique"),
+            self.output("fetched"),
+            curated.output("placed", NUM_BUCKETS),
         ]
         found: dict[str, set[str | None]] = {}
-        for output, url in outputs:
+        for output in outputs:
             for part in range(len(output.parts)):
-                table = output.dropped(part, [url, "reason"])
+                table = output.dropped(part, ["url", "reason"])
                 for row in table.to_pylist() if table is not None else []:
-                    found.setdefault(row[url], set()).add(row["reason"])
+                    found.setdefault(row["url"], set()).add(row["reason"])
         for shard in self.snapshot.shards:
             for url in pq.read_table(shard.path, columns=["url"])["url"].to_pylist():
                 found.setdefault(url, set()).add(None)

@@ -1,131 +1,80 @@
-"""The imports run one way: jobs -> pipeline -> cluster, and inside pipeline as written below."""
+"""The imports run one way, as layers.toml has it: jobs -> pipeline -> cluster, and inside pipeline likewise."""
 
 import ast
-import functools
-from pathlib import Path
-from typing import NamedTuple
+from collections import Counter
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("cluster", "jobs", "pipeline", "tests")
-RAY_FILES = {
-    "pipeline.data.flows.embedding_flow",
-    "pipeline.data.flows.curate_flow",
-    "pipeline.data.flows.crawl_flow",
-    "pipeline.data.flows.import_export_flow",
-    "pipeline.data.flows.global_counts_flow",
-    "pipeline.data.flows.duplicates_flow",
-    "pipeline.data.flows.retry_flow",
-    "pipeline.data.flows.query_flow",
-    "pipeline.data.flows.input_files",
-    "pipeline.train.workers.rank_zero",
-    "pipeline.train.workers.loop",
-    "pipeline.train.workers.step_decisions",
-    "pipeline.train.workers.run",
-    "pipeline.train.workers.run_lock",
-    "pipeline.train.workers.stream",
-    "pipeline.train.workers.trainer",
-    "pipeline.train.workers.validation",
-    "pipeline.train.workers.worker_group",
-    "pipeline.eval.flows.benchmark_flow",
-}
+from tests.layers import (
+    PAGE,
+    PICTURE,
+    ROOT,
+    TOP_LEVEL,
+    cycle,
+    edges,
+    files,
+    imports,
+    imports_in,
+    is_in,
+    layers,
+    ours,
+    package_of,
+    page,
+    picture,
+)
 
-_DATA = {
-    "pipeline.data",
-    "pipeline.schemas",
-    "pipeline.reasons",
-    "pipeline.hashing",
-    "pipeline.paper",
-    "pipeline.resume_safe",
-}
-_FILES_OF_SNAPSHOTS = _DATA | {"cluster.storage", "cluster.s3", "cluster.parquet"}
-
-MAY_IMPORT: dict[str, set[str]] = {
-    "cluster": {"cluster"},
-    "jobs": {"cluster", "jobs", "pipeline"},
-    "pipeline.paper": set(),
-    "pipeline.hashing": set(),
-    "pipeline.resume_safe": set(),
-    "pipeline.reasons": set(),
-    "pipeline.schemas": set(),
-    "pipeline.data": _DATA,
-    # Snapshots are files, and whoever has a URI opens one; what Ray needs of cluster/ is none of their business
-    "pipeline.data.snapshots.commit": _FILES_OF_SNAPSHOTS,
-    "pipeline.data.snapshots.garbage": _FILES_OF_SNAPSHOTS,
-    "pipeline.data.snapshots.snapshot": _FILES_OF_SNAPSHOTS,
-    "pipeline.data.snapshots.takedown": _FILES_OF_SNAPSHOTS,
-    "pipeline.data.snapshots.tombstones": _FILES_OF_SNAPSHOTS,
-    "pipeline.model": {"pipeline.model", "pipeline.paper"},
-    "pipeline.train": {
-        *("pipeline.train", "pipeline.model", "pipeline.hashing", "pipeline.paper", "pipeline.resume_safe"),
-        *("pipeline.data.snapshots.epoch_order", "pipeline.data.snapshots.reading"),  # how a snapshot is read
-    },
-    "pipeline.eval": {"pipeline.eval", "pipeline.model", "pipeline.paper"},
-    "pipeline": {"pipeline.model"},  # pipeline/__init__.py: load()
-}
-"""For each package, and each module that stands alone, what of ours it may import."""
-
-
-class Import(NamedTuple):
-    module: str
-    at_once: bool
-    """When the file is imported, not when a function is called."""
-
-
-@functools.cache
-def files() -> dict[str, Path]:
-    """Every Python file of ours by its module's name, an __init__.py by that of its package."""
-    found = [file.relative_to(ROOT) for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
-    return {".".join(file.with_suffix("").parts).removesuffix(".__init__"): ROOT / file for file in found}
-
-
-@functools.cache
-def imports(module: str) -> tuple[Import, ...]:
-    """Every module that a file imports, wherever in it."""
-    return imports_in(files()[module].read_text(encoding="utf-8"))
-
-
-def imports_in(source: str) -> tuple[Import, ...]:
-    tree = ast.parse(source)
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    inside = {id(node) for function in functions for node in ast.walk(function)}
-    found = []
-    for node in ast.walk(tree):
-        names: set[str] = set()
-        if isinstance(node, ast.Import):
-            names = {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            # `from package import module` imports the module
-            below = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-            names = {below[name] if below[name] in files() else f"{node.module}" for name in below}
-        found += [Import(name, id(node) not in inside) for name in sorted(names)]
-    return tuple(found)
-
-
-def is_in(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
-
-
-OURS = sorted(name for name in files() if not is_in(name, "tests"))
+MAX_FILES = 15
+"""Of a folder; more of them are several subjects."""
 
 
 def test_the_files_are_found() -> None:
-    assert set(OURS) >= RAY_FILES | {"jobs.options.launch", "cluster.runs", "pipeline"}
+    assert set(ours()) >= {"jobs.options.launch", "cluster.runs", "pipeline", "pipeline.train.workers.loop"}
 
 
-@pytest.mark.parametrize("module", OURS)
+@pytest.mark.parametrize("module", ours())
 def test_imports_run_one_way(module: str) -> None:
-    layer = max((name for name in MAY_IMPORT if is_in(module, name)), key=len)
-    allowed = MAY_IMPORT[layer] | ({"cluster"} if module in RAY_FILES else set())
-    found = ["pipeline.model" if name == "pipeline" else name for name, _ in imports(module)]  # pipeline.load, that is
-    ours = [name for name in found if any(is_in(name, package) for package in PACKAGES)]
-    assert [name for name in ours if not any(is_in(name, package) for package in allowed)] == []
+    package = package_of(module)
+    # `from pipeline import load` is the model's
+    found = ["pipeline.model" if name == "pipeline" else name for name, _ in imports(module)]
+    foreign = [name for name in found if name.partition(".")[0] in TOP_LEVEL and not is_in(name, package)]
+    allowed = layers()[package].imports
+    assert [name for name in foreign if not any(is_in(name, entry) for entry in allowed)] == []
 
 
-@pytest.mark.parametrize("module", [name for name in OURS if is_in(name, "pipeline") and name not in RAY_FILES])
-def test_pipeline_does_without_ray(module: str) -> None:
-    assert [name for name, _ in imports(module) if is_in(name, "ray")] == []
+@pytest.mark.parametrize("package", layers())
+def test_every_import_that_is_allowed_is_used(package: str) -> None:
+    found = {name for module in ours() if package_of(module) == package for name, _ in imports(module)}
+    stated = [name for name in layers()[package].stated if not any(is_in(module, name) for module in found)]
+    assert stated == []
+
+
+def test_packages_import_each_other_in_no_cycle() -> None:
+    assert cycle(edges()) == []
+
+
+def test_modules_import_each_other_in_no_cycle() -> None:
+    at_once = {name: [module for module, now in imports(name) if now and module in files()] for name in ours()}
+    assert cycle(at_once) == []
+
+
+def test_a_cycle_is_found() -> None:
+    assert cycle({"a": ["b"], "b": ["c"], "c": ["b"]}) == ["b", "c", "b"]
+    assert cycle({"a": ["b", "c"], "b": ["c"], "c": []}) == []
+
+
+@pytest.mark.parametrize("module", ours())
+def test_ray_is_imported_in_flows_only(module: str) -> None:
+    package = package_of(module)
+    if not layers()[package].ray:
+        assert [name for name, _ in imports(module) if is_in(name, "ray")] == []
+    elif is_in(package, "pipeline"):
+        assert package.endswith((".flows", ".workers"))
+
+
+@pytest.mark.parametrize("module", [name for name in ours() if not is_in(name, "cluster.ray_private")])
+def test_private_parts_of_ray_have_one_adapter(module: str) -> None:
+    source = files()[module].read_text(encoding="utf-8")
+    assert not any(part in source for part in ("ray._private", "ray._raylet", "._internal"))
 
 
 @pytest.mark.parametrize("module", sorted(files()))
@@ -136,19 +85,37 @@ def test_imports_are_absolute_and_named(module: str) -> None:
             assert "*" not in [alias.name for alias in node.names], f"line {node.lineno} imports everything"
 
 
-def test_no_module_imports_itself_by_a_detour() -> None:
-    done: set[str] = set()
+def test_no_folder_holds_many_files() -> None:
+    found = [file for top in (*TOP_LEVEL, "docs") for file in (ROOT / top).rglob("*") if file.is_file()]
+    folders = Counter(file.parent.relative_to(ROOT) for file in found if "__pycache__" not in file.parts)
+    assert {folder: number for folder, number in folders.items() if number > MAX_FILES} == {}
 
-    def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, " -> ".join((*path, module))
-        if module not in done:
-            for imported, at_once in imports(module):
-                if at_once and imported in files():
-                    visit(imported, (*path, module))
-            done.add(module)
 
-    for module in OURS:
-        visit(module, ())
+@pytest.mark.parametrize("package", [name for name in ours() if files()[name].name == "__init__.py"])
+def test_a_package_opens_with_what_lives_there(package: str) -> None:
+    docstring = ast.get_docstring(ast.parse(files()[package].read_text(encoding="utf-8"))) or ""
+    assert 3 <= len(docstring.splitlines()) <= 10 or package == "pipeline"
+
+
+def subject_of(module: str) -> str:
+    """The module that a file of tests is about, or its package."""
+    folder, _, name = module.removeprefix("tests.").rpartition(".")
+    return f"{folder}.{name.removeprefix('test_')}"
+
+
+@pytest.mark.parametrize("module", [name for name in files() if ".test_" in name])
+def test_tests_mirror_the_tree(module: str) -> None:
+    """A file of tests lies where its module lies, or at least in a folder that mirrors a package."""
+    about = subject_of(module)
+    folder = about.rpartition(".")[0]
+    if folder and folder.partition(".")[0] in TOP_LEVEL:
+        assert about in files() or folder in files() or (ROOT / folder.replace(".", "/")).is_dir(), about
+
+
+def test_the_picture_of_the_packages_is_that_of_the_code() -> None:
+    advice = "run python -m tests.layers"
+    assert PICTURE.read_text(encoding="utf-8") == picture(), advice
+    assert PAGE.read_text(encoding="utf-8") == page(), advice
 
 
 @pytest.mark.parametrize(
@@ -156,8 +123,8 @@ def test_no_module_imports_itself_by_a_detour() -> None:
     [
         ("import a.b, c", [("a.b", True), ("c", True)]),
         (
-            "from pipeline.data import match, shard",
-            [("pipeline.data.text.match", True), ("pipeline.data.snapshots.shard", True)],
+            "from pipeline.data.text import match, words",
+            [("pipeline.data.text.match", True), ("pipeline.data.text.words", True)],
         ),
         ("from pipeline.data.text.match import Matcher", [("pipeline.data.text.match", True)]),
         ("from pipeline import load, paper", [("pipeline", True), ("pipeline.paper", True)]),

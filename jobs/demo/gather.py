@@ -92,15 +92,15 @@ _BY_IMAGE = frozenset({Reason.NOT_AN_IMAGE, Reason.CORRUPT_IMAGE, Reason.TOO_MAN
 
 
 def _rejected(output: Output, fetched: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = ("url", "jpg") if fetched else ("image_url", "image")
+    image = "jpg" if fetched else "image"
     shown: dict[str, int] = {}
     for part in range(len(output.parts)):
-        table = output.dropped(part, [*names, "caption", "page_url", "reason"])
+        table = output.dropped(part, ["url", image, "caption", "page_url", "reason"])
         for row in table.to_pylist() if table is not None else []:
             reason = row["reason"]
             if row["caption"] is not None and shown.get(reason, 0) < NUM_REJECTED_PER_REASON:
                 shown[reason] = shown.get(reason, 0) + 1
-                yield reason, row | {"url": row[names[0]], "image": row[names[1]]}
+                yield reason, row | {"image": row[image]}
 
 
 def examples(folder: Path, names: Sequence[str]) -> list[Example]:

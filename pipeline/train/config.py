@@ -4,15 +4,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline import paper
-from pipeline.resume_safe import OPERATIONAL
+from pipeline.resume_safe import RESUME_SAFE
 
 Precision = Literal["bf16", "fp32"]
-Storage = Literal["fp32", "bf16"]
+StoredPrecision = Literal["fp32", "bf16"]
 
 
-def _operational(default: Any) -> Any:
+def _resume_safe(default: Any) -> Any:
     """A field that decides how a run is carried out, not what it computes."""
-    return field(default=default, metadata=OPERATIONAL)
+    return field(default=default, metadata=RESUME_SAFE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class TrainConfig:
     epsilon: float = paper.ADAM_EPSILON_VIT.value
     precision: Precision = "bf16"
     """Arithmetic of the towers; features, the loss and gradients are float32 always."""
-    moments: Storage = "fp32"
+    moments: StoredPrecision = "fp32"
     """How Adam's moments are stored: bf16 halves their memory, with stochastic rounding (bf16_adam.py)."""
-    text_weights: Storage = "fp32"
+    text_weights: StoredPrecision = "fp32"
     """How the text tower's large weights are stored: bf16 halves their memory, with stochastic rounding
     (bf16_text_weights.py); needs precision bf16."""
     max_gradient_norm: float | None = None
@@ -51,45 +51,45 @@ class TrainConfig:
     tokenizer_captions: int = 1_000_000
     """How many captions, at most, the vocabulary is learned from."""
 
-    num_workers: int = _operational(1)
-    min_workers: int | None = _operational(None)
+    num_workers: int = _resume_safe(1)
+    min_workers: int | None = _resume_safe(None)
     """The fewest workers to train with, where nodes come and go; unset: num_workers."""
-    max_workers: int | None = _operational(None)
+    max_workers: int | None = _resume_safe(None)
     """The most workers to train with; unset: num_workers."""
-    cpus_per_worker: float = _operational(1)
-    gpus_per_worker: float = _operational(0)
-    read_cpus_per_worker: float = _operational(1)
+    cpus_per_worker: float = _resume_safe(1)
+    gpus_per_worker: float = _resume_safe(0)
+    read_cpus_per_worker: float = _resume_safe(1)
     """Logical CPUs for reading and decoding, beside the worker's own."""
-    chunk_size: int | None = _operational(None)
+    chunk_size: int | None = _resume_safe(None)
     """Samples that one forward pass of a worker holds: memory grows with it, the gradient does not change. Unset: what
     the first step's probe finds best, which may differ from run to run. Halved, with a warning, where it does not fit.
     Images of networks with batch norms come in groups of norm_group_size instead."""
-    activation_budget_gib: float | None = _operational(None)
+    activation_budget_gib: float | None = _resume_safe(None)
     """Memory of a worker for chunks whose first forward pass keeps its graph, so that they need no second one. Unset:
     what is free after the first step; 0: only the last chunk of each tower keeps its graph."""
-    checkpoint_activations: bool = _operational(False)
+    checkpoint_activations: bool = _resume_safe(False)
     """Graphs hold the inputs of residual blocks only, whose forward pass is computed once more for each backward one:
     larger chunks for a third more work."""
-    compile: bool = _operational(False)
+    compile: bool = _resume_safe(False)
     """Residual blocks are compiled by torch.compile, but for those with batch norms. Every worker needs a compiler."""
-    shard_weights: bool = _operational(False)
+    shard_weights: bool = _resume_safe(False)
     """Weights, gradients and the optimizer's moments are shared out to the workers (FSDP2)."""
-    rows_per_read: int = _operational(1024)
+    rows_per_read: int = _resume_safe(1024)
     """Rows that one reading task decodes, at least (whole steps of a worker)."""
-    log_every_steps: int = _operational(10)
-    checkpoint_every_steps: int = _operational(1000)
-    checkpoint_every_minutes: float = _operational(15)
+    log_every_steps: int = _resume_safe(10)
+    checkpoint_every_steps: int = _resume_safe(1000)
+    checkpoint_every_minutes: float = _resume_safe(15)
     """A checkpoint is due so long after the one before, whatever the steps; what a node takes with it that dies without
     notice is no more than that. 0: by steps only."""
-    keep_checkpoints: int = _operational(2)
+    keep_checkpoints: int = _resume_safe(2)
     """Checkpoints kept, the newest first; with two, a damaged one can be done without."""
-    keep_checkpoint_every_steps: int = _operational(0)
+    keep_checkpoint_every_steps: int = _resume_safe(0)
     """Of each so many steps the first checkpoint is kept for good; 0: none is."""
-    keep_models_at: tuple[int, ...] = _operational(())
+    keep_models_at: tuple[int, ...] = _resume_safe(())
     """Images seen, whole steps, after which the model is kept in the run's models/."""
-    max_skipped_steps: int = _operational(10)
+    max_skipped_steps: int = _resume_safe(10)
     """Steps in a row that may be skipped because the loss or the gradient is not finite; one more ends the run."""
-    max_failures: int = _operational(2)
+    max_failures: int = _resume_safe(2)
     """How often the workers are started again, from the last checkpoint, when one of them fails. Nodes that are taken
     away do not count."""
 

@@ -214,9 +214,9 @@ def test_a_newer_generation_counts_when_it_is_complete(stage: Stage) -> None:
     assert stage.newest() == again
     after = Output.of(again)
     assert (before.num_kept, after.num_kept) == (3, 5)
-    assert before.everything(0) == first
+    assert before.with_dropped(0) == first
     after.delete_files_of(before)
-    assert [after.everything(index) for index in range(3)] == [second, second, first]
+    assert [after.with_dropped(index) for index in range(3)] == [second, second, first]
     assert len(storage.list_files(stage.uri, suffixes=(".parquet",))) == 3, (
         "the part that stays as it was keeps its file"
     )

@@ -83,7 +83,7 @@ class TestRun:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fetch:
     attempts: int = 2
-    connect_to: dict[str, str] = dataclasses.field(default_factory=dict, metadata={"operational": True})
+    connect_to: dict[str, str] = dataclasses.field(default_factory=dict, metadata={"resume_safe": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import pytest
 import ray
 import ray.data
 from ray._private import services
-from ray._private.log import PlainRayHandler
 
 from cluster import session as session_module
+from cluster.ray_private.core import console_handlers
 from cluster.resources import Pool
 from cluster.session import SessionConfig, preflight, session
 from tests.ray_head import ROOT, RayHead, ray_head
@@ -97,7 +97,7 @@ def test_an_error_of_a_task_arrives_as_what_it_was() -> None:
 
 def test_ray_data_logs_warnings_and_no_more_to_the_console() -> None:
     session_module.configure_data()
-    (console,) = [handler for handler in logging.getLogger("ray.data").handlers if isinstance(handler, PlainRayHandler)]
+    (console,) = console_handlers()
     levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
     records = [logging.LogRecord("ray.data", level, __file__, 1, "said", (), None) for level in levels]
     assert [record.levelno for record in records if console.filter(record)] == [logging.WARNING]

@@ -85,7 +85,7 @@ def test_rows_go_through_the_pools_into_buckets(run: Run, notes: Path) -> None:
         rows_of,
         pools=[(make("first", double), Pool(cpus=0.5)), (make("second", refuse_some), Pool(cpus=0.5))],
         finish=finish,
-        place=lambda table: (table["value"].to_numpy() // 2 % 3).astype(np.int32),
+        bucketing=lambda table: (table["value"].to_numpy() // 2 % 3).astype(np.int32),
         num_buckets=3,
         row_groups=RowGroups(max_rows=2),
     )
@@ -128,7 +128,7 @@ def test_a_rerun_does_only_what_is_missing(run: Run, notes: Path) -> None:
 def test_stages_read_the_buckets_of_those_before_them(run: Run, tmp_path: Path) -> None:
     stages = Stages(run)
     first = stages(
-        "first", 6, rows_of, place=lambda table: (table["value"].to_numpy() % 4).astype(np.int32), num_buckets=4
+        "first", 6, rows_of, bucketing=lambda table: (table["value"].to_numpy() % 4).astype(np.int32), num_buckets=4
     )
     second = stages("second", 4, first.bucket, uri=str(tmp_path / "elsewhere"))
     assert second.stage.uri == str(tmp_path / "elsewhere")

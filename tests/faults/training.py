@@ -26,10 +26,10 @@ from cluster.session import SessionConfig, session
 from pipeline.data.snapshots.reading import shard_infos
 from pipeline.data.snapshots.snapshot import Snapshot
 from pipeline.train.config import TrainConfig
-from pipeline.train.workers import loop, trainer
+from pipeline.train.workers import build, loop, trainer
 from pipeline.train.workers import worker_group as train_workers
 from pipeline.train.workers.run import Pretraining
-from pipeline.train.workers.step_decisions import Decision, Notices
+from pipeline.train.workers.step_decisions import Decision, StepDecisions
 from pipeline.train.workers.trainer import pretrain
 from pipeline.train.workers.validation import Validation
 from tests.perf.training.memory import descendants
@@ -117,7 +117,7 @@ def train_where_a_node_comes(run: Pretraining) -> None:
         pretrain(run)
 
 
-class _SlowAlone(Notices):
+class _SlowAlone(StepDecisions):
     """Gives a node the time to come."""
 
     def after(self, num_steps: int) -> Decision:
@@ -126,9 +126,9 @@ class _SlowAlone(Notices):
         return super().after(num_steps)
 
 
-def _train_slowly_alone(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validation | None) -> int:
-    with mock.patch.object(loop, "Notices", _SlowAlone):
-        return loop.train(run, tokenizer_json, stop, validation)
+def _train_slowly_alone(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Validation | None) -> int:
+    with mock.patch.object(build, "StepDecisions", _SlowAlone):
+        return loop.train(run, tokenizer_json, run_lock, validation)
 
 
 @contextlib.contextmanager

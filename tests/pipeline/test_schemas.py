@@ -39,7 +39,7 @@ def test_with_reasons_replaces_them() -> None:
 def test_a_stage_adds_columns_to_those_before_it() -> None:
     """So that rows pass through the chain without a mapping."""
     types = {field.name: field.type for field in FETCHED} | {"phash": pa.uint64()}
-    renamed = {"image_url": "url", "image": "jpg"}
+    renamed = {"image": "jpg"}
     assert all(types[renamed.get(field.name, field.name)] == field.type for field in (*CANDIDATES, *PAIRS))
     assert ANSWERS.types == FETCHED.types
 

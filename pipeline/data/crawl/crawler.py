@@ -90,11 +90,11 @@ class Crawler:
     async def _crawl(self, table: pa.Table, turn: int) -> list[tuple[Picture, str | None]]:
         TURN.set(turn)
         await self._decoders.start()  # to start one holds the loop up, and pauses between requests are made in it
-        columns = {name: table[name].to_pylist() for name in ("image_url", "reason")}
+        columns = {name: table[name].to_pylist() for name in ("url", "reason")}
         redirects = (
             table["redirect_url"].to_pylist() if "redirect_url" in table.column_names else [None] * table.num_rows
         )
-        rows = zip(columns["image_url"], redirects, columns["reason"], table["image"], strict=True)
+        rows = zip(columns["url"], redirects, columns["reason"], table["image"], strict=True)
         done = await asyncio.gather(
             *(self._row(redirect or url, reason, image) for url, redirect, reason, image in rows)
         )
@@ -132,7 +132,7 @@ class Crawler:
 def fetched(table: pa.Table, pictures: Sequence[Picture], redirects: Sequence[str | None]) -> pa.Table:
     """FETCHED of CANDIDATES and what became of each row."""
     columns: dict[str, Any] = {name: table[name] for name in table.column_names if name in FETCHED.names}
-    columns |= {"url": table["image_url"], "key": table["pair_id"], "redirect_url": pa.array(redirects, pa.string())}
+    columns |= {"key": table["pair_id"], "redirect_url": pa.array(redirects, pa.string())}
     columns["status"] = [status_of(picture.reason) for picture in pictures]
     for name in _FILLED:
         values = [getattr(picture, name) for picture in pictures]

@@ -36,7 +36,7 @@ from pipeline.data.web.addresses import (
 )
 from pipeline.data.web.robots import MAX_ROBOTS_BYTES, Robots, tag_forbids
 from pipeline.reasons import TRANSIENT, Reason
-from pipeline.resume_safe import OPERATIONAL
+from pipeline.resume_safe import RESUME_SAFE
 
 _PRODUCT_TOKEN = re.compile(r"[A-Za-z_-]+")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -57,20 +57,20 @@ class FetchConfig(PolitenessConfig):
     """Product token, sent and looked up in robots.txt."""
     contact: str = ""
     """An address or page where the owner of a site reaches you; sent with the user agent. Needed for the open web."""
-    total_timeout_seconds: float = field(default=30.0, metadata=OPERATIONAL)
+    total_timeout_seconds: float = field(default=30.0, metadata=RESUME_SAFE)
     """For an image, over all its redirects, less what politeness waits."""
-    connect_timeout_seconds: float = field(default=5.0, metadata=OPERATIONAL)
-    read_timeout_seconds: float = field(default=10.0, metadata=OPERATIONAL)
+    connect_timeout_seconds: float = field(default=5.0, metadata=RESUME_SAFE)
+    read_timeout_seconds: float = field(default=10.0, metadata=RESUME_SAFE)
     max_bytes: int = 20 * 2**20
     max_redirects: int = 5
     allowed_ports: tuple[int, ...] = tuple(sorted(ALLOWED_PORTS))
-    attempts: int = field(default=2, metadata=OPERATIONAL)
+    attempts: int = field(default=2, metadata=RESUME_SAFE)
     """Requests for one address, at most; only transient failures are asked for again."""
-    max_in_flight: int = field(default=256, metadata=OPERATIONAL)
+    max_in_flight: int = field(default=256, metadata=RESUME_SAFE)
     """In one actor, over all hosts."""
-    max_waiting_bytes: int = field(default=16 * 2**20, metadata=OPERATIONAL)
+    max_waiting_bytes: int = field(default=16 * 2**20, metadata=RESUME_SAFE)
     """While more bytes than this wait to be decoded, no request starts."""
-    connect_to: Mapping[str, str] = field(default_factory=dict, metadata=OPERATIONAL)
+    connect_to: Mapping[str, str] = field(default_factory=dict, metadata=RESUME_SAFE)
     """Host pattern -> address:port to connect to instead, as curl's --connect-to: for a web of your own."""
 
     def __post_init__(self) -> None:

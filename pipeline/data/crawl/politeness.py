@@ -19,7 +19,7 @@ from pipeline.data.crawl.fetch_budget import Capacity
 from pipeline.data.web.addresses import registered_domain
 from pipeline.data.web.robots import Robots
 from pipeline.reasons import Reason
-from pipeline.resume_safe import OPERATIONAL
+from pipeline.resume_safe import RESUME_SAFE
 
 MAX_HOSTS = 100_000
 """Hosts that are remembered, at most, beside those that are busy."""
@@ -43,17 +43,17 @@ class Refused(Exception):  # noqa: N818 (an outcome, not a fault)
 class PolitenessConfig:
     """What the crawler grants every host. It changes no image, so a run may go on with other values."""
 
-    min_interval_seconds: float = field(default=1.0, metadata=OPERATIONAL)
+    min_interval_seconds: float = field(default=1.0, metadata=RESUME_SAFE)
     """Between the starts of two requests to one host, unless its robots.txt asks for more."""
-    max_interval_seconds: float = field(default=60.0, metadata=OPERATIONAL)
+    max_interval_seconds: float = field(default=60.0, metadata=RESUME_SAFE)
     """A host whose robots.txt asks for longer pauses than this is left alone, and so is, until a later attempt, one
     whose Retry-After does."""
-    max_in_flight_per_host: int = field(default=2, metadata=OPERATIONAL)
-    hosts_per_domain: int = field(default=16, metadata=OPERATIONAL)
+    max_in_flight_per_host: int = field(default=2, metadata=RESUME_SAFE)
+    hosts_per_domain: int = field(default=16, metadata=RESUME_SAFE)
     """A registered domain is asked as often as that many of its hosts may be, however many it has."""
-    breaker_failures: int = field(default=8, metadata=OPERATIONAL)
+    breaker_failures: int = field(default=8, metadata=RESUME_SAFE)
     """After so many timeouts, broken connections and server errors in a row a host counts as down."""
-    breaker_seconds: float = field(default=300.0, metadata=OPERATIONAL)
+    breaker_seconds: float = field(default=300.0, metadata=RESUME_SAFE)
     """So long a host that is down is not asked; its images wait for a later attempt (`--retry transient`)."""
 
     def __post_init__(self) -> None:

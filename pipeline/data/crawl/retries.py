@@ -31,7 +31,7 @@ def due(table: pa.Table, retry: Retry) -> pa.Table:
     table = table.filter(pc.is_in(table["reason"], wanted))
     redirects = table["redirect_url"]
     columns = {name: table[name] for name in CANDIDATES.names if name in table.column_names and name != "reason"}
-    candidates = conform(pa.table(columns | {"image_url": table["url"]}), CANDIDATES)
+    candidates = conform(pa.table(columns), CANDIDATES)
     return candidates.append_column("redirect_url", redirects)
 
 

@@ -19,7 +19,7 @@ from pipeline.data.duplicates.duplicate_graph import DedupeConfig, leaders
 from pipeline.data.duplicates.hamming import near_pairs as near_pairs
 from pipeline.data.images.phash import perceptual_hashes
 from pipeline.data.text import words
-from pipeline.data.web.urls import normalized
+from pipeline.data.web.urls import url_key
 from pipeline.hashing import UInt64, hash64, words_of_ids
 from pipeline.reasons import Reason
 from pipeline.schemas import DUPLICATES, PICTURES, SPARES, conform, with_reasons
@@ -68,7 +68,7 @@ def telling(caption: str, others: Iterable[str]) -> list[str]:
     return spare
 
 
-def same_url(table: pa.Table, url: str = "image_url") -> pa.Table:
+def same_url(table: pa.Table) -> pa.Table:
     """The table with a reason for all but the best-captioned row of each address, which gets the others' captions.
 
     All rows of an address must be in the table (crawl_flow.py gives whole buckets of addresses). Spare captions that
@@ -76,7 +76,7 @@ def same_url(table: pa.Table, url: str = "image_url") -> pa.Table:
     have already go on, so that the rows kept of two tables give what their rows at once would.
     """
     order = caption_order(table)
-    urls = [normalized(address) for address in table[url].to_pylist()]
+    urls = [url_key(address) for address in table["url"].to_pylist()]
     captions, spare = table["caption"].to_pylist(), [set(texts or ()) for texts in table["spare_captions"].to_pylist()]
     kept: dict[str, int] = {}
     reasons: list[str | None] = [None] * len(urls)

@@ -25,7 +25,7 @@ from pipeline.data.duplicates.hamming import band_keys, near_in_band, near_value
 from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant
 from pipeline.hashing import UInt64
 from pipeline.reasons import Reason
-from pipeline.resume_safe import OPERATIONAL
+from pipeline.resume_safe import RESUME_SAFE
 from pipeline.schemas import EDGES, FINGERPRINTS, GONE, LINKS
 
 Int64 = npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class DedupeConfig:
     """Whether a picture and its mirror image are one."""
     degrees: tuple[float, ...] = ()
     """Angles by which one picture may be turned; a small one covers those near to it."""
-    max_links_at_once: int = field(default=2_000_000, metadata=OPERATIONAL)
+    max_links_at_once: int = field(default=2_000_000, metadata=RESUME_SAFE)
     """Of the duplicate graph, twice its edges: with more than these left it is worked on in rounds over all workers,
     with fewer in one, 100 bytes each. The result is the same."""
 

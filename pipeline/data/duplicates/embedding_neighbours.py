@@ -153,7 +153,7 @@ def embedding_edges(table: pa.Table, min_similarity: float, max_edges_each: int)
             pairs = _near_in_cell(embeddings[members], min_similarity, max_edges_each)
             better, worse = members[pairs.better], members[pairs.worse]
             here = _first_shared(all_cells[better], all_cells[worse]) == cells[better]
-            found.append(Pairs(better[here], worse[here], pairs.similarity[here]))
+            found.append(NeighbourPairs(better[here], worse[here], pairs.similarity[here]))
     better, worse, similarity = _joined(found)
     at = pa.array(better)
     columns = [table[name].combine_chunks().take(at) for name in ("phash", "rank", "pair_id", "part")]
@@ -161,7 +161,7 @@ def embedding_edges(table: pa.Table, min_similarity: float, max_edges_each: int)
     return pa.table([*columns, hashes[worse], why, similarity], schema=EMBEDDING_EDGES)
 
 
-class Pairs(NamedTuple):
+class NeighbourPairs(NamedTuple):
     """Rows better and worse, int64 [M] each, and the cosine of each pair, float32 [M]."""
 
     better: Ints
@@ -169,15 +169,15 @@ class Pairs(NamedTuple):
     similarity: Matrix
 
 
-_NO_PAIRS = Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+_NO_PAIRS = NeighbourPairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
-def _joined(found: Sequence[Pairs]) -> Pairs:
+def _joined(found: Sequence[NeighbourPairs]) -> NeighbourPairs:
     better, worse = (np.concatenate([getattr(pairs, name) for pairs in found]) for name in ("better", "worse"))
-    return Pairs(better, worse, np.concatenate([pairs.similarity for pairs in found]))
+    return NeighbourPairs(better, worse, np.concatenate([pairs.similarity for pairs in found]))
 
 
-def _near_in_cell(embeddings: Matrix, min_similarity: float, max_edges_each: int) -> Pairs:
+def _near_in_cell(embeddings: Matrix, min_similarity: float, max_edges_each: int) -> NeighbourPairs:
     """All pairs (i, j), i < j, of rows in the order of their standing, for each j the first `max_edges_each`."""
     count, found = len(embeddings), [_NO_PAIRS]
     for start in range(0, count, _BLOCK):
@@ -193,20 +193,20 @@ def _near_in_cell(embeddings: Matrix, min_similarity: float, max_edges_each: int
             place = np.arange(len(pairs.worse)) - np.searchsorted(pairs.worse, pairs.worse)
             within = place < left[pairs.worse]
             columns = pairs.better[within] + first, pairs.worse[within] + start, pairs.similarity[within]
-            found.append(Pairs(*columns))
+            found.append(NeighbourPairs(*columns))
             left -= np.minimum(left, np.bincount(pairs.worse, minlength=len(rows)))
             if not left.any():
                 break
     return _joined(found)
 
 
-def _verified(rows: Matrix, others: Matrix, worse: Ints, better: Ints, min_similarity: float) -> Pairs:
+def _verified(rows: Matrix, others: Matrix, worse: Ints, better: Ints, min_similarity: float) -> NeighbourPairs:
     found = [_NO_PAIRS]
     for start in range(0, len(worse), _BLOCK):
         i, j = better[start : start + _BLOCK], worse[start : start + _BLOCK]
         similarity = cosines(others[i], rows[j])
         near = similarity >= min_similarity
-        found.append(Pairs(i[near], j[near], similarity[near]))
+        found.append(NeighbourPairs(i[near], j[near], similarity[near]))
     return _joined(found)
 
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from pipeline.hashing import UInt64, mix
 
 Int64 = npt.NDArray[np.int64]
-Pairs = tuple[UInt64, UInt64]
+IndexPairs = tuple[UInt64, UInt64]
 """Equally long: the hashes of one side and of the other."""
 
 _SLICE = 1 << 16
@@ -57,7 +57,7 @@ def band_keys(hashes: UInt64, radius: int) -> list[UInt64]:
     return keys
 
 
-def near_in_band(hashes: UInt64, radius: int, band: int, others: UInt64 | None = None) -> Pairs:
+def near_in_band(hashes: UInt64, radius: int, band: int, others: UInt64 | None = None) -> IndexPairs:
     """The pairs of `near_values`, or of hashes and others, that share this band and none before it.
 
     Of all hashes in buckets by their keys of a band (`band_keys`), the bands together tell each pair once.
@@ -72,7 +72,7 @@ def near_in_band(hashes: UInt64, radius: int, band: int, others: UInt64 | None =
     return _join((band,), _bands(radius), radius, np.sort(hashes), None if others is None else np.sort(others))
 
 
-def near_values(hashes: UInt64, radius: int, num_threads: int = 1) -> Iterator[Pairs]:
+def near_values(hashes: UInt64, radius: int, num_threads: int = 1) -> Iterator[IndexPairs]:
     """All pairs of distinct hashes that differ in at most `radius` bits, each once, a table's at a time.
 
     Args:
@@ -129,7 +129,7 @@ class _Side:
         np.not_equal(self._sorted[1:], self._sorted[:-1], out=new[1:])
         self.distinct = self._sorted if new.all() else self._sorted[new]
 
-    def members(self, other: _Side, pairs: Pairs) -> tuple[Int64, Int64]:
+    def members(self, other: _Side, pairs: IndexPairs) -> tuple[Int64, Int64]:
         """Where the hashes of each pair stood, a row for each two of their places."""
         places = []
         for side, values in zip((self, other), pairs, strict=True):
@@ -160,8 +160,8 @@ def _ascending(i: Int64, j: Int64, num_columns: int) -> Int64:
     return np.stack(np.divmod(keys, max(num_columns, 1)), axis=1)
 
 
-def _near(first: UInt64, second: UInt64 | None, radius: int, num_threads: int) -> Iterator[Pairs]:
-    """Pairs within the radius, of two sorted sides without repetitions, or of one with itself."""
+def _near(first: UInt64, second: UInt64 | None, radius: int, num_threads: int) -> Iterator[IndexPairs]:
+    """IndexPairs within the radius, of two sorted sides without repetitions, or of one with itself."""
     assert 0 <= radius < 64, radius
     blocks = _blocks(first, second, 64, radius)
     work = partial(_join, blocks=blocks, radius=radius, first=first, second=second)
@@ -257,7 +257,7 @@ class _Layout:
         return moved
 
 
-def _join(key: tuple[int, ...], blocks: Blocks, radius: int, first: UInt64, second: UInt64 | None) -> Pairs:
+def _join(key: tuple[int, ...], blocks: Blocks, radius: int, first: UInt64, second: UInt64 | None) -> IndexPairs:
     """What one table finds: pairs within the radius that share the blocks of its key, and of no table before it."""
     layout = _Layout(key, blocks)
     first = layout.of(first)
@@ -281,7 +281,7 @@ def _join(key: tuple[int, ...], blocks: Blocks, radius: int, first: UInt64, seco
     return layout.back(a[once]), layout.back(b[once])
 
 
-def _among(layout: _Layout, radius: int, own: UInt64) -> Iterator[Pairs]:
+def _among(layout: _Layout, radius: int, own: UInt64) -> Iterator[IndexPairs]:
     """Near pairs of sorted hashes that share a key, and a few that do not."""
     heads = _heads(layout, own)
     sizes = np.diff(heads, append=len(own))
@@ -306,7 +306,7 @@ def _among(layout: _Layout, radius: int, own: UInt64) -> Iterator[Pairs]:
     yield from _compared(own[places], own, np.minimum(places + num_steps + 1, ends), ends, radius)
 
 
-def _between(layout: _Layout, radius: int, own: UInt64, others: UInt64) -> Iterator[Pairs]:
+def _between(layout: _Layout, radius: int, own: UInt64, others: UInt64) -> Iterator[IndexPairs]:
     """Near pairs of own hashes and others that share a key; both sorted."""
     heads = _heads(layout, own)
     sizes = np.diff(heads, append=len(own))
@@ -326,7 +326,7 @@ def _heads(layout: _Layout, own: UInt64) -> Int64:
     return np.flatnonzero(np.concatenate([[True], (own[1:] ^ own[:-1]) > layout.rest]))
 
 
-def _in_tables(layout: _Layout, radius: int, first: UInt64, second: UInt64 | None) -> list[Pairs] | None:
+def _in_tables(layout: _Layout, radius: int, first: UInt64, second: UInt64 | None) -> list[IndexPairs] | None:
     """What tables find among hashes of one key by the rest of their bits; None where comparing all is cheaper."""
     blocks = _blocks(first, second, layout.num_rest, radius)
     if len(blocks) == 1:
@@ -337,7 +337,7 @@ def _in_tables(layout: _Layout, radius: int, first: UInt64, second: UInt64 | Non
     return [(a | top, b | top) for a, b in found]
 
 
-def _compared(own: UInt64, others: UInt64, begins: Int64, ends: Int64, radius: int) -> Iterator[Pairs]:
+def _compared(own: UInt64, others: UInt64, begins: Int64, ends: Int64, radius: int) -> Iterator[IndexPairs]:
     """The pairs within the radius of each own hash and its range of the others, compared some at a time."""
     totals = np.cumsum(ends - begins)
     total = int(totals[-1]) if len(own) else 0

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.stages import Bucketing
 from pipeline.data.queries import query_list
 from pipeline.data.web.addresses import registered_domain
-from pipeline.data.web.urls import normalized
+from pipeline.data.web.urls import url_key
 from pipeline.hashing import bucket_of, hash64, mix
 
-Place = Callable[[pa.Table], np.ndarray[Any, np.dtype[np.int32]]]
 
-
-def by(column: str, num_buckets: int) -> Place:
+def by(column: str, num_buckets: int) -> Bucketing:
     """Buckets by the hash of a column of strings."""
 
     def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -26,27 +24,27 @@ def by(column: str, num_buckets: int) -> Place:
     return place
 
 
-def by_url(column: str, num_buckets: int) -> Place:
+def by_url(column: str, num_buckets: int) -> Bucketing:
     """Buckets by the hash of an address, in whatever way it is written."""
-    return lambda table: bucket_of(hash64(normalized(url or "") for url in table[column].to_pylist()), num_buckets)
+    return lambda table: bucket_of(hash64(url_key(url or "") for url in table[column].to_pylist()), num_buckets)
 
 
-def by_number(column: str, num_buckets: int) -> Place:
+def by_number(column: str, num_buckets: int) -> Bucketing:
     """Buckets by the hash of a column of 64-bit numbers."""
     return lambda table: bucket_of(mix(table[column].to_numpy()), num_buckets)
 
 
-def by_part(column: str) -> Place:
+def by_part(column: str) -> Bucketing:
     """A bucket for each part that the column names."""
     return lambda table: table[column].to_numpy()
 
 
-def by_word(place: int, num_buckets: int) -> Place:
+def by_word(place: int, num_buckets: int) -> Bucketing:
     """Buckets by the first (0) or the last (-1) word of a term."""
     return lambda table: bucket_of(hash64(query_list.word_of(table["term"], place).to_pylist()), num_buckets)
 
 
-def by_domain(column: str, num_buckets: int, otherwise: str | None = None) -> Place:
+def by_domain(column: str, num_buckets: int, otherwise: str | None = None) -> Bucketing:
     """Buckets by the registered domain of a column's addresses, so that one actor has all of a domain.
 
     By the address where that has none, and by the column `otherwise` in rows without an address.
@@ -59,12 +57,12 @@ def by_domain(column: str, num_buckets: int, otherwise: str | None = None) -> Pl
     return place
 
 
-def by_name(num_buckets: int) -> Place:
+def by_name(num_buckets: int) -> Bucketing:
     """Buckets by the hash of the name; what has none is in one of them."""
     return lambda table: bucket_of(hash64(name or "" for name in table["name"].to_pylist()), num_buckets)
 
 
-def by_query(num_buckets: int) -> Place:
+def by_query(num_buckets: int) -> Bucketing:
     """Buckets by the hash of the query's id."""
 
     def place(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int32]]:

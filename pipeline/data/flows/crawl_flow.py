@@ -12,7 +12,7 @@ A stage writes its rows in buckets, and the next one reads one bucket of all par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 from cluster.part_file import RowGroups
 from cluster.parts import Output
 from cluster.resources import Pool
-from cluster.stages import Factory, Read, Stages, Transform, shared
+from cluster.stages import Factory, ReadPart, Stages, Transform, shared
 from pipeline.data.balance import balancing
 from pipeline.data.crawl.crawler import Crawler
 from pipeline.data.crawl.fetch import FetchConfig
@@ -31,7 +31,7 @@ from pipeline.data.flows.bucketing import by_domain, by_url
 from pipeline.data.flows.input_files import read_input
 from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.safety.block_lists import NO_LISTS, BlockLists, apply_lists
-from pipeline.data.safety.inline_images import HeldImages
+from pipeline.data.safety.inline_images import InlineImages
 from pipeline.data.safety.screening import SafetyConfig, Screen
 from pipeline.data.sources import extract
 from pipeline.data.text import caption_rules, match
@@ -102,7 +102,7 @@ def crawl(
             steps.append(partial(match.match_captions, matcher=match.Matcher(texts(), config.match_mode)))
         if screens_held:
             crawler = Crawler(config.fetch, config.image, block_lists())
-            steps.append(HeldImages(crawler, Screen(config.safety)))
+            steps.append(InlineImages(crawler, Screen(config.safety)))
         return lambda table: reduce(lambda done, step: step(done), steps, table)
 
     candidates = stages(
@@ -110,7 +110,7 @@ def crawl(
         len(inputs),
         read,
         pools=[(prepare, config.match_pool)] if query_texts or screens_held else [],
-        place=by_url("image_url", buckets),
+        bucketing=by_url("url", buckets),
         num_buckets=buckets,
     )
     unique = stages(
@@ -118,10 +118,10 @@ def crawl(
         buckets,
         candidates.bucket,
         finish=dedupe.same_url,
-        place=by_domain("image_url", parts),
+        bucketing=by_domain("url", parts),
         num_buckets=parts,
     )
-    addresses: Read = unique.bucket
+    addresses: ReadPart = unique.bucket
     if query_texts:
         limits = global_counts_flow.limits(stages, "", buckets, unique.part, config.balance, early, buckets)
         addresses = _then(unique.bucket, balancing.Selection(limits, config.balance.seed))
@@ -146,7 +146,7 @@ def crawlers(config: CrawlConfig, lists: BlockLists) -> list[tuple[Factory, Pool
     return pools
 
 
-def _then(read: Callable[[int], pa.Table | None], transform: Transform) -> Read:
+def _then(read: ReadPart, transform: Transform) -> ReadPart:
     def composed(part: int) -> pa.Table | None:
         table = read(part)
         return None if table is None else transform(table)

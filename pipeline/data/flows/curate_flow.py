@@ -33,7 +33,7 @@ from cluster import storage
 from cluster.part_file import RowGroups
 from cluster.parts import Output
 from cluster.resources import Pool
-from cluster.stages import Read, Stages
+from cluster.stages import ReadPart, Stages
 from pipeline.data.balance import balancing
 from pipeline.data.cards import card
 from pipeline.data.cards.card_pages import to_html, to_markdown
@@ -64,14 +64,15 @@ class CurateConfig:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What tells pictures beside their hashes."""
+class PictureMatching:
+    """What finds like pictures beside their hashes."""
 
     encoder: Callable[[], Encode] | None = None
-    """Makes an encoder, once in each actor of the pool."""
+    """Makes an encoder, once in each actor of the pool. None: pictures are compared by their hashes only."""
     pool: Pool = field(default_factory=Pool)
+    """The actors that embed."""
     index: overlap.OverlapIndex | None = None
-    """Of the evaluation sets; with embeddings of the same encoder, if of any."""
+    """The evaluation sets whose pictures are looked for. If it has embeddings, they must be of the same encoder."""
 
 
 def curate(
@@ -80,79 +81,146 @@ def curate(
     dataset: str,
     metadata: Mapping[str, Any],
     config: CurateConfig,
-    sight: Sight,
+    matching: PictureMatching,
 ) -> snapshot.Snapshot:
     """From resized images to a committed snapshot: one copy of each picture, balanced, shuffled, in shards.
 
-    `crawls` are FETCHED of one query list with one number of parts each, so that all rows of an address are in parts
-    of one number.
+    Args:
+        stages: of the run.
+        crawls: FETCHED of one query list with one number of parts each, so that all rows of an address are in parts
+            of one number.
+        dataset: URI of the data set that gets the new version.
+        metadata: plain data for the version's record.
+        config: how it is done.
+        matching: how like pictures are found.
     """
-    fetched = global_counts_flow.join(stages, crawls)
-    buckets, parts = config.num_buckets, fetched.num_parts
-    hashed = pictures(stages, parts, fetched.part, config.dedupe, buckets)
-    seen: embedding_flow.PictureRead = partial(hashed.part, columns=["pair_id", "phash"])
-    near = None
-    if sight.encoder is not None:
-        best, embeddings = embedding_flow.embed(stages, parts, fetched.part, hashed, sight.encoder, sight.pool)
-        seen = embedding_flow.embedded(best, embeddings)
-        near = embedding_flow.near_embeddings(stages, best, embeddings, config.cells, buckets)
-    going, spares = duplicates(stages, parts, fetched.part, hashed, near, config.dedupe, buckets)
-    overlaps = None if sight.index is None else embedding_flow.overlaps(stages, parts, seen, sight.index)
-
-    def marked(part: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        table = fetched.part(part, columns)
-        if table is None:
-            return None
-        table = dedupe.mark(table, going.bucket(part) or DUPLICATES.empty_table())
-        if overlaps is None or config.overlap.mode == "mark":
-            return table
-        return overlap.drop_overlaps(table, overlaps.part(part) or OVERLAPS.empty_table())
-
-    def left(part: int, columns: Sequence[str]) -> pa.Table | None:
-        table = marked(part, sorted({*columns, "pair_id", "reason"}))
-        return None if table is None else table.filter(table["reason"].is_null())
-
-    limits = global_counts_flow.limits(
-        stages, "final_", parts, left, config.balance, config.balance.max_pairs_per_query, buckets
-    )
-    draw = balancing.Selection(limits, config.balance.seed)
-
-    def drawn(part: int) -> pa.Table | None:
-        table = marked(part)
-        if table is None:
-            return None
-        table = dedupe.with_spares(draw(table), spares.bucket(part) or SPARES.empty_table())
-        return dedupe.with_phash(table, hashed.part(part, ["pair_id", "phash"]))
-
-    sizes = stages(
-        "sizes", parts, lambda part: left(part, ["pair_id", "query_ids"]), finish=lambda table: shard.size(draw(table))
-    )
-    left_share = sum(sizes.table(shard.SIZES)["num_pairs"].to_pylist()) / max(1, fetched.num_rows)
-    count = shard.num_shards(int(fetched.num_bytes * left_share), config.shard)
+    images = global_counts_flow.join(stages, crawls)
+    buckets, parts = config.num_buckets, images.num_parts
+    rows = _match_pictures(stages, images, config, matching)
+    max_pairs = config.balance.max_pairs_per_query
+    limits = global_counts_flow.limits(stages, "final_", parts, rows.remaining, config.balance, max_pairs, buckets)
+    selection = balancing.Selection(limits, config.balance.seed)
+    num_shards = _num_shards(stages, rows, selection, config.shard)
     placed = stages(
         "placed",
         parts,
-        drawn,
-        place=lambda table: shard.shard_of(table, count, config.shard.seed),
-        num_buckets=count,
+        partial(rows.balanced, selection),
+        bucketing=lambda table: shard.shard_of(table, num_shards, config.shard.seed),
+        num_buckets=num_shards,
         row_groups=IMAGE_GROUPS,
     )
-    shards, records = make_shards(stages, count, placed.bucket, dataset, config.shard)
-    told = None
-    if sight.index is not None and overlaps is not None:
-        found = embedding_flow.settled_overlaps(stages, overlaps, placed).table(OVERLAPS)
-        told = overlap.overlap_record(overlap.count_overlaps(sight.index, found), config.overlap)
-        told = {**told, "sha256": put_overlaps(dataset, found)}
-    kept = global_counts_flow.totals(stages, "kept_", count, shards.part, buckets).select(["query_id", "num_pairs"])
-    version = commit(dataset, records, kept, {**metadata, "overlap": told, "funnel": stages.funnel()})
-    about = card.card(version.metadata, global_counts_flow.card_counts(stages, count, shards.part, buckets), kept)
-    for ending, page in (("md", to_markdown(about)), ("html", to_html(about))):
-        storage.write_bytes(storage.join(dataset, "cards", f"{version.name}.{ending}"), page.encode())
+    shards, records = make_shards(stages, num_shards, placed.bucket, dataset, config.shard)
+    overlap_record = _record_overlaps(stages, rows, placed, dataset, config, matching)
+    kept = global_counts_flow.totals(stages, "kept_", num_shards, shards.part, buckets)
+    kept = kept.select(["query_id", "num_pairs"])
+    version = commit(dataset, records, kept, {**metadata, "overlap": overlap_record, "funnel": stages.funnel()})
+    write_card(stages, version, shards, kept, dataset, buckets)
     return version
 
 
+@dataclass(frozen=True)
+class CuratedRows:
+    """The images of all crawls, and what other stages found out about each of them, part by part."""
+
+    images: global_counts_flow.Images
+    hashed: Output
+    """PICTURES."""
+    duplicates: Output
+    """DUPLICATES, one bucket for each part of the images."""
+    spares: Output
+    """SPARES, likewise."""
+    overlaps: Output | None
+    """OVERLAPS, one part for each part of the images; None where none were looked for."""
+    drop_overlaps: bool
+    """Whether pairs that overlap with an evaluation set are dropped, or only recorded."""
+
+    def judged(self, part: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """FETCHED of a part, with a reason for each row that is a duplicate or an overlap to drop."""
+        table = self.images.part(part, columns)
+        if table is None:
+            return None
+        table = dedupe.mark(table, self.duplicates.bucket(part) or DUPLICATES.empty_table())
+        if self.overlaps is None or not self.drop_overlaps:
+            return table
+        return overlap.drop_overlaps(table, self.overlaps.part(part) or OVERLAPS.empty_table())
+
+    def remaining(self, part: int, columns: Sequence[str]) -> pa.Table | None:
+        """The columns of the rows that are neither duplicates nor overlaps to drop."""
+        table = self.judged(part, sorted({*columns, "pair_id", "reason"}))
+        return None if table is None else table.filter(table["reason"].is_null())
+
+    def balanced(self, selection: balancing.Selection, part: int) -> pa.Table | None:
+        """FETCHED and phash of a part, with a reason for each row that no query draws; spare captions merged."""
+        table = self.judged(part)
+        if table is None:
+            return None
+        table = dedupe.with_spares(selection(table), self.spares.bucket(part) or SPARES.empty_table())
+        return dedupe.with_phash(table, self.hashed.part(part, ["pair_id", "phash"]))
+
+
+def _match_pictures(
+    stages: Stages, images: global_counts_flow.Images, config: CurateConfig, matching: PictureMatching
+) -> CuratedRows:
+    """Hash and, with an encoder, embed all images; find their duplicates and, with an index, their overlaps."""
+    buckets, parts = config.num_buckets, images.num_parts
+    hashed = pictures(stages, parts, images.part, config.dedupe, buckets)
+    comparable: ReadPart = partial(hashed.part, columns=["pair_id", "phash"])
+    near = None
+    if matching.encoder is not None:
+        best, embeddings = embedding_flow.embed(stages, parts, images.part, hashed, matching.encoder, matching.pool)
+        comparable = embedding_flow.embedded(best, embeddings)
+        near = embedding_flow.near_embeddings(stages, best, embeddings, config.cells, buckets)
+    found, spares = duplicates(stages, parts, images.part, hashed, near, config.dedupe, buckets)
+    overlaps = None
+    if matching.index is not None:
+        overlaps = embedding_flow.overlaps(stages, parts, comparable, matching.index)
+    return CuratedRows(images, hashed, found, spares, overlaps, drop_overlaps=config.overlap.mode != "mark")
+
+
+def _num_shards(stages: Stages, rows: CuratedRows, selection: balancing.Selection, config: shard.ShardConfig) -> int:
+    """How many shards the pairs need that will be left, by their share of the images' bytes."""
+    sizes = stages(
+        "sizes",
+        rows.images.num_parts,
+        lambda part: rows.remaining(part, ["pair_id", "query_ids"]),
+        finish=lambda table: shard.size(selection(table)),
+    )
+    share = sum(sizes.table(shard.SIZES)["num_pairs"].to_pylist()) / max(1, rows.images.num_rows)
+    return shard.num_shards(int(rows.images.num_bytes * share), config)
+
+
+def _record_overlaps(
+    stages: Stages, rows: CuratedRows, placed: Output, dataset: str, config: CurateConfig, matching: PictureMatching
+) -> Mapping[str, Any] | None:
+    """Put the overlaps of the pairs in the snapshot into the data set; what the version's record says of them."""
+    if matching.index is None or rows.overlaps is None:
+        return None
+    found = embedding_flow.settled_overlaps(stages, rows.overlaps, placed).table(OVERLAPS)
+    record = overlap.overlap_record(overlap.count_overlaps(matching.index, found), config.overlap)
+    return {**record, "sha256": put_overlaps(dataset, found)}
+
+
+def write_card(
+    stages: Stages, version: snapshot.Snapshot, shards: Output, kept: pa.Table, dataset: str, buckets: int
+) -> None:
+    """Write the data card of a version beside it, as Markdown and HTML.
+
+    Args:
+        stages: of the run.
+        version: the version.
+        shards: PAIRS, one part per shard.
+        kept: columns query_id and num_pairs: the pairs of each query in the version.
+        dataset: URI of the data set.
+        buckets: parts in which the pairs are counted.
+    """
+    counts = global_counts_flow.card_counts(stages, len(shards.parts), shards.part, buckets)
+    about = card.card(version.metadata, counts, kept)
+    for ending, page in (("md", to_markdown(about)), ("html", to_html(about))):
+        storage.write_bytes(storage.join(dataset, "cards", f"{version.name}.{ending}"), page.encode())
+
+
 def make_shards(
-    stages: Stages, count: int, read: Read, dataset: str, config: shard.ShardConfig
+    stages: Stages, count: int, read: ReadPart, dataset: str, config: shard.ShardConfig
 ) -> tuple[Output, list[snapshot.Shard]]:
     """The last shuffle: the rows that `read` gives for each shard, in order, below the data set; and what they are."""
     folder = f"data/{stages.run.run_id}"

@@ -16,11 +16,11 @@ from pipeline.data.duplicates import dedupe
 from pipeline.data.duplicates import duplicate_graph as graph
 from pipeline.data.duplicates.duplicate_graph import DedupeConfig
 from pipeline.data.flows.bucketing import by_number, by_part
-from pipeline.data.flows.global_counts_flow import Read
+from pipeline.data.flows.global_counts_flow import ReadColumns
 from pipeline.schemas import EDGES, GONE, LINKS
 
 
-def pictures(stages: Stages, parts: int, read: Read, config: DedupeConfig, buckets: int) -> Output:
+def pictures(stages: Stages, parts: int, read: ReadColumns, config: DedupeConfig, buckets: int) -> Output:
     """PICTURES of the images that `read` gives, in buckets that hold all rows of their hashes."""
     seen = ["pair_id", "sha256", "jpg", "original_width", "original_height", "caption", "caption_source"]
 
@@ -33,7 +33,7 @@ def pictures(stages: Stages, parts: int, read: Read, config: DedupeConfig, bucke
         parts,
         numbered,
         finish=lambda table: dedupe.pictures(table, config),
-        place=by_number("phash", buckets),
+        bucketing=by_number("phash", buckets),
         num_buckets=buckets,
     )
 
@@ -41,7 +41,7 @@ def pictures(stages: Stages, parts: int, read: Read, config: DedupeConfig, bucke
 def duplicates(
     stages: Stages,
     parts: int,
-    read: Read,
+    read: ReadColumns,
     pictures: Output,
     near: Output | None,
     config: DedupeConfig,
@@ -64,13 +64,13 @@ def duplicates(
         table = pictures.bucket(bucket)
         return None if table is None else dedupe.duplicates(table, gone(bucket))
 
-    found = stages("duplicates", buckets, with_fate, place=by_part("part"), num_buckets=parts)
+    found = stages("duplicates", buckets, with_fate, bucketing=by_part("part"), num_buckets=parts)
 
     def spare(part: int) -> pa.Table | None:
         dropped, table = found.bucket(part), read(part, ["pair_id", "caption", "spare_captions"])
         return None if dropped is None or table is None else dedupe.spares(table, dropped)
 
-    return found, stages("spares", parts, spare, place=by_part("kept_part"), num_buckets=parts)
+    return found, stages("spares", parts, spare, bucketing=by_part("kept_part"), num_buckets=parts)
 
 
 def _resolved(
@@ -82,7 +82,7 @@ def _resolved(
         buckets,
         pictures.bucket,
         finish=lambda table: graph.fingerprints(table, config),
-        place=by_number("key", buckets),
+        bucketing=by_number("key", buckets),
         num_buckets=buckets,
     )
     edges = stages("edges", buckets, fingerprints.bucket, finish=lambda table: graph.edges(table, config))
@@ -93,7 +93,7 @@ def _resolved(
         return pa.concat_tables(tables) if tables else None
 
     by_node = by_number("node", buckets)
-    links = stages("links", buckets, of_all_kinds, finish=graph.links, place=by_node, num_buckets=buckets)
+    links = stages("links", buckets, of_all_kinds, finish=graph.links, bucketing=by_node, num_buckets=buckets)
     rounds: list[Output] = []
     while links.num_kept > config.max_links_at_once:
         number, open_links = len(rounds) + 1, links
@@ -102,11 +102,11 @@ def _resolved(
             buckets,
             open_links.bucket,
             finish=graph.settle,
-            place=by_node,
+            bucketing=by_node,
             num_buckets=buckets,
         )
         links = stages(
-            f"spread-{number}", buckets, settled.bucket, finish=graph.spread, place=by_node, num_buckets=buckets
+            f"spread-{number}", buckets, settled.bucket, finish=graph.spread, bucketing=by_node, num_buckets=buckets
         )
         rounds.append(links)
     rest = stages(
@@ -114,7 +114,7 @@ def _resolved(
         1,
         lambda _: links.table(LINKS),
         finish=graph.resolve,
-        place=by_number("phash", buckets),
+        bucketing=by_number("phash", buckets),
         num_buckets=buckets,
     )
 

@@ -15,20 +15,17 @@ import pyarrow.compute as pc
 
 from cluster.parts import Output
 from cluster.resources import Pool
-from cluster.stages import Stages, shared
+from cluster.stages import ReadPart, Stages, shared
 from pipeline.data.duplicates import embedding_neighbours, overlap
 from pipeline.data.duplicates.duplicate_graph import leaders
 from pipeline.data.duplicates.embeddings import Embedder, Encode, to_matrix
 from pipeline.data.flows.bucketing import by_part
-from pipeline.data.flows.global_counts_flow import Read
+from pipeline.data.flows.global_counts_flow import ReadColumns
 from pipeline.schemas import CENTROIDS, EMBEDDINGS
-
-PictureRead = Callable[[int], pa.Table | None]
-"""Pictures of a part."""
 
 
 def embed(
-    stages: Stages, parts: int, read: Read, pictures: Output, encoder: Callable[[], Encode], pool: Pool
+    stages: Stages, parts: int, read: ReadColumns, pictures: Output, encoder: Callable[[], Encode], pool: Pool
 ) -> tuple[Output, Output]:
     """By part the best row of each picture (phash, rank, pair_id, part), and EMBEDDINGS of these rows.
 
@@ -47,7 +44,7 @@ def embed(
         len(pictures.rows_by_bucket()),
         pictures.bucket,
         finish=lambda table: table.take(pa.array(leaders(table))).select(["phash", "rank", "pair_id", "part"]),
-        place=by_part("part"),
+        bucketing=by_part("part"),
         num_buckets=parts,
     )
 
@@ -60,7 +57,7 @@ def embed(
     return leading, stages("embeddings", parts, images, pools=[(lambda: Embedder(encoder()), pool)])
 
 
-def embedded(leading: Output, embeddings: Output) -> PictureRead:
+def embedded(leading: Output, embeddings: Output) -> ReadPart:
     """Of a part the columns phash, rank, pair_id, part and embedding, of what `embed` gives."""
 
     def read(part: int) -> pa.Table | None:
@@ -106,7 +103,7 @@ def near_embeddings(
         parts,
         embedded(leading, embeddings),
         finish=lambda table: embedding_neighbours.cell_members(table, centroids(), config.num_cells_each),
-        place=lambda table: (table["cell"].to_numpy() % buckets).astype(np.int32),
+        bucketing=lambda table: (table["cell"].to_numpy() % buckets).astype(np.int32),
         num_buckets=buckets,
     )
     return stages(
@@ -117,7 +114,7 @@ def near_embeddings(
     )
 
 
-def overlaps(stages: Stages, num_parts: int, pictures: PictureRead, index: overlap.OverlapIndex) -> Output:
+def overlaps(stages: Stages, num_parts: int, pictures: ReadPart, index: overlap.OverlapIndex) -> Output:
     """OVERLAPS of each part's pictures with the evaluation sets.
 
     Args:
@@ -140,7 +137,7 @@ def settled_overlaps(stages: Stages, found: Output, placed: Output) -> Output:
     """
 
     def read(part: int) -> pa.Table | None:
-        table, outcomes = found.part(part), placed.everything(part, ["pair_id", "reason"])
+        table, outcomes = found.part(part), placed.with_dropped(part, ["pair_id", "reason"])
         return None if table is None or outcomes is None else overlap.settled(table, outcomes)
 
     return stages("settled_overlaps", len(found.parts), read)

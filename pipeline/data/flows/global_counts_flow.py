@@ -22,7 +22,7 @@ from pipeline.data.duplicates import dedupe
 from pipeline.data.flows.bucketing import by_name, by_query
 from pipeline.schemas import ADDRESSES, CARD_COUNTS, LINK_ROT, OUTCOMES, SKETCHES, THRESHOLDS
 
-Read = Callable[[int, Sequence[str]], pa.Table | None]
+ReadColumns = Callable[[int, Sequence[str]], pa.Table | None]
 """Some columns of a part."""
 NUM_NAMES = 1_000
 """Domains, and hosts, whose link rot is told one by one: some 100 kB."""
@@ -82,21 +82,21 @@ def join(stages: Stages, crawls: Sequence[Output]) -> Images:
         "addresses",
         len(crawls[0].parts),
         read,
-        finish=lambda table: dedupe.same_url(table, "url").select(ADDRESSES.names),
-        place=lambda table: table["crawl"].to_numpy(),
+        finish=lambda table: dedupe.same_url(table).select(ADDRESSES.names),
+        bucketing=lambda table: table["crawl"].to_numpy(),
         num_buckets=len(crawls),
     )
     return Images(crawls, addresses)
 
 
-def totals(stages: Stages, prefix: str, parts: int, read: Read, buckets: int) -> pa.Table:
+def totals(stages: Stages, prefix: str, parts: int, read: ReadColumns, buckets: int) -> pa.Table:
     """SKETCHES without draws over the pairs that `read` gives: counted by part, added by query."""
     counts = stages(
         f"{prefix}counts",
         parts,
         lambda part: read(part, ["query_ids"]),
         finish=balancing.count,
-        place=by_query(buckets),
+        bucketing=by_query(buckets),
         num_buckets=buckets,
     )
     added = stages(
@@ -109,7 +109,7 @@ def limits(
     stages: Stages,
     prefix: str,
     parts: int,
-    read: Read,
+    read: ReadColumns,
     config: balancing.BalanceConfig,
     max_pairs: balancing.MaxPairs,
     buckets: int,
@@ -127,7 +127,7 @@ def limits(
         parts,
         lambda part: read(part, ["pair_id", "query_ids"]),
         finish=lambda table: balancing.sketch(table, max_pairs, config.seed, bound),
-        place=by_query(buckets),
+        bucketing=by_query(buckets),
         num_buckets=buckets,
     )
     merged = stages(
@@ -145,9 +145,9 @@ def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
     counts = stages(
         "outcomes",
         parts,
-        lambda part: fetched.everything(part, ["query_ids", "reason"]),
+        lambda part: fetched.with_dropped(part, ["query_ids", "reason"]),
         finish=survival.outcomes,
-        place=by_query(buckets),
+        bucketing=by_query(buckets),
         num_buckets=buckets,
         generation=generation,
     )
@@ -160,9 +160,9 @@ def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM
     counts = stages(
         "rot_counts",
         len(fetched.parts),
-        lambda part: fetched.everything(part, ["url", "page_date", "reason"]),
+        lambda part: fetched.with_dropped(part, ["url", "page_date", "reason"]),
         finish=rot.count,
-        place=by_name(buckets),
+        bucketing=by_name(buckets),
         num_buckets=buckets,
         generation=generation,
     )
@@ -178,6 +178,6 @@ def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM
 
 def card_counts(stages: Stages, parts: int, read: Callable[[int], pa.Table | None], buckets: int) -> pa.Table:
     """CARD_COUNTS of the pairs that `read` gives: of each topic the largest."""
-    counts = stages("card_counts", parts, read, finish=card.count, place=by_name(buckets), num_buckets=buckets)
+    counts = stages("card_counts", parts, read, finish=card.count, bucketing=by_name(buckets), num_buckets=buckets)
     added = stages("card_totals", buckets, counts.bucket, finish=lambda table: card.largest(card.add(table)))
     return card.largest(added.table(CARD_COUNTS))

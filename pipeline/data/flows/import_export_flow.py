@@ -103,7 +103,7 @@ def import_pairs(
         "imported",
         len(inputs),
         lambda part: read_pairs(inputs[part]),
-        place=lambda table: foreign_pairs.shard_of(table, count, config.seed),
+        bucketing=lambda table: foreign_pairs.shard_of(table, count, config.seed),
         num_buckets=count,
         row_groups=IMAGE_GROUPS,
     )

@@ -15,7 +15,7 @@ from cluster.stages import Stages
 from pipeline.data.flows.bucketing import by, by_word
 from pipeline.data.flows.input_files import open_uri
 from pipeline.data.queries import counting, page_views, query_list, wikipedia
-from pipeline.data.sources.byte_ranges import Extent, read_lines, sha256
+from pipeline.data.sources.byte_ranges import ByteRange, read_lines, sha256
 from pipeline.schemas import ARTICLES, PAGE_VIEWS, SCORED_TERMS
 
 
@@ -23,9 +23,9 @@ from pipeline.schemas import ARTICLES, PAGE_VIEWS, SCORED_TERMS
 class Corpus:
     """What a query list is made of."""
 
-    dumps: Sequence[Extent] = ()
+    dumps: Sequence[ByteRange] = ()
     """Wikipedia's XML."""
-    texts: Sequence[Extent] = ()
+    texts: Sequence[ByteRange] = ()
     """Plain text, one document a line."""
     page_views: Sequence[str] = ()
     synsets: Sequence[str] = ()
@@ -40,7 +40,7 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
         "articles",
         len(dumps),
         lambda part: wikipedia.read_articles(open_uri(dumps[part].uri), dumps[part]),
-        place=by("title", num_buckets),
+        bucketing=by("title", num_buckets),
         num_buckets=num_buckets,
     )
 
@@ -55,7 +55,7 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
         len(dumps) + len(texts),
         documents,
         finish=lambda table: counting.count_terms(table["text"].to_pylist(), config.fold),
-        place=by_word(0, num_buckets),
+        bucketing=by_word(0, num_buckets),
         num_buckets=num_buckets,
     )
     totals = stages(
@@ -63,7 +63,7 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
         num_buckets,
         counts.bucket,
         finish=lambda table: query_list.add_up(table, config),
-        place=by_word(-1, num_buckets),
+        bucketing=by_word(-1, num_buckets),
         num_buckets=num_buckets,
     )
     words = stages(
@@ -80,7 +80,7 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
         lambda part: page_views.read_views(
             open_uri(files[part]), files[part], corpus.language, config.rules.min_file_views
         ),
-        place=by("title", num_buckets),
+        bucketing=by("title", num_buckets),
         num_buckets=num_buckets,
     )
 

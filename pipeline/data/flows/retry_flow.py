@@ -93,7 +93,7 @@ def attempt_again(
         f"attempts-{generation}",
         parts,
         open_rows,
-        place=by_domain("redirect_url", parts, "image_url"),
+        bucketing=by_domain("redirect_url", parts, "url"),
         num_buckets=parts,
     )
     answers = stages(
@@ -102,13 +102,13 @@ def attempt_again(
         asked.bucket,
         pools=crawlers(config, lists),
         finish=partial(as_answers, may_move=num_moves < config.fetch.max_redirects),
-        place=by_domain("url", parts),
+        bucketing=by_domain("url", parts),
         num_buckets=parts,
         row_groups=IMAGE_GROUPS,
     )
 
     def merged(part: int) -> pa.Table | None:
-        before = fetched.everything(part)
+        before = fetched.with_dropped(part)
         return None if before is None else merge(before, answers.bucket(part))
 
     after = stages("fetched", parts, merged, row_groups=IMAGE_GROUPS, generation=generation)

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipeline.data.images.phash import perceptual_hash as perceptual_hash
 from pipeline.reasons import Reason
-from pipeline.resume_safe import OPERATIONAL
+from pipeline.resume_safe import RESUME_SAFE
 
 SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -55,11 +55,11 @@ class ImageConfig:
     resizer: Literal["img2dataset", "scaled"] = "img2dataset"
     """`scaled` lets libjpeg decode large JPEGs at 1/2, 1/4 or 1/8 before they are resized: faster, and not the same
     bytes (docs/results.md)."""
-    num_decoders: int = field(default=2, metadata=OPERATIONAL)
+    num_decoders: int = field(default=2, metadata=RESUME_SAFE)
     """Processes that decode and resize, beside each fetcher."""
-    decoder_memory_gib: float = field(default=2.0, metadata=OPERATIONAL)
+    decoder_memory_gib: float = field(default=2.0, metadata=RESUME_SAFE)
     """Memory that a decoder may take beyond what it starts with."""
-    decoder_timeout_seconds: float = field(default=20.0, metadata=OPERATIONAL)
+    decoder_timeout_seconds: float = field(default=20.0, metadata=RESUME_SAFE)
     """A decoder that works longer on one image is ended, and the image refused."""
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from mwparserfromhell.parser import ParserError
 from mwparserfromhell.wikicode import Wikicode
 from mwxml.errors import MalformedXML
 
-from pipeline.data.sources.byte_ranges import Extent
+from pipeline.data.sources.byte_ranges import ByteRange
 from pipeline.reasons import Reason
 from pipeline.schemas import ARTICLES
 
@@ -41,7 +41,7 @@ _NO_TEXT_TAGS = frozenset(
 _LINE_TAGS = frozenset(("li", "dt", "dd", "br", "hr", "p", "div", "blockquote"))
 
 
-def read_articles(file: BinaryIO, extent: Extent) -> pa.Table:
+def read_articles(file: BinaryIO, extent: ByteRange) -> pa.Table:
     """ARTICLES of the streams that begin in an extent of a dump.
 
     Redirects, pages of other namespaces, broken pages and broken or truncated streams are rows with a reason.
@@ -112,7 +112,7 @@ def _text(code: Wikicode | None) -> Iterator[str]:
                 yield from _text(node.contents)
 
 
-def _pages(file: BinaryIO, extent: Extent) -> Iterator[bytes | Reason]:
+def _pages(file: BinaryIO, extent: ByteRange) -> Iterator[bytes | Reason]:
     """The XML of every page that begins in a stream that begins in the range, or what is wrong instead."""
     tape = _Tape(_streams(file, extent))
     while tape.seek(_OPEN) and tape.is_own:
@@ -182,7 +182,7 @@ class _Tape:
         return False
 
 
-def _streams(file: BinaryIO, extent: Extent) -> Iterator[tuple[bytes, bool] | Reason]:
+def _streams(file: BinaryIO, extent: ByteRange) -> Iterator[tuple[bytes, bool] | Reason]:
     """The data of every bz2 stream from the extent's start on, and whether the stream begins in the extent."""
     file.seek(extent.start)
     raw, place = b"", extent.start  # what is read and not used yet, and where its first byte stands

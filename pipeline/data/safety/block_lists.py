@@ -26,15 +26,12 @@ import pyarrow.parquet as pq
 from yarl import URL
 
 from pipeline.data.safety.screening import SafetyConfig
-from pipeline.data.sources.byte_ranges import sha256
-from pipeline.data.sources.page import normalize_url
+from pipeline.data.sources.byte_ranges import Opener, sha256
 from pipeline.data.web.addresses import as_address
+from pipeline.data.web.urls import request_url
 from pipeline.hashing import UInt64
 from pipeline.reasons import Reason
 from pipeline.schemas import with_reasons
-
-Opener = Callable[[str], Any]
-"""Opens a URI as a binary stream."""
 
 _LONG = 16_384
 """Hashes that one vectorised pass compares in the time of a banded lookup."""
@@ -123,13 +120,13 @@ class BlockLists:
     def why_not_url(self, url: str | None) -> Reason | None:
         """Why nothing may come from an address, be it that of an image, of a page or of a redirect; None if it may.
 
-        An address is blocked as the server would be asked for it (normalize_url, then IDNA and percent-encoding), a
+        An address is blocked as the server would be asked for it (`request_url`), a
         domain with all its subdomains. What is no address of the web is not blocked here.
         """
         if url is None or not (self.urls or self.domains):
             return None
         try:
-            spelling = _spelling(url)
+            spelling = request_url(url)
         except ValueError:
             return None
         if self.urls and _hash(spelling) in self.urls:
@@ -182,7 +179,7 @@ def apply_lists(table: pa.Table, lists: BlockLists) -> pa.Table:
     pages = {page: lists.why_not_url(page) for page in table["page_url"].unique().to_pylist()}
     reasons: list[str | None] = []
     blocked = []
-    columns = (table[name].to_pylist() for name in ("image_url", "page_url", "reason"))
+    columns = (table[name].to_pylist() for name in ("url", "page_url", "reason"))
     for url, page, reason, image in zip(*columns, table["image"], strict=True):
         why_not = lists.why_not_url(url) or pages[page]
         if why_not is None and image.is_valid and lists.files:
@@ -199,18 +196,6 @@ def apply_lists(table: pa.Table, lists: BlockLists) -> pa.Table:
 def _rotated(hashes: UInt64, by: int) -> UInt64:
     """Each hash rotated to the left by 0 to 63 bits."""
     return hashes << np.uint64(by) | hashes >> np.uint64((64 - by) % 64)
-
-
-def _spelling(url: str) -> str:
-    """The address as a server is asked for it.
-
-    Raises:
-        ValueError: it is no complete address of http or https.
-    """
-    parsed = URL(normalize_url(url))
-    if parsed.scheme not in {"http", "https"} or not parsed.raw_host:
-        raise ValueError("no address of the web")
-    return str(parsed)
 
 
 def _domains(spelling: str) -> Iterator[str]:
@@ -245,7 +230,7 @@ def _parse_hexadecimal(entry: str | int, num_digits: int) -> bytes:
 def _parse_url(entry: str | int) -> bytes:
     if not isinstance(entry, str):
         raise ValueError
-    return _hash(_spelling(entry))
+    return _hash(request_url(entry))
 
 
 def _parse_domain(entry: str | int) -> bytes:

@@ -14,7 +14,7 @@ from pipeline.schemas import with_reasons
 Transform = Callable[[pa.Table], pa.Table]
 
 
-class HeldImages:
+class InlineImages:
     """Takes out of CANDIDATES the images that must not get in, and those of rows that are out.
 
     Args:

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.reasons import Reason, status_of
-from pipeline.resume_safe import OPERATIONAL
+from pipeline.resume_safe import RESUME_SAFE
 from pipeline.schemas import FETCHED
 
 IMAGES_PER_CALL = 1_024
 """So that a part's images are not in memory twice."""
-_AT_ANY_PLACE = OPERATIONAL
+_AT_ANY_PLACE = RESUME_SAFE
 """A list is known by its content (`BlockLists.digests`), wherever it lies."""
 
 

@@ -54,7 +54,7 @@ class Rows:
     numbers: Int64
     """Number of each of these rows in the whole snapshot."""
     at: Int64
-    """Place of each among all the rows that were asked for."""
+    """RowLocation of each among all the rows that were asked for."""
 
 
 class Order:

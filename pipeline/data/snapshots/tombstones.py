@@ -36,7 +36,7 @@ TOMBSTONES = pa.schema(
     ]
 )
 NUM_THREADS = 8
-Place = tuple[str, int, int]
+RowLocation = tuple[str, int, int]
 """Shard, row group, row."""
 
 
@@ -122,7 +122,7 @@ def _read_one(uri: str) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(data)).read()
 
 
-def _places(table: pa.Table) -> list[Place]:
+def _places(table: pa.Table) -> list[RowLocation]:
     held = table.filter(table["path"].is_valid())
     return list(zip(*(held[name].to_pylist() for name in ("path", "row_group", "row")), strict=True))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import pyarrow as pa
 from fastwarc.warc import ArchiveIterator, WarcRecord
 
 from pipeline.data.sources import wat
+from pipeline.data.sources.byte_ranges import Opener
 from pipeline.data.sources.page import (
     Candidate,
     as_table,
@@ -25,19 +26,16 @@ from pipeline.data.sources.page import (
     columns_of,
     decode,
     is_deep,
-    join,
     page_candidates,
 )
 from pipeline.data.sources.warc_records import DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, Record, read_records
+from pipeline.data.web.urls import absolute_url
 from pipeline.reasons import Reason
 
 ARCHIVE_SUFFIXES = (".warc", ".warc.gz", ".warc.zst", ".wat", ".wat.gz", ".wat.zst")
 _RESPONSE = b"WARC/1.1\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: "
 _CRAWL = re.compile(r"CC-MAIN-\d{4}-\d\d(?!\d)")
 _PART_OF = re.compile(rb"(?im)^isPartOf[ \t]*:[ \t]*([^\r\n]+)")
-
-Opener = Callable[[str], Any]
-"""Opens a URI as a binary stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +143,8 @@ def _page_of(record: Record, config: ExtractConfig) -> _Page:
         except (ValueError, RecursionError):  # no JSON, one that was cut, or one that is nested without end
             return _no_page(record, Reason.BROKEN_RECORD)
         if found is not None:
-            base = (join(found.url, found.base) if found.base else "") or found.url
-            images = (candidate(join(base, url), text, source) for url, source, text in found.images)
+            base = (absolute_url(found.url, found.base) if found.base else "") or found.url
+            images = (candidate(absolute_url(base, url), text, source) for url, source, text in found.images)
             return _Page(found.url, _date(found.date), images, found.reason)
     if not record.is_whole:
         return _no_page(record, Reason.TRUNCATED_RECORD)

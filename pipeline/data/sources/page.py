@@ -11,15 +11,15 @@ import codecs
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import pyarrow as pa
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from pipeline.data.web.urls import absolute_url, is_normalized, normalize_url
 from pipeline.hashing import hash128
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES, conform
@@ -34,11 +34,6 @@ RASTER_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "jpg", "png", "web
 _FIGURE_LEVELS = 32
 _SETS = ("data-srcset", "srcset")
 _MEDIA_WIDTH = re.compile(r"(min|max)-width\s*:\s*(\d+(?:\.\d+)?)(px|em)", re.ASCII)
-_PATH = r"/[^\x00-\x20\x7f-\U0010ffff#;?]*+(?:\?[^\x00-\x20\x7f-\U0010ffff#;]++)?"
-_PLAIN = re.compile(r"https?://[a-z0-9-]++(?:\.[a-z0-9-]++)*+" + _PATH)
-"""Absolute addresses that are spelt as they should be, so that urllib need not be asked."""
-_ROOTED = re.compile(r"(?!//)(?!.*/\.)" + _PATH)
-"""Addresses that only lack scheme and host."""
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _DESCRIPTOR = re.compile(r"(\d+|\d*\.\d+)([wx])", re.ASCII)
@@ -57,7 +52,7 @@ class Candidate(NamedTuple):
     """An image address and a text beside it, or why there is none: columns of CANDIDATES."""
 
     pair_id: str | None = None
-    image_url: str | None = None
+    url: str | None = None
     caption: str | None = None
     caption_source: str | None = None
     image: bytes | None = None
@@ -122,18 +117,18 @@ def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images:
     """
     tree = LexborHTMLParser(html)
     base_node = tree.css_first("base[href]")
-    base = join(page_url, (base_node.attributes.get("href") or "") if base_node else "") or page_url
+    base = absolute_url(page_url, (base_node.attributes.get("href") or "") if base_node else "") or page_url
     for node in tree.css("img")[:max_images]:
         url = _image_address(node, srcset_max_width)
         if not url:
             continue
         for source, text in _texts_of(node):
-            yield candidate(join(base, url), text, source)
+            yield candidate(absolute_url(base, url), text, source)
     image = tree.css_first('meta[property="og:image"]')
     alt = tree.css_first('meta[property="og:image:alt"]')
     if image is not None and alt is not None and image.attributes.get("content"):
         text = alt.attributes.get("content") or ""
-        yield candidate(join(base, image.attributes["content"] or ""), text, "og:image:alt")
+        yield candidate(absolute_url(base, image.attributes["content"] or ""), text, "og:image:alt")
 
 
 def _texts_of(node: LexborNode) -> Iterator[tuple[str, str]]:
@@ -199,40 +194,6 @@ def best_of_srcset(srcset: str, max_width: int) -> str:
     return best
 
 
-def normalize_url(url: str) -> str:
-    """One spelling for addresses that surely name the same: no fragment, host in lower case, no default port.
-
-    Raises:
-        ValueError: it is no address.
-    """
-    if _PLAIN.fullmatch(url):
-        return url
-    parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
-    port = f":{parts.port}" if parts.port and (parts.scheme, parts.port) not in {("http", 80), ("https", 443)} else ""
-    bracketed = f"[{host}]" if ":" in host else host
-    return urlunsplit((parts.scheme.lower(), bracketed + port, parts.path or "/", parts.query, ""))
-
-
-def join(base: str, url: str) -> str:
-    """The absolute address of one that stands on a page (RFC 3986, section 5), or "" where it is none."""
-    url = url.strip()
-    if _PLAIN.fullmatch(url):
-        return url
-    if _ROOTED.fullmatch(url) and (origin := _origin(base)):
-        return origin + url
-    try:
-        return urljoin(base, url)
-    except ValueError:
-        return ""
-
-
-@lru_cache(maxsize=16)
-def _origin(base: str) -> str:
-    """Scheme and host of a plain address, "" of others."""
-    return "/".join(base.split("/", 3)[:3]) if _PLAIN.fullmatch(base) else ""
-
-
 def candidate(url: str, caption: str, source: str, image: bytes | None = None) -> Candidate:
     """A candidate from an absolute address and a text as they stand on a page.
 
@@ -246,7 +207,7 @@ def candidate(url: str, caption: str, source: str, image: bytes | None = None) -
         reason = None if image else Reason.BAD_URL
     elif image and not url:
         url = f"table:{blake2b(image, digest_size=16).hexdigest()}"
-    elif not _PLAIN.fullmatch(url):
+    elif not is_normalized(url):
         try:
             url = normalize_url(url)
             reason = None if urlsplit(url).netloc else Reason.BAD_URL  # a relative one, or javascript:

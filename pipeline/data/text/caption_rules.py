@@ -121,7 +121,7 @@ def apply_rules(table: pa.Table, config: CaptionConfig) -> pa.Table:
 def _with_captions(table: pa.Table, captions: Sequence[str], changed: Sequence[int]) -> pa.Table:
     """The table with new captions in some of its rows, and the ids of these rows."""
     texts, ids = table["caption"].to_pylist(), table["pair_id"].to_pylist()
-    urls = table["image_url"].to_pylist()
+    urls = table["url"].to_pylist()
     for row in changed:
         texts[row] = captions[row]
         ids[row] = hash128(urls[row] or "", captions[row])

@@ -1,1 +1,5 @@
-"""TODO."""
+"""The report: one self-contained HTML page with charts, and its sections.
+
+May import `protocols`, `model.config` and `pipeline.paper`. Start with `report` and report.html.j2; `charts` draws SVG,
+`overlap`, `objectives`, `queries` and `link_rot` each prepare a section.
+"""

@@ -26,7 +26,7 @@ from torch import Tensor
 from pipeline.model.objectives.networks import empty_network
 from pipeline.model.weights import model_folder
 from pipeline.model.weights.model_folder import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, Model
-from pipeline.train.checkpoints.storage_protocol import Files
+from pipeline.train.checkpoints.storage_protocol import Storage
 
 logger = logging.getLogger("clip")
 
@@ -73,7 +73,7 @@ class CheckpointFolder:
     """The checkpoints of a run: the newest ones, and of each so many steps the first."""
 
     uri: str
-    files: Files
+    files: Storage
     keep: int = 2
     """How many of the newest are kept."""
     keep_every_steps: int = 0
@@ -180,7 +180,7 @@ class CheckpointFolder:
         raise OSError(f"{uri}: what is read back is not what was written, {WRITE_ATTEMPTS} times")
 
     def _read(self, folder: str, names: Sequence[str]) -> dict[str, bytes]:
-        """Files of a checkpoint, verified.
+        """Storage of a checkpoint, verified.
 
         Raises:
             FileNotFoundError: a file, or the manifest, is missing.

@@ -17,10 +17,10 @@ from pipeline.model.weights import model_folder
 from pipeline.model.weights.convert import import_state
 from pipeline.model.weights.loading import read_model
 from pipeline.model.weights.model_folder import Model
-from pipeline.train.checkpoints.storage_protocol import Files
+from pipeline.train.checkpoints.storage_protocol import Storage
 
 
-def read_start(place: str, config: ModelConfig, files: Files) -> tuple[Model, str]:
+def read_start(place: str, config: ModelConfig, files: Storage) -> tuple[Model, str]:
     """The model to start from, with the sizes of `config`, and the SHA-256 of what was read.
 
     Args:
@@ -44,7 +44,7 @@ def read_start(place: str, config: ModelConfig, files: Files) -> tuple[Model, st
         raise ValueError(f"start_from={place}: {error}") from error
 
 
-def read_folder(folder: str, files: Files) -> Model:
+def read_folder(folder: str, files: Storage) -> Model:
     """The model in a folder of ours, local or at a URI. Raises as `model_folder.from_files`."""
     places = {name: files.join(folder, name) for name in model_folder.MODEL_FILES}
     return model_folder.from_files(
@@ -52,7 +52,7 @@ def read_folder(folder: str, files: Files) -> Model:
     )
 
 
-def _read(place: str, files: Files) -> Model:
+def _read(place: str, files: Storage) -> Model:
     local = Path(place.removeprefix("file://"))
     if local.exists():
         return read_model(local)

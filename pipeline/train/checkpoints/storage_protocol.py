@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 
-class Files(Protocol):
+class Storage(Protocol):
     """Whole files at URIs; a file becomes visible complete or not at all."""
 
     def read_bytes(self, uri: str) -> bytes:

@@ -24,7 +24,7 @@ from pipeline.hashing import draws, mix
 from pipeline.model.encoders.duplicate_detector import Detector, DetectorConfig
 from pipeline.model.images.random_crop import decode
 from pipeline.model.objectives.loss import contrastive_loss
-from pipeline.resume_safe import OPERATIONAL
+from pipeline.resume_safe import RESUME_SAFE
 from pipeline.train.detector.distortions import NUM_DRAWS, distort
 
 _ORDER, _VERSIONS = 1, 2
@@ -45,7 +45,7 @@ class DetectorTraining:
     flips: bool = False
     """Whether a mirror image is the same picture."""
     seed: int = 0
-    num_threads: int = field(default=2, metadata=OPERATIONAL)
+    num_threads: int = field(default=2, metadata=RESUME_SAFE)
     """Threads that make versions."""
 
     def __post_init__(self) -> None:

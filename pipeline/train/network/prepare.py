@@ -10,7 +10,7 @@ from pipeline.train.network.compiled_blocks import compile_blocks
 from pipeline.train.network.sharding import shard
 
 
-def fit(network: Network, config: TrainConfig, group: Group | None = None) -> None:
+def prepare(network: Network, config: TrainConfig, group: Group | None = None) -> None:
     """Compile, checkpoint and shard a network in place, as far as is asked for; its optimizer is to be made afterwards.
 
     Shards are outermost, because a block's weights must be there when it begins; what a checkpoint computes again is

@@ -9,7 +9,7 @@ from torch import nn
 logger = logging.getLogger("clip")
 
 
-class StepGuard:
+class NonFiniteGuard:
     """Decides whether a step is taken, and undoes what it has moved already: the statistics of batch norms.
 
     A step whose loss or gradient is not finite leaves weights, the optimizer with its count of steps, and statistics as

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pipeline.train.checkpoints.checkpoint import Progress
-from pipeline.train.checkpoints.storage_protocol import Files
+from pipeline.train.checkpoints.storage_protocol import Storage
 from pipeline.train.config import TrainConfig
 from pipeline.train.step.gradients import StepResult
 from pipeline.train.telemetry.tensorboard_events import Board
@@ -26,6 +26,24 @@ INTERVAL_SECONDS = 5.0
 WRITE_SHARE = 0.01
 """Of the time, at most, goes into these writes, which all workers wait for. The file is written anew each time, because
 S3 cannot append, and so it never ends in half a line; the longer it is the longer that takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One step, as the first worker sees it."""
+
+    num_steps: int
+    """Steps of the run so far, this one included."""
+    result: StepResult
+    logit_scale: float | None
+    """The factor itself, before the step; None where the objective has none."""
+    learning_rate: float
+    gradient_norm: float
+    """Of the whole gradient, before it is scaled down."""
+    waited_seconds: float
+    """How long the first worker waited for its batch."""
+    taken: bool
+    """False where the step was skipped, because loss or gradient is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +107,7 @@ class Recorder:
     """
 
     def __init__(
-        self, output: str, files: Files, config: TrainConfig, done: Progress, *, num_steps: int, steps_per_epoch: int,
+        self, output: str, files: Storage, config: TrainConfig, done: Progress, *, num_steps: int, steps_per_epoch: int,
         device: torch.device, utilisation_per_rate: float | None = None,
     ) -> None:  # fmt: skip
         self._uri, self._files = files.join(output, METRICS_FILE), files
@@ -109,14 +127,11 @@ class Recorder:
         self._waited = 0.0
         self._skipped = done.skipped_steps
 
-    def step(
-        self, result: StepResult, *, logit_scale: float | None, learning_rate: float, gradient_norm: float,
-        waited_seconds: float, taken: bool = True,
-    ) -> None:  # fmt: skip
-        """Count one more step, taken or skipped, and log it where it is its turn."""
-        self._step += 1
-        self._skipped += not taken
-        self._waited += waited_seconds
+    def step(self, record: StepRecord) -> None:
+        """Count one more step, and write a row of it if one is due."""
+        self._step = record.num_steps
+        self._skipped += not record.taken
+        self._waited += record.waited_seconds
         if self._step % self._config.log_every_steps and self._step != self._num_steps:
             return
         now = time.monotonic()
@@ -125,12 +140,12 @@ class Recorder:
         row = Metrics(
             step=self._step,
             epoch=self._step / self._steps_per_epoch,
-            loss=result.loss,
-            accuracy_image_to_text=result.accuracy_image_to_text,
-            accuracy_text_to_image=result.accuracy_text_to_image,
-            logit_scale=logit_scale,
-            learning_rate=learning_rate,
-            gradient_norm=gradient_norm,
+            loss=record.result.loss,
+            accuracy_image_to_text=record.result.accuracy_image_to_text,
+            accuracy_text_to_image=record.result.accuracy_text_to_image,
+            logit_scale=record.logit_scale,
+            learning_rate=record.learning_rate,
+            gradient_norm=record.gradient_norm,
             skipped_steps=self._skipped,
             samples_per_second=rate,
             data_wait_share=self._waited / elapsed,
@@ -194,17 +209,17 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
-def read_metrics(output: str, files: Files) -> list[Metrics]:
+def read_metrics(output: str, files: Storage) -> list[Metrics]:
     """The rows of a run; none where it has not logged any."""
     return [Metrics(**row) for row in _read(files.join(output, METRICS_FILE), files)]
 
 
-def read_validation(output: str, files: Files) -> list[ValidationRow]:
+def read_validation(output: str, files: Storage) -> list[ValidationRow]:
     """The scores of a run's models; none where there are none."""
     return [ValidationRow(**row) for row in _read(files.join(output, VALIDATION_FILE), files)]
 
 
-def _read(uri: str, files: Files) -> list[Any]:
+def _read(uri: str, files: Storage) -> list[Any]:
     return [json.loads(line) for line in files.read_bytes(uri).decode().splitlines()] if files.exists(uri) else []
 
 

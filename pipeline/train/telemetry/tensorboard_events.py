@@ -15,7 +15,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from pipeline.train.checkpoints.storage_protocol import Files
+from pipeline.train.checkpoints.storage_protocol import Storage
 
 logger = logging.getLogger("clip")
 
@@ -30,7 +30,7 @@ class Board:
         first_step: what a killed run had logged of this step and later ones is hidden.
     """
 
-    def __init__(self, folder: str, files: Files, first_step: int) -> None:
+    def __init__(self, folder: str, files: Storage, first_step: int) -> None:
         self._uri = files.join(folder, f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}")
         self._files = files
         self._failed = False

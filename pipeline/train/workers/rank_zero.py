@@ -15,14 +15,13 @@ from pipeline.train.checkpoints.background_saver import Saved, Saver
 from pipeline.train.checkpoints.checkpoint import Checkpoint, Progress
 from pipeline.train.costs.flops import utilisation_per_rate
 from pipeline.train.step.chunks import Chunks
-from pipeline.train.step.gradients import StepResult
-from pipeline.train.telemetry.metrics import Recorder
+from pipeline.train.telemetry.metrics import Recorder, StepRecord
 from pipeline.train.workers.run import Pretraining, kept_model, write_model
 from pipeline.train.workers.step_decisions import Decision
 from pipeline.train.workers.validation import Scores, Validation, Validator
 
 
-class Keeper:
+class RankZero:
     """Keeps what a run leaves.
 
     Args:
@@ -57,34 +56,30 @@ class Keeper:
 
     def after(
         self,
-        num_steps: int,
+        record: StepRecord,
         decision: Decision,
-        kept: tuple[Model, dict[str, Any]] | None,
-        result: StepResult,
-        *,
-        logit_scale: float | None,
-        learning_rate: float,
-        gradient_norm: float,
-        waited_seconds: float,
-        taken: bool,
+        state: tuple[Model, dict[str, Any]] | None,
     ) -> None:
-        """A step is over, taken or skipped. `kept` are model and optimizer's state, where either is to be kept."""
-        self._recorder.step(
-            result, logit_scale=logit_scale, learning_rate=learning_rate, gradient_norm=gradient_norm,
-            waited_seconds=waited_seconds, taken=taken,
-        )  # fmt: skip
-        images_seen = num_steps * self._run.train.global_batch_size
+        """Record a step, and write the model and the checkpoint that are due after it.
+
+        Args:
+            record: the step, taken or skipped.
+            decision: what all workers do after it.
+            state: the model and the optimizer's state, where either is to be written.
+        """
+        self._recorder.step(record)
+        images_seen = record.num_steps * self._run.train.global_batch_size
         if images_seen in self._run.train.keep_models_at:
-            assert kept is not None
-            write_model(kept[0], kept_model(self._run.output, images_seen))
+            assert state is not None
+            write_model(state[0], kept_model(self._run.output, images_seen))
         self._saved(self._saver.finished())
         if self._validator:
             self._record(self._validator.finished())
         if decision.save:
             self._saved(self._saver.wait())
             progress = replace(self._recorder.flush(), chunk_size=self._chunks.size)
-            assert kept is not None
-            self._saver.begin(Checkpoint(*kept, progress))
+            assert state is not None
+            self._saver.begin(Checkpoint(*state, progress))
 
     def leave(self) -> None:
         """The run goes on elsewhere, or another time: wait until the checkpoint is written."""

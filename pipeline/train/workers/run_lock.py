@@ -21,7 +21,7 @@ TAKEN_SECONDS = 15.0
 """How long the name of a job that has just been killed may still be taken."""
 
 
-class Stop:
+class RunLock:
     """An actor through which a job has its workers save and leave, and hears that they have."""
 
     def __init__(self) -> None:
@@ -55,14 +55,14 @@ def only_job(output: str) -> Iterator[Any]:
         ValueError: another one trains there.
     """
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(Stop).options(
+    actor = ray.remote(RunLock).options(
         name=actor_name(output), namespace=NAMESPACE, num_cpus=0, scheduling_strategy=node,
         max_restarts=-1, max_task_retries=-1,  # else its death would look like its word
     )  # fmt: skip
     deadline = time.monotonic() + TAKEN_SECONDS
     while True:
         try:
-            stop: Any = actor.remote()
+            run_lock: Any = actor.remote()
             break
         except ActorAlreadyExistsError:
             if time.monotonic() > deadline:
@@ -71,9 +71,9 @@ def only_job(output: str) -> Iterator[Any]:
                 ) from None
         time.sleep(0.2)
     try:
-        yield stop
+        yield run_lock
     finally:
-        ray.kill(stop)
+        ray.kill(run_lock)
 
 
 def actor_name(output: str) -> str:

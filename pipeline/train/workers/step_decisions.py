@@ -32,26 +32,26 @@ class Decision:
     """And then leave, to be started again on other nodes, or not at all."""
 
 
-class Notices:
+class StepDecisions:
     """Decides after each step, alike on all workers.
 
     Args:
         config: when checkpoints are due.
         num_steps: of the whole run.
-        stop: actor of stop.Stop.
+        run_lock: the actor of run_lock.RunLock.
         device: of this worker.
     """
 
-    def __init__(self, config: TrainConfig, *, num_steps: int, stop: Any, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, *, num_steps: int, run_lock: Any, device: torch.device) -> None:
         self._config, self._num_steps, self._device = config, num_steps, device
         context = ray.train.get_context()
         self._num_workers = context.get_world_size()
         self._asked = self._saved = time.monotonic()
-        self._stop = stop.asked.remote() if context.get_world_rank() == 0 else None
+        self._leave_asked = run_lock.asked.remote() if context.get_world_rank() == 0 else None
 
     def after(self, num_steps: int) -> Decision:
         """What to do after so many steps. All workers call it."""
-        word = self._from_first(self._decide(num_steps) if self._stop is not None else 0)
+        word = self._from_first(self._decide(num_steps) if self._leave_asked is not None else 0)
         if word & _ASK and ray.train.get_preemption_info() is not None:
             word |= _SAVE | _LEAVE
         if word & _SAVE:
@@ -65,8 +65,8 @@ class Notices:
             word |= _SAVE
         if config.checkpoint_every_minutes and now - self._saved >= 60 * config.checkpoint_every_minutes:
             word |= _SAVE
-        if ray.wait([self._stop], timeout=0)[0]:
-            ray.get(self._stop)  # an actor that is gone says nothing, it fails
+        if ray.wait([self._leave_asked], timeout=0)[0]:
+            ray.get(self._leave_asked)  # an actor that is gone says nothing, it fails
             word |= _SAVE | _LEAVE
         if now - self._asked >= ASK_SECONDS:
             self._asked = now

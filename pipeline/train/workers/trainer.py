@@ -17,9 +17,9 @@ from typing import Any
 import ray
 import torch
 from ray.exceptions import RayError
-from ray.train.v2._internal.constants import PREEMPTION_POLL_INTERVAL_S_ENV_VAR
 
 from cluster import storage
+from cluster.ray_private.train import PREEMPTION_POLL_INTERVAL_S_ENV_VAR
 from cluster.runs import Run, identity
 from pipeline.model.weights.model_folder import MODEL_FILES
 from pipeline.train.checkpoints.background_saver import Saved
@@ -73,8 +73,8 @@ def pretrain(run: Pretraining, validation: Validation | None = None) -> None:
         run.keep_start(start)
     tokenizer = run.tokenizer()
     run.refuse_other_checkpoints(tokenizer)
-    with only_job(run.output) as stop:
-        _train(run, tokenizer.to_json(), stop, validation)
+    with only_job(run.output) as run_lock:
+        _train(run, tokenizer.to_json(), run_lock, validation)
         if validation:
             _validate_last(run, validation)
     rows = read_metrics(run.output, storage)
@@ -91,18 +91,18 @@ def pretrain(run: Pretraining, validation: Validation | None = None) -> None:
     storage.write_bytes(result_uri, json.dumps(result, indent=1).encode())
 
 
-def _train(run: Pretraining, tokenizer_json: str, stop: Any, validation: Validation | None) -> None:
+def _train(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Validation | None) -> None:
     """Have workers train to the end. Those that leave because nodes come or go are started again at once, and where
     this process is being stopped, they have a moment to save."""
     os.environ.setdefault(PREEMPTION_POLL_INTERVAL_S_ENV_VAR, str(ASK_SECONDS))
-    work = partial(train, run, tokenizer_json, stop, validation)
+    work = partial(train, run, tokenizer_json, run_lock, validation)
     room = validation.pool if validation else None
     try:
-        while (num_steps := run_workers(run, work, stop, room)) < run.num_steps():
+        while (num_steps := run_workers(run, work, run_lock, room)) < run.num_steps():
             logger.warning("nodes come or go: saved at step %d, and going on with those that there are", num_steps)
     except (SystemExit, KeyboardInterrupt):
         with contextlib.suppress(RayError):
-            ray.get(stop.ask.remote(), timeout=STOP_SECONDS)
+            ray.get(run_lock.ask.remote(), timeout=STOP_SECONDS)
         raise
 
 

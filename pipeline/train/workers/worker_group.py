@@ -10,23 +10,25 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import (
-    ElasticScalingPolicy,
-    NoopDecision,
-    ResizeDecision,
-    ScalingDecision,
-)
-from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from cluster import storage
+from cluster.ray_private.core import draining_nodes
+from cluster.ray_private.train import (
+    DefaultFailurePolicy,
+    ElasticScalingPolicy,
+    FailureDecision,
+    NoopDecision,
+    PlacementGroupCleanerCallback,
+    ResizeDecision,
+    ScalingDecision,
+    UserExceptionWithTraceback,
+    WorkerGroupPollStatus,
+    WorkerGroupState,
+)
 from cluster.resources import Pool
 from pipeline.train.config import TrainConfig
 from pipeline.train.workers.run import Pretraining
@@ -43,13 +45,13 @@ WAITING_SECONDS, PAUSE_SECONDS = 30.0, 0.5
 _USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, PermissionError, storage.StorageFullError)
 
 
-def run_workers(run: Pretraining, work: Callable[[], int], stop: Any, room: Pool | None) -> int:
+def run_workers(run: Pretraining, work: Callable[[], int], run_lock: Any, room: Pool | None) -> int:
     """Have as many workers as there can be do the work, again where some of them fail; returns what the first returns.
 
     Args:
         run: what they train.
         work: what each of them does.
-        stop: actor of stop.Stop, through which they are asked to leave where there can be more of them, or fewer.
+        run_lock: the actor of run_lock.RunLock; it asks the workers to leave when there can be more or fewer of them.
         room: what they leave to others, beside what reads for them.
 
     Raises:
@@ -59,7 +61,7 @@ def run_workers(run: Pretraining, work: Callable[[], int], stop: Any, room: Pool
         WorkerGroupError: workers have failed too often.
     """
     try:
-        done: int = _Trainer(run, work, stop, room).fit().return_value  # type: ignore[attr-defined]
+        done: int = _Trainer(run, work, run_lock, room).fit().return_value  # type: ignore[attr-defined]
     except WorkerGroupError as error:
         cause = _user_error(error)
         if cause is None:
@@ -76,7 +78,7 @@ class _Trainer(TorchTrainer):
     Ray without a dashboard it fails, loudly, at its first question.
     """
 
-    def __init__(self, run: Pretraining, work: Callable[[], int], stop: Any, room: Pool | None) -> None:
+    def __init__(self, run: Pretraining, work: Callable[[], int], run_lock: Any, room: Pool | None) -> None:
         config = run.train
         filesystem, path = storage.filesystem(run.output)
         fewest, most = config.workers
@@ -87,7 +89,7 @@ class _Trainer(TorchTrainer):
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         )
         self._failures = FailureConfig(max_failures=config.max_failures)
-        self._policy = _LeavesRoom(self._scaling, config, stop, room or Pool(cpus=0))
+        self._policy = _LeavesRoom(self._scaling, config, run_lock, room or Pool(cpus=0))
         run_config = RunConfig(
             name="ray_train",
             storage_path=path,
@@ -129,9 +131,9 @@ class _LeavesRoom(ElasticScalingPolicy):
     it.
     """
 
-    def __init__(self, scaling: ScalingConfig, config: TrainConfig, stop: Any, room: Pool) -> None:
+    def __init__(self, scaling: ScalingConfig, config: TrainConfig, run_lock: Any, room: Pool) -> None:
         super().__init__(scaling)
-        self._config, self._stop, self._room = config, stop, room
+        self._config, self._run_lock, self._room = config, run_lock, room
         self._told, self._asked = time.monotonic(), math.inf
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
@@ -155,13 +157,13 @@ class _LeavesRoom(ElasticScalingPolicy):
         now = self._told = time.monotonic()
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
         if isinstance(decision, ResizeDecision):
-            self._stop.move.remote()
+            self._run_lock.move.remote()
             self._asked = min(self._asked, now)
         return decision if now - self._asked > LEAVE_SECONDS else NoopDecision()
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
         config, room = self._config, self._room
-        leaving = ray._private.state.state.get_draining_nodes()
+        leaving = draining_nodes()
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         staying = [node["Resources"] for node in nodes if node["Alive"] and node["NodeID"] not in leaving]
         cpus, gpus = (sum(resources.get(kind, 0) for resources in staying) for kind in ("CPU", "GPU"))

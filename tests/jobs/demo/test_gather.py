@@ -14,7 +14,7 @@ from tests.pipeline.data.rows import candidates, fetched
 def test_what_was_blocked_or_judged_unsafe_is_not_shown(tmp_path: Path) -> None:
     reasons = [Reason.BLOCKED_URL, Reason.NOT_FOUND, *sorted(SAFETY), Reason.TOO_SMALL, None]
     captions = [f"caption {number}" for number in range(len(reasons))]
-    early = candidates(image_url=captions, caption=captions, reason=reasons)
+    early = candidates(url=captions, caption=captions, reason=reasons)
     late = fetched(url=captions, caption=captions, reason=reasons)
     crawl, curate = (Run.open(str(tmp_path / job), {}) for job in ("crawl", "curate"))
     for run, name, table in (

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from pipeline.data.queries.counting import count_terms
 from pipeline.data.queries.wikipedia import read_articles
-from pipeline.data.sources.byte_ranges import Extent
+from pipeline.data.sources.byte_ranges import ByteRange
 from pipeline.data.text.words import normalize
 from tests.perf.corpus.rows import Row, row
 from tests.perf.crawl.matching import DATA
@@ -83,7 +83,7 @@ def main() -> None:
         print(f"{times} x input: {seconds:.2f} s, {seconds / base / times:.2f} of linear; peak {peak:,.0f} MiB")
     data = (DATA / "enwiki-sample.xml.bz2").read_bytes()
     started = time.perf_counter()
-    articles = read_articles(io.BytesIO(data), Extent("", 0, len(data)))
+    articles = read_articles(io.BytesIO(data), ByteRange("", 0, len(data)))
     seconds = time.perf_counter() - started
     rates = [num_bytes / 1e6 / seconds for num_bytes in (len(data), articles.nbytes)]
     print(f"markup to text: {rates[0]:.2f} MB of bz2/s, {rates[1]:.2f} MB of text/s")

@@ -39,7 +39,7 @@ def candidates(folder: Path) -> pa.Table:
     inputs = list_inputs(str(folder), "")
     check_inputs(inputs)
     found = pa.concat_tables([read_input(uri, ExtractConfig()) for uri in inputs])
-    return found.select(["pair_id", "image_url", "caption", "image", "reason"]).sort_by("pair_id")
+    return found.select(["pair_id", "url", "caption", "image", "reason"]).sort_by("pair_id")
 
 
 def imported(folder: Path) -> pa.Table:
@@ -61,7 +61,7 @@ def compare(folder: Path) -> int:
         subprocess.run(command, check=True, capture_output=True)
     found = [candidates(folder / name) for name in FORMATS]
     assert found[0] == found[1]
-    rows = {row["image_url"]: row for row in found[0].to_pylist()}
+    rows = {row["url"]: row for row in found[0].to_pylist()}
     assert rows.keys() == set(urls)
     assert [bool(rows[url]["image"]) for url in urls] == [True] * NUM_IMAGES + [False]
     assert {row["reason"] for row in rows.values()} == {None}

@@ -24,7 +24,7 @@ from cluster.session import SessionConfig, session
 from pipeline.data.queries.counting import count_terms
 from pipeline.data.queries.query_list import wordnet_synsets
 from pipeline.data.queries.wikipedia import read_articles
-from pipeline.data.sources.byte_ranges import Extent
+from pipeline.data.sources.byte_ranges import ByteRange
 from pipeline.data.text.match import Matcher
 from pipeline.data.text.words import is_word_character, normalize
 from tests.perf.corpus.rows import Row, row
@@ -43,7 +43,7 @@ def captions() -> pa.StringArray:
 def query_list() -> list[str]:
     """WordNet's synsets, the words and pairs of Wikipedia's sample, and what three of its words in a row there are."""
     data = (DATA / "enwiki-sample.xml.bz2").read_bytes()
-    texts = [text for text in read_articles(io.BytesIO(data), Extent("", 0, len(data)))["text"].to_pylist() if text]
+    texts = [text for text in read_articles(io.BytesIO(data), ByteRange("", 0, len(data)))["text"].to_pylist() if text]
     terms = count_terms(texts)["term"].to_pylist()
     triples = (" ".join(words[i : i + 3]) for words in (text.split() for text in texts) for i in range(len(words)))
     found: dict[str, None] = {}

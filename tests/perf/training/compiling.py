@@ -26,7 +26,7 @@ from pipeline.model.config import model_config
 from pipeline.model.objectives.clip import CLIP
 from pipeline.train.config import TrainConfig
 from pipeline.train.network.compiled_blocks import LENGTH_MULTIPLE
-from pipeline.train.network.prepare import fit
+from pipeline.train.network.prepare import prepare
 from pipeline.train.optimizer.optimizer import make_optimizer, optimizer_step
 from pipeline.train.step.gradients import Batch, set_gradients
 from pipeline.train.step.graph_budget import Budget
@@ -55,7 +55,7 @@ def measure(name: str, budget_gib: float) -> dict[str, float]:
     torch.manual_seed(0)
     network = CLIP(model_config(MODEL)).train()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    fit(network, config)
+    prepare(network, config)
     optimizer = make_optimizer(network, TrainConfig(learning_rate=RATE))
     budget = Budget(int(budget_gib * 2**30))
     seconds, losses = [], []

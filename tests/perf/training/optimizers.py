@@ -24,7 +24,7 @@ import torch
 
 from pipeline.model.config import model_config
 from pipeline.model.weights.convert import empty_clip
-from pipeline.train.config import Storage, TrainConfig
+from pipeline.train.config import StoredPrecision, TrainConfig
 from pipeline.train.network.bf16_text_weights import halve_text_weights
 from pipeline.train.optimizer import bf16_adam
 from pipeline.train.optimizer.optimizer import make_optimizer
@@ -32,11 +32,11 @@ from tests.pipeline.train.learning import losses
 
 NUM_STEPS = 6
 ROUNDS = 2
-VARIANTS: tuple[tuple[Storage, Storage], ...] = (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16"))
+VARIANTS: tuple[tuple[StoredPrecision, StoredPrecision], ...] = (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16"))
 """Moments and text weights."""
 
 
-def measure(model: str, moments: Storage, text_weights: Storage, device: str) -> dict[str, float]:
+def measure(model: str, moments: StoredPrecision, text_weights: StoredPrecision, device: str) -> dict[str, float]:
     """Milliseconds of a step, and MiB."""
     config = TrainConfig(moments=moments, text_weights=text_weights)
     network = empty_clip(model_config(model)).to_empty(device=device)
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="ViT-B/32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--one", nargs=2, choices=get_args(Storage))
+    parser.add_argument("--one", nargs=2, choices=get_args(StoredPrecision))
     parser.add_argument("--curves", type=int)
     options = parser.parse_args()
     if options.curves:
@@ -110,7 +110,7 @@ def main() -> None:
         moments, text_weights = options.one
         print(json.dumps(measure(options.model, moments, text_weights, options.device)))
         return
-    best: dict[tuple[Storage, Storage], dict[str, float]] = {}
+    best: dict[tuple[StoredPrecision, StoredPrecision], dict[str, float]] = {}
     for _ in range(ROUNDS):
         for variant in VARIANTS:
             arguments = ["--model", options.model, "--device", options.device, "--one", *variant]

@@ -260,7 +260,7 @@ def test_extraction_finds_every_picture_and_caption(site: Path, expected: list[d
     rows: list[dict[str, Any]] = []
     for path in archives(site):
         rows += read_archive(str(path), lambda uri: io.BytesIO(Path(uri).read_bytes()), ExtractConfig()).to_pylist()
-    found = {(row["page_url"], row["image_url"], row["caption"]) for row in rows if row["reason"] is None}
+    found = {(row["page_url"], row["url"], row["caption"]) for row in rows if row["reason"] is None}
     inline = {(page_url, caption) for page_url, url, caption in found if url.startswith("data:")}
     for entry in expected:
         if entry["fate"] == Fate.DATA_URL:

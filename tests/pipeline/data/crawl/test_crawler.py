@@ -34,7 +34,7 @@ def test_candidates_become_pictures_or_reasons(tmp_path: Path) -> None:
     answers: dict[str, Answer] = {f"{A}/1.jpg": picture(1), f"{A}/2.jpg": b"<html>", f"{A}/3.jpg": Route(status=410)}
     with web(tmp_path, answers) as site:
         table = candidates(
-            image_url=["data:1", f"{A}/1.jpg", f"{A}/2.jpg", f"{A}/3.jpg", f"{A}/4.jpg"],
+            url=["data:1", f"{A}/1.jpg", f"{A}/2.jpg", f"{A}/3.jpg", f"{A}/4.jpg"],
             image=[JPEG, None, None, None, None],
             reason=[None, None, None, None, Reason.BALANCED_OUT],
             caption=["a", "b", "c", "d", "e"],
@@ -50,7 +50,7 @@ def test_candidates_become_pictures_or_reasons(tmp_path: Path) -> None:
         (Reason.NOT_FOUND, "failed_to_download", "HTTP 410"),
         (Reason.BALANCED_OUT, "failed_to_download", None),
     ]
-    assert [row["url"] for row in rows] == table["image_url"].to_pylist()
+    assert [row["url"] for row in rows] == table["url"].to_pylist()
     assert [row["key"] for row in rows] == [row["pair_id"] for row in rows] == table["pair_id"].to_pylist()
     assert [row["caption"] for row in rows] == ["a", "b", "c", "d", "e"]
 
@@ -61,7 +61,7 @@ def test_what_has_moved_is_asked_for_where_it_is(tmp_path: Path) -> None:
         "http://b.example/1.jpg": picture(1),
     }
     with web(tmp_path, answers) as site:
-        table = candidates(image_url=[f"{A}/1.jpg"], caption=["a"])
+        table = candidates(url=[f"{A}/1.jpg"], caption=["a"])
         (moved,) = crawl(config(site.address), table, owns_all=False)
         assert (moved["reason"], moved["redirect_url"]) == (Reason.MOVED, "http://b.example/1.jpg")
         again = table.append_column("redirect_url", pa.array([moved["redirect_url"]]))
@@ -102,7 +102,7 @@ def test_fetching_does_not_outrun_decoding(tmp_path: Path, monkeypatch: pytest.M
     urls = [f"http://host-{i}.example/x.jpg" for i in range(40)]
     with web(tmp_path, dict.fromkeys(urls, body)) as site:
         settings = config(site.address, max_waiting_bytes=50_000, max_in_flight=3)
-        rows = crawl(settings, candidates(image_url=urls, caption=["a"] * 40))
+        rows = crawl(settings, candidates(url=urls, caption=["a"] * 40))
     assert [row["reason"] for row in rows] == [None] * 40
     assert 20_000 <= SlowDecoders.most <= 50_000 + 3 * len(body)
 
@@ -113,7 +113,7 @@ def test_a_piece_is_there_before_the_whole_table_is(tmp_path: Path, monkeypatch:
     late = "http://host-4.example/x.jpg"
     answers[late] = (picture(4), Route(delay_seconds=1.5))
     with web(tmp_path, answers) as site:
-        table = candidates(image_url=[*answers], caption=list("abcde"))
+        table = candidates(url=[*answers], caption=list("abcde"))
         one = Crawler(config(site.address), ImageConfig(num_decoders=1))
         pieces = one.pieces(table)
         first = [next(pieces), next(pieces)]
@@ -128,5 +128,5 @@ def test_a_piece_is_there_before_the_whole_table_is(tmp_path: Path, monkeypatch:
 
 
 def test_no_rows() -> None:
-    assert crawl(FetchConfig(), candidates(image_url=[], caption=[])) == []
-    assert fetched(candidates(image_url=[], caption=[]), [], []) == FETCHED.empty_table()
+    assert crawl(FetchConfig(), candidates(url=[], caption=[])) == []
+    assert fetched(candidates(url=[], caption=[]), [], []) == FETCHED.empty_table()

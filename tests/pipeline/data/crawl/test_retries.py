@@ -38,7 +38,7 @@ def test_a_class_is_asked_for_again_and_no_other(retry: Retry) -> None:
     assert len(wanted) > 0
     assert found.schema.names == [*CANDIDATES.names, "redirect_url"]
     assert found.select(CANDIDATES.names).schema == CANDIDATES
-    assert found["image_url"].to_pylist() == [f"http://a.example/{OUTCOMES.index(reason)}" for reason in wanted]
+    assert found["url"].to_pylist() == [f"http://a.example/{OUTCOMES.index(reason)}" for reason in wanted]
     assert found["reason"].null_count == found["image"].null_count == found.num_rows, "they are in again"
 
 
@@ -46,7 +46,7 @@ def test_what_has_moved_is_asked_for_where_it_is() -> None:
     found = due(rows(*OUTCOMES), "moved")
     place = OUTCOMES.index(Reason.MOVED)
     assert found["redirect_url"].to_pylist() == [f"http://b.example/{place}"]
-    assert found["image_url"].to_pylist() == [f"http://a.example/{place}"]
+    assert found["url"].to_pylist() == [f"http://a.example/{place}"]
 
 
 def test_every_reason_of_fetching_is_in_one_class_and_what_has_moved_is_in_two() -> None:

@@ -140,9 +140,7 @@ URL = "http://a.example/x.jpg"
 
 def test_the_best_caption_of_an_address_stays_and_gets_the_others() -> None:
     captions = ["short title", "an alt text", "a longer alt text", "the figure's caption", "an alt text"]
-    table = candidates(
-        image_url=[URL] * 5, caption=captions, caption_source=["title", "alt", "alt", "figcaption", "alt"]
-    )
+    table = candidates(url=[URL] * 5, caption=captions, caption_source=["title", "alt", "alt", "figcaption", "alt"])
     done = same_url(table)
     assert done["reason"].to_pylist() == [Reason.DUPLICATE_URL] * 3 + [None] + [Reason.DUPLICATE_URL]
     assert done["spare_captions"].to_pylist() == [[], [], [], ["a longer alt text", "an alt text", "short title"], []]
@@ -168,13 +166,13 @@ def test_one_row_of_each_address_stays_whatever_the_order(
     def outcome(found: list[tuple[str, str, str, str | None]]) -> list[tuple[object, ...]]:
         urls, captions, sources, pages = (list(column) for column in zip(*found, strict=True)) if found else ([],) * 4
         pair_ids = [hash128(url, caption) for url, caption, *_ in found]
-        table = candidates(pair_id=pair_ids, image_url=urls, caption=captions, caption_source=sources, page_url=pages)
+        table = candidates(pair_id=pair_ids, url=urls, caption=captions, caption_source=sources, page_url=pages)
         done = same_url(table).to_pylist()
         assert len(done) == len(found)
         kept = [row for row in done if row["reason"] is None]
-        assert sorted(row["image_url"] for row in kept) == sorted(set(urls))
+        assert sorted(row["url"] for row in kept) == sorted(set(urls))
         for row in kept:
-            others = {caption for url, caption, *_ in found if url == row["image_url"]} - {row["caption"]}
+            others = {caption for url, caption, *_ in found if url == row["url"]} - {row["caption"]}
             assert sorted(row["spare_captions"]) == sorted(others)
         return sorted(tuple(map(str, row.values())) for row in kept)
 
@@ -193,13 +191,13 @@ def test_rows_kept_of_two_tables_give_what_all_rows_at_once_would(
 
     table = candidates(
         pair_id=[hash128(url, caption) for url, caption, *_ in rows],
-        image_url=[url for url, *_ in rows],
+        url=[url for url, *_ in rows],
         caption=[caption for _, caption, *_ in rows],
         caption_source=[source for _, _, source, _ in rows],
         page_url=pa.array([page for *_, page in rows], pa.string()),
     )
     twice = kept(pa.concat_tables([kept(table.slice(0, cut)), kept(table.slice(cut))]))
-    assert twice.sort_by("image_url") == kept(table).sort_by("image_url")
+    assert twice.sort_by("url") == kept(table).sort_by("url")
 
 
 def test_caption_order_is_by_source_then_length_then_id() -> None:

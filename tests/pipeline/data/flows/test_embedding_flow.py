@@ -68,7 +68,7 @@ def test_edges_of_parts_are_those_of_all_pictures(ray_local: None, tmp_path: Pat
         "pictures",
         len(parts),
         lambda part: numbered[part].select(["pair_id", "phash", "rank", "part"]),
-        place=lambda table: (table["phash"].to_numpy() % 4).astype(np.int32),
+        bucketing=lambda table: (table["phash"].to_numpy() % 4).astype(np.int32),
         num_buckets=4,
     )
     leading, embeddings = flow.embed(

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 NUM_QUERIES, NUM_PARTS, NUM_BUCKETS = 300, 5, 3
 
 
-def read(corpus: Corpus) -> global_counts_flow.Read:
+def read(corpus: Corpus) -> global_counts_flow.ReadColumns:
     return lambda part, columns: corpus.part(part).select(list(columns))
 
 

@@ -26,7 +26,7 @@ def crawl(urls: list[str]) -> list[dict[str, Any]]:
     """Rows of FETCHED."""
     crawler = Crawler(CONFIG, ImageConfig())
     try:
-        return list(crawler(candidates(image_url=urls)).to_pylist())
+        return list(crawler(candidates(url=urls)).to_pylist())
     finally:
         crawler.close()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.queries import wikipedia
 from pipeline.data.queries.wikipedia import check_dump, clean, read_articles
-from pipeline.data.sources.byte_ranges import Extent
+from pipeline.data.sources.byte_ranges import ByteRange
 from pipeline.reasons import Reason
 from pipeline.schemas import ARTICLES
 
@@ -34,7 +34,7 @@ def multistream(pages: Sequence[bytes], at_once: int = 2) -> bytes:
 
 
 def read(data: bytes, start: int = 0, stop: int | None = None) -> list[tuple[str | None, str | None, str | None]]:
-    table = read_articles(io.BytesIO(data), Extent("dump", start, len(data) if stop is None else stop))
+    table = read_articles(io.BytesIO(data), ByteRange("dump", start, len(data) if stop is None else stop))
     assert table.schema == ARTICLES
     return [tuple(row.values()) for row in table.to_pylist()]
 

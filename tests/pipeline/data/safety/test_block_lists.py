@@ -259,7 +259,7 @@ def test_candidates_lose_what_is_listed_and_the_images_they_hold(tmp_path: Path)
         ("data:2", None, other, None),
         ("data:3", "http://bad.example/", other, Reason.CAPTION_SHORT),
     ]
-    table = candidates(**dict(zip(("image_url", "page_url", "image", "reason"), zip(*rows, strict=True), strict=True)))
+    table = candidates(**dict(zip(("url", "page_url", "image", "reason"), zip(*rows, strict=True), strict=True)))
     done = apply_lists(table, lists)
     assert rows_of(done) == [
         {"reason": Reason.BLOCKED_URL, "image": None},

@@ -8,7 +8,7 @@ from pipeline.data.crawl.fetch import FetchConfig
 from pipeline.data.images.image_header import ImageConfig, perceptual_hash
 from pipeline.data.images.resize import ImageProcessor, Picture
 from pipeline.data.safety.block_lists import read_block_lists
-from pipeline.data.safety.inline_images import HeldImages, Transform
+from pipeline.data.safety.inline_images import InlineImages, Transform
 from pipeline.data.safety.screening import SafetyConfig
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES
@@ -48,12 +48,12 @@ def must_not_be_called(_: pa.Table) -> pa.Table:
 def test_what_must_not_get_in_has_a_reason_and_no_image() -> None:
     recorder = Recorder()
     table = candidates(
-        image_url=[f"http://a.example/{n}" for n in range(7)],
+        url=[f"http://a.example/{n}" for n in range(7)],
         caption=[f"caption {n}" for n in range(7)],
         image=[b"good", BLOCKED, None, UNSAFE, b"out", BROKEN, None],
         reason=[None, None, None, None, Reason.NO_QUERY, None, Reason.CAPTION_SHORT],
     )
-    done = HeldImages(recorder.crawl, recorder.screen)(table)
+    done = InlineImages(recorder.crawl, recorder.screen)(table)
     assert recorder.crawled == [b"good", BLOCKED, UNSAFE, BROKEN], "only what is held, and still in"
     assert recorder.screened == [None, Reason.BLOCKED_PICTURE, None, Reason.CORRUPT_IMAGE]
     assert done.schema == CANDIDATES
@@ -74,9 +74,9 @@ def test_what_must_not_get_in_has_a_reason_and_no_image() -> None:
 @pytest.mark.parametrize("images", [[None, b"out"], []])
 def test_where_nothing_is_held_nobody_is_asked(images: list[bytes | None]) -> None:
     reasons = [Reason.NO_QUERY if image else None for image in images]
-    table = candidates(image_url=["http://a.example/"] * len(images), image=images, reason=reasons)
+    table = candidates(url=["http://a.example/"] * len(images), image=images, reason=reasons)
     look: Transform = must_not_be_called
-    done = HeldImages(look, look)(table)
+    done = InlineImages(look, look)(table)
     assert done["reason"].to_pylist() == reasons
     assert done["image"].to_pylist() == [None] * len(images)
 
@@ -88,7 +88,7 @@ def test_listed_pictures_are_found_by_the_crawler(tmp_path: Path) -> None:
     (tmp_path / "pictures.txt").write_text(f"{int(perceptual_hash([jpg])[0]) ^ 0b11:016x}")
     lists = read_block_lists(SafetyConfig(block_phash=[str(tmp_path / "pictures.txt")]), open_file)
     crawler = Crawler(FetchConfig(), ImageConfig(num_decoders=1), lists)
-    done = HeldImages(crawler, lambda table: table)(candidates(image_url=["data:"] * 3, image=images))
+    done = InlineImages(crawler, lambda table: table)(candidates(url=["data:"] * 3, image=images))
     crawler.close()
     assert done["reason"].to_pylist() == [None, Reason.BLOCKED_PICTURE, None]
     assert done["image"].to_pylist() == [images[0], None, images[2]]

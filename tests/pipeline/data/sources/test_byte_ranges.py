@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.sources.byte_ranges import Extent, cut, read_lines, sha256
+from pipeline.data.sources.byte_ranges import ByteRange, cut, read_lines, sha256
 
 
 @given(st.lists(st.integers(0, 1000), max_size=5), st.integers(1, 300))
@@ -28,9 +28,9 @@ def test_every_line_is_in_one_extent(data: bytes, max_bytes: int) -> None:
 
 def test_a_line_that_begins_in_an_extent_is_read_to_its_end() -> None:
     data = b"one\ntwo and more\nthree"
-    assert list(read_lines(io.BytesIO(data), Extent("x", 0, 5))) == ["one", "two and more"]
-    assert list(read_lines(io.BytesIO(data), Extent("x", 5, 20))) == ["three"]
-    assert list(read_lines(io.BytesIO(data), Extent("x", 20, 22))) == []
+    assert list(read_lines(io.BytesIO(data), ByteRange("x", 0, 5))) == ["one", "two and more"]
+    assert list(read_lines(io.BytesIO(data), ByteRange("x", 5, 20))) == ["three"]
+    assert list(read_lines(io.BytesIO(data), ByteRange("x", 20, 22))) == []
 
 
 def test_sha256_of_a_file() -> None:

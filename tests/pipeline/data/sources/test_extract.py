@@ -72,7 +72,7 @@ def test_every_record_is_a_row(compressed: bool) -> None:
     assert table["record_offset"].to_pylist() == offsets
     assert set(table["archive"].to_pylist()) == {"x.warc.gz"}
     assert table["page_url"].to_pylist()[2] == "http://a.example/page"
-    assert table["image_url"].to_pylist()[2:4] == ["http://a.example/1", "http://a.example/2"]
+    assert table["url"].to_pylist()[2:4] == ["http://a.example/1", "http://a.example/2"]
 
 
 @pytest.mark.parametrize("suffix", [".warc.gz", ".warc", ".warc.zst"])
@@ -321,7 +321,7 @@ def test_real_archives_as_warcio_and_the_standard_library_read_them(clip_data: P
         for record, theirs in zip(records, independent.read(file), strict=True):
             reason = None if record[0]["caption_source"] else record[0]["reason"]
             assert theirs.kind in KINDS[reason], f"{file.name}: byte {record[0]['record_offset']}"
-            ours = Counter((r["image_url"], r["caption_source"], r["caption"]) for r in record if r["caption_source"])
+            ours = Counter((r["url"], r["caption_source"], r["caption"]) for r in record if r["caption_source"])
             compare(ours, theirs.candidates)
             kinds[theirs.kind] += 1
             num_candidates += ours.total()
@@ -334,7 +334,7 @@ def test_real_pages_as_the_standard_library_reads_them(clip_data: Path) -> None:
     num_candidates = 0
     for page in pq.read_table(clip_data / "web" / "pages.parquet").to_pylist():
         found = page_candidates(decode(page["html"], None), page["url"], 1024, 2000)
-        ours = Counter((row.image_url or "", row.caption_source or "", row.caption or "") for row in found)
+        ours = Counter((row.url or "", row.caption_source or "", row.caption or "") for row in found)
         compare(ours, independent.images_of(page["html"], "text/html", page["url"]))
         num_candidates += ours.total()
     assert num_candidates > 1000

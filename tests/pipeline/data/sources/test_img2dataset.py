@@ -61,7 +61,7 @@ def read(data: bytes, listed: pa.Table | None = LISTED) -> pa.Table:
 def test_a_shard_gives_its_images_and_its_table_the_failures() -> None:
     found = read(SHARD)
     assert found.schema == CANDIDATES
-    assert found["image_url"].to_pylist() == [ROWS[row]["url"] for row in (0, 2, 1)]
+    assert found["url"].to_pylist() == [ROWS[row]["url"] for row in (0, 2, 1)]
     assert found["caption"].to_pylist() == ["a star 0", "a star 2", "a star 1"]
     assert found["image"].to_pylist() == [b"image 0", b"image 2", None]
     assert found["reason"].to_pylist() == [None] * 3
@@ -77,7 +77,7 @@ def test_the_same_from_its_parquet_output(tmp_path: Path) -> None:
     place = (str(tmp_path / "00000.parquet"), pyarrow.fs.LocalFileSystem(), str(tmp_path / "00000.parquet"))
     check_table(*place)
     found = read_table(*place).sort_by("pair_id")
-    columns = ["pair_id", "image_url", "caption", "image", "reason"]
+    columns = ["pair_id", "url", "caption", "image", "reason"]
     assert found.select(columns) == read(SHARD).sort_by("pair_id").select(columns)
 
 
@@ -102,7 +102,7 @@ def test_samples_that_lack_something() -> None:
     bad = Reason.BAD_URL
     assert found["reason"].to_pylist() == [None, None, bad, Reason.BROKEN_RECORD, bad, bad]
     assert found["image"].to_pylist() == [b"image", *[None] * 5]
-    assert found["image_url"].to_pylist()[1] == ROWS[1]["url"], "it is asked for again"
+    assert found["url"].to_pylist()[1] == ROWS[1]["url"], "it is asked for again"
 
 
 def test_members_that_are_too_long_or_are_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_of_a_damaged_shard_the_rest_is_asked_for_again() -> None:
         found = read(SHARD[:length])
         broken = found.filter(pc.equal(found["reason"], Reason.BROKEN_ARCHIVE))
         assert broken.num_rows == 1, f"{length} bytes"
-        assert set(found["image_url"].drop_null().to_pylist()) == {row["url"] for row in ROWS}, f"{length} bytes"
+        assert set(found["url"].drop_null().to_pylist()) == {row["url"] for row in ROWS}, f"{length} bytes"
 
 
 @settings(max_examples=100, deadline=None)
@@ -135,7 +135,7 @@ def test_no_flipped_byte_loses_a_row(block: int, place: int, flip: int) -> None:
     data = bytearray(SHARD)
     data[(block * 512 + place) % len(data)] ^= flip
     found = read(bytes(data))
-    assert set(found["image_url"].drop_null().to_pylist()) >= {ROWS[1]["url"]}
+    assert set(found["url"].drop_null().to_pylist()) >= {ROWS[1]["url"]}
     assert found.num_rows >= 3
 
 

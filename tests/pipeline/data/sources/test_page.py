@@ -1,7 +1,6 @@
 import base64
 import time
 from typing import Any
-from urllib.parse import urljoin
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,8 +13,6 @@ from pipeline.data.sources.page import (
     candidate,
     decode,
     is_deep,
-    join,
-    normalize_url,
     page_candidates,
 )
 from pipeline.hashing import hash128
@@ -31,12 +28,12 @@ def rows_of(
 
 
 def found(html: str, page_url: str = PAGE) -> list[tuple[str, str, str]]:
-    return [(row["image_url"], row["caption_source"], row["caption"]) for row in rows_of(html, page_url)]
+    return [(row["url"], row["caption_source"], row["caption"]) for row in rows_of(html, page_url)]
 
 
 def address(html: str) -> str:
     (row,) = rows_of(html)
-    return str(row["image_url"])
+    return str(row["url"])
 
 
 def test_each_text_of_an_image_is_a_candidate() -> None:
@@ -204,7 +201,7 @@ PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRA
 def test_a_data_address_holds_its_image(src: str) -> None:
     (row,) = rows_of(f'<img src="{src}" alt="a tiny star">')
     assert (row["image"], row["reason"]) == (PIXEL, None)
-    assert row["image_url"] == f"data:{hash128(src)}", "the image stands in no other column"
+    assert row["url"] == f"data:{hash128(src)}", "the image stands in no other column"
 
 
 @pytest.mark.parametrize("src", ["data:", "data:image/gif;base64,", "data:image/gif;base64,A", "data:;base64,####"])
@@ -217,70 +214,6 @@ def test_the_id_is_that_of_address_and_caption() -> None:
     row = candidate("http://A.example/x.jpg#1", " a  star ", "alt")
     assert row.pair_id == hash128("http://a.example/x.jpg", "a star")
     assert row == candidate("http://a.example:80/x.jpg", "a star", "alt")
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(st.sampled_from("htp:/@[].a%# ?é\\\t"), max_size=20).map("http:".__add__))
-def test_normalising_an_address_twice_is_normalising_once(url: str) -> None:
-    try:
-        once = normalize_url(url)
-    except ValueError:
-        return
-    assert normalize_url(once) == once
-    assert "#" not in once
-
-
-PIECES = st.sampled_from(
-    (
-        "http://",
-        "https:",
-        "//",
-        "/",
-        "a.example",
-        "A",
-        ".",
-        "..",
-        "x.jpg",
-        "?",
-        "b=1",
-        "#",
-        ";",
-        ":80",
-        "%20",
-        " ",
-        "é",
-        "@",
-    )
-)
-
-
-@settings(max_examples=500, deadline=None)
-@given(
-    st.lists(PIECES, max_size=7).map("".join), st.sampled_from([PAGE, "https://a.example", "http://A.example/x/", "x"])
-)
-@example("/x/../y.jpg", PAGE)
-@example("/x?y=/../z", PAGE)
-@example("http://a.example/x?", PAGE)
-@example("http://a.example/x;", PAGE)
-@example("/x.jpg;", PAGE)
-@example("//", PAGE)
-def test_the_quick_ways_lead_to_the_same_addresses(url: str, base: str) -> None:
-    """Of joining and normalising: against urllib, and the way that is taken where an address is not a plain one."""
-    try:
-        expected = urljoin(base, url.strip())
-    except ValueError:
-        expected = ""
-    assert join(base, url) == expected
-    try:
-        slow = normalize_url(f"{expected}#")  # an address with a fragment is never a plain one
-    except ValueError:
-        return
-    assert normalize_url(expected) == slow
-
-
-def test_normalising_keeps_what_may_matter() -> None:
-    assert normalize_url("http://[2001:DB8::1]:8080/A?b=%20#c") == "http://[2001:db8::1]:8080/A?b=%20"
-    assert normalize_url("http://u:p@a.example/x") == "http://a.example/x", "no passwords are passed on"
 
 
 WORD = "Größe “naïve” €"
@@ -369,7 +302,7 @@ html_pieces = st.sampled_from(
 def test_any_page_is_read(html: str, page_url: str) -> None:
     for row in rows_of(html, page_url):
         assert row["reason"] in {None, Reason.BAD_URL}
-        assert row["image_url"].encode() is not None
+        assert row["url"].encode() is not None
         assert row["caption"] == " ".join(row["caption"].split())
         assert len(row["pair_id"]) == 32
 

@@ -30,7 +30,7 @@ class TestTables:
         check_table(file, LOCAL, file)
         found = read_table(file, LOCAL, file)
         assert found.schema == CANDIDATES
-        assert found["image_url"].to_pylist() == ["http://a.example/1.jpg", "x"]
+        assert found["url"].to_pylist() == ["http://a.example/1.jpg", "x"]
         assert found["caption"].to_pylist() == ["a dog runs", "2021"]
         assert found["reason"].to_pylist() == [None, Reason.BAD_URL]
         assert found["record_offset"].to_pylist() == [0, 1]
@@ -46,7 +46,7 @@ class TestTables:
         assert found["caption"].to_pylist() == ["a dog", "one dog", "a cat", "", "", "an owl", ""]
         assert found["record_offset"].to_pylist() == [0, 0, 1, 2, 3, 4, 4], "no row is lost"
         assert found["image"].to_pylist() == [b"1", b"1", b"2", b"3", b"4", b"1", b"1"]
-        urls = found["image_url"].to_pylist()
+        urls = found["url"].to_pylist()
         assert urls[0] == urls[1] == urls[5] != urls[2], "an image is known by its content"
         assert set(found["reason"].to_pylist()) == {None}
 
@@ -59,7 +59,7 @@ class TestTables:
         found = read_table(file, LOCAL, file)
         assert found["image"].to_pylist() == [b"1", b"2", None, None]
         assert found["reason"].to_pylist() == [None, None, None, Reason.BAD_URL]
-        assert found["image_url"].to_pylist()[0::2] == urls[0::2]
+        assert found["url"].to_pylist()[0::2] == urls[0::2]
 
     def test_a_data_address_in_a_table(self, tmp_path: Path) -> None:
         file = str(tmp_path / "x.parquet")

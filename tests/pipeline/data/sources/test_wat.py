@@ -38,7 +38,7 @@ def read(*contents: dict[str, Any], config: ExtractConfig | None = None) -> list
 
 def test_every_text_of_an_image_is_a_candidate() -> None:
     rows = read(response())
-    assert [(row["image_url"], row["caption_source"], row["caption"]) for row in rows] == [
+    assert [(row["url"], row["caption_source"], row["caption"]) for row in rows] == [
         ("http://a.example/img/star.jpg", "alt", "A red star"),
         ("http://a.example/img/star.jpg", "title", "Star of the week"),
         ("http://cdn.example/x?a=1&b=2", "title", 'He said "hi" \\ }{'),
@@ -53,7 +53,7 @@ def test_every_text_of_an_image_is_a_candidate() -> None:
 def test_the_rows_are_those_of_the_page_itself() -> None:
     archive = Archive()
     archive.add(HTML.encode(), url=URL)
-    columns = ["pair_id", "image_url", "caption", "caption_source", "page_url", "reason"]
+    columns = ["pair_id", "url", "caption", "caption_source", "page_url", "reason"]
     of_page = candidates_of(archive.data).select(columns).to_pylist()
     assert [{name: row[name] for name in columns} for row in read(response())] == of_page
 

@@ -146,7 +146,7 @@ PERSONAL = {
 
 def test_personal_data_is_redacted_before_all_else() -> None:
     urls = [f"http://a.example/{number}" for number in range(4)]
-    table = candidates(caption=list(PERSONAL), image_url=urls, reason=[None, None, Reason.BAD_URL, None])
+    table = candidates(caption=list(PERSONAL), url=urls, reason=[None, None, Reason.BAD_URL, None])
     done = apply_rules(table, CaptionConfig(language=""))
     assert done["caption"].to_pylist() == list(PERSONAL.values())
     assert done["reason"].to_pylist() == [None, Reason.CAPTION_EMPTY, Reason.BAD_URL, None]
@@ -170,7 +170,7 @@ def test_personal_data_can_be_dropped_or_kept() -> None:
 def test_no_spare_caption_brings_personal_data_back() -> None:
     table = candidates(
         caption=["A red car of jane@a.example", "The red car, +49 30 1234567"],
-        image_url=["http://a.example/x"] * 2,
+        url=["http://a.example/x"] * 2,
         caption_source=["alt", "title"],
     )
     kept = same_url(apply_rules(table, CaptionConfig(language="")))

@@ -1,8 +1,10 @@
+from urllib.parse import urljoin
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.web.urls import normalized
+from pipeline.data.web.urls import absolute_url, normalize_url, url_key
 
 SAME = [
     ("http://a.example/x.jpg", "https://a.example/x.jpg"),
@@ -26,21 +28,88 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_ways_of_writing_one_address_are_one(one: str, other: str) -> None:
-    assert normalized(one) == normalized(other)
+    assert url_key(one) == url_key(other)
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_what_may_be_another_picture_is_another(one: str, other: str) -> None:
-    assert normalized(one) != normalized(other)
+    assert url_key(one) != url_key(other)
 
 
 @pytest.mark.parametrize("url", ["", "data:image/png;base64,AAAA", "ftp://a.example/x", "http://[::1/x", "x.jpg"])
 def test_what_is_no_address_of_the_web_stays_as_it_is(url: str) -> None:
-    assert normalized(url) == url
+    assert url_key(url) == url
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://a.example/", "http://a.example/?"]))
 def test_any_text_has_one_form(text: str, start: str) -> None:
-    once = normalized(start + text)
+    once = url_key(start + text)
     if once.startswith("//"):
-        assert normalized(f"http:{once}") == once
+        assert url_key(f"http:{once}") == once
+
+
+PAGE = "http://a.example/blog/post.html"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("htp:/@[].a%# ?é\\\t"), max_size=20).map("http:".__add__))
+def test_normalising_an_address_twice_is_normalising_once(url: str) -> None:
+    try:
+        once = normalize_url(url)
+    except ValueError:
+        return
+    assert normalize_url(once) == once
+    assert "#" not in once
+
+
+PIECES = st.sampled_from(
+    (
+        "http://",
+        "https:",
+        "//",
+        "/",
+        "a.example",
+        "A",
+        ".",
+        "..",
+        "x.jpg",
+        "?",
+        "b=1",
+        "#",
+        ";",
+        ":80",
+        "%20",
+        " ",
+        "é",
+        "@",
+    )
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(PIECES, max_size=7).map("".join), st.sampled_from([PAGE, "https://a.example", "http://A.example/x/", "x"])
+)
+@example("/x/../y.jpg", PAGE)
+@example("/x?y=/../z", PAGE)
+@example("http://a.example/x?", PAGE)
+@example("http://a.example/x;", PAGE)
+@example("/x.jpg;", PAGE)
+@example("//", PAGE)
+def test_the_quick_ways_lead_to_the_same_addresses(url: str, base: str) -> None:
+    """Of joining and normalising: against urllib, and the way that is taken where an address is not a plain one."""
+    try:
+        expected = urljoin(base, url.strip())
+    except ValueError:
+        expected = ""
+    assert absolute_url(base, url) == expected
+    try:
+        slow = normalize_url(f"{expected}#")  # an address with a fragment is never a plain one
+    except ValueError:
+        return
+    assert normalize_url(expected) == slow
+
+
+def test_normalising_keeps_what_may_matter() -> None:
+    assert normalize_url("http://[2001:DB8::1]:8080/A?b=%20#c") == "http://[2001:db8::1]:8080/A?b=%20"
+    assert normalize_url("http://u:p@a.example/x") == "http://a.example/x", "no passwords are passed on"

@@ -1,13 +1,13 @@
 import torch
 
 from pipeline.train.config import TrainConfig
-from pipeline.train.network.prepare import fit
+from pipeline.train.network.prepare import prepare
 from tests.pipeline.train.ranks import Case, network_of
 
 
 def test_float32_is_float32_on_gpus_too() -> None:
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("medium")
-    fit(network_of(Case((12,), 5)), TrainConfig())
+    prepare(network_of(Case((12,), 5)), TrainConfig())
     assert not torch.backends.cudnn.allow_tf32
     assert torch.get_float32_matmul_precision() == "highest"

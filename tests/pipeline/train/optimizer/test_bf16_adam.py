@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from pipeline.train.config import Storage, TrainConfig
+from pipeline.train.config import StoredPrecision, TrainConfig
 from pipeline.train.optimizer.bf16_adam import HalfAdamW
 from pipeline.train.optimizer.stochastic_rounding import BLOCK
 from tests.pipeline.train.learning import losses
@@ -201,7 +201,7 @@ def plain_losses() -> Tensor:
 
 
 @pytest.mark.parametrize("text_weights", ["fp32", "bf16"])
-def test_training_follows_the_curve_of_float32(plain_losses: Tensor, text_weights: Storage) -> None:
+def test_training_follows_the_curve_of_float32(plain_losses: Tensor, text_weights: StoredPrecision) -> None:
     """Within a twentieth of what is learned at any step, and ten times nearer on average."""
     learned = plain_losses[0] - plain_losses[-1]
     assert learned > 1

@@ -8,21 +8,23 @@ import torch
 from torch import Tensor
 
 from pipeline.model.objectives.clip import CLIP
-from pipeline.train.config import Storage, TrainConfig
-from pipeline.train.optimizer.nonfinite_steps import StepGuard
+from pipeline.train.config import StoredPrecision, TrainConfig
+from pipeline.train.optimizer.nonfinite_steps import NonFiniteGuard
 from pipeline.train.optimizer.optimizer import gradient_norm, make_optimizer, optimizer_step
 from pipeline.train.step.gradients import Batch, set_gradients
 from tests.pipeline.model.models import CONFIG, small_batch
 from tests.pipeline.train.ranks import TOWERS
 
 
-def train(moments: Storage, poisoned: int | None, *, gradient_only: bool = False) -> tuple[list[bool], list[Tensor]]:
+def train(
+    moments: StoredPrecision, poisoned: int | None, *, gradient_only: bool = False
+) -> tuple[list[bool], list[Tensor]]:
     """Four steps of a network with batch norms, or three where one is not finite and the others are the same; whether
     each was taken, and weights, statistics and the optimizer's state at the end."""
     torch.manual_seed(0)
     network = CLIP(replace(CONFIG, image=TOWERS["resnet"])).train()
     config = TrainConfig(moments=moments)
-    optimizer, guard = make_optimizer(network, config), StepGuard(network, 1)
+    optimizer, guard = make_optimizer(network, config), NonFiniteGuard(network, 1)
     taken = []
     for seed in range(4):
         if poisoned is None and seed == 2:
@@ -43,7 +45,7 @@ def train(moments: Storage, poisoned: int | None, *, gradient_only: bool = False
 
 @pytest.mark.parametrize("moments", ["fp32", "bf16"])
 @pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
-def test_a_skipped_step_leaves_no_trace(moments: Storage, gradient_only: bool) -> None:
+def test_a_skipped_step_leaves_no_trace(moments: StoredPrecision, gradient_only: bool) -> None:
     """Weights, moments, Adam's count of steps, batch norms' statistics and count: as without that batch."""
     taken, found = train(moments, 2, gradient_only=gradient_only)
     assert taken == [True, True, False, True]
@@ -52,7 +54,7 @@ def test_a_skipped_step_leaves_no_trace(moments: Storage, gradient_only: bool) -
 
 
 def test_it_is_said_and_counted_until_there_are_too_many(caplog: pytest.LogCaptureFixture) -> None:
-    guard = StepGuard(torch.nn.Linear(1, 1), max_skipped_steps=2)
+    guard = NonFiniteGuard(torch.nn.Linear(1, 1), max_skipped_steps=2)
     with caplog.at_level(logging.WARNING, "clip"):
         assert not guard.allows(5, float("nan"), 1.0)
         assert not guard.allows(6, 1.0, float("inf"))
@@ -68,4 +70,4 @@ def test_it_is_said_and_counted_until_there_are_too_many(caplog: pytest.LogCaptu
 
 def test_none_may_be_allowed() -> None:
     with pytest.raises(FloatingPointError, match="step 1: the loss is inf"):
-        StepGuard(torch.nn.Linear(1, 1), max_skipped_steps=0).allows(1, float("inf"), 1.0)
+        NonFiniteGuard(torch.nn.Linear(1, 1), max_skipped_steps=0).allows(1, float("inf"), 1.0)

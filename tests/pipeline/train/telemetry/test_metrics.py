@@ -1,7 +1,7 @@
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +14,12 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from cluster import storage
 from pipeline.train.checkpoints.checkpoint import Progress
-from pipeline.train.checkpoints.storage_protocol import Files
+from pipeline.train.checkpoints.storage_protocol import Storage
 from pipeline.train.config import TrainConfig
 from pipeline.train.step.gradients import StepResult
 from pipeline.train.telemetry import metrics
 from pipeline.train.telemetry.curves import draw_curves
-from pipeline.train.telemetry.metrics import Recorder, read_metrics, read_validation
+from pipeline.train.telemetry.metrics import Recorder, StepRecord, read_metrics, read_validation
 
 CONFIG = TrainConfig(global_batch_size=8, log_every_steps=2, num_workers=1)
 
@@ -28,14 +28,20 @@ def result(loss: float) -> StepResult:
     return StepResult(loss=loss, accuracy_image_to_text=0.25, accuracy_text_to_image=0.5)
 
 
-def record(output: str | Path, steps: range, done: Progress, files: Files = storage) -> Progress:
+STEP = StepRecord(
+    num_steps=1, result=result(1.0), logit_scale=14.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0,
+    taken=True,
+)  # fmt: skip
+
+
+def record(output: str | Path, steps: range, done: Progress, files: Storage = storage) -> Progress:
     """Steps of a run of 10, whose loss at step n is 1 / n."""
     recorder = Recorder(
         str(output), files, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu"),
         utilisation_per_rate=1e-6,
     )  # fmt: skip
     for step in steps:
-        recorder.step(result(1 / step), logit_scale=14.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0)
+        recorder.step(replace(STEP, num_steps=step, result=result(1 / step)))
     progress = recorder.flush()
     recorder.close()
     return progress
@@ -133,7 +139,7 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: py
     )
     for step in range(1, 1001):
         files.now += 5.0
-        recorder.step(result(1 / step), logit_scale=14.0, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0)
+        recorder.step(replace(STEP, num_steps=step, result=result(1 / step)))
     assert 10 < files.writes < 0.012 * files.now / files.seconds
     assert recorder.flush().num_steps == 1000
     assert [row.step for row in read_metrics(str(tmp_path), storage)] == list(range(2, 1001, 2))
@@ -145,10 +151,8 @@ def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pyt
         str(tmp_path), storage, CONFIG, Progress(8, 0.0), num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
     )
     with caplog.at_level(logging.INFO, "clip"):
-        for _ in range(2):
-            recorder.step(
-                StepResult(loss=0.5), logit_scale=None, learning_rate=0.1, gradient_norm=2.0, waited_seconds=0.0
-            )
+        for step in (9, 10):
+            recorder.step(replace(STEP, num_steps=step, result=StepResult(loss=0.5), logit_scale=None))
     recorder.close()
     (row,) = read_metrics(str(tmp_path), storage)
     assert row.accuracy_image_to_text is row.accuracy_text_to_image is row.logit_scale is None
@@ -184,11 +188,10 @@ def test_skipped_steps_are_counted_and_their_losses_left_out(tmp_path: Path) -> 
     recorder = Recorder(
         str(tmp_path), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
     )
-    for loss in (0.5, float("nan"), 0.4, 0.3, 0.2, float("inf")):
+    for step, loss in enumerate((0.5, float("nan"), 0.4, 0.3, 0.2, float("inf")), start=5):
         recorder.step(
-            result(loss), logit_scale=14.0, learning_rate=0.1, gradient_norm=2 * loss, waited_seconds=0.0,
-            taken=loss < 1,
-        )  # fmt: skip
+            replace(STEP, num_steps=step, result=result(loss), gradient_norm=2 * loss, taken=math.isfinite(loss))
+        )
     assert recorder.flush().skipped_steps == 5
     recorder.close()
     rows = read_metrics(str(tmp_path), storage)

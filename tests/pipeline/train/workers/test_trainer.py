@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
-from ray.train.v2._internal.execution.scaling_policy import NoopDecision
 from ray.train.v2.api.config import ScalingConfig
 
 import pipeline
 from cluster import storage
+from cluster.ray_private.train import NoopDecision
 from cluster.resources import Pool
 from pipeline.data.snapshots.reading import shard_infos
 from pipeline.model.config import ImageTowerConfig

@@ -1,7 +1,7 @@
 import pytest
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from cluster.ray_private.train import UserExceptionWithTraceback
 from cluster.storage import StorageFullError
 from pipeline.train.workers.worker_group import _user_error
 

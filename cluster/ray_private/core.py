@@ -1,0 +1,59 @@
+"""Private parts of Ray Core: its token, its address file, its console handler, nodes that are being drained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Set
+from typing import Any
+
+
+def console_handlers() -> list[logging.Handler]:
+    """The handlers that print the messages of Ray Data on the console."""
+    from ray._private.log import PlainRayHandler
+
+    return [handler for handler in logging.getLogger("ray.data").handlers if isinstance(handler, PlainRayHandler)]
+
+
+def local_address() -> str | None:
+    """host:port of the Ray that runs on this machine, or None where none does."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        return None
+    return None if found is None else str(found)
+
+
+def has_token() -> bool:
+    """Whether Ray finds a token (RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token)."""
+    return bool(_token_loader().has_token(ignore_auth_mode=True))
+
+
+def token_header() -> dict[str, str]:
+    """The header that carries the token to a cluster, empty without one.
+
+    Raises:
+        ray.exceptions.AuthenticationError: RAY_AUTH_MODE is "token" and there is none.
+    """
+    return dict(_token_loader().get_token_for_http_header())
+
+
+def reload_settings() -> None:
+    """Make Ray read its environment variables (RAY_AUTH_MODE) again; it read them when it was imported."""
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    Config.initialize("")
+
+
+def draining_nodes() -> Set[str]:
+    """Ids of the nodes that are being drained: they go away soon, and nothing new should start there."""
+    import ray
+
+    return ray._private.state.state.get_draining_nodes().keys()
+
+
+def _token_loader() -> Any:
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+    return AuthenticationTokenLoader.instance()
