@@ -1,6 +1,6 @@
-"""Ray and storage plumbing.
+"""Connect to Ray, access storage by URI, and run resumable stages.
 
-Sessions with Ray, bytes at a URI, and the machinery of a run: parts, stages, telemetry. It knows nothing of pairs or
-models and imports nothing of ours. Start with `stages`: how a part is read, processed and written. `parts` is what lies
-on disk, `storage` how bytes get there, `session` how a job connects to Ray.
+This package knows nothing about pairs or models and imports no other package of this project. Start with `stages`,
+which reads, processes and writes parts. `parts` defines the files of a stage, `storage` reads and writes files,
+`session` connects a job to Ray, `telemetry` reports progress.
 """

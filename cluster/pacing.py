@@ -1,8 +1,7 @@
-"""A rest between two looks of Ray Data at its tasks.
+"""Pause Ray Data's scheduling loop between its rounds.
 
-A pipeline whose next block nobody has asked for yet leaves Ray Data 2.60 nothing to wait for: it looks again at once,
-and again, which takes a CPU from whoever shares the machine, and Python's global lock from whoever shares the process
-(a training loop runs at 45% of its speed).
+When a pipeline waits for its consumer, the scheduling loop of Ray Data 2.60 has nothing to wait for and spins. It then
+takes a whole CPU, and Python's global lock from the process it runs in (a training loop drops to 45% of its speed).
 """
 
 import time
@@ -10,20 +9,21 @@ from typing import Any
 
 from cluster.ray_private.data import ExecutionCallback
 
-SHORTEST_SECONDS, LONGEST_SECONDS = 0.002, 0.1
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.002, 0.1
 
 
-class Rest(ExecutionCallback):
-    """Sleeps after each round of a scheduling loop, twice as long after each one in which nothing has happened."""
+class SchedulerPause(ExecutionCallback):
+    """Sleep after each scheduling round, twice as long after each round without progress."""
 
     def __init__(self) -> None:
-        self._seconds = SHORTEST_SECONDS
-        self._seen: object = None
+        self._seconds = MIN_PAUSE_SECONDS
+        self._last_counts: object = None
 
     def on_execution_step(self, executor: Any) -> None:
-        """Between two rounds."""
+        """Sleep after one round."""
         metrics = [operator.metrics for operator in executor._topology]
-        seen = [(m.num_tasks_submitted, m.num_task_outputs_generated, m.num_outputs_taken) for m in metrics]
-        self._seconds = min(2 * self._seconds, LONGEST_SECONDS) if seen == self._seen else SHORTEST_SECONDS
-        self._seen = seen
+        counts = [(m.num_tasks_submitted, m.num_task_outputs_generated, m.num_outputs_taken) for m in metrics]
+        idle = counts == self._last_counts
+        self._seconds = min(2 * self._seconds, MAX_PAUSE_SECONDS) if idle else MIN_PAUSE_SECONDS
+        self._last_counts = counts
         time.sleep(self._seconds)

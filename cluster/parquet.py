@@ -1,4 +1,4 @@
-"""How tables of ours are written as Parquet."""
+"""Write tables as Parquet files with checksums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 
 def encode(table: pa.Table) -> bytes:
-    """A table as a Parquet file; the same bytes for the same rows."""
+    """Encode a table as a Parquet file. Equal rows give equal bytes."""
     sink = pa.BufferOutputStream()
     with writer(sink, table.schema) as file:
         file.write_table(table)
@@ -17,14 +17,17 @@ def encode(table: pa.Table) -> bytes:
 
 
 def writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    """Every page with a checksum; zstd, dictionaries and statistics, but not for large_binary, which is JPEG."""
+    """A Parquet writer that gives every page a checksum.
+
+    Columns use zstd, dictionaries and statistics, except large_binary columns, which hold JPEG images.
+    """
     leaves = {f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name: f.type for f in schema}
-    texts = [leaf for leaf, kind in leaves.items() if not pa.types.is_large_binary(kind)]
+    compressed = [leaf for leaf, kind in leaves.items() if not pa.types.is_large_binary(kind)]
     return pq.ParquetWriter(
         sink,
         schema,
-        compression={leaf: "zstd" if leaf in texts else "none" for leaf in leaves},
-        use_dictionary=texts,
-        write_statistics=texts,
+        compression={leaf: "zstd" if leaf in compressed else "none" for leaf in leaves},
+        use_dictionary=compressed,
+        write_statistics=compressed,
         write_page_checksum=True,
     )

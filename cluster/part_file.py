@@ -1,6 +1,6 @@
-"""The file of a part while it grows: a row group is written as soon as it is full, so that no more is held in memory.
+"""Write the Parquet file of a part one row group at a time, so that memory holds one row group at most.
 
-The file has its content's name, which is known at the end; only then does it become visible.
+The file is named after the hash of its content, so it becomes visible only when it is complete.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class RowGroups:
-    """How a part's rows are cut into row groups, the unit of reading: by rows and by bytes, whichever comes first."""
+    """Limits of a row group, the unit of reading. A row group ends at whichever limit is reached first."""
 
     max_rows: int = 16_384
     max_bytes: int = 64 * 2**20
-    """Of the rows in memory; a row that is larger is a group of its own."""
+    """Maximum bytes of a row group, measured in memory. A larger row becomes a group of its own."""
 
-    def full(self, sizes: Int64) -> list[int]:
-        """Rows of each group that is sure to be full, whatever rows follow these.
+    def full_groups(self, sizes: Int64) -> list[int]:
+        """The number of rows in each full group. The last rows are omitted if later rows may still join their group.
 
         Args:
             sizes: bytes of each row.
         """
         ends, start = np.cumsum(sizes), 0
-        found: list[int] = []
+        groups: list[int] = []
         while start < len(sizes):
-            room = (ends[start - 1] if start else 0) + self.max_bytes
-            end = min(max(int(np.searchsorted(ends, room, side="right")), start + 1), start + self.max_rows)
+            max_end = (ends[start - 1] if start else 0) + self.max_bytes
+            end = min(max(int(np.searchsorted(ends, max_end, side="right")), start + 1), start + self.max_rows)
             if end >= len(sizes):
                 break
-            found.append(end - start)
+            groups.append(end - start)
             start = end
-        return found
+        return groups
 
 
 ROW_GROUPS = RowGroups()
 
 
 class PartFile:
-    """Rows -> row groups -> a Parquet file. As a context manager it leaves nothing behind of what is not finished."""
+    """A Parquet file under construction. Leaving its `with` block deletes a file that was not finished."""
 
     def __init__(self, folder: str, row_groups: RowGroups) -> None:
         self._limits = row_groups
@@ -60,29 +60,29 @@ class PartFile:
         self._writer: pq.ParquetWriter | None = None
         self._pending: list[pa.Table] = []
         self.row_groups: list[int] = []
-        """Rows of each group that is written."""
+        """Number of rows in each row group written so far."""
 
     def add(self, rows: pa.Table) -> None:
-        """More rows, of the group that is not full yet and of those that follow."""
+        """Append rows, and write every row group that is full."""
         pending = pa.concat_tables([*self._pending, rows])
-        for num_rows in self._limits.full(_row_bytes(pending)):
+        for num_rows in self._limits.full_groups(_row_bytes(pending)):
             self._write_group(pending.slice(0, num_rows))
             pending = pending.slice(num_rows)
         self._pending = [pending]
 
     def end_group(self) -> None:
-        """What is added from here on is in other groups than what there is."""
+        """End the current row group, so that rows added later start a new one."""
         for rows in self._pending:
             if rows.num_rows:
                 self._write_group(rows)
         self._pending = []
 
     def finish(self, prefix: str) -> str | None:
-        """Make the file visible under a name that begins so; the name, or None where there are no rows."""
+        """Publish the file and return its name, which starts with `prefix`. Returns None for a file without rows."""
         self.end_group()
         if self._writer is None:
             return None
-        self._sink.is_footer = True  # all that a writer has left to write
+        self._sink.is_footer = True  # closing the writer writes only the footer
         self._writer.close()
         name = f"{prefix}-{self.sha256[:16]}.parquet"
         self._file.publish(name)
@@ -90,22 +90,22 @@ class PartFile:
 
     @property
     def num_rows(self) -> int:
-        """Rows handed over."""
+        """Number of rows added."""
         return sum(self.row_groups) + sum(int(rows.num_rows) for rows in self._pending)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes written."""
+        """Number of bytes written."""
         return self._file.num_bytes
 
     @property
     def sha256(self) -> str:
-        """Of the bytes written."""
+        """SHA-256 of the bytes written, in hexadecimal."""
         return self._sink.hash.hexdigest()
 
     @property
     def footer(self) -> bytes:
-        """Of a finished file: its metadata, their length, and the magic bytes."""
+        """The footer of a finished file: its metadata, the length of the metadata, and the magic bytes."""
         return self._sink.footer
 
     def __enter__(self) -> Self:
@@ -125,7 +125,7 @@ class PartFile:
 
 
 class _Sink:
-    """What Arrow writes to: hashed on its way, the footer kept; without a file it is lost."""
+    """The stream that Arrow writes to: hashes the bytes and keeps the footer. Without a file, bytes are discarded."""
 
     closed = False
 
@@ -145,7 +145,7 @@ class _Sink:
 
 
 def _row_bytes(table: pa.Table) -> Int64:
-    """Bytes of each row in memory, int64 [N]: of texts, images and lists what each has, of other values eight."""
+    """Bytes of each row in memory, int64 [N]: eight per value, plus the bytes of its texts, images and lists."""
     sizes = np.full(table.num_rows, 8 * table.num_columns, np.int64)
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
         if pa.types.is_list(kind):

@@ -1,15 +1,15 @@
-"""Parts: a stage is a fixed number of them, and each is a file and its manifest.
+"""Read and write the parts of a stage: each part is a Parquet file and a manifest.
 
-The file is written first, under the name of its content, and the manifest last and only if there is none: a part is
-complete when its manifest exists, and of two attempts at a part exactly one counts. Manifests begin with an underscore,
-so that a stage's folder is a table to pandas, pyarrow and Spark.
+A stage has a fixed number of parts. The file is written first, named after its content. The manifest is written last,
+and only if none exists. So a part is complete when its manifest exists, and of two attempts at a part exactly one
+counts. Manifest names begin with an underscore, so pandas, pyarrow and Spark read a stage's folder as one table.
 
-A part's file holds the rows that are still in, one bucket after the other, and behind them the rows that were dropped.
-A bucket is a range of row groups, so the next stage reads "bucket b of every part" without a shuffle service and
-without a file per bucket: the exchange of MapReduce (Dean and Ghemawat 2004) over plain Parquet.
+A part's file holds the kept rows, bucket by bucket, followed by the dropped rows. A bucket is a range of row groups, so
+the next stage reads "bucket b of every part" without a shuffle service and without one file per bucket. This is the
+exchange of MapReduce (Dean and Ghemawat 2004) over plain Parquet.
 
-A stage may be done over, as when a crawl attempts again what had failed: that is a new generation of all of its parts,
-which counts from the moment that it is complete.
+A stage can be redone, for example when a crawl retries failed images. This writes a new generation of all its parts,
+which replaces the previous generation once it is complete.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ from cluster.part_file import ROW_GROUPS, PartFile, RowGroups
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The manifest of a complete part. `buckets[b]` counts the rows still in of bucket b, `dropped` the others."""
+    """The manifest of a complete part. `buckets[b]` counts kept rows of bucket b, `dropped` other rows by reason."""
 
     index: int
     file: str | None
     num_bytes: int
     sha256: str
     footer_bytes: int
-    footer_sha256: str  # pages have checksums of their own, but the footer that says where they are has none
+    footer_sha256: str  # Parquet has checksums for pages but not for the footer
     buckets: tuple[int, ...]
-    row_groups: tuple[int, ...]  # rows of each, in the file's order; none has rows of two buckets
+    row_groups: tuple[int, ...]  # rows per group, in file order; no group has rows of two buckets
     dropped: Mapping[str, int]
 
     @property
     def num_kept(self) -> int:
-        """Rows that are still in."""
+        """Number of kept rows."""
         return sum(self.buckets)
 
     @property
     def num_rows(self) -> int:
-        """All rows of the part's file."""
+        """Number of rows in the part's file, kept and dropped."""
         return self.num_kept + sum(self.dropped.values())
 
     def groups_of(self, bucket: int) -> range:
-        """The row groups of a bucket; bucket `len(buckets)` is that of the dropped rows."""
+        """The row groups of a bucket. Bucket `len(buckets)` holds the dropped rows."""
         rows = (*self.buckets, sum(self.dropped.values()))
         first = sum(rows[:bucket])
         ends = np.cumsum([0, *self.row_groups])
-        return range(*(int(place) for place in np.searchsorted(ends, (first, first + rows[bucket]))))
+        return range(*(int(group) for group in np.searchsorted(ends, (first, first + rows[bucket]))))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a run: where its parts lie and how many there are. Plain data, so that workers can have it too."""
+    """A stage of a run: the folder and the number of its parts. Plain data, so it can be sent to workers."""
 
     uri: str
     num_parts: int
@@ -79,24 +79,24 @@ class Stage:
         num_buckets: int = 1,
         row_groups: RowGroups = ROW_GROUPS,
     ) -> Part:
-        """Write one part and its manifest; of two attempts at the same part the first to finish counts.
+        """Write one part and its manifest. Of several attempts at the same part, the first to finish counts.
 
         Args:
             index: number of the part.
-            table: its rows; those whose column `reason` is not null are counted as dropped.
-            buckets: bucket of each row, int32; all rows are in bucket 0 when it is left out.
-            num_buckets: how many buckets there are, empty ones included.
-            row_groups: how large a row group is, at most.
+            table: rows of the part. Rows whose `reason` is not null are dropped.
+            buckets: bucket of each row, int32. By default all rows are in bucket 0.
+            num_buckets: number of buckets, including empty ones.
+            row_groups: limits of a row group.
         """
-        place = np.zeros(table.num_rows, np.int32) if buckets is None else buckets
-        assert ((place >= 0) & (place < num_buckets)).all(), f"there are {num_buckets} buckets"
+        bucket_of_row = np.zeros(table.num_rows, np.int32) if buckets is None else buckets
+        assert ((bucket_of_row >= 0) & (bucket_of_row < num_buckets)).all(), f"buckets must be below {num_buckets}"
         kept, dropped = _split(table)
         if dropped.num_rows:
-            place = place[table["reason"].is_null().to_numpy()]
-        if (np.diff(place) < 0).any():  # images are better not copied
-            order = np.argsort(place, kind="stable")
-            kept, place = kept.take(order), place[order]
-        ends = [int(end) for end in np.searchsorted(place, np.arange(1, num_buckets + 1))]
+            bucket_of_row = bucket_of_row[table["reason"].is_null().to_numpy()]
+        if (np.diff(bucket_of_row) < 0).any():  # avoids copying images that are in order already
+            order = np.argsort(bucket_of_row, kind="stable")
+            kept, bucket_of_row = kept.take(order), bucket_of_row[order]
+        ends = [int(end) for end in np.searchsorted(bucket_of_row, np.arange(1, num_buckets + 1))]
         pieces = [[kept.slice(start, end - start)] for start, end in zip([0, *ends], ends, strict=False)]
         pieces[-1].append(dropped)
         return self.write_pieces(index, pieces, row_groups=row_groups)
@@ -104,12 +104,12 @@ class Stage:
     def write_pieces(
         self, index: int, buckets: Iterable[Iterable[pa.Table]], *, row_groups: RowGroups = ROW_GROUPS
     ) -> Part:
-        """Write one part from pieces of its buckets, one bucket after the other; no more is held than a row group.
+        """Write one part from an iterable of tables per bucket, holding at most one row group of kept rows in memory.
 
         Args:
             index: number of the part.
-            buckets: the rows of each, in order; those whose column `reason` is not null are counted as dropped.
-            row_groups: how large a row group is, at most.
+            buckets: the rows of each bucket, in order. Rows whose `reason` is not null are dropped.
+            row_groups: limits of a row group.
         """
         assert 0 <= index < self.num_parts, (index, self.num_parts)
         rows_by_bucket, dropped = [], list[pa.Table]()
@@ -117,8 +117,8 @@ class Stage:
             for bucket in buckets:
                 before = file.num_rows
                 for piece in bucket:
-                    kept, out = _split(piece)
-                    dropped.append(out)
+                    kept, dropped_rows = _split(piece)
+                    dropped.append(dropped_rows)
                     file.add(kept)
                 file.end_group()
                 rows_by_bucket.append(file.num_rows - before)
@@ -150,25 +150,30 @@ class Stage:
         return Part(**record | {name: tuple(record[name]) for name in ("buckets", "row_groups")})
 
     def complete(self) -> dict[int, Part]:
-        """The manifests of the parts that are complete, by number."""
+        """The manifests of all complete parts, by part number."""
         try:
             names = storage.list_files(self.uri, suffixes=(".json",))
         except FileNotFoundError:
             return {}
-        found = {name.rsplit("/", 1)[1] for name in names}
-        indices = [index for index in range(self.num_parts) if self._manifest_name(index) in found]
+        existing = {name.rsplit("/", 1)[1] for name in names}
+        indices = [index for index in range(self.num_parts) if self._manifest_name(index) in existing]
         return {index: self.read_manifest(index) for index in indices}
 
+    def completion_times(self) -> list[float]:
+        """The times at which parts were completed, in seconds since 1970. Costs one listing and reads no manifests."""
+        manifests = {self._manifest(index) for index in range(self.num_parts)}
+        return [entry.modified for entry in storage.entries(self.uri) if entry.uri in manifests]
+
     def newest(self) -> Stage:
-        """The newest generation of this stage that is complete; this one where none is newer."""
+        """The newest complete generation of this stage, or this generation if no newer one is complete."""
         following = replace(self, generation=self.generation + 1)
         return following.newest() if len(following.complete()) == self.num_parts else self
 
     def read(self, part: Part, bucket: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """The rows of one bucket of one part, checksums verified; None where it has none.
+        """The rows of one bucket of one part, with checksums verified. Returns None for an empty bucket.
 
         Raises:
-            ValueError: the file is not the one its manifest tells of.
+            ValueError: the file cannot be read, or does not match its manifest.
         """
         groups = part.groups_of(bucket)
         if not groups or part.file is None:
@@ -177,16 +182,16 @@ class Stage:
         filesystem, path = storage.filesystem(uri)
         try:
             with filesystem.open_input_file(path) as stream:
-                if (found := stream.size()) != part.num_bytes:
-                    raise ValueError(f"{part.num_bytes} bytes expected, {found} found")
+                if (num_bytes := stream.size()) != part.num_bytes:
+                    raise ValueError(f"{part.num_bytes} bytes expected, {num_bytes} found")
                 footer = stream.read_at(part.footer_bytes, part.num_bytes - part.footer_bytes)
                 if hashlib.sha256(footer).hexdigest() != part.footer_sha256:
                     raise ValueError("the footer is damaged")
                 metadata = pq.read_metadata(pa.BufferReader(footer))
                 with pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True) as file:
                     return file.read_row_groups(list(groups), columns=columns)
-        except (OSError, ValueError) as error:  # Arrow's name no file
-            raise ValueError(f"{uri}: {error}; where it is damaged, remove its manifest and rerun") from error
+        except (OSError, ValueError) as error:  # Arrow's messages do not name the file
+            raise ValueError(f"{uri}: {error}; if the file is damaged, remove its manifest and rerun") from error
 
     def _manifest(self, index: int) -> str:
         return storage.join(self.uri, self._manifest_name(index))
@@ -197,7 +202,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Output:
-    """A finished stage as the next one reads it: its place and all its manifests."""
+    """A complete stage as input of the next one: the stage and all its manifests."""
 
     stage: Stage
     parts: tuple[Part, ...]
@@ -209,80 +214,80 @@ class Output:
         Raises:
             FileNotFoundError: parts of it are missing.
         """
-        found = stage.complete()
-        missing = sorted(set(range(stage.num_parts)) - found.keys())
+        complete = stage.complete()
+        missing = sorted(set(range(stage.num_parts)) - complete.keys())
         if missing:
             raise FileNotFoundError(f"{stage.uri}: parts {missing} are missing; run its job to the end")
-        return cls(stage, tuple(found[index] for index in range(stage.num_parts)))
+        return cls(stage, tuple(complete[index] for index in range(stage.num_parts)))
 
     def rows_by_bucket(self) -> list[int]:
-        """Rows still in, by bucket, over all parts."""
+        """Number of kept rows in each bucket, summed over all parts."""
         return [sum(column) for column in zip(*(part.buckets for part in self.parts), strict=True)]
 
     def bucket(self, bucket: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """All rows of one bucket that are still in, in the order of the parts; None where there are none."""
+        """All kept rows of one bucket, in the order of the parts. Returns None for an empty bucket."""
         return _concat(self.stage.read(part, bucket, columns) for part in self.parts)
 
     def part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """All rows of one part that are still in, whatever their buckets; None where there are none."""
+        """All kept rows of one part, in the order of their buckets. Returns None if no row was kept."""
         part = self.parts[index]
         return _concat(self.stage.read(part, bucket, columns) for bucket in range(len(part.buckets)))
 
     def table(self, schema: pa.Schema) -> pa.Table:
-        """The schema's columns of all rows that are still in, of all parts; for outputs that one process can hold."""
+        """All kept rows of all parts, with the columns of the schema. The output must fit into memory."""
         tables = (self.part(index, schema.names) for index in range(len(self.parts)))
         return pa.concat_tables([schema.empty_table(), *(table for table in tables if table is not None)])
 
     def dropped(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """The rows that one part dropped, each with its reason."""
+        """The dropped rows of one part, each with its reason. Returns None if no row was dropped."""
         part = self.parts[index]
         return self.stage.read(part, len(part.buckets), columns)
 
     def reasons(self) -> dict[str, int]:
-        """Rows dropped, by reason, most frequent first."""
+        """Number of dropped rows by reason, most frequent first."""
         total: Counter[str] = Counter()
         for part in self.parts:
             total.update(part.dropped)
         return dict(total.most_common())
 
     def with_dropped(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """All rows of one part, those that it dropped behind the others; None where it is empty."""
+        """All rows of one part, the dropped rows last. Returns None for an empty part."""
         return _concat((self.part(index, columns), self.dropped(index, columns)))
 
     def delete_files_of(self, earlier: Output) -> None:
-        """Delete what only an earlier generation of this stage holds."""
+        """Delete the part files of an earlier generation that this generation does not use."""
         for before, now in zip(earlier.parts, self.parts, strict=True):
             if before.file and before.file != now.file:
                 storage.delete(storage.join(self.stage.uri, before.file))
 
     @property
     def num_kept(self) -> int:
-        """Rows still in."""
+        """Number of kept rows."""
         return sum(part.num_kept for part in self.parts)
 
     @property
     def num_rows(self) -> int:
-        """All rows."""
+        """Number of rows, kept and dropped."""
         return sum(part.num_rows for part in self.parts)
 
 
 def _concat(tables: Iterable[pa.Table | None]) -> pa.Table | None:
-    found = [table for table in tables if table is not None]
-    return pa.concat_tables(found) if found else None
+    nonempty = [table for table in tables if table is not None]
+    return pa.concat_tables(nonempty) if nonempty else None
 
 
 def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The rows that are still in, and those that are dropped; nothing is copied where all are of one kind."""
-    out = rows["reason"].is_valid() if "reason" in rows.column_names else pa.array(np.zeros(rows.num_rows, bool))
-    num_out = pc.sum(out).as_py() or 0
-    if num_out in (0, rows.num_rows):
+    """The kept rows and the dropped rows. Copies nothing if all rows are kept or all are dropped."""
+    is_dropped = rows["reason"].is_valid() if "reason" in rows.column_names else pa.array(np.zeros(rows.num_rows, bool))
+    num_dropped = pc.sum(is_dropped).as_py() or 0
+    if num_dropped in (0, rows.num_rows):
         empty = rows.slice(0, 0)
-        return (empty, rows) if num_out else (rows, empty)
-    return rows.filter(pc.invert(out)), rows.filter(out)
+        return (empty, rows) if num_dropped else (rows, empty)
+    return rows.filter(pc.invert(is_dropped)), rows.filter(is_dropped)
 
 
 def _reasons(dropped: Iterable[pa.Table]) -> dict[str, int]:
-    """How often each reason occurs, by name."""
+    """Number of rows by reason, sorted by the name of the reason."""
     total: Counter[str] = Counter()
     for rows in dropped:
         if "reason" in rows.column_names:

@@ -1,4 +1,4 @@
-"""What a pool of actors asks of the cluster."""
+"""Describe pools of actors and the resources that they need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,27 +9,29 @@ GIB = 1024**3
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """A pool of identical actors of one Ray Data stage, and what each actor holds.
+    """A pool of identical actors of one Ray Data stage, and the resources of each actor.
 
-    Raises ValueError for a pool that could never run.
+    Raises ValueError for invalid values.
     """
 
     size: int | tuple[int, int] = 1
-    """Actors: a fixed number, or (fewest, most) for a pool that grows with its queue."""
+    """Number of actors: fixed, or (minimum, maximum) for a pool that grows with its queue."""
     cpus: float = 1
-    """Logical CPUs of each actor."""
+    """Logical CPUs per actor."""
     gpus: float = 0
-    """GPUs of each actor; fractions share one."""
+    """GPUs per actor. Actors with fractions share a GPU."""
     memory_gib: float = 0
-    """Memory that each actor reserves, in GiB; 0 reserves none."""
+    """Memory reserved per actor, in GiB; 0 reserves none."""
     max_calls: int = 1
-    """Blocks that an actor works on side by side, in threads; for actors that wait more than they work."""
+    """Blocks that an actor processes concurrently, in threads. Useful for actors that mostly wait."""
     resources: Mapping[str, float] = field(default_factory=dict)
-    """Custom resources of each actor, which keep it on the nodes that have them: {"crawl": 1}."""
+    """Custom resources per actor, such as {"crawl": 1}. Actors run only on nodes that offer them."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_size <= self.max_size:
-            raise ValueError(f"size = {self.size}: a pool has at least one actor, and the fewest come first")
+            raise ValueError(
+                f"size = {self.size}: a pool needs at least one actor, and its minimum comes before its maximum"
+            )
         if self.max_calls < 1:
             raise ValueError(f"max_calls = {self.max_calls}: must be at least 1")
         for name in ("cpus", "gpus", "memory_gib"):
@@ -38,20 +40,21 @@ class Pool:
 
     @property
     def min_size(self) -> int:
-        """The fewest actors, which start with the stage and stay."""
+        """The minimum number of actors. They run from the beginning of the stage to its end."""
         return self.size if isinstance(self.size, int) else self.size[0]
 
     @property
     def max_size(self) -> int:
-        """The most actors."""
+        """The maximum number of actors."""
         return self.size if isinstance(self.size, int) else self.size[1]
 
     def map_batches_arguments(self, batch_size: int | None = None) -> dict[str, Any]:
         """The arguments of `Dataset.map_batches` for a class that runs in this pool.
 
-        Batches are Arrow tables that share the block's memory (so read-only): a whole block each, or `batch_size` rows.
+        A batch is a whole block, or `batch_size` rows of it. Batches are Arrow tables that share the memory of their
+        block, so they are read-only.
         """
-        from ray.data import ActorPoolStrategy  # ray is slow to import, and configurations nest pools
+        from ray.data import ActorPoolStrategy  # importing ray is slow, and configurations import this module
 
         size: dict[str, Any] = (
             {"size": self.min_size}
@@ -72,7 +75,7 @@ class Pool:
         }
         if self.gpus and batch_size:
             arguments["num_gpus"] = self.gpus
-        elif self.gpus:  # Ray Data 2.60 refuses whole blocks to pools that ask for GPUs by num_gpus
+        elif self.gpus:  # Ray Data 2.60 refuses num_gpus for batches of whole blocks
             gpus = self.gpus
             arguments["ray_remote_args_fn"] = lambda: {"num_gpus": gpus}
         if self.resources:

@@ -1,4 +1,4 @@
-"""Runs that resume: a folder of stages (parts.py) that one configuration owns. A rerun does what is missing."""
+"""Resumable runs: a folder of stages (parts.py) that belongs to one configuration. A rerun does only missing work."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cluster import storage
 from cluster.parts import Output, Stage
 
 RUN_FILE = "run.json"
-"""What a run was configured with; it is there from the run's beginning."""
+"""The file that records the configuration of a run. It is written when the run begins."""
 
 
 def identity(config: Any) -> Any:
-    """A configuration as plain data, less what does not change what a run produces.
+    """A configuration as plain data, without the fields that do not change the output of a run.
 
-    A dataclass says so of a field (pools, ports, connections) with `metadata={"resume_safe": True}`, which pipeline has
-    as pipeline.resume_safe.RESUME_SAFE.
+    A dataclass marks such fields (pools, ports, connections) with `metadata={"resume_safe": True}`; the constant is
+    pipeline.resume_safe.RESUME_SAFE.
     """
     if is_dataclass(config) and not isinstance(config, type):
-        kept = (f.name for f in fields(config) if not f.metadata.get("resume_safe"))
-        return {name: identity(getattr(config, name)) for name in kept}
+        names = (f.name for f in fields(config) if not f.metadata.get("resume_safe"))
+        return {name: identity(getattr(config, name)) for name in names}
     if isinstance(config, Mapping):
         return {str(key): identity(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
@@ -34,7 +34,7 @@ def identity(config: Any) -> Any:
 
 @dataclass(frozen=True)
 class Run:
-    """A folder that one configuration owns. `run_id` is a hash of the configuration."""
+    """A folder that belongs to one configuration. `run_id` is a hash of the configuration."""
 
     uri: str
     run_id: str
@@ -42,72 +42,72 @@ class Run:
 
     @classmethod
     def open(cls, uri: str, configuration: Mapping[str, Any], *, option: str = "output") -> Run:
-        """Start a run in a folder, or go on with the one it holds.
+        """Start a run in a folder, or resume the run in it.
 
         Args:
-            uri: the folder, local or s3://.
-            configuration: plain data of everything that decides what the run produces, its inputs included.
-            option: name of the option that gave the folder, for messages.
+            uri: the folder, a local path or s3://.
+            configuration: plain data of everything that determines the output of the run, including its inputs.
+            option: name of the option that sets the folder, for error messages.
 
         Raises:
-            ValueError: the folder holds a run of another configuration, or cannot be written.
+            ValueError: the folder holds a run of another configuration, or is not writable.
         """
         uri = storage.absolute(uri)
         storage.ensure_writable(uri, option)
-        wanted = json.loads(json.dumps(configuration, sort_keys=True))
-        record = json.dumps(wanted, indent=1, sort_keys=True).encode()
-        place = storage.join(uri, RUN_FILE)
-        if not storage.put_if_absent(place, record):
-            found = json.loads(storage.read_bytes(place))
-            differing = list(differences(found, wanted))
+        requested = json.loads(json.dumps(configuration, sort_keys=True))
+        record = json.dumps(requested, indent=1, sort_keys=True).encode()
+        run_file = storage.join(uri, RUN_FILE)
+        if not storage.put_if_absent(run_file, record):
+            recorded = json.loads(storage.read_bytes(run_file))
+            differing = list(differences(recorded, requested))
             if differing:
                 raise ValueError(
                     f"{option}={uri} holds a run of another configuration; it differs in "
                     f"{'; '.join(differing[:5])}. Choose another folder, or remove this one."
                 )
-        return cls(uri, _run_id(record), wanted)
+        return cls(uri, _run_id(record), requested)
 
     @classmethod
     def read(cls, uri: str, *, option: str) -> Run:
-        """The run that a folder holds.
+        """The run in a folder.
 
         Raises:
-            FileNotFoundError: it holds none; the message names the option.
+            FileNotFoundError: the folder holds no run. The message names the option.
         """
         uri = storage.absolute(uri)
-        place = storage.join(uri, RUN_FILE)
-        if not storage.exists(place):
-            raise FileNotFoundError(f"{option}={uri}: no run is there ({RUN_FILE} is missing)")
-        record = storage.read_bytes(place)
+        run_file = storage.join(uri, RUN_FILE)
+        if not storage.exists(run_file):
+            raise FileNotFoundError(f"{option}={uri} holds no run ({RUN_FILE} is missing)")
+        record = storage.read_bytes(run_file)
         return cls(uri, _run_id(record), json.loads(record))
 
     def output(self, name: str, num_parts: int) -> Output:
-        """The newest generation of a stage of this run that is complete.
+        """The newest complete generation of a stage of this run.
 
         Raises:
-            FileNotFoundError: parts of it are missing.
+            FileNotFoundError: parts of the stage are missing.
         """
         return Output.of(self.stage(name, num_parts).newest())
 
     def stage(self, name: str, num_parts: int, generation: int = 0) -> Stage:
-        """The stage of that name. The number of parts is a function of the configuration, so it never changes."""
+        """The stage with this name. Its number of parts depends only on the configuration, so it never changes."""
         return Stage(storage.join(self.uri, name), num_parts, generation)
 
 
 def describe_files(uris: Sequence[str]) -> list[list[Any]]:
-    """Name and bytes of each input file: what a run remembers of its inputs, so that it is not resumed on others."""
+    """Name and size of each input file. A run records them, so that it is not resumed with other inputs."""
 
     def describe(uri: str) -> list[Any]:
         filesystem, path = storage.filesystem(uri)
         info = filesystem.get_file_info(path)
         return [info.base_name, info.size]
 
-    with ThreadPoolExecutor(32) as threads:  # a crawl of Common Crawl has 90,000 files behind a web server
+    with ThreadPoolExecutor(32) as threads:  # one crawl of Common Crawl has 90,000 files on a web server
         return list(threads.map(describe, uris))
 
 
 def hash_file(uri: str | None) -> str | None:
-    """SHA-256 of an input that is read whole, where there is one: a run of other content is another run."""
+    """SHA-256 of an input file, or None without one. A run records it, so that it is not resumed with other content."""
     return hashlib.sha256(storage.read_bytes(uri)).hexdigest() if uri else None
 
 
@@ -115,14 +115,15 @@ def _run_id(record: bytes) -> str:
     return hashlib.sha256(record).hexdigest()[:16]
 
 
-def differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
-    """Where plain data is not what was asked for: a line for each place, as `model.width: 64 there, 32 asked for`."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        # What both have says more than what only one has, so it comes first
-        for key in sorted(found.keys() | wanted.keys(), key=lambda key: (key not in found or key not in wanted, key)):
-            yield from differences(found.get(key), wanted.get(key), f"{path}.{key}" if path else key)
-    elif found != wanted:
-        yield f"{path}: {_brief(found)} there, {_brief(wanted)} asked for"
+def differences(recorded: Any, requested: Any, path: str = "") -> Iterator[str]:
+    """The differing values of two configurations, one line each, such as `model.width: 64 recorded, 32 requested`."""
+    if isinstance(recorded, dict) and isinstance(requested, dict):
+        # Keys of both configurations are more informative than keys of only one, so they come first
+        shared = recorded.keys() & requested.keys()
+        for key in sorted(recorded.keys() | requested.keys(), key=lambda key: (key not in shared, key)):
+            yield from differences(recorded.get(key), requested.get(key), f"{path}.{key}" if path else key)
+    elif recorded != requested:
+        yield f"{path}: {_brief(recorded)} recorded, {_brief(requested)} requested"
 
 
 def _brief(value: Any) -> str:

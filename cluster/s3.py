@@ -1,9 +1,9 @@
-"""Objects of an S3, through boto3: whole puts, uploads in parts, reads that go on where they were cut off.
+"""Read, write, list and delete S3 objects through boto3, with multipart uploads and reads that resume.
 
-boto3 itself repeats requests that fail or are answered 5xx. What it does not do is done here: a conditional put in a
-race, a body that ends early or stalls (pyarrow's filesystem takes one that is cut short for whole), an upload whose
-last answer got lost. Credentials come from the standard chain alone, the endpoint of an S3 other than Amazon's from
-AWS_ENDPOINT_URL.
+boto3 retries requests that fail or receive a 5xx response. This module handles the remaining cases: racing conditional
+puts, bodies that end early or stall (pyarrow's filesystem accepts a truncated body as complete), and uploads whose last
+response was lost. Credentials come only from boto3's standard chain. AWS_ENDPOINT_URL sets the endpoint of an S3 server
+that is not Amazon's.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 RETRY_ATTEMPTS = 10
-"""Attempts at one request; with 30% of answers faulty, one request in 170,000 fails all of them."""
-SILENCE_SECONDS = 20.0
-"""A server that sends nothing for so long is asked again."""
+"""Maximum attempts per request. If 30% of responses are faulty, one request in 170,000 fails all attempts."""
+READ_TIMEOUT_SECONDS = 20.0
+"""A request is retried after the server has sent nothing for this long."""
 PART_BYTES = 32 * 2**20
-"""An object larger than this is uploaded in parts of this size, of which S3 allows 10,000: 320 GB."""
+"""Larger objects are uploaded in parts of this size. S3 allows 10,000 parts, so objects can have 320 GB."""
 CHUNK_BYTES = 8 * 2**20
-"""Read at a time."""
+"""Number of bytes read at a time."""
 _UPLOAD_THREADS = 4
 _DELAY_SECONDS = 0.05
 _DELAY_MAX_SECONDS = 5.0
-_BROKEN_BODY = (BotoCoreError, OSError)
+_BODY_ERRORS = (BotoCoreError, OSError)
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
-    """The two of a URI s3://bucket/key. Raises ValueError where there is no bucket."""
+    """Split a URI s3://bucket/key. Raises ValueError if the bucket is missing."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket:
         raise ValueError(f"'{uri}': no bucket; write s3://bucket/key")
@@ -47,14 +47,14 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
 
 
 def filesystem(bucket: str) -> pyarrow.fs.S3FileSystem:
-    """pyarrow's, with retries."""
+    """The pyarrow filesystem for a bucket, with retries."""
     return _filesystem(bucket, _endpoint())
 
 
 def write(uri: str, data: bytes | memoryview) -> None:
-    """Puts an object, in parts where it is large; the server checks what it gets by checksums.
+    """Write an object, in parts if it is large. The server verifies the checksums of the data.
 
-    Raises OSError where the stored size is not the size of the data.
+    Raises OSError if the stored size differs from the size of the data.
     """
     bucket, key = bucket_and_key(uri)
     client = _client(_endpoint())
@@ -64,15 +64,15 @@ def write(uri: str, data: bytes | memoryview) -> None:
         client.put_object(Bucket=bucket, Key=key, Body=bytes(data))
     stored = client.head_object(Bucket=bucket, Key=key)["ContentLength"]
     if stored != len(data):
-        raise OSError(f"{uri}: {stored} bytes stored of {len(data)} written")
+        raise OSError(f"{uri}: the server stored {stored} of {len(data)} bytes")
 
 
 def read(uri: str) -> Iterator[bytes]:
-    """The content of an object, a piece at a time.
+    """Yield the content of an object in chunks.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError: fewer bytes arrive than it has, however often it is asked for the rest.
+        FileNotFoundError: the object does not exist.
+        OSError: RETRY_ATTEMPTS requests in a row for the remaining bytes returned none.
     """
     bucket, key = bucket_and_key(uri)
     client = _client(_endpoint())
@@ -80,26 +80,29 @@ def read(uri: str) -> Iterator[bytes]:
         head = client.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
         raise (_not_found(uri) if _status(error) == 404 else error) from error
-    size, done, attempt = head["ContentLength"], 0, 0
-    while done < size:
-        before, cause = done, "the answer ended early"
-        # IfMatch: the rest of another object would be worse than an error
-        answer = client.get_object(Bucket=bucket, Key=key, IfMatch=head["ETag"], Range=f"bytes={done}-")
+    size, num_read, attempt = head["ContentLength"], 0, 0
+    while num_read < size:
+        num_read_before, cause = num_read, "the response ended early"
+        # IfMatch: fail if the object was replaced, instead of mixing two objects
+        response = client.get_object(Bucket=bucket, Key=key, IfMatch=head["ETag"], Range=f"bytes={num_read}-")
         try:
-            for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
-                done += len(chunk)
+            for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
+                num_read += len(chunk)
                 yield chunk
-        except _BROKEN_BODY as error:
+        except _BODY_ERRORS as error:
             cause = str(error)
-        if done < size:
-            attempt = 0 if done > before else attempt + 1
+        if num_read < size:
+            attempt = 0 if num_read > num_read_before else attempt + 1
             if attempt == RETRY_ATTEMPTS:
-                raise OSError(f"{uri}: read {done} of {size} bytes ({cause})")
-            _rest(attempt)
+                raise OSError(f"{uri}: read {num_read} of {size} bytes ({cause})")
+            _pause(attempt)
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Puts an object unless there is one; False where there is, which may be ours if an answer got lost."""
+    """Write an object unless it exists; whether it was written.
+
+    False can also mean that this call wrote the object but the response was lost.
+    """
     bucket, key = bucket_and_key(uri)
     client = _client(_endpoint())
     for attempt in range(RETRY_ATTEMPTS):
@@ -109,15 +112,15 @@ def put_if_absent(uri: str, data: bytes) -> bool:
         except ClientError as error:
             if _status(error) == 412:
                 return False
-            # 409: another conditional put of this key is in flight, and S3 will not say how it ends
+            # 409: another conditional put of this key is in flight, with an unknown outcome
             if _status(error) != 409 or attempt + 1 == RETRY_ATTEMPTS:
                 raise
-        _rest(attempt)
+        _pause(attempt)
     raise AssertionError("the loop returns or raises")
 
 
 def delete(uri: str) -> None:
-    """Removes an object and all below it. Not through pyarrow, which leaves an object behind for the parent folder."""
+    """Delete an object and all objects below it. pyarrow would create an object for the parent folder."""
     bucket, key = bucket_and_key(uri)
     client = _client(_endpoint())
     if key.rstrip("/"):
@@ -127,11 +130,11 @@ def delete(uri: str) -> None:
         if below:
             errors = client.delete_objects(Bucket=bucket, Delete={"Objects": below, "Quiet": True}).get("Errors", [])
             if errors:
-                raise OSError(f"{uri}: {len(errors)} objects not deleted, the first: {errors[0]}")
+                raise OSError(f"{uri}: {len(errors)} objects were not deleted; the first error: {errors[0]}")
 
 
 def objects(uri: str) -> list[tuple[str, int, datetime]]:
-    """The objects below a prefix: URI, bytes, when each was written."""
+    """The objects below a prefix: URI, size in bytes, time of last modification."""
     bucket, key = bucket_and_key(uri)
     pages = _client(_endpoint()).get_paginator("list_objects_v2")
     return [
@@ -142,7 +145,7 @@ def objects(uri: str) -> list[tuple[str, int, datetime]]:
 
 
 def unfinished_uploads(uri: str) -> list[tuple[str, str, datetime]]:
-    """Uploads in parts below a prefix that have not ended: the object's URI, the upload's id, and its beginning."""
+    """The unfinished multipart uploads below a prefix: URI of the object, id of the upload, start time."""
     bucket, key = bucket_and_key(uri)
     pages = _client(_endpoint()).get_paginator("list_multipart_uploads")
     return [
@@ -153,14 +156,14 @@ def unfinished_uploads(uri: str) -> list[tuple[str, str, datetime]]:
 
 
 def abort_upload(uri: str, upload_id: str) -> None:
-    """Removes the parts of an upload that never ended."""
+    """Abort a multipart upload and delete its parts."""
     bucket, key = bucket_and_key(uri)
     _client(_endpoint()).abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
 
 
 def _write_in_parts(client: Any, bucket: str, key: str, data: memoryview) -> None:
-    place = {"Bucket": bucket, "Key": key}
-    upload = {**place, "UploadId": client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256")["UploadId"]}
+    target = {"Bucket": bucket, "Key": key}
+    upload = {**target, "UploadId": client.create_multipart_upload(**target, ChecksumAlgorithm="SHA256")["UploadId"]}
 
     def send(number: int) -> dict[str, Any]:
         part = bytes(data[(number - 1) * PART_BYTES : number * PART_BYTES])
@@ -172,8 +175,8 @@ def _write_in_parts(client: Any, bucket: str, key: str, data: memoryview) -> Non
             parts = list(threads.map(send, range(1, -(-len(data) // PART_BYTES) + 1)))
         client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
     except client.exceptions.NoSuchUpload:
-        # Where the answer to the last request was lost, its repetition finds no upload any more
-        if not _holds(f"s3://{bucket}/{key}", data):
+        # If the response to the completing request was lost, its retry no longer finds the upload
+        if not _has_content(f"s3://{bucket}/{key}", data):
             raise
     except BaseException:
         client.abort_multipart_upload(**upload)
@@ -184,8 +187,8 @@ def _folder(key: str) -> str:
     return key.rstrip("/") + "/" if key else ""
 
 
-def _holds(uri: str, data: memoryview) -> bool:
-    """Whether an object has this content."""
+def _has_content(uri: str, data: memoryview) -> bool:
+    """Whether an object exists and has this content."""
     position = 0
     try:
         for chunk in read(uri):
@@ -197,7 +200,7 @@ def _holds(uri: str, data: memoryview) -> bool:
     return position == len(data)
 
 
-def _rest(attempt: int) -> None:
+def _pause(attempt: int) -> None:
     time.sleep(min(_DELAY_SECONDS * 2**attempt, _DELAY_MAX_SECONDS) * random.uniform(0.5, 1.0))
 
 
@@ -214,11 +217,11 @@ def _endpoint() -> str | None:
 
 
 @functools.lru_cache
-def _client(endpoint: str | None) -> Any:  # botocore makes the methods of its clients at run time
-    # Servers other than Amazon's seldom resolve bucket names as hosts
+def _client(endpoint: str | None) -> Any:  # botocore creates the methods of its clients at run time
+    # Other servers than Amazon's rarely resolve bucket names as host names
     addressing: Literal["auto", "path"] = "auto" if endpoint is None else "path"
     retries: Any = {"mode": "standard", "total_max_attempts": RETRY_ATTEMPTS}
-    config = Config(retries=retries, read_timeout=SILENCE_SECONDS, s3={"addressing_style": addressing})
+    config = Config(retries=retries, read_timeout=READ_TIMEOUT_SECONDS, s3={"addressing_style": addressing})
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
 
 
@@ -230,6 +233,6 @@ def _filesystem(bucket: str, endpoint: str | None) -> pyarrow.fs.S3FileSystem:
     return pyarrow.fs.S3FileSystem(
         region=region,
         endpoint_override=endpoint,
-        request_timeout=SILENCE_SECONDS,
+        request_timeout=READ_TIMEOUT_SECONDS,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=RETRY_ATTEMPTS),
     )

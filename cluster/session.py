@@ -1,10 +1,12 @@
-"""A connection to Ray for the length of a job: a Ray of its own on this machine, or a cluster at an address.
+"""Connect a job to Ray: a local Ray on this machine, or a cluster at an address.
 
-Ray 2.60 makes three things a surprise, and they are settled here. Its authentication warns on every local start and,
-on a cluster with tokens, retries a wrong one for 20 seconds before it says "failed to connect": a local Ray runs
-without, and an address is probed first, with the token that Ray itself would send. An actor pool that holds every CPU
-hangs the readers that should feed it: `preflight` refuses it. Ray Data splits, merges and skips blocks as it sees
-fit: its context is set so that a block is what a task returned, and an error is an error.
+This module works around three surprises of Ray 2.60:
+
+- Authentication logs a warning on every local start, and retries a wrong token for 20 seconds before it reports "failed
+  to connect". Local Rays run without authentication, and addresses are probed first with the token that Ray would send.
+- Actor pools that reserve every CPU block the tasks that read their input. `preflight` refuses such pools.
+- Ray Data splits, merges and skips blocks. `configure_data` makes a block exactly what a task returned, and makes every
+  error fail the job.
 """
 
 import contextlib
@@ -27,25 +29,25 @@ PROBE_TIMEOUT_SECONDS = 5.0
 
 _PACKAGES = ("cluster", "jobs", "pipeline")
 
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "offline"}
-"""What keeps Ray, img2dataset's albumentations and wandb from phoning home, in every process."""
+_NO_PHONING_HOME = {"RAY_USAGE_STATS_ENABLED": "0", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "offline"}
+"""Environment variables that stop Ray, albumentations (used by img2dataset) and wandb from contacting their vendors."""
 
 _FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-"""Where the storage is, but never its credentials: the nodes of a cluster have their own."""
+"""Environment variables sent to the cluster: the location of the storage. Nodes have their own credentials."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionConfig:
-    """Which Ray a job runs on."""
+    """The Ray that a job runs on."""
 
     address: str | None = None
-    """host:port of a cluster, ray://host:port, "auto" (the one started on this machine) or "local" (a Ray of this
-    process). Unset: the variable RAY_ADDRESS, which `ray job submit` sets, else "local"."""
+    """host:port of a cluster, ray://host:port, "auto" (the Ray that runs on this machine) or "local" (a new Ray for
+    this process). Unset: the variable RAY_ADDRESS, which `ray job submit` sets, else "local"."""
     num_cpus: int | None = None
-    """Logical CPUs of a local Ray; unset: those of this machine, but at least 4, so that a small pool leaves some for
+    """Logical CPUs of a local Ray. Unset: the CPUs of this machine, but at least 4, so that small pools leave some for
     reading."""
     object_store_gib: float | None = None
-    """Shared memory of a local Ray's object store in GiB; unset: Ray's 30% of the memory."""
+    """Size of a local Ray's object store in shared memory, in GiB. Unset: Ray's default, 30% of the memory."""
 
     def __post_init__(self) -> None:
         for name in ("num_cpus", "object_store_gib"):
@@ -56,16 +58,16 @@ class SessionConfig:
 
 @contextlib.contextmanager
 def session(config: SessionConfig, *, needs: Sequence[Pool] = ()) -> Iterator[None]:
-    """Connects to Ray, checks that it can hold the pools, and shuts down on leaving what it started.
+    """Connect to Ray, check that the cluster can hold the pools, and disconnect at the end of the `with` block.
 
-    Where this process is connected already and no address is asked for, that connection is used and left open.
+    If this process is already connected and the configuration sets no address, that connection is used and left open.
 
-    Raises ValueError for an address where no Ray answers or whose token is missing or wrong, and for pools that the
-    cluster cannot hold, within seconds.
+    Raises ValueError within seconds if no Ray answers at the address, if the token is missing or wrong, or if the
+    cluster cannot hold the pools.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_environment(_QUIET))
-        import ray  # here and not above: it takes seconds, and reads its variables when it is imported
+        stack.enter_context(_environment(_NO_PHONING_HOME))
+        import ray  # slow, and reads the variables set above
 
         if config.address is not None or not ray.is_initialized():
             address = config.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -80,89 +82,89 @@ def session(config: SessionConfig, *, needs: Sequence[Pool] = ()) -> Iterator[No
 
 
 def configure_data() -> None:
-    """Sets Ray Data up in this process; tasks take it over from the process that made their dataset."""
+    """Configure Ray Data in this process. Tasks inherit the settings of the process that created their dataset."""
     from ray.data import DataContext
 
-    from cluster.pacing import Rest
+    from cluster.pacing import SchedulerPause
     from cluster.ray_private.core import console_handlers
     from cluster.ray_private.data import PROGRESS_LOGGER
 
     context = DataContext.get_current()
-    context.target_max_block_size = None  # no splitting: a block is a part
-    context.max_errored_blocks = 0  # no skipping: bad rows are data, a failed block is a failure
+    context.target_max_block_size = None  # no splitting: one block is one part
+    context.max_errored_blocks = 0  # a failed block fails the job; bad rows are data
     context.raise_original_map_exception = True
-    context.custom_execution_callback_classes = [Rest]
+    context.custom_execution_callback_classes = [SchedulerPause]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger(PROGRESS_LOGGER).setLevel(logging.ERROR)  # it warns that there is no progress bar
-    for handler in console_handlers():  # the log files of the Ray session keep everything
+    logging.getLogger(PROGRESS_LOGGER).setLevel(logging.ERROR)  # it warns that progress bars are disabled
+    for handler in console_handlers():  # the log files of the Ray session still receive all messages
         handler.addFilter(_is_warning)
 
 
 def preflight(needs: Sequence[Pool]) -> None:
-    """Checks that the cluster, grown as far as its autoscaler may, holds these pools at once and can feed them.
+    """Check that the cluster can hold all pools at once and has CPUs left to read their input.
 
-    Raises ValueError that says what is missing, with the numbers.
+    Nodes that the autoscaler may add are counted. Raises ValueError with the required and available amounts.
     """
     if not needs:
         return
-    has = _capacity()
-    for resource, wanted, unit in (
+    capacity = _capacity()
+    for resource, required, unit in (
         ("CPU", sum(pool.min_size * pool.cpus for pool in needs), 1),
         ("GPU", sum(pool.min_size * pool.gpus for pool in needs), 1),
         ("memory", sum(pool.min_size * pool.memory_gib for pool in needs), GIB),
     ):
-        available = has.get(resource, 0.0) / unit
+        available = capacity.get(resource, 0.0) / unit
         name = "GiB of memory" if resource == "memory" else f"{resource}s"
-        if wanted > available:
+        if required > available:
             raise ValueError(
-                f"the actor pools need {wanted:g} {name} and the cluster has {available:g}: "
-                "lower the pools' size or what each actor holds, or add nodes"
+                f"the actor pools need {required:g} {name} and the cluster has {available:g}: "
+                "reduce the size of the pools or the resources per actor, or add nodes"
             )
-        if resource == "CPU" and wanted == available:
+        if resource == "CPU" and required == available:
             raise ValueError(
-                f"the actor pools would hold all {available:g} CPUs of the cluster and leave none to read for them: "
-                "lower the pools' size or cpus, add CPU nodes, or for a local Ray raise session.num_cpus"
+                f"the actor pools would take all {available:g} CPUs of the cluster and leave none to read their input: "
+                "reduce the size or the cpus of the pools, add CPU nodes, or raise session.num_cpus of a local Ray"
             )
-    kinds = _kinds_of_nodes()
+    nodes = _node_resources()
     for pool in needs:
-        if not any(kind.get("CPU", 0) >= pool.cpus and kind.get("GPU", 0) >= pool.gpus for kind in kinds):
-            most = ", ".join(f"{max(kind.get(name, 0) for kind in kinds):g} {name}s" for name in ("CPU", "GPU"))
+        if not any(node.get("CPU", 0) >= pool.cpus and node.get("GPU", 0) >= pool.gpus for node in nodes):
+            largest = ", ".join(f"{max(node.get(name, 0) for node in nodes):g} {name}s" for name in ("CPU", "GPU"))
             raise ValueError(
-                f"an actor that holds {pool.cpus:g} CPUs and {pool.gpus:g} GPUs fits on no node of the cluster, which "
-                f"have at most {most}: lower what each actor holds, or add larger nodes"
+                f"an actor with {pool.cpus:g} CPUs and {pool.gpus:g} GPUs fits on no node of the cluster; nodes have "
+                f"at most {largest}: reduce the resources per actor, or add larger nodes"
             )
 
 
 def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno == logging.WARNING  # what is more is raised as well, what is less is Ray's own business
+    return record.levelno == logging.WARNING  # errors are raised as well; users need no messages below warnings
 
 
 def _capacity() -> dict[str, float]:
-    """What the nodes have, or may have."""
+    """Resources of the whole cluster, including nodes that the autoscaler may add."""
     import ray
 
-    has: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-    may_have: Counter[str] = Counter()
-    for kind in _launched_kinds():
-        for resource, amount in kind["resources"].items():
-            may_have[resource] += amount * kind.get("max_workers", 0)
-    return has | {resource: max(amount, has.get(resource, 0.0)) for resource, amount in may_have.items()}
+    current: dict[str, float] = dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+    potential: Counter[str] = Counter()
+    for node_type in _launchable_node_types():
+        for resource, amount in node_type["resources"].items():
+            potential[resource] += amount * node_type.get("max_workers", 0)
+    return current | {resource: max(amount, current.get(resource, 0.0)) for resource, amount in potential.items()}
 
 
-def _kinds_of_nodes() -> list[dict[str, float]]:
-    """What each node has, or may have."""
+def _node_resources() -> list[dict[str, float]]:
+    """Resources of each running node, and of each node type that the autoscaler may add."""
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    launched = [dict(kind["resources"]) for kind in _launched_kinds() if kind.get("max_workers", 0)]
-    return [dict(node["Resources"]) for node in nodes if node["Alive"]] + launched
+    launchable = [dict(kind["resources"]) for kind in _launchable_node_types() if kind.get("max_workers", 0)]
+    return [dict(node["Resources"]) for node in nodes if node["Alive"]] + launchable
 
 
-def _launched_kinds() -> list[dict[str, Any]]:
-    """The kinds of nodes that there may be: Ray's launcher leaves its configuration on the head, where jobs run."""
-    launched = Path("~/ray_bootstrap_config.yaml").expanduser()
-    return list(yaml.safe_load(launched.read_text())["available_node_types"].values()) if launched.exists() else []
+def _launchable_node_types() -> list[dict[str, Any]]:
+    """The node types that the autoscaler may add, read from the file that Ray's launcher writes on the head."""
+    file = Path("~/ray_bootstrap_config.yaml").expanduser()
+    return list(yaml.safe_load(file.read_text())["available_node_types"].values()) if file.exists() else []
 
 
 def _start(config: SessionConfig) -> None:
@@ -170,8 +172,8 @@ def _start(config: SessionConfig) -> None:
 
     with contextlib.ExitStack() as stack:
         if "RAY_AUTH_MODE" not in os.environ:
-            stack.enter_context(_authentication("disabled"))  # this Ray listens to this machine's processes only
-        stack.enter_context(_sigterm_handler_kept())
+            stack.enter_context(_authentication("disabled"))  # a local Ray accepts connections from this machine only
+        stack.enter_context(_keep_sigterm_handler())
         ray.init(
             address="local",
             num_cpus=config.num_cpus or max(4, len(os.sched_getaffinity(0))),
@@ -188,15 +190,15 @@ def _connect(address: str, stack: contextlib.ExitStack) -> None:
 
     if address.startswith(("http://", "https://")):
         raise ValueError(
-            f"session.address = '{address}' is a dashboard's: start the job there with "
+            f"session.address = '{address}' is the address of a dashboard: submit the job with "
             f"`ray job submit --address {address} --working-dir . -- python -m jobs.NAME ...`, "
-            "or give the cluster's host:port (6379 unless chosen otherwise)"
+            "or set the cluster's host:port (by default port 6379)"
         )
     if "RAY_AUTH_MODE" not in os.environ and has_token():
-        stack.enter_context(_authentication("token"))  # Ray does so for "auto" only
+        stack.enter_context(_authentication("token"))  # Ray enables its token by itself only for "auto"
     _probe(_host_and_port(address), address)
     try:
-        with _sigterm_handler_kept():
+        with _keep_sigterm_handler():
             ray.init(address=address, runtime_env=_runtime_environment(), logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise ValueError(f"session.address = '{address}': {error}") from error
@@ -207,17 +209,17 @@ def _host_and_port(address: str) -> str:
 
     if address != "auto":
         return address.removeprefix("ray://")
-    found = local_address()
-    if found is None:
+    host_and_port = local_address()
+    if host_and_port is None:
         raise ValueError(
-            "session.address = 'auto': no Ray runs on this machine; `ray start --head` starts one, "
-            "host:port names one elsewhere, and without the option the job starts its own"
+            "session.address = 'auto': no Ray runs on this machine; start one with `ray start --head`, set host:port "
+            "of another cluster, or omit the option to start a local Ray"
         )
-    return found
+    return host_and_port
 
 
 def _probe(host_and_port: str, address: str) -> None:
-    """Asks the head whether it is alive, as Ray will, but says within seconds why it would fail."""
+    """Ask the head whether it is alive, and raise a clear error within seconds if connecting would fail."""
     import grpc
     from ray.exceptions import AuthenticationError
 
@@ -226,36 +228,37 @@ def _probe(host_and_port: str, address: str) -> None:
     try:
         token = token_header()
     except AuthenticationError as error:  # RAY_AUTH_MODE=token and no token
-        raise ValueError(_no_entry(address, "is missing")) from error
+        raise ValueError(_token_error(address, "is missing")) from error
     client = address.startswith("ray://")
     with grpc.insecure_channel(host_and_port) as channel:
-        ask = channel.unary_unary(f"/ray.rpc.{'RayletDriver/KVExists' if client else 'NodeInfoGcsService/CheckAlive'}")
+        call = channel.unary_unary(f"/ray.rpc.{'RayletDriver/KVExists' if client else 'NodeInfoGcsService/CheckAlive'}")
         try:
-            ask(b"", timeout=PROBE_TIMEOUT_SECONDS, metadata=tuple(token.items()))
+            call(b"", timeout=PROBE_TIMEOUT_SECONDS, metadata=tuple(token.items()))
         except grpc.RpcError as error:
             if client and error.code() == grpc.StatusCode.FAILED_PRECONDITION:
-                return  # alive, but we have not introduced ourselves
+                return  # alive: it refuses only the missing client id
             if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                raise ValueError(_no_entry(address, "is refused" if token else "is missing")) from error
+                raise ValueError(_token_error(address, "is refused" if token else "is missing")) from error
             raise ValueError(
-                f"session.address = '{address}': no Ray answers there ({error.details()}); start the cluster, correct "
-                "the address, or leave it out for a Ray of this process"
+                f"session.address = '{address}': no Ray answers at this address ({error.details()}); start the "
+                "cluster, correct the address, or omit it to start a local Ray"
             ) from error
 
 
-def _no_entry(address: str, what: str) -> str:
+def _token_error(address: str, problem: str) -> str:
     return (
-        f"session.address = '{address}': the cluster demands its token, and ours {what}; put the token of the head "
-        "(`ray get-auth-token` there) into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        f"session.address = '{address}': the cluster requires a token, and the token of this job {problem}; run "
+        "`ray get-auth-token` on the head and put the token into RAY_AUTH_TOKEN or ~/.ray/auth_token"
     )
 
 
 def _runtime_environment() -> dict[str, Any]:
-    """What the workers of a cluster need from here; `ray job submit` has brought the code as the working directory."""
+    """The runtime environment that workers need. `ray job submit` already sends the code as the working directory."""
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
-    variables = _QUIET | {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-    given = submitted.get("env_vars", {})
-    environment: dict[str, Any] = {"env_vars": {name: variables[name] for name in variables if name not in given}}
+    variables = _NO_PHONING_HOME | {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    submitted_variables = submitted.get("env_vars", {})
+    missing = {name: value for name, value in variables.items() if name not in submitted_variables}
+    environment: dict[str, Any] = {"env_vars": missing}
     if "working_dir" not in submitted:
         root = Path(__file__).resolve().parents[1]
         environment["py_modules"] = [str(root / package) for package in _PACKAGES]
@@ -273,8 +276,11 @@ def _authentication(mode: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sigterm_handler_kept() -> Iterator[None]:
-    """Ray's handler kills its processes and leaves with status 1 or 15, before the job's can clean up."""
+def _keep_sigterm_handler() -> Iterator[None]:
+    """Restore the SIGTERM handler of the job after Ray has replaced it.
+
+    Ray's handler kills Ray's processes and exits with status 1 or 15 before the job can clean up.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -283,7 +289,7 @@ def _sigterm_handler_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Sets what the user has not set, for this process and those it starts, and takes it back."""
+    """Set those variables that the user has not set, for this process and its children, and unset them afterwards."""
     added = [name for name in variables if name not in os.environ]
     os.environ.update((name, variables[name]) for name in added)
     try:

@@ -1,8 +1,8 @@
-"""Stages on Ray Data: read a part, run it through pools of actors, write it; what is complete already is left alone.
+"""Run stages on Ray Data: read each part, process it in pools of actors, write it, and skip complete parts.
 
-A part travels as one block, marked with its number, and a pool's function keeps every row: what it drops gets a reason.
-So a block is never empty and never mixes parts, and the rows of a part can be accounted for at both ends. Ray Data
-schedules, retries and balances; which parts exist and which are complete is decided by manifests (cluster/runs.py).
+A part is one Ray Data block, marked with the number of the part. The function of a pool returns every row: it drops a
+row by setting the row's `reason`. So a block is never empty and never mixes parts, and every row is accounted for. Ray
+Data schedules and retries tasks and balances the load; manifests (cluster/parts.py) record which parts are complete.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ ReadPart = Callable[[int], pa.Table | None]
 Transform = Callable[[pa.Table], pa.Table]
 Bucketing = Callable[[pa.Table], np.ndarray[Any, np.dtype[np.int32]]]
 Work = Callable[[pa.Table], pa.Table | Iterator[pa.Table]]
-"""What a pool does with a part. It may give its rows piece by piece: then they are written as they come."""
+"""Processes the rows of a part. An iterator of tables is written one table at a time."""
 Factory = Callable[[], Work]
-"""Makes what an actor keeps: called once in each actor of a pool."""
+"""Creates the function of an actor. Called once in each actor of a pool."""
 
 GC_THRESHOLD = 20_000
-"""Python's 700 objects are many collections an image."""
+"""The default threshold of 700 objects triggers many collections per image."""
 _PART = "__part__"
 
 
 def shared(value: T) -> Callable[[], T]:
-    """Put a value into Ray's memory, once for all; what this returns gives it in whatever task or actor calls it."""
+    """Put a value into Ray's object store once. The returned function gets the value in any task or actor."""
     reference = ray.put(value)
     return lambda: ray.get(reference)
 
 
 class Stages:
-    """Runs the stages of one run, keeps their outputs for the funnel, and their seconds in the run's events.jsonl."""
+    """Runs the stages of one run. Keeps their outputs for the funnel, and records their times in events.jsonl."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -75,16 +75,16 @@ class Stages:
         """Run the parts of a stage that are not complete yet.
 
         Args:
-            name: of the stage, and of its folder in the run.
-            num_parts: how many parts it has.
-            read: the rows of a part; None, or no rows, makes an empty part.
-            pools: for each pool what makes an actor's function; such a function keeps every row.
-            finish: the last function of a part, which may make other rows of its rows.
-            bucketing: the bucket of each row; all rows are in one where it is left out.
-            num_buckets: how many buckets there are.
-            row_groups: how large a row group is, at most.
-            uri: the stage's folder, where it is not one of the run.
-            generation: how often the stage has been done over.
+            name: name of the stage, and of its folder in the run.
+            num_parts: number of parts.
+            read: reads the rows of a part. None or a table without rows gives an empty part.
+            pools: a factory of the actors' function for each pool. The function must return every row.
+            finish: function applied last to the rows of a part. It may change the number of rows.
+            bucketing: computes the bucket of each row. By default all rows are in one bucket.
+            num_buckets: number of buckets.
+            row_groups: limits of a row group.
+            uri: folder of the stage, if it is outside the run's folder.
+            generation: number of times that the stage has been redone.
 
         Raises:
             FileNotFoundError: a part was not written.
@@ -93,11 +93,14 @@ class Stages:
         stage = Stage(uri, num_parts) if uri else self.run.stage(name, num_parts, generation)
         pending = sorted(set(range(num_parts)) - stage.complete().keys())
         if pending:
+            self.events.append(
+                "stage_started", stage=name, uri=stage.uri, parts=num_parts, generation=generation, pending=len(pending)
+            )
             writer = _Writer(stage, finish, bucketing, num_buckets, row_groups)
             dataset: Any = ray.data.from_arrow([pa.table({_PART: pa.array([index], pa.int32())}) for index in pending])
             dataset = dataset.map_batches(_Reader(read, writer), batch_size=1, batch_format="pyarrow")
             for number, (factory, pool) in enumerate(pools, 1):
-                # What the last pool makes is written where it was made: images are better not copied
+                # The actors of the last pool write the part, so that images are not copied to another process
                 arguments = (factory, writer if number == len(pools) else None)
                 dataset = dataset.map_batches(_Actor, fn_constructor_args=arguments, **pool.map_batches_arguments())
             if not pools:
@@ -107,21 +110,24 @@ class Stages:
             with Progress(name, len(pending), "parts") as progress:
                 for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                     progress.update(block.num_rows)
-                progress.update(len(pending) - progress.done)  # empty parts, of which no block tells
+                progress.update(len(pending) - progress.done)  # empty parts, which have no block
         output = Output.of(stage)
         self.outputs[name] = output
         num_dropped = output.num_rows - output.num_kept
         logger.info("%s: %s rows kept, %s dropped", name, f"{output.num_kept:,}", f"{num_dropped:,}")
         if pending:
             seconds = round(time.monotonic() - started, 3)
-            self.events.append("stage", stage=name, parts=len(pending), seconds=seconds, kept=output.num_kept)
+            self.events.append(
+                "stage", stage=name, parts=len(pending), seconds=seconds, kept=output.num_kept, dropped=num_dropped
+            )
         return output
 
     def funnel(self) -> list[dict[str, Any]]:
-        """What each stage kept and dropped, why, and in how long over all resumes; plain data in the stages' order."""
+        """Rows kept, rows dropped by reason, and seconds over all resumes, for each stage in order; plain data."""
         seconds: Counter[str] = Counter()
         for event in self.events.read():
-            seconds[event["stage"]] += event["seconds"]
+            if event["event"] == "stage":
+                seconds[event["stage"]] += event["seconds"]
         return [
             {"stage": name, "kept": output.num_kept, "dropped": output.reasons(), "seconds": round(seconds[name], 3)}
             for name, output in self.outputs.items()
@@ -130,7 +136,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class _Writer:
-    """Ends a part: its last function, its manifest, and one row that says it is done."""
+    """Finishes and writes a part, and returns one row with the number of the part."""
 
     stage: Stage
     finish: Transform | None
@@ -157,7 +163,7 @@ class _Writer:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Begins a part. One without rows would be no block at all, so it is ended here."""
+    """Reads a part. Ray Data has no blocks without rows, so a part without rows is written here."""
 
     read: ReadPart
     writer: _Writer
@@ -172,11 +178,11 @@ class _Reader:
 
 
 class _Actor:
-    """Keeps what a pool's function needs, checks that it keeps every row, and ends the part where it is the last."""
+    """Applies the function of a pool, checks that it returned every row, and writes the part in the last pool."""
 
     def __init__(self, factory: Factory, writer: _Writer | None) -> None:
         self._function, self._writer = factory(), writer
-        # What is there by now stays; to walk through it again and again takes a crawler 15% of its time
+        # Existing objects are permanent; scanning them in every collection takes a crawler 15% of its time
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
 
@@ -200,5 +206,7 @@ def _mark(index: int, table: pa.Table) -> pa.Table:
 
 def _unmark(block: pa.Table) -> tuple[int, pa.Table]:
     numbers = block[_PART].unique()
-    assert len(numbers) == 1, f"a block of parts {numbers}: Ray Data split or merged a part (cluster/session.py)"
+    assert len(numbers) == 1, (
+        f"a block of parts {numbers}: Ray Data merged parts despite the settings in cluster/session.py"
+    )
     return numbers[0].as_py(), block.drop_columns([_PART])

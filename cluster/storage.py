@@ -1,11 +1,11 @@
-"""Bytes at a URI: local paths, `file://` and `s3://` alike, with the one conditional write that commits need.
+"""Read and write files by URI: local paths, `file://` and `s3://`, with the conditional write that commits need.
 
-Inputs may also be files of a web server (cluster/http.py), which nothing is written to. S3 is in cluster/s3.py.
+Inputs can also be files on web servers (cluster/http.py), which are read-only. cluster/s3.py implements S3.
 
-Whole objects only, because every file of ours is written once and never changed: a write becomes visible complete or
-not at all (locally a temporary file and a rename, on S3 one put). `put_if_absent` is the primitive under every record
-and snapshot: of any number of racing writers one wins. What reads a Parquet file through `filesystem` checks its
-checksums, since pyarrow takes a body cut short for whole.
+Files are written whole, because no file of a run ever changes. A write becomes visible completely or not at all:
+locally through a temporary file and a rename, on S3 through one put. `put_if_absent` is the primitive under every
+record and snapshot: exactly one of any number of racing writers wins. Code that reads a Parquet file through
+`filesystem` must verify its checksums, because pyarrow accepts a truncated body as complete.
 """
 
 import errno
@@ -26,27 +26,27 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from cluster import http, s3
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 
 
 class StorageFullError(OSError):
-    """There is no room left for a file; nothing of it is visible."""
+    """The disk has no space left for a file. No part of the file is visible."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a listing."""
+    """A file in a listing."""
 
     uri: str
     num_bytes: int
     modified: float
-    """When it was written, by the storage's clock: seconds since 1970."""
+    """Time of the last modification by the clock of the storage, in seconds since 1970."""
 
 
 def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The pyarrow filesystem of a URI and the path on it (absolute locally, `bucket/key` on S3, all of a web address).
+    """The pyarrow filesystem of a URI, and the path on it (absolute path, `bucket/key`, or the whole web URL).
 
-    Raises ValueError for a scheme that is none of file, s3, http and https.
+    Raises ValueError for a scheme other than file, s3, http and https.
     """
     if is_web(uri):
         return _web_filesystem(), uri
@@ -62,28 +62,28 @@ def is_s3(uri: str) -> bool:
 
 
 def is_web(uri: str) -> bool:
-    """Whether the URI names a file of a web server, which can only be read."""
+    """Whether the URI names a file on a web server, which is read-only."""
     return uri.startswith(("http://", "https://"))
 
 
 def join(uri: str, *parts: str) -> str:
-    """The URI of something below a folder."""
+    """The URI of a file or folder below a folder."""
     return "/".join([(uri or ".").rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def absolute(uri: str) -> str:
-    """The same place for a process with another working directory: local paths become absolute and plain."""
+    """A URI that does not depend on the working directory. Local URIs become absolute plain paths."""
     return uri.rstrip("/") if is_s3(uri) or is_web(uri) else str(_local_path(uri))
 
 
 def exists(uri: str) -> bool:
-    """Whether a file, or a folder (on S3: any object under the prefix), is there."""
+    """Whether a file or a folder exists. On S3 a folder exists if any object has its prefix."""
     files, path = filesystem(uri)
     return bool(files.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content. Raises FileNotFoundError, and OSError where fewer bytes arrive than the file has."""
+    """The whole content of a file. Raises FileNotFoundError, and OSError if fewer bytes arrive than the file has."""
     if is_web(uri):
         with http.HttpFileSystem().open(uri) as file:
             data: bytes = file.read()
@@ -92,7 +92,7 @@ def read_bytes(uri: str) -> bytes:
 
 
 def read_chunks(uri: str) -> Iterator[bytes]:
-    """The content of a local file or an S3 object, some megabytes at a time. Raises as read_bytes does."""
+    """Yield the content of a local file or an S3 object, a few megabytes at a time. Raises as read_bytes does."""
     if is_s3(uri):
         yield from s3.read(uri)
         return
@@ -102,17 +102,17 @@ def read_chunks(uri: str) -> Iterator[bytes]:
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:
-    """Writes a file, replacing what was there; readers see the old content or the new, never a part of it.
+    """Write or replace a file. Readers see the complete old content or the complete new content.
 
     Raises:
-        StorageFullError: there is no room for it.
-        OSError: the stored size is not the size of the data.
+        StorageFullError: the disk has no space left.
+        OSError: the stored size differs from the size of the data.
     """
     if is_s3(uri):
         s3.write(uri, data)
         return
     path = _local_path(uri)
-    with _room_for(path, len(data)):
+    with _explain_full_disk(path, len(data)):
         temporary = _write_temporary(path, data)
         try:
             temporary.replace(path)
@@ -122,20 +122,20 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
-    """Writes a file unless one is there; True where the file now holds exactly this data.
+    """Write a file unless it exists; whether the file now holds exactly this data.
 
-    Of racing writers with different data one gets True. A retried put whose first answer was lost finds its own data
-    and gets True as well, so data that must have one author carries the author's id.
-    Raises StorageFullError where there is no room for it.
+    Of racing writers with different data, exactly one gets True. A retried put whose first response was lost finds its
+    own data and also gets True. So data that must have a single author has to include the author's id.
+    Raises StorageFullError if the disk has no space left.
     """
     if is_s3(uri):
         written = s3.put_if_absent(uri, data)
     else:
         path = _local_path(uri)
-        with _room_for(path, len(data)):
+        with _explain_full_disk(path, len(data)):
             temporary = _write_temporary(path, data)
             try:
-                os.link(temporary, path)  # fails if the name exists, and the name appears with all of its content
+                os.link(temporary, path)  # fails if the name exists; the name appears with its complete content
                 written = True
             except FileExistsError:
                 written = False
@@ -145,42 +145,42 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 
 
 class NewFile:
-    """A file that is written bit by bit and gets its name at the end, when it becomes visible, complete.
+    """A file that is written in chunks, and becomes visible under its name only when it is complete.
 
-    Until then it is a hidden one locally; for S3, whose objects are put whole, it is in memory.
+    Until then the data is in a hidden local file. For S3 it is in memory, because objects are written with one call.
     """
 
     def __init__(self, folder: str) -> None:
         self.num_bytes = 0
-        """Bytes written."""
+        """Number of bytes written."""
         self._folder = folder
         self._temporary = None if is_s3(folder) else _local_path(folder) / f".new.{uuid.uuid4().hex}.tmp"
         self._stream: BinaryIO | None = None
 
     def write(self, data: bytes) -> None:
-        """Append. Raises StorageFullError where there is no room for it."""
-        with _room_for(Path(self._folder), len(data)):
+        """Append data. Raises StorageFullError if the disk has no space left."""
+        with _explain_full_disk(Path(self._folder), len(data)):
             if self._stream is None:
                 self._stream = self._open()
             self._stream.write(data)
         self.num_bytes += len(data)
 
     def publish(self, name: str) -> None:
-        """Make what is written the folder's file of that name. Raises as `write_bytes` does."""
-        assert self._stream is not None, "nothing is written"
+        """Make the data visible as a file of this name in the folder. Raises as `write_bytes` does."""
+        assert self._stream is not None, "nothing was written"
         uri = join(self._folder, name)
         if self._temporary is None:
             assert isinstance(self._stream, io.BytesIO)
             s3.write(uri, self._stream.getbuffer())
             return
-        with _room_for(_local_path(uri), self.num_bytes):
+        with _explain_full_disk(_local_path(uri), self.num_bytes):
             _sync(self._stream)
             self._temporary.replace(_local_path(uri))
 
     def close(self) -> None:
-        """Ends it; where it has not been published nothing of it is left."""
+        """Close the file, and delete it if it was not published."""
         if self._stream is not None:
-            with suppress(OSError):  # what there was no room for is thrown away
+            with suppress(OSError):  # flushing may fail on a full disk; unpublished data is discarded
                 self._stream.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
@@ -189,14 +189,14 @@ class NewFile:
         if self._temporary is None:
             return io.BytesIO()
         self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        return self._temporary.open("xb")  # buffered: a bare file may take a part of the bytes and say nothing
+        return self._temporary.open("xb")  # buffered, because an unbuffered write may silently write only some bytes
 
 
 def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
-    """All files under a folder, recursively and sorted, hidden ones (a name or folder that starts with a dot) left out.
+    """List all files under a folder recursively, sorted, without hidden ones (a file or folder name starts with a dot).
 
-    A URI of a file lists itself, whatever its suffix. Local files come as absolute plain paths.
-    Raises FileNotFoundError if nothing is there or nothing has one of the suffixes.
+    For the URI of a file, the list holds only that URI, regardless of `suffixes`. Local files are absolute plain paths.
+    Raises FileNotFoundError if the folder does not exist or no file has one of the suffixes.
     """
     files, root = filesystem(uri)
     prefix = "s3://" if is_s3(uri) else ""
@@ -205,26 +205,26 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
         return [prefix + root]
     if kind == pyarrow.fs.FileType.NotFound:
         raise FileNotFoundError(f"nothing at '{uri}'")
-    places = [entry.uri for entry in entries(uri)]
-    visible = [place for place in places if "/." not in place[len(prefix + root) :]]
-    found = [place for place in visible if not suffixes or place.endswith(tuple(suffixes))]
-    if not found:
-        wanted = " or ".join(f"*{suffix}" for suffix in suffixes) or "any file"
-        raise FileNotFoundError(f"no {wanted} under '{uri}' ({len(visible)} other files there)")
-    return found
+    uris = [entry.uri for entry in entries(uri)]
+    visible = [file_uri for file_uri in uris if "/." not in file_uri[len(prefix + root) :]]
+    matching = [file_uri for file_uri in visible if not suffixes or file_uri.endswith(tuple(suffixes))]
+    if not matching:
+        patterns = " or ".join(f"*{suffix}" for suffix in suffixes) or "files"
+        raise FileNotFoundError(f"no {patterns} under '{uri}' ({len(visible)} other files)")
+    return matching
 
 
 def entries(uri: str) -> list[Entry]:
-    """Every file under a folder, recursively, hidden and temporary ones too; by URI, none where nothing is there."""
+    """Every file under a folder recursively, including hidden and temporary ones, sorted by URI. May be empty."""
     if is_s3(uri):
-        listed = [Entry(place, size, modified.timestamp()) for place, size, modified in s3.objects(uri)]
+        listed = [Entry(key_uri, size, modified.timestamp()) for key_uri, size, modified in s3.objects(uri)]
     else:
         listed = list(_local_entries(_local_path(uri)))
     return sorted(listed, key=lambda entry: entry.uri)
 
 
 def delete(uri: str) -> None:
-    """Removes a file, or a folder with all that is in it; nothing there is no error."""
+    """Delete a file, or a folder with its content. A missing file is not an error."""
     if is_s3(uri):
         s3.delete(uri)
     elif (path := _local_path(uri)).is_dir():
@@ -234,45 +234,45 @@ def delete(uri: str) -> None:
 
 
 def ensure_writable(uri: str, option: str) -> None:
-    """Tries a write under a folder before hours of work depend on it.
+    """Check that a folder is writable, before hours of work depend on it.
 
-    Raises ValueError that names the option whose value the folder is.
+    Raises ValueError, which names the option that sets the folder.
     """
     probe = join(uri, f".writable-{uuid.uuid4().hex}")
     try:
         write_bytes(probe, b"")
         delete(probe)
     except (OSError, ValueError, ClientError, BotoCoreError) as error:
-        raise ValueError(f"{option}: cannot write to '{uri}' ({error}); name a folder you may write") from error
+        raise ValueError(f"{option}: cannot write to '{uri}' ({error}); choose a writable folder") from error
 
 
 def _local_entries(folder: Path) -> Iterator[Entry]:
-    for place, _, names in os.walk(folder):
+    for directory, _, names in os.walk(folder):
         for name in names:
-            path = Path(place, name)
+            path = Path(directory, name)
             try:
                 status = path.stat()
-            except FileNotFoundError:  # a temporary file that has been renamed since
+            except FileNotFoundError:  # a temporary file was renamed meanwhile
                 continue
             yield Entry(str(path), status.st_size, status.st_mtime)
 
 
 @contextmanager
-def _room_for(path: Path, num_bytes: int) -> Iterator[None]:
-    """Says what to do where a disk is full."""
+def _explain_full_disk(path: Path, num_bytes: int) -> Iterator[None]:
+    """Turn the error of a full disk into a StorageFullError that says what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _DISK_FULL_ERRNOS:
             raise
         raise StorageFullError(
-            f"'{path}': no room for its {num_bytes:,} bytes ({os.strerror(error.errno or 0)}). Free some, or make the "
-            "folder's disk larger, and give the same command again: what is complete is kept"
+            f"'{path}': cannot write {num_bytes:,} bytes ({os.strerror(error.errno or 0)}). Free disk space or enlarge "
+            "the folder's disk, then run the same command again; complete work is kept"
         ) from error
 
 
 def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
-    """A hidden file of its own beside `path` with the data on disk, ready to be renamed or linked."""
+    """Write the data to a new hidden file beside `path`, synced to disk, ready to be renamed or linked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -286,7 +286,7 @@ def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
 
 
 def _sync(file: BinaryIO) -> None:
-    """To the disk, else a power cut can leave the name without the content."""
+    """Sync a file to disk; otherwise a power failure can leave its name without its content."""
     file.flush()
     os.fsync(file.fileno())
 

@@ -1,4 +1,4 @@
-"""What long work tells: progress to people, events to a file, counters to Prometheus."""
+"""Report the progress of jobs: log lines for people, events in a file, counters for Prometheus."""
 
 import datetime
 import json
@@ -16,9 +16,9 @@ logger = logging.getLogger("clip")
 
 
 class Progress:
-    """Counts finished units and logs a line with rate and time left every few seconds, and one at the end.
+    """Count finished units. Log rate and remaining time every few seconds, and a summary at the end.
 
-    `total` is what this run has to do, so on a resume without what is done already; None where nobody knows.
+    `total` is the number of units that this process has to do, without units finished before a resume. None if unknown.
     """
 
     def __init__(
@@ -31,19 +31,19 @@ class Progress:
         self._interval_seconds = interval_seconds
 
     def __enter__(self) -> Self:
-        self._started = self._told = time.monotonic()
+        self._started = self._last_logged = time.monotonic()
         return self
 
     def update(self, num_done: int = 1) -> None:
-        """Counts that many more units as finished."""
+        """Count `num_done` more units as finished."""
         self.done += num_done
         now = time.monotonic()
-        if now - self._told >= self._interval_seconds:
-            self._told = now
+        if now - self._last_logged >= self._interval_seconds:
+            self._last_logged = now
             logger.info("%s", self.line(now - self._started))
 
     def line(self, seconds: float) -> str:
-        """What to say after so many seconds."""
+        """The progress line after this many seconds."""
         rate = self.done / seconds if seconds > 0 else 0.0
         parts = [f"{self.label}: {self.done:,}{'' if self.total is None else f'/{self.total:,}'} {self.unit}"]
         if self.done:
@@ -61,42 +61,46 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A length of time to two figures of what matters: 8.1 s, 2 min 5 s, 3 h 20 min, 2 d 4 h."""
+    """Format a duration in its two largest units: 8.1 s, 2 min 5 s, 3 h 20 min, 2 d 4 h."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    for unit, unit_seconds, smaller, smaller_seconds in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
+        if whole >= unit_seconds:
+            return f"{whole // unit_seconds} {unit} {whole % unit_seconds // smaller_seconds} {smaller}"
     return f"{whole} s"
 
 
 class Events:
-    """A file of JSON lines, one an event: time (UTC), event, and its fields. One process writes a file.
+    """A file with one JSON object per line and event: time (UTC), event name, fields. Only one process may write it.
 
-    Raises TypeError for a field that JSON cannot hold.
+    Raises TypeError for a field that JSON cannot represent.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
     def append(self, event: str, **fields: Any) -> None:
-        """Adds an event, on disk when this returns."""
+        """Append an event. It is on disk when this function returns."""
         moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": moment, "event": event, **fields}, ensure_ascii=False).encode() + b"\n"
-        # Written whole, as S3 cannot append: events are few, a stage's begin and end
+        # Rewrites the whole file, because S3 cannot append; events are rare, two per stage
         before = storage.read_bytes(self.uri) if storage.exists(self.uri) else b""
         storage.write_bytes(self.uri, before + line)
 
     def read(self) -> list[dict[str, Any]]:
-        """The events so far, oldest first."""
+        """All events so far, oldest first."""
         if not storage.exists(self.uri):
             return []
         return [json.loads(line) for line in storage.read_bytes(self.uri).splitlines()]
 
 
 class Counter:
-    """A count that Prometheus reads from every node as `ray_<name>_total`; outside Ray it counts nothing."""
+    """A counter that Prometheus reads from every node as `ray_<name>_total`. Outside Ray it counts nothing."""
 
     def __init__(self, name: str, description: str, tag_keys: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -105,8 +109,8 @@ class Counter:
         self._counter: Any = None
 
     def add(self, value: float = 1, **tags: str) -> None:
-        """Adds to the count of these tags."""
-        ray = sys.modules.get("ray")  # where nobody imported it, it does not run
+        """Add to the counter with these tags."""
+        ray = sys.modules.get("ray")  # Ray does not run in a process that never imported it
         if value == 0 or ray is None or not ray.is_initialized():
             return
         if self._counter is None:

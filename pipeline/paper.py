@@ -1,6 +1,6 @@
-"""Constants of the CLIP paper (Radford et al. 2021, arXiv 2103.00020), each with where it stands and how sure we are.
+"""Constants of the CLIP paper (Radford et al. 2021, arXiv 2103.00020), each with its source and how it was confirmed.
 
-A plain data module: the only place in the project where a number of the paper is written down.
+This module contains only data. No other module writes down a number of the paper.
 """
 
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ T = TypeVar("T")
 
 
 class Mark(StrEnum):
-    """How a constant was read; a report prints a MEMORY constant as "unconfirmed"."""
+    """How a constant was confirmed; a report prints a MEMORY constant as "unconfirmed"."""
 
     VERIFIED = "V"
     """Read in a copy of the paper or in its released code."""
     SECOND_HAND = "S"
-    """Read in a second-hand source."""
+    """Read in another publication that cites the paper."""
     MEMORY = "M"
-    """From memory, unconfirmed."""
+    """Written from memory and not confirmed."""
 
 
 @dataclass(frozen=True)
 class Fact(Generic[T]):
-    """One constant: its value, the section or table it comes from, and its mark."""
+    """One constant with its value, the section or table that it comes from, and its mark."""
 
     value: T
     source: str
@@ -32,14 +32,14 @@ class Fact(Generic[T]):
 
 
 class TrainingTime(NamedTuple):
-    """How long a model was trained on how many V100 GPUs."""
+    """The training time of a model in days, and the number of V100 GPUs used."""
 
     days: int
     num_gpus: int
 
 
 class ModelSizes(NamedTuple):
-    """What tells one of the paper's models from another, besides its image tower."""
+    """The sizes in which the paper's models differ, besides their image towers."""
 
     embed_dim: int
     image_size: int
@@ -68,7 +68,7 @@ LEARNING_RATES: Mapping[str, Fact[float]] = {
     "ViT-L/14": Fact(4e-4, "table 20", Mark.MEMORY),
     "ViT-L/14@336px": Fact(2e-5, "table 20", Mark.VERIFIED),
 }
-EPOCHS_AT_336_PIXELS = Fact(1, "section 2.5: after those of ViT-L/14, from its weights", Mark.VERIFIED)
+EPOCHS_AT_336_PIXELS = Fact(1, "section 2.5: continues from the final weights of ViT-L/14", Mark.VERIFIED)
 TRAINING_TIMES: Mapping[str, Fact[TrainingTime]] = {
     "RN50x64": Fact(TrainingTime(18, 592), "section 2.5", Mark.VERIFIED),
     "ViT-L/14": Fact(TrainingTime(12, 256), "section 2.5", Mark.VERIFIED),
@@ -76,7 +76,7 @@ TRAINING_TIMES: Mapping[str, Fact[TrainingTime]] = {
 INITIAL_TEMPERATURE = Fact(0.07, "section 2.5, table 18", Mark.VERIFIED)
 MAX_LOGIT_SCALE = Fact(100.0, "section 2.5, table 18", Mark.VERIFIED)
 
-# Models: sections 2.4 and 2.5, tables 19 and 20, released code; how deep and wide an image tower is, timm knows
+# Models: sections 2.4 and 2.5, tables 19 and 20, released code; the depths and widths of image towers come from timm
 _TABLES = "tables 19 and 20, released code"
 MODEL_SIZES: Mapping[str, Fact[ModelSizes]] = {
     "RN50": Fact(ModelSizes(1024, 224, 512, 8), _TABLES, Mark.VERIFIED),
@@ -91,7 +91,7 @@ MODEL_SIZES: Mapping[str, Fact[ModelSizes]] = {
 }
 TEXT_LAYERS = Fact(12, _TABLES, Mark.VERIFIED)
 
-# Text: section 2.4 and the released code (the text itself says 49,152 entries and length 76)
+# Text: section 2.4 and the released code (section 2.4 gives 49,152 entries and length 76)
 VOCAB_SIZE = Fact(49_408, "section 2.4, released code", Mark.VERIFIED)
 CONTEXT_LENGTH = Fact(77, "section 2.4, released code", Mark.VERIFIED)
 

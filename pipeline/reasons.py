@@ -1,4 +1,4 @@
-"""The reasons for which a row may be dropped, and the classes of those for which a fetch or an image check failed."""
+"""The reasons why a row can be dropped, and the classes of the reasons why a fetch or an image check failed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal
 
 
 class Reason(StrEnum):
-    """Why a row is out. The value is what people read in ledgers, manifests and the report."""
+    """Why a row was dropped. Ledgers, manifests and the report show the value."""
 
     # Wikipedia
     NOT_AN_ARTICLE = "page is of another namespace"
     REDIRECT = "page is a redirect"
     BROKEN_PAGE = "page cannot be read"
     BROKEN_LINE = "line cannot be read"
-    # Extraction: records that give no candidate
+    # Extraction: records without a candidate
     NOT_A_RESPONSE = "record is not a response"
     NOT_HTML = "record is not HTML"
     HTTP_REDIRECT = "response is a redirect (3xx)"
@@ -49,7 +49,7 @@ class Reason(StrEnum):
     DUPLICATE_PAIR = "same address and caption as an earlier pair"
     # Overlap
     OVERLAP = "shows a picture of an evaluation set"
-    # Policy: the crawler may not, or does not, go there
+    # Policy: the crawler must not fetch the address, or chooses not to
     ROBOTS_TXT = "forbidden by robots.txt"
     X_ROBOTS_TAG = "forbidden by X-Robots-Tag"
     NOT_PUBLIC = "address is not public"
@@ -60,7 +60,7 @@ class Reason(StrEnum):
     BLOCKED_FILE = "file is on a block list"
     BLOCKED_PICTURE = "picture is on a block list"
     UNSAFE = "image is judged unsafe"
-    # Transient: worth another attempt
+    # Transient: a later attempt may succeed
     TIMEOUT = "timeout"
     CONNECTION = "connection failed"
     SERVER_ERROR = "server error (5xx)"
@@ -82,31 +82,43 @@ class Reason(StrEnum):
     RESIZE_FAILED = "image cannot be resized"
     DECODER_TIMEOUT = "image takes too long to decode"
     DECODER_DIED = "decoder died of the image"
-    # Pairs of other tools
+    # Pairs made by other tools
     IMAGE_MISSING = "there is no image with the caption"
 
 
 DECODER_FAULTS = frozenset({Reason.DECODER_TIMEOUT, Reason.DECODER_DIED})
-"""Of the image, most likely; or of a machine that had no memory left."""
+"""Failures of a decoder process, most likely caused by the image; possibly by a machine that ran out of memory."""
 TRANSIENT = DECODER_FAULTS | {
-    *(Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR, Reason.TOO_MANY_REQUESTS, Reason.INCOMPLETE),
-    *(Reason.HOST_DOWN, Reason.MOVED),
+    Reason.TIMEOUT,
+    Reason.CONNECTION,
+    Reason.SERVER_ERROR,
+    Reason.TOO_MANY_REQUESTS,
+    Reason.INCOMPLETE,
+    Reason.HOST_DOWN,
+    Reason.MOVED,
 }
 SAFETY = frozenset(
     {Reason.BLOCKED_URL, Reason.BLOCKED_DOMAIN, Reason.BLOCKED_FILE, Reason.BLOCKED_PICTURE, Reason.UNSAFE}
 )
-"""Rows of which nothing may be shown."""
+"""Rows whose content must not be shown anywhere."""
 POLICY = SAFETY | {
-    *(Reason.ROBOTS_TXT, Reason.X_ROBOTS_TAG),
-    *(Reason.NOT_PUBLIC, Reason.BAD_SCHEME, Reason.TOO_MANY_REDIRECTS),
+    Reason.ROBOTS_TXT,
+    Reason.X_ROBOTS_TAG,
+    Reason.NOT_PUBLIC,
+    Reason.BAD_SCHEME,
+    Reason.TOO_MANY_REDIRECTS,
 }
 IMAGE_CHECKS = frozenset(
     {
-        *(Reason.NOT_AN_IMAGE, Reason.TOO_MANY_PIXELS, Reason.TOO_SMALL, Reason.TOO_ELONGATED),
-        *(Reason.CORRUPT_IMAGE, Reason.RESIZE_FAILED),
+        Reason.NOT_AN_IMAGE,
+        Reason.TOO_MANY_PIXELS,
+        Reason.TOO_SMALL,
+        Reason.TOO_ELONGATED,
+        Reason.CORRUPT_IMAGE,
+        Reason.RESIZE_FAILED,
     }
 )
-"""The address gave a file, but none we can use."""
+"""The address returned a file that cannot be used."""
 PERMANENT = IMAGE_CHECKS | {Reason.NOT_FOUND, Reason.CLIENT_ERROR, Reason.NO_SUCH_HOST, Reason.TOO_MANY_BYTES}
 
 ReasonClass = Literal["transient", "permanent", "policy"]
@@ -118,19 +130,19 @@ _CLASSES: tuple[tuple[ReasonClass, frozenset[Reason]], ...] = (
 
 
 def status_of(reason: str | None) -> str:
-    """img2dataset's status for a row."""
+    """The status that img2dataset gives a row with this reason."""
     if reason is None:
         return "success"
     return "failed_to_resize" if reason in IMAGE_CHECKS | DECODER_FAULTS else "failed_to_download"
 
 
 def class_of(reason: str) -> ReasonClass:
-    """The class of a reason for which a fetch or a check of its image failed: whether to try again, and who decided.
+    """The class of a reason why a fetch or an image check failed: "transient" (retry), "permanent" or "policy".
 
     Raises:
-        ValueError: the reason is one of another stage.
+        ValueError: the reason belongs to another stage.
     """
     for name, members in _CLASSES:
         if reason in members:
             return name
-    raise ValueError(f"{reason!r} is no reason of fetching, and has no class")
+    raise ValueError(f"{reason!r} is not a reason of fetching, so it has no class")

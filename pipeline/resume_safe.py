@@ -1,6 +1,6 @@
-"""The mark of a configuration's field that does not change what a run produces."""
+"""Mark the configuration fields that do not change the output of a run."""
 
 from __future__ import annotations
 
 RESUME_SAFE = {"resume_safe": True}
-"""Metadata of such a field: cluster.runs.identity leaves it out, so a run may be resumed with another value."""
+"""Metadata for such a field. cluster.runs.identity ignores the field, so a run can be resumed with another value."""

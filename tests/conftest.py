@@ -1,8 +1,8 @@
-"""What tests share: a Ray of this process, an S3 over loopback HTTP, the folder of real data."""
+"""Fixtures that tests share: a local Ray, an S3 server on loopback, the folder of real data."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core: more threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run one process per core; more threads would only contend
 
 import socket
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from cluster.session import SessionConfig, session
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A home of its own, no Ray but ours, and the address of the S3 that `s3` starts, before any worker inherits it.
+    """Set the environment before any worker inherits it: a new home folder, no other Ray, the address of the S3 server.
 
-    Ray's worker processes wait two minutes for work, not a second: a new one takes two seconds of a CPU, and of the 190
-    of the whole suite 70 were ended for being idle.
+    Idle Ray worker processes wait two minutes for work, instead of one second. Starting one takes two CPU seconds, and
+    70 of the 190 workers of the whole suite used to be stopped for being idle.
     """
     with socket.socket() as reserved, pytest.MonkeyPatch.context() as patch:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the server binds it too, nobody else gets it
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the S3 server binds it too
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
         patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")
@@ -38,7 +38,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """Ray with 4 logical CPUs; sessions opened meanwhile in this process use it."""
+    """A local Ray with 4 logical CPUs. Sessions that this process opens meanwhile use it."""
     with session(SessionConfig(address="local", num_cpus=4)):
         yield
 
@@ -56,7 +56,7 @@ def _s3_server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def s3(_s3_server: str, request: pytest.FixtureRequest) -> str:
-    """The URI of an empty bucket of a real S3 server, the module's own."""
+    """The URI of a bucket on the S3 server. Each test module has its own, empty bucket."""
     bucket = request.module.__name__.rsplit(".", 1)[-1].replace("_", "-")
     boto3.client("s3").create_bucket(Bucket=bucket)
     return f"s3://{bucket}"

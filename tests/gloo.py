@@ -1,4 +1,4 @@
-"""Modules that run as ranks of a gloo group, each in a process of this machine."""
+"""Run a module as several ranks of a gloo group, each in a local process."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 def run_ranks(
     module: str, num_ranks: int, arguments: Sequence[object] = (), timeout_seconds: float | None = None
 ) -> list[str]:
-    """What each rank printed, in order, when all have ended well; each is `python -m MODULE RANK ARGUMENTS...`."""
+    """Run `python -m MODULE RANK ARGUMENTS...` for each rank, and return what each printed. All must exit with 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,7 +1,7 @@
-"""A hostile web: names with answers of any bytes at any pace, at public addresses which all lead to loopback.
+"""A hostile web on loopback: hosts that send any bytes at any pace, and that resolve to public addresses.
 
-Names end in .test. For as long as the web's `with` block runs, this process looks names up in it, and a connection of
-asyncio to any address but a public one of the web ends at the canary, which counts it.
+Host names end in .test. Inside the `with` block of the web, this process resolves these names with the web, and asyncio
+connections to its public addresses reach it. Connections to any other address reach the canary, which counts them.
 """
 
 import asyncio
@@ -30,50 +30,50 @@ PUBLIC = "93.184.216.34"
 PUBLIC_IPV6 = "2606:2800:220:1::1"
 PLAIN_AT_443 = "93.184.216.35"
 SILENT = "93.184.216.36"
-"""Takes connections and says nothing, as a TLS handshake that never ends."""
+"""Accepts connections and sends nothing, so that TLS handshakes never end."""
 EARLY = "93.184.216.37"
-"""Answers before it is asked."""
+"""Sends a response before it receives a request."""
 
-Writing = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
-Answer = bytes | Writing
+Writer = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
+Answer = bytes | Writer
 NO_RULES = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True)
 class Host:
-    """A name of the web: what it sends for /robots.txt and for anything else, and where it is."""
+    """A host of the web: its responses for /robots.txt and for all other paths, and its IP addresses."""
 
     answer: Answer
     robots: Answer = NO_RULES
     addresses: tuple[tuple[str, ...], ...] = ((PUBLIC,),)
-    """What the first lookup finds, and the second, and so on; the last for all others."""
+    """The results of the first lookup, the second and so on. Later lookups get the last entry."""
     lookup_seconds: float = 0.0
 
 
 @dataclass
-class Seen:
-    """What the web saw of one host."""
+class HostLog:
+    """Requests, connections and lookups of one host."""
 
     paths: list[str] = field(default_factory=list)
     connection_seconds: list[float] = field(default_factory=list)
-    """How long each connection was open."""
+    """Duration of each connection."""
     num_lookups: int = 0
 
 
 class HostileWeb:
-    """Serves while its `with` block runs; `folder` is for certificates."""
+    """Serves during its `with` block. Certificates are written to `folder`."""
 
     def __init__(self, hosts: Mapping[str, Host], early: bytes, folder: Path) -> None:
         self.hosts = hosts
-        self.seen: dict[str, Seen] = defaultdict(Seen)
+        self.seen: dict[str, HostLog] = defaultdict(HostLog)
         self.strays: list[tuple[str, int]] = []
-        """Addresses outside the web that were connected to."""
+        """Connections to addresses outside the web."""
         self.num_at_canary = 0
         self._early = early
         self._certificates = _Certificates(folder)
         self._patch = pytest.MonkeyPatch()
         self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(lambda *_: None)  # clients hang up, also within a handshake
+        self._loop.set_exception_handler(lambda *_: None)  # clients disconnect, also during handshakes
         self._thread = threading.Thread(target=self._loop.run_forever, name="hostile web")
         self._tasks: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
@@ -86,7 +86,7 @@ class HostileWeb:
         self._patch.setattr(socket, "getaddrinfo", self._getaddrinfo(socket.getaddrinfo))
         loop_class = asyncio.selector_events.BaseSelectorEventLoop
         self._patch.setattr(loop_class, "sock_connect", self._sock_connect(loop_class.sock_connect))
-        # One context of aiohttp is made when it is imported
+        # aiohttp creates this context on import
         self._patch.setenv("SSL_CERT_FILE", str(self._certificates.authority))
         self._patch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", ssl.create_default_context())
         return self
@@ -105,9 +105,9 @@ class HostileWeb:
         tls.sni_callback = self._choose_certificate
         plain = await self._listen(self._serve)
         secure = await self._listen(self._serve, tls)
-        silent = await self._listen(self._say_nothing)
+        silent = await self._listen(self._send_nothing)
         early = await self._listen(self._answer_early)
-        self._canary = await self._listen(self._count)
+        self._canary = await self._listen(self._count_connection)
         self._routes = {(PUBLIC, 80): plain, (PUBLIC, 443): secure, (PUBLIC_IPV6, 80): plain}
         self._routes |= {
             (PLAIN_AT_443, 80): plain,
@@ -126,7 +126,7 @@ class HostileWeb:
             assert task is not None
             self._tasks.add(task)
             try:
-                with suppress(OSError, ssl.SSLError):  # clients hang up on what they do not like
+                with suppress(OSError, ssl.SSLError):  # clients disconnect when they refuse a response
                     await serve(reader, writer)
             finally:
                 self._tasks.discard(task)
@@ -151,7 +151,7 @@ class HostileWeb:
         try:
             while True:
                 head = await reader.read(1)
-                if not head or not head.isalpha():  # nothing more, or TLS
+                if not head or not head.isalpha():  # the end of the connection, or TLS
                     writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" if head else b"")
                     return
                 head += await reader.readuntil(b"\r\n\r\n")
@@ -166,10 +166,10 @@ class HostileWeb:
                     if b"keep-alive" in answer:
                         continue
                 else:
-                    await self._until_the_client_goes(reader, answer(writer))
+                    await self._write_until_disconnect(reader, answer(writer))
                 if writer.can_write_eof():
                     writer.write_eof()
-                await reader.read()  # until the client has all of it and hangs up
+                await reader.read()  # until the client has read everything and disconnects
                 return
         except asyncio.IncompleteReadError:
             return
@@ -177,7 +177,7 @@ class HostileWeb:
             self.seen[name].connection_seconds.append(time.monotonic() - start)
 
     @staticmethod
-    async def _until_the_client_goes(reader: asyncio.StreamReader, writing: Coroutine[Any, Any, None]) -> None:
+    async def _write_until_disconnect(reader: asyncio.StreamReader, writing: Coroutine[Any, Any, None]) -> None:
         tasks = [asyncio.ensure_future(writing), asyncio.ensure_future(reader.read())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -186,15 +186,15 @@ class HostileWeb:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _say_nothing(self, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    async def _send_nothing(self, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         while await reader.read(1 << 16):
             pass
 
     async def _answer_early(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._early)
-        await self._say_nothing(reader, writer)
+        await self._send_nothing(reader, writer)
 
-    async def _count(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _count_connection(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.num_at_canary += 1
         writer.write(self._early)
         await writer.drain()
@@ -210,12 +210,12 @@ class HostileWeb:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
             known = self.hosts[host]
             time.sleep(known.lookup_seconds)
-            turn = min(self.seen[host].num_lookups, len(known.addresses) - 1)
+            lookup = min(self.seen[host].num_lookups, len(known.addresses) - 1)
             self.seen[host].num_lookups += 1
-            families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in known.addresses[turn]]
+            families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in known.addresses[lookup]]
             return [
                 (kind, socket.SOCK_STREAM, 6, "", (address, port))
-                for kind, address in zip(families, known.addresses[turn], strict=True)
+                for kind, address in zip(families, known.addresses[lookup], strict=True)
             ]
 
         return getaddrinfo
@@ -233,7 +233,7 @@ class HostileWeb:
 
 
 class _Certificates:
-    """An authority that clients are told to trust, and what servers show: some of it is wrong."""
+    """A certificate authority that clients trust, and server certificates, some of them invalid."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -244,7 +244,7 @@ class _Certificates:
         self.authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def context(self, name: str) -> ssl.SSLContext:
-        """What a server shows to those who ask for a name."""
+        """The TLS context with the certificate for a host name."""
         if name not in self._contexts:
             issuer = name if name == "self-signed.test" else "authority.test"
             subject = "another.test" if name == "wrong-host.test" else name
@@ -278,18 +278,18 @@ class _Certificates:
 
 
 def page(status: str, *headers: str, body: bytes = b"") -> bytes:
-    """An answer with a status line of one's own."""
+    """A response with this status line."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def raw(head: str, body: bytes = b"") -> bytes:
-    """An answer with only these header lines."""
+    """A response with only these header lines."""
     return f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode("latin-1") + body
 
 
-def drip(begin: bytes, drop: bytes, pause_seconds: float) -> Writing:
-    """Sends drops without end."""
+def drip(begin: bytes, drop: bytes, pause_seconds: float) -> Writer:
+    """Send `begin`, then send `drop` again and again without end."""
 
     async def write(writer: asyncio.StreamWriter) -> None:
         writer.write(begin)
@@ -302,26 +302,26 @@ def drip(begin: bytes, drop: bytes, pause_seconds: float) -> Writing:
 
 
 async def hang(_: asyncio.StreamWriter) -> None:
-    """Says nothing."""
+    """Send nothing."""
     await asyncio.sleep(3600)
 
 
-def reset_after(answer: bytes) -> Writing:
-    """Resets the connection a little after it sent something."""
+def reset_after(answer: bytes) -> Writer:
+    """Send bytes and reset the connection shortly afterwards."""
 
     async def write(writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         await writer.drain()
         await asyncio.sleep(0.1)
-        # A socket that lingers for 0 seconds sends RST when it is closed
+        # A socket with a linger time of 0 seconds sends RST when it is closed
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
     return write
 
 
-def send(answer: bytes) -> Writing:
-    """Sends bytes and closes the connection, whatever they say of keeping it."""
+def send(answer: bytes) -> Writer:
+    """Send bytes and close the connection, even if the response announces keep-alive."""
 
     async def write(writer: asyncio.StreamWriter) -> None:
         writer.write(answer)

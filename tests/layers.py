@@ -138,60 +138,75 @@ def table() -> str:
 
 
 BOX_WIDTH, BOX_HEIGHT, GAP, ROW_HEIGHT, MARGIN = 124, 34, 14, 62, 16
-COLUMNS = ("data", "train", "eval", "model")
+PANELS = (("data", "train"), ("eval", "model"))
 COLOURS = {"data": "#e8f1fb", "train": "#fdf0e2", "eval": "#eaf6ea", "model": "#f3ecf8", "": "#f2f2f2"}
 
 
 def picture() -> str:
-    """The packages of each column of pipeline/ as an SVG: a box stands above all boxes that it imports."""
-    boxes: list[str] = []
-    lines: list[str] = []
-    left, heights = MARGIN, []
-    for column in COLUMNS:
-        names = [name for name in layers() if is_in(name, f"pipeline.{column}") and name != f"pipeline.{column}"]
-        inside = {name: edges()[name] & set(names) for name in names}
-        rows: dict[int, list[str]] = {}
-        for name in names:
-            rows.setdefault(_depth(name, inside), []).append(name)
-        width = max(len(row) for row in rows.values()) * (BOX_WIDTH + GAP) - GAP
-        heights.append(max(rows))
-        centres: dict[str, tuple[float, float]] = {}
-        for depth, row in rows.items():
-            start = left + (width - len(row) * (BOX_WIDTH + GAP) + GAP) / 2
-            for number, name in enumerate(row):
-                centres[name] = (start + number * (BOX_WIDTH + GAP) + BOX_WIDTH / 2, -depth * ROW_HEIGHT)
-        boxes += [_box(*centres[name], name.rsplit(".", 1)[1], COLOURS[column], layers()[name].ray) for name in names]
-        for name in names:
-            indirect = {far for near in inside[name] for far in _reachable(near, inside)}
-            for other in sorted(inside[name] - indirect):
-                (x, y), (x_other, y_other) = centres[name], centres[other]
-                ends = f'x1="{x:g}" y1="{y + BOX_HEIGHT / 2:g}" x2="{x_other:g}" y2="{y_other - BOX_HEIGHT / 2:g}"'
-                lines.append(f'<line {ends} stroke="#8a8f98"/>')
-        middle = left + width / 2
-        boxes.append(f'<text x="{middle:g}" y="{BOX_HEIGHT + 14}" class="column">pipeline/{column}/</text>')
-        left += width + 3 * GAP
-    width, top = left - 3 * GAP + MARGIN, -max(heights) * ROW_HEIGHT - BOX_HEIGHT / 2 - MARGIN
-    bands = [
-        (top - 2 * BOX_HEIGHT, "jobs/: what people start  (orange frame: may import Ray, as jobs and cluster may)"),
-        (BOX_HEIGHT + 30, "pipeline/: hashing, paper, reasons, resume_safe, schemas"),
-        (2 * BOX_HEIGHT + 44, "cluster/: storage, parts, stages, sessions, Ray's private parts"),
-    ]
-    for y, text in bands:
-        boxes.append(
-            f'<rect x="{MARGIN}" y="{y:g}" width="{width - 2 * MARGIN:g}" height="{BOX_HEIGHT}" fill="#f2f2f2"/>'
-        )
-        boxes.append(f'<text x="{width / 2:g}" y="{y + BOX_HEIGHT / 2 + 5:g}">{escape(text)}</text>')
-    first, last = bands[0][0] - MARGIN, bands[-1][0] + BOX_HEIGHT + MARGIN
+    """The packages of pipeline/ as an SVG with one panel each: a box stands above all boxes that it imports."""
+    panels = [[_panel(name) for name in row] for row in PANELS]
+    width = max(sum(panel.width for panel in row) + 3 * GAP * (len(row) - 1) for row in panels) + 2 * MARGIN
+    parts = [_band("jobs/: what people start  (orange frame: may import Ray, as jobs and cluster may)", MARGIN, width)]
+    top: float = MARGIN + BOX_HEIGHT
+    for row in panels:
+        height = max(panel.height for panel in row)
+        left = (width - sum(panel.width for panel in row) - 3 * GAP * (len(row) - 1)) / 2
+        for panel in row:
+            parts.append(f'<g transform="translate({left:g} {top + height:g})">\n{panel.svg}\n</g>')
+            left += panel.width + 3 * GAP
+        top += height + BOX_HEIGHT
+    for text in (
+        "pipeline/: hashing, paper, reasons, resume_safe, schemas",
+        "cluster/: storage, parts, stages, sessions",
+    ):
+        parts.append(_band(text, top, width))
+        top += BOX_HEIGHT + GAP
     style = (
-        "text{font:13px sans-serif;text-anchor:middle;fill:#1d2128}.column{font-weight:bold}"
+        "text{font:13px sans-serif;text-anchor:middle;fill:#1d2128}.panel{font-weight:bold}"
         "rect{stroke:#8a8f98;rx:4}.ray{stroke:#c05a00;stroke-width:2.5}"
     )
-    view = f'viewBox="0 {first:g} {width:g} {last - first:g}"'
-    background = (
-        f'<rect x="0" y="{first:g}" width="{width:g}" height="{last - first:g}" style="stroke:none" fill="#fff"/>'
-    )
-    body = "\n".join((f"<style>{style}</style>", background, *lines, *boxes))
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {view}>\n{body}\n</svg>\n'
+    background = f'<rect width="{width:g}" height="{top:g}" style="stroke:none" fill="#fff"/>'
+    body = "\n".join((f"<style>{style}</style>", background, *parts))
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {top:g}">\n{body}\n</svg>\n'
+
+
+class _Panel(NamedTuple):
+    """One sub-package of pipeline/. Its origin is the left end of its lowest line, y grows downwards."""
+
+    svg: str
+    width: float
+    height: float
+
+
+def _panel(panel: str) -> _Panel:
+    names = [name for name in layers() if is_in(name, f"pipeline.{panel}") and name != f"pipeline.{panel}"]
+    inside = {name: edges()[name] & set(names) for name in names}
+    rows: dict[int, list[str]] = {}
+    for name in names:
+        rows.setdefault(_depth(name, inside), []).append(name)
+    width = max(len(row) for row in rows.values()) * (BOX_WIDTH + GAP) - GAP
+    centres: dict[str, tuple[float, float]] = {}
+    for depth, row in rows.items():
+        start = (width - len(row) * (BOX_WIDTH + GAP) + GAP) / 2
+        for number, name in enumerate(row):
+            x = start + number * (BOX_WIDTH + GAP) + BOX_WIDTH / 2
+            centres[name] = (x, -BOX_HEIGHT / 2 - 20 - depth * ROW_HEIGHT)
+    lines = []
+    for name in names:
+        indirect = {far for near in inside[name] for far in _reachable(near, inside)}
+        for other in sorted(inside[name] - indirect):
+            (x, y), (x_other, y_other) = centres[name], centres[other]
+            ends = f'x1="{x:g}" y1="{y + BOX_HEIGHT / 2:g}" x2="{x_other:g}" y2="{y_other - BOX_HEIGHT / 2:g}"'
+            lines.append(f'<line {ends} stroke="#8a8f98"/>')
+    boxes = [_box(*centres[name], name.rsplit(".", 1)[1], COLOURS[panel], layers()[name].ray) for name in names]
+    title = f'<text x="{width / 2:g}" y="0" class="panel">pipeline/{panel}/</text>'
+    return _Panel("\n".join((*lines, *boxes, title)), width, max(rows) * ROW_HEIGHT + 2 * BOX_HEIGHT + 20)
+
+
+def _band(text: str, top: float, width: float) -> str:
+    size = f'width="{width - 2 * MARGIN:g}" height="{BOX_HEIGHT}"'
+    rectangle = f'<rect x="{MARGIN}" y="{top:g}" {size} fill="#f2f2f2"/>'
+    return f'{rectangle}<text x="{width / 2:g}" y="{top + BOX_HEIGHT / 2 + 5:g}">{escape(text)}</text>'
 
 
 def _box(x: float, y: float, name: str, colour: str, ray: bool) -> str:

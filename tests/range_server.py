@@ -1,5 +1,4 @@
-"""A web server on loopback that gives parts of files, as those of archives do, and does to its first answers what real
-ones do now and then."""
+"""Serve files on loopback with support for range requests, and inject the faults of real servers into responses."""
 
 import enum
 import re
@@ -14,16 +13,16 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 
 class Fault(enum.Enum):
     NONE = "answer"
-    SLOW_DOWN = "answer 503 with Retry-After"
-    RESET = "close the connection without an answer"
-    CUT = "give half of the body and close the connection"
-    SHORT = "give half of the range, with the length of that half"
-    WHOLE = "give the whole file where a part was asked for"
-    CHANGED = "give the range of a file of another size"
+    SLOW_DOWN = "respond with 503 and Retry-After"
+    RESET = "close the connection without a response"
+    CUT = "send half of the body and close the connection"
+    SHORT = "send half of the range, with the length of that half"
+    WHOLE = "send the whole file for a range request"
+    CHANGED = "send the range with another file size"
 
 
 class RangeServer:
-    """Serves `files` by path; the first GETs meet these faults, all later ones none."""
+    """Serves `files` by path. The first GET requests have these faults, later requests have none."""
 
     def __init__(self, files: Mapping[str, bytes], faults: Sequence[Fault] = ()) -> None:
         self.ranges: list[tuple[int, int]] = []
@@ -43,17 +42,17 @@ class RangeServer:
                 with lock:
                     fault = pending.pop(0) if pending else Fault.NONE
                 data = files.get(self.path)
-                found = _RANGE.fullmatch(self.headers.get("Range", ""))
+                byte_range = _RANGE.fullmatch(self.headers.get("Range", ""))
                 if fault is Fault.RESET:
                     self.close_connection = True
                 elif fault is Fault.SLOW_DOWN:
                     self._answer(503, b"slow down", 9, **{"Retry-After": "0"})
                 elif data is None:
                     self._answer(404, b"", 0)
-                elif found is None or fault is Fault.WHOLE:
+                elif byte_range is None or fault is Fault.WHOLE:
                     self._answer(200, data, len(data))
                 else:
-                    first, last = int(found[1]), min(int(found[2]), len(data) - 1)
+                    first, last = int(byte_range[1]), min(int(byte_range[2]), len(data) - 1)
                     body = data[first : last + 1]
                     with lock:
                         server.ranges.append((first, last))

@@ -1,4 +1,4 @@
-"""A real Ray cluster of one node, started as people start theirs, for the tests that connect or submit to one."""
+"""Start a real one-node Ray cluster with `ray start`, for tests that connect or submit jobs to a cluster."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, kw_only=True)
 class RayHead:
-    """Where the head answers; `environment` is what a process needs to be let in."""
+    """The addresses of a head. `environment` holds the variables that a process needs to connect."""
 
     address: str
     client_address: str
@@ -39,15 +39,19 @@ def ray_head(
     autoscaling: Mapping[str, Any] | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[RayHead]:
-    """Starts `ray start --head` with ports and folders of its own, and stops just what it started.
+    """Run `ray start --head` with its own ports and folder, and stop it at the end.
 
-    `autoscaling` is the configuration of the autoscaler, `variables` come on top of this process's environment.
+    Args:
+        num_cpus: logical CPUs of the head.
+        token: token that the cluster requires; None disables authentication.
+        autoscaling: configuration of the autoscaler.
+        variables: environment variables in addition to those of this process.
     """
     mode = {"RAY_AUTH_MODE": "disabled"} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # a submitted `python` is found on it
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for the `python` of submitted jobs
     environment = {**os.environ, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **mode, **(variables or {})}
     ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of Unix sockets are short
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short, because paths of Unix sockets are limited
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}", "--dashboard-host=127.0.0.1"]
     command += [f"--{name}={port}" for name, port in ports.items()]
@@ -68,13 +72,13 @@ def ray_head(
     )
     try:
         assert process.stdout is not None
-        said = []
+        output = []
         for line in process.stdout:
-            said.append(line)
+            output.append(line)
             if "Ray runtime started" in line:
                 break
         else:
-            raise RuntimeError(f"ray start failed: {''.join(said)}")
+            raise RuntimeError(f"ray start failed: {''.join(output)}")
         yield RayHead(
             address=f"127.0.0.1:{ports['port']}",
             client_address=f"ray://127.0.0.1:{ports['ray-client-server-port']}",
@@ -94,6 +98,6 @@ def ray_head(
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]

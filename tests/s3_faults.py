@@ -1,4 +1,4 @@
-"""A proxy before the S3 server of a test: it does to chosen requests what real S3 and networks do now and then."""
+"""A proxy in front of an S3 server that injects the faults of real S3 and networks into chosen requests."""
 
 import enum
 import http.client
@@ -18,27 +18,27 @@ _UNAVAILABLE = b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error
 
 class Fault(enum.Enum):
     NONE = "pass on"
-    CONFLICT = "answer 409, as in a race of conditional puts"
-    ERROR = "answer 500"
-    UNAVAILABLE = "answer 503"
+    CONFLICT = "respond with 409, as in a race of conditional puts"
+    ERROR = "respond with 500"
+    UNAVAILABLE = "respond with 503"
     RESET = "close the connection before the request is passed on"
-    LOST_ANSWER = "pass on and close the connection: done, but nobody says so"
+    LOST_ANSWER = "pass on, then close the connection without a response"
     DROPPED_BYTES = "pass on half of the body, with the length of that half"
-    STALLED = "pass on, and answer with half of the body and then nothing more"
+    STALLED = "pass on, send half of the body, then send nothing more"
 
 
 def at_random(share: float, kinds: Sequence[Fault], seed: int) -> Iterator[Fault]:
-    """These faults in turn, for that share of requests, for ever."""
-    generator, following = random.Random(seed), itertools.cycle(kinds)
+    """An endless sequence that gives this share of requests a fault, cycling through `kinds`."""
+    generator, faults = random.Random(seed), itertools.cycle(kinds)
     while True:
-        yield next(following) if generator.random() < share else Fault.NONE
+        yield next(faults) if generator.random() < share else Fault.NONE
 
 
 class FaultyS3:
-    """Passes requests on to `endpoint`: those of one method (all, where it is None) with one fault after the other, and
-    without when there are no more.
+    """Forwards requests to `endpoint` and injects `faults`, in order, into requests of one method (None: all methods).
 
-    `num_requests` counts the requests that could have had one, `given` are the faults they had.
+    When `faults` is exhausted, requests are forwarded without faults. `num_requests` counts the requests of the method,
+    `given` lists the faults that were injected.
     """
 
     def __init__(self, endpoint: str, method: str | None, faults: Iterable[Fault]) -> None:
@@ -81,7 +81,7 @@ class FaultyS3:
                     return
                 if fault is Fault.DROPPED_BYTES:
                     content = content[: len(content) // 2]
-                headers = {name: value for name, value in response.getheaders() if name.lower() in _KEPT}
+                headers = {name: value for name, value in response.getheaders() if name.lower() in _FORWARDED_HEADERS}
                 length = response.getheader("Content-Length") if self.command == "HEAD" else None
                 if fault is Fault.STALLED:
                     length = length or str(len(content))
@@ -122,4 +122,4 @@ class FaultyS3:
         self._server.server_close()
 
 
-_KEPT = {"content-type", "etag", "last-modified", "content-range", "accept-ranges"}
+_FORWARDED_HEADERS = {"content-type", "etag", "last-modified", "content-range", "accept-ranges"}

@@ -1,4 +1,4 @@
-"""The chain on real input: photographs with people's captions, served over loopback, to a model that finds them."""
+"""Run the whole chain on real data: crawl captioned photographs on loopback, train a model, and score its retrieval."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def photos(clip_data: Path) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def site(photos: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Web, Path]]:
-    """The first photographs on pages of ten hosts, and the pages as an archive."""
+    """A web with the first photographs on pages of ten hosts, and the folder with an archive of the pages."""
     folder = tmp_path_factory.mktemp("photos")
     images, pages = {}, []
     rows = photos.slice(0, NUM_PHOTOS).to_pylist()
@@ -59,6 +59,7 @@ def site(photos: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield served, folder
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("ray_local")
 def test_photographs_become_a_snapshot_and_a_model(site: tuple[Web, Path], photos: pa.Table, clip_data: Path) -> None:
@@ -89,11 +90,11 @@ def test_photographs_become_a_snapshot_and_a_model(site: tuple[Web, Path], photo
     losses = [json.loads(line)["loss"] for line in (folder / "pretrain" / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-5:]) / 5 < 0.7 * sum(losses[:5]) / 5
 
-    # What it has seen: a minute's training tells too little of other photographs to be told from chance
-    seen = folder / "sets" / "photos"
-    seen.mkdir(parents=True)
-    (seen / "dataset.json").write_text(json.dumps({"name": "photos", "kind": "retrieval"}))
-    pq.write_table(photos.slice(0, NUM_SCORED).select(["image", "captions"]), seen / "test.parquet")
+    # Scores training photographs: after a minute of training, scores on others cannot be distinguished from chance
+    training_set = folder / "sets" / "photos"
+    training_set.mkdir(parents=True)
+    (training_set / "dataset.json").write_text(json.dumps({"name": "photos", "kind": "retrieval"}))
+    pq.write_table(photos.slice(0, NUM_SCORED).select(["image", "captions"]), training_set / "test.parquet")
     model = str(folder / "pretrain" / "model")
     job = BenchmarkJob(model=model, datasets=str(folder / "sets"), output=str(folder / "benchmark"), digits=False)
     benchmark.main(job)

@@ -1,4 +1,4 @@
-"""A real web on loopback for tests: a few addresses, each with its answer, however hostile.
+"""Serve a small web on loopback for tests: a few URLs, each with a given response.
 
 with web(tmp_path, {"http://a.example/x.jpg": picture(), "http://a.example/slow": Route(delay_seconds=5)}) as site:
     fetch("http://a.example/x.jpg", connect_to=site.connect_to)
@@ -21,11 +21,11 @@ from jobs.demo.web.scenes import sample_scene
 from jobs.demo.web.server import LogEntry, Route, SiteServer, SiteWriter
 
 Answer = bytes | Route | tuple[bytes, Route]
-"""A body, or a route (with a short body that says its status), or both."""
+"""A body, or a route (whose body is its status), or both."""
 
 
 class Reply(NamedTuple):
-    """What a client got."""
+    """The response that a client received."""
 
     status: int
     headers: Message
@@ -34,32 +34,34 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True)
 class Web:
-    """A web that is being served."""
+    """A running web server and its log."""
 
     server: SiteServer
 
     @property
     def address(self) -> str:
-        """Where all hosts are: 127.0.0.1:PORT."""
+        """The address of all hosts, 127.0.0.1:PORT."""
         return f"127.0.0.1:{self.server.port}"
 
     @property
     def connect_to(self) -> dict[str, str]:
-        """For `fetch.connect_to`: every host below .example is on this server."""
+        """The value of `fetch.connect_to` that sends requests for all hosts in .example to this server."""
         return {"*.example": self.address}
 
     @property
     def log(self) -> list[LogEntry]:
-        """Every request so far."""
+        """All requests so far."""
         return list(self.server.log)
 
     def paths(self, host: str) -> list[str]:
-        """The paths that were asked for on `host`, in order."""
+        """The paths requested from `host`, in order."""
         return [entry.path for entry in self.log if entry.host == host]
 
     def get(self, url: str, timeout_seconds: float = 10.0) -> Reply:
-        """GET `url` with the standard library, as through a proxy, without following redirects."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://{self.address}"}), _Stay())
+        """GET `url` with the standard library, using this server as a proxy and not following redirects."""
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({"http": f"http://{self.address}"}), _NoRedirects()
+        )
         try:
             with opener.open(url, timeout=timeout_seconds) as response:
                 return Reply(response.status, response.headers, response.read())
@@ -68,21 +70,21 @@ class Web:
                 return Reply(error.code, error.headers, error.read())
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 @contextmanager
 def serve(folder: Path) -> Iterator[Web]:
-    """Serve a site folder that is there already."""
+    """Serve an existing site folder."""
     with SiteServer(folder) as server:
         yield Web(server)
 
 
 @contextmanager
 def web(folder: Path, answers: Mapping[str, Answer]) -> Iterator[Web]:
-    """Write `answers` to `folder` and serve them; every other address answers 404."""
+    """Write `answers` to `folder` and serve them. Every other URL gets 404."""
     writer = SiteWriter(folder)
     for url, answer in answers.items():
         body, route = (
@@ -95,5 +97,5 @@ def web(folder: Path, answers: Mapping[str, Answer]) -> Iterator[Web]:
 
 
 def picture(seed: int = 0, size_px: int = 96) -> bytes:
-    """A small JPEG; different seeds give different pictures."""
+    """A small JPEG. Different seeds give different pictures."""
     return encode_jpeg(render(sample_scene(np.random.default_rng(seed), "shape"), size_px))

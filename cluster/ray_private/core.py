@@ -1,4 +1,4 @@
-"""Private parts of Ray Core: its token, its address file, its console handler, nodes that are being drained."""
+"""Private parts of Ray Core: authentication token, address file, console handlers, draining nodes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 
 
 def console_handlers() -> list[logging.Handler]:
-    """The handlers that print the messages of Ray Data on the console."""
+    """The handlers that print Ray Data's log messages on the console."""
     from ray._private.log import PlainRayHandler
 
     return [handler for handler in logging.getLogger("ray.data").handlers if isinstance(handler, PlainRayHandler)]
 
 
 def local_address() -> str | None:
-    """host:port of the Ray that runs on this machine, or None where none does."""
+    """host:port of the Ray that runs on this machine, or None if none runs."""
     from ray._private.services import canonicalize_bootstrap_address
 
     try:
-        found = canonicalize_bootstrap_address("auto")
+        address = canonicalize_bootstrap_address("auto")
     except ConnectionError:
         return None
-    return None if found is None else str(found)
+    return None if address is None else str(address)
 
 
 def has_token() -> bool:
@@ -31,23 +31,23 @@ def has_token() -> bool:
 
 
 def token_header() -> dict[str, str]:
-    """The header that carries the token to a cluster, empty without one.
+    """The header that sends the token to a cluster. Empty without a token.
 
     Raises:
-        ray.exceptions.AuthenticationError: RAY_AUTH_MODE is "token" and there is none.
+        ray.exceptions.AuthenticationError: RAY_AUTH_MODE is "token" and no token is found.
     """
     return dict(_token_loader().get_token_for_http_header())
 
 
 def reload_settings() -> None:
-    """Make Ray read its environment variables (RAY_AUTH_MODE) again; it read them when it was imported."""
+    """Make Ray reread its environment variables (RAY_AUTH_MODE), which it otherwise reads only on import."""
     from ray._raylet import Config  # type: ignore[attr-defined]
 
     Config.initialize("")
 
 
 def draining_nodes() -> Set[str]:
-    """Ids of the nodes that are being drained: they go away soon, and nothing new should start there."""
+    """Ids of the nodes that are being drained. They stop soon, so no new work should start on them."""
     import ray
 
     return ray._private.state.state.get_draining_nodes().keys()

@@ -1,4 +1,4 @@
-"""Private parts of Ray Data: the callback between two rounds of its scheduler, and the logger of its progress bars."""
+"""Private parts of Ray Data: the callback after each scheduling round, and the logger of the progress bars."""
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 

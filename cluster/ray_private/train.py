@@ -1,4 +1,4 @@
-"""Private parts of Ray Train V2: the policies of its controller, and the constants that steer it."""
+"""Private parts of Ray Train V2: the policies and settings of its controller."""
 
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import PREEMPTION_POLL_INTERVAL_S_ENV_VAR

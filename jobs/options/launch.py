@@ -10,6 +10,7 @@ configuration that a job has resolved is kept beside its output, as config.<job>
 
 import argparse
 import dataclasses
+import difflib
 import json
 import logging
 import os
@@ -55,6 +56,8 @@ _REWORDED = (
     (r"\. Got value: (.*)", r", got '\1'"),
 )
 """jsonargparse's messages in the words of the command line."""
+
+_UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: --|unknown option ')([\w.]+)")
 
 _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
 """Where Ray Data begins to talk about its retries in the message of an error that a task has raised."""
@@ -132,9 +135,30 @@ def _parse(parser: jsonargparse.ArgumentParser, job_class: type, argv: Sequence[
         message = str(error)
         for theirs, ours in _REWORDED:
             message = re.sub(theirs, ours, message, flags=re.DOTALL)
-        raise ValueError(message) from error
+        raise ValueError(
+            message + _suggestion(message, list(parser.get_defaults(skip_validation=True).keys()))
+        ) from error
     del options["config"]
     return options
+
+
+def _suggestion(message: str, options: Sequence[str]) -> str:
+    """The option that an unknown one was probably meant to be, as the end of a sentence; "" where none is close.
+
+    Args:
+        message: names the unknown option.
+        options: all options of the job, nested ones with dots.
+    """
+    unknown = _UNKNOWN_OPTION.search(message)
+    if unknown is None:
+        return ""
+    group, _, name = unknown[1].rpartition(".")
+    same_name = [option for option in options if option.rpartition(".")[2] == name]
+    names = {option.rpartition(".")[2]: option for option in options if option.rpartition(".")[0] == group}
+    similar = [names[found] for found in difflib.get_close_matches(name, names)]
+    # With a group that exists, only its own options are near: "voice.loud" resembles "voice.volume" by its group alone
+    close = same_name or similar or ([] if names else difflib.get_close_matches(unknown[1], options))
+    return f"; did you mean --{close[0]}?" if close else ""
 
 
 def _gather(job_class: type, argv: Sequence[str], words: str | None) -> list[str]:

@@ -1,6 +1,6 @@
-"""An example of a classifier of unsafe images: zero-shot, by a model of our own and two lists of prompts.
+"""Classify unsafe images zero-shot, with a trained model and two lists of prompts.
 
-docs/safety.md says how to configure it, how to write another one, and what this one is not good for.
+This is an example. docs/safety.md explains how to configure it, how to write another classifier, and its limits.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pipeline.model.weights.loading import load_model
 
 
 class ZeroShotClassifier:
-    """Judges an image by the texts nearest to it: the probability that it is unsafe is that of the unsafe prompts.
+    """Computes the probability that an image is unsafe: the sum of the probabilities of all unsafe prompts.
 
     Args:
-        model: folder of a model, at the same place on every node.
-        unsafe: prompts of what must not get in, each complete, such as "a photo of a wound".
-        safe: prompts of all else; an image that none of them fits goes to the unsafe ones.
-        batch_size: images in a forward pass.
-        device: where the model runs.
+        model: folder of a model, at the same path on every node.
+        unsafe: complete prompts that describe images to reject, such as "a photo of a wound".
+        safe: complete prompts for all other images; an image that fits none of them may be classified as unsafe.
+        batch_size: images per forward pass.
+        device: device of the model, such as "cpu" or "cuda".
 
     Raises:
-        FileNotFoundError: there is no model.
-        ValueError: a list of prompts is empty, or the model is no CLIP.
+        FileNotFoundError: the folder has no model.
+        ValueError: a list of prompts is empty, or the model is not a CLIP.
     """
 
     def __init__(
@@ -44,7 +44,11 @@ class ZeroShotClassifier:
         self._logit_scale = texts["logit_scale"][0].as_py()
 
     def __call__(self, images: Sequence[bytes]) -> list[float]:
-        """The probability that each image is unsafe. Raises ValueError for one that cannot be decoded."""
+        """Compute the probability that each image is unsafe.
+
+        Raises:
+            ValueError: an image cannot be decoded.
+        """
         features = features_of(self._encoder.encode_images(images, 0, "safety.classifier"))
         probabilities = class_probabilities(features, self._prompts, self._logit_scale)
         unsafe: list[float] = probabilities[:, : self._num_unsafe].sum(dim=1).clamp(max=1).tolist()

@@ -1,5 +1,5 @@
-"""Models: towers, objectives, tokenizer, weights in and out.
+"""Models: towers, objectives, the tokenizer, and reading and writing weights.
 
-`config` is the table of models and the place to start. May import `pipeline.paper`, and neither data nor Ray. For
-users, `pipeline.load` opens any model in one call.
+Start with `config`, the table of models. May import `pipeline.paper`, but neither `pipeline.data` nor Ray. Users open
+any model with one call of `pipeline.load`.
 """

@@ -1,4 +1,4 @@
-"""The table of models: what makes one CLIP different from another."""
+"""Define the configuration of a CLIP, and the table of named models."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,8 +8,11 @@ from typing import Any, Literal, get_args
 from pipeline import paper
 
 Objective = Literal["contrastive", "contrastive-bag", "bag", "caption"]
-"""What a model learns from its pairs (figure 2): which text belongs to which image, read by a transformer or as a bag
-of words; which words the caption has; or the caption itself. pipeline/model/objectives/networks.py has the networks."""
+"""What a model learns to predict from its pairs (figure 2).
+
+"contrastive" and "contrastive-bag" predict which text belongs to which image, reading the text with a transformer or as
+a bag of words. "bag" predicts the words of the caption, "caption" the caption itself. The networks are in
+pipeline/model/objectives/networks.py."""
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
@@ -22,10 +25,10 @@ class ImageTowerConfig:
     image_size: int
     """Side of the square input in pixels."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of timm's constructor; plain data, so that it can be saved beside the weights."""
+    """Further arguments of timm's constructor. They are plain data, so that they can be saved beside the weights."""
     weight_standardisation: bool = False
-    """Convolutions standardise their kernels (Qiao et al. 2019), in architectures that take a `conv_layer`; with group
-    norms this learns about as fast as batch norms do."""
+    """Whether convolutions standardise their kernels (Qiao et al. 2019), for architectures that take a
+    `conv_layer`. With group norms, such a network learns about as fast as one with batch norms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,8 @@ class TextTowerConfig:
     layers: int
     context_length: int = paper.CONTEXT_LENGTH.value
     vocab_size: int = paper.VOCAB_SIZE.value
-    """Entries of the vocabulary, the two special tokens included; the tokenizer has the last word."""
+    """Entries of the vocabulary, the two special tokens included. A trained tokenizer may have fewer; its number
+    then replaces this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,7 @@ class ModelConfig:
     objective: Objective = "contrastive"
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain data; `from_dict` reads it. Only an objective that makes it no CLIP is named."""
+        """The configuration as plain data, readable by `from_dict`. Leaves out the default objective, "contrastive"."""
         values = asdict(self)
         if self.objective == "contrastive":
             del values["objective"]
@@ -61,7 +65,7 @@ class ModelConfig:
         """The configuration that `to_dict` wrote.
 
         Raises:
-            ValueError: a key is missing or unknown, or the objective is.
+            ValueError: a key is missing or unknown, or the objective is unknown.
         """
         try:
             image, text = ImageTowerConfig(**values["image"]), TextTowerConfig(**values["text"])
@@ -69,7 +73,7 @@ class ModelConfig:
                 embed_dim=values["embed_dim"], image=image, text=text, objective=values.get("objective", "contrastive")
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not the configuration of a model: {error}") from error
+            raise ValueError(f"not a valid model configuration: {error}") from error
         if config.objective not in OBJECTIVES:
             raise ValueError(f"the objective '{config.objective}' is not one of {', '.join(OBJECTIVES)}")
         return config
@@ -86,7 +90,7 @@ PAPER_ARCHITECTURES: Mapping[str, str] = {
     "ViT-L/14": "vit_large_patch14_clip_quickgelu_224",
     "ViT-L/14@336px": "vit_large_patch14_clip_quickgelu_336",
 }
-"""Image towers of the paper's models in timm's registry."""
+"""timm's name for the image tower of each model of the paper."""
 
 
 def _paper_model(name: str) -> ModelConfig:
@@ -100,7 +104,7 @@ def _paper_model(name: str) -> ModelConfig:
 
 MODELS: Mapping[str, ModelConfig] = {
     **{name: _paper_model(name) for name in paper.MODEL_SIZES},
-    # A vision transformer for a laptop: eight layers of 256 in both towers
+    # A vision transformer for a laptop: both towers have eight layers of width 256
     "small": ModelConfig(
         embed_dim=256,
         image=ImageTowerConfig(
@@ -110,7 +114,7 @@ MODELS: Mapping[str, ModelConfig] = {
         ),
         text=TextTowerConfig(width=256, heads=4, layers=8),
     ),
-    # A pre-activation ResNet of four blocks with group norms, so that no sample depends on another one of its chunk
+    # A pre-activation ResNet of four blocks. Its group norms keep the samples of a chunk independent of each other
     "tiny": ModelConfig(
         embed_dim=128,
         image=ImageTowerConfig(
@@ -134,19 +138,23 @@ MODELS: Mapping[str, ModelConfig] = {
 
 
 def model_config(name: str) -> ModelConfig:
-    """The model of that name.
+    """The configuration of the model with this name.
 
     Raises:
-        ValueError: there is none; the message lists those there are, the nearest first.
+        ValueError: no model has this name. The message suggests similar names and lists all models.
     """
     if name not in MODELS:
-        near = nearest_names(name)
-        guess = f"did you mean {' or '.join(near)}? There are " if near else "choose one of "
-        raise ValueError(f"model={name} is not known; {guess}{', '.join(MODELS)}")
+        similar = nearest_names(name)
+        advice = f"did you mean {' or '.join(similar)}? The models are " if similar else "choose one of "
+        raise ValueError(f"model={name} is not known; {advice}{', '.join(MODELS)}")
     return MODELS[name]
 
 
 def nearest_names(name: str) -> list[str]:
-    """Up to three names of models that are written much like this one, the nearest first."""
-    plain = {"".join(filter(str.isalnum, known.lower())): known for known in MODELS}
-    return [plain[near] for near in get_close_matches("".join(filter(str.isalnum, name.lower())), plain, cutoff=0.7)]
+    """Up to three names of models that are spelled like this name, the most similar first."""
+    by_spelling = {_letters_and_digits(known): known for known in MODELS}
+    return [by_spelling[match] for match in get_close_matches(_letters_and_digits(name), by_spelling, cutoff=0.7)]
+
+
+def _letters_and_digits(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))

@@ -1,4 +1,4 @@
-"""Rows and buckets for tests of parts."""
+"""Make rows and buckets for tests of parts."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ SCHEMA = pa.schema(
 
 
 def table_of(reasons: list[str | None], salt: str = "") -> pa.Table:
-    """Rows with these reasons."""
+    """A table with one row per reason. `salt` makes the ids of two tables differ."""
     rows = range(len(reasons))
     columns = [
         [f"{salt}{i:032x}" for i in rows],
@@ -30,5 +30,5 @@ def table_of(reasons: list[str | None], salt: str = "") -> pa.Table:
 
 
 def buckets(values: list[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """A bucket for each row."""
+    """The bucket of each row as an array."""
     return np.array(values, np.int32)

@@ -12,12 +12,12 @@ from cluster.runs import describe_files
 from tests.range_server import Fault, RangeServer
 
 DATA = os.urandom(3_000_000)
-PASSING = [Fault.SLOW_DOWN, Fault.RESET, Fault.CUT]
-LASTING = [Fault.SHORT, Fault.WHOLE, Fault.CHANGED]
+TRANSIENT = [Fault.SLOW_DOWN, Fault.RESET, Fault.CUT]
+PERMANENT = [Fault.SHORT, Fault.WHOLE, Fault.CHANGED]
 
 
 @pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(http, "PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(http, "RETRY_ATTEMPTS", 4)
     http._pool.cache_clear()
@@ -25,7 +25,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     http._pool.cache_clear()
 
 
-def test_a_file_is_read_like_any_other() -> None:
+def test_storage_functions_read_a_web_file() -> None:
     with RangeServer({"/a/data.bin": DATA}) as server:
         uri = f"{server.url}/a/data.bin"
         assert storage.exists(uri)
@@ -43,7 +43,7 @@ def test_a_file_is_read_like_any_other() -> None:
             assert file.read(10) == b""
 
 
-def test_no_more_is_asked_for_than_is_read() -> None:
+def test_requested_ranges_do_not_exceed_what_is_read() -> None:
     with RangeServer({"/x": DATA}) as server:
         filesystem, path = storage.filesystem(f"{server.url}/x")
         with io.BufferedReader(filesystem.open_input_file(path), 2**21) as file:
@@ -52,7 +52,7 @@ def test_no_more_is_asked_for_than_is_read() -> None:
         assert sum(last + 1 - first for first, last in server.ranges) <= 2**21
 
 
-def test_a_table_behind_a_web_server() -> None:
+def test_pyarrow_reads_a_parquet_file_from_a_web_server() -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"url": ["x"]}), sink)
     with RangeServer({"/x.parquet": sink.getvalue()}) as server:
@@ -60,21 +60,21 @@ def test_a_table_behind_a_web_server() -> None:
         assert pq.read_table(path, filesystem=filesystem)["url"].to_pylist() == ["x"]
 
 
-@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: fault.name)
-def test_what_passes_is_ridden_out(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT, ids=lambda fault: fault.name)
+def test_transient_faults_are_retried(fault: Fault) -> None:
     with RangeServer({"/x": DATA}, [fault] * 3) as server:
         assert storage.read_bytes(f"{server.url}/x") == DATA
 
 
-@pytest.mark.parametrize("fault", [*PASSING, *LASTING], ids=lambda fault: fault.name)
-def test_what_lasts_is_an_error_and_never_a_short_file(fault: Fault) -> None:
+@pytest.mark.parametrize("fault", [*TRANSIENT, *PERMANENT], ids=lambda fault: fault.name)
+def test_permanent_faults_are_errors_and_never_short_reads(fault: Fault) -> None:
     with RangeServer({"/x": DATA}, [fault] * 100) as server:
         filesystem, path = storage.filesystem(f"{server.url}/x")
         with filesystem.open_input_file(path) as file, pytest.raises(OSError, match=f"{server.url}/x"):
             file.read(1000)
 
 
-def test_what_is_not_there_or_cannot_be_done() -> None:
+def test_missing_files_and_writes_are_errors() -> None:
     with RangeServer({}) as server:
         uri = f"{server.url}/missing.warc.gz"
         assert not storage.exists(uri)

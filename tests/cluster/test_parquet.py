@@ -12,18 +12,18 @@ TABLE = pa.table(
 ).replace_schema_metadata({b"made": b"by hand"})
 
 
-def test_a_table_comes_back_with_its_metadata() -> None:
+def test_an_encoded_table_keeps_its_rows_and_metadata() -> None:
     found = pq.read_table(pa.BufferReader(parquet.encode(TABLE)), page_checksum_verification=True)
     assert found == TABLE
     assert found.schema.metadata == {b"made": b"by hand"}
 
 
-def test_the_same_rows_are_the_same_bytes() -> None:
+def test_equal_rows_give_equal_bytes() -> None:
     in_pieces = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)])
     assert parquet.encode(in_pieces) == parquet.encode(TABLE)
 
 
-def test_images_are_stored_as_they_are_and_all_else_is_compressed() -> None:
+def test_only_images_are_not_compressed() -> None:
     group = pq.ParquetFile(pa.BufferReader(parquet.encode(TABLE))).metadata.row_group(0)
     columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
     assert {name: column.compression for name, column in columns.items()} == {

@@ -18,15 +18,15 @@ def images(sizes: list[int]) -> pa.Table:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 3_000), max_size=40), st.integers(1, 9), st.integers(1, 5_000))
-def test_a_row_group_is_bounded_in_rows_and_bytes(sizes: list[int], max_rows: int, max_bytes: int) -> None:
-    groups = RowGroups(max_rows=max_rows, max_bytes=max_bytes).full(np.array(sizes, np.int64))
+def test_row_groups_respect_both_limits(sizes: list[int], max_rows: int, max_bytes: int) -> None:
+    groups = RowGroups(max_rows=max_rows, max_bytes=max_bytes).full_groups(np.array(sizes, np.int64))
     start = 0
     for rows in groups:
         assert 1 <= rows <= max_rows
         assert rows == 1 or sum(sizes[start : start + rows]) <= max_bytes
-        assert rows == max_rows or sum(sizes[start : start + rows + 1]) > max_bytes, "none is cut too early"
+        assert rows == max_rows or sum(sizes[start : start + rows + 1]) > max_bytes, "no group ends too early"
         start += rows
-    assert not sizes or start < len(sizes), "the last group may still grow"
+    assert not sizes or start < len(sizes), "the last group is left open"
     rest = sizes[start:]
     assert len(rest) <= max_rows
     assert len(rest) <= 1 or sum(rest) <= max_bytes
@@ -34,7 +34,7 @@ def test_a_row_group_is_bounded_in_rows_and_bytes(sizes: list[int], max_rows: in
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.lists(st.integers(1, 39), max_size=4))
-def test_groups_do_not_depend_on_how_rows_are_handed_over(
+def test_groups_do_not_depend_on_how_rows_are_added(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], cuts: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("parts")
@@ -52,7 +52,7 @@ def test_groups_do_not_depend_on_how_rows_are_handed_over(
     assert sum(found[0][0]) == len(sizes)
 
 
-def test_the_file_has_its_contents_name_and_footer(tmp_path: Path) -> None:
+def test_name_and_footer_match_the_content(tmp_path: Path) -> None:
     with PartFile(str(tmp_path), RowGroups(max_rows=2)) as file:
         file.add(images([10, 20, 30]))
         file.end_group()
@@ -68,7 +68,7 @@ def test_the_file_has_its_contents_name_and_footer(tmp_path: Path) -> None:
     assert file.num_rows == 4
 
 
-def test_no_rows_are_no_file(tmp_path: Path) -> None:
+def test_no_file_is_written_without_rows(tmp_path: Path) -> None:
     with PartFile(str(tmp_path), RowGroups()) as file:
         file.add(images([]))
         assert file.finish("part") is None
@@ -76,10 +76,10 @@ def test_no_rows_are_no_file(tmp_path: Path) -> None:
     assert storage.entries(str(tmp_path)) == []
 
 
-def test_what_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
+def test_an_unfinished_file_is_deleted(tmp_path: Path) -> None:
     with PartFile(str(tmp_path), RowGroups(max_rows=1)) as file:
         file.add(images([10, 20, 30]))
         assert file.row_groups == [1, 1]
         assert len(storage.entries(str(tmp_path))) == 1
-        assert not list(tmp_path.glob("*.parquet")), "hidden until it is complete"
+        assert not list(tmp_path.glob("*.parquet")), "the file is hidden until it is complete"
     assert storage.entries(str(tmp_path)) == []

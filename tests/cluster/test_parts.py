@@ -41,7 +41,7 @@ def test_buckets_and_dropped_rows_are_read_back_exactly(
         assert part.buckets[bucket] == expected.num_rows
         found = stage.read(part, bucket)
         assert (found is None) == (expected.num_rows == 0)
-        assert found is None or found == expected, "in the order they came in"
+        assert found is None or found == expected, "rows keep their order"
     output = Output.of(stage)
     dropped = output.dropped(0)
     assert (dropped or SCHEMA.empty_table()) == table.filter(pa.array(out))
@@ -49,7 +49,7 @@ def test_buckets_and_dropped_rows_are_read_back_exactly(
     assert (output.num_kept, output.num_rows) == (int((~out).sum()), len(rows))
 
 
-def test_a_row_group_is_of_one_bucket_and_not_too_long(stage: Stage) -> None:
+def test_a_row_group_has_one_bucket_and_limited_rows(stage: Stage) -> None:
     table = table_of([None] * 20 + ["broken"] * 5)
     part = stage.write(
         1, table, buckets=buckets([0, 1] * 10 + [2] * 5), num_buckets=4, row_groups=RowGroups(max_rows=4)
@@ -61,7 +61,7 @@ def test_a_row_group_is_of_one_bucket_and_not_too_long(stage: Stage) -> None:
     assert [list(part.groups_of(bucket)) for bucket in range(5)] == [[0, 1, 2], [3, 4, 5], [], [], [6, 7]]
 
 
-def test_large_images_make_small_row_groups(stage: Stage) -> None:
+def test_large_images_give_row_groups_of_few_rows(stage: Stage) -> None:
     table = table_of([None] * 12)
     images = pa.array([bytes(1_000_000)] * 12, pa.large_binary())
     table = table.set_column(2, "image", images)
@@ -75,7 +75,7 @@ def test_large_images_make_small_row_groups(stage: Stage) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(1, 9))
-def test_a_part_in_pieces_is_the_part_as_a_whole(
+def test_writing_in_pieces_equals_writing_at_once(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], max_rows: int
 ) -> None:
     stage = Stage(str(tmp_path_factory.mktemp("stage")), 2)
@@ -90,7 +90,7 @@ def test_a_part_in_pieces_is_the_part_as_a_whole(
         assert stage.read(made, bucket) == stage.read(whole, bucket)
 
 
-def test_a_part_whose_pieces_fail_leaves_nothing(stage: Stage) -> None:
+def test_a_part_whose_pieces_fail_leaves_no_files(stage: Stage) -> None:
     def pieces() -> Iterator[pa.Table]:
         yield table_of([None] * 9)
         raise RuntimeError("no more")
@@ -100,7 +100,7 @@ def test_a_part_whose_pieces_fail_leaves_nothing(stage: Stage) -> None:
     assert storage.entries(stage.uri) == []
 
 
-def test_images_are_not_compressed_and_texts_are(stage: Stage) -> None:
+def test_only_images_are_not_compressed(stage: Stage) -> None:
     part = stage.write(0, table_of([None] * 100))
     assert part.file is not None
     columns = pq.read_metadata(storage.join(stage.uri, part.file)).row_group(0).to_dict()["columns"]
@@ -110,7 +110,7 @@ def test_images_are_not_compressed_and_texts_are(stage: Stage) -> None:
     assert {column["path_in_schema"]: column["statistics"] is None for column in columns}["image"]
 
 
-def test_only_the_columns_that_are_asked_for(stage: Stage) -> None:
+def test_only_requested_columns_are_read(stage: Stage) -> None:
     table = table_of([None, "broken", None])
     stage.write(0, table)
     for index in (1, 2):
@@ -121,7 +121,7 @@ def test_only_the_columns_that_are_asked_for(stage: Stage) -> None:
     assert output.dropped(0, ["reason"]) == table.slice(1, 1).select(["reason"])
 
 
-def test_an_output_is_its_parts_in_order(stage: Stage) -> None:
+def test_an_output_reads_its_parts_in_order(stage: Stage) -> None:
     tables = [table_of([None] * 4, salt) for salt in "abc"]
     for index in (2, 0, 1):
         stage.write(index, tables[index], buckets=buckets([1, 0, 1, 2]), num_buckets=3)
@@ -134,7 +134,7 @@ def test_an_output_is_its_parts_in_order(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("table", [pa.table({}), SCHEMA.empty_table()], ids=["no columns", "no rows"])
-def test_an_empty_part_is_a_manifest_alone(stage: Stage, table: pa.Table) -> None:
+def test_an_empty_part_has_only_a_manifest(stage: Stage, table: pa.Table) -> None:
     part = stage.write(0, table, num_buckets=3)
     assert (part.file, part.num_bytes, part.buckets, part.num_rows) == (None, 0, (0, 0, 0), 0)
     assert storage.list_files(stage.uri) == [storage.join(stage.uri, "_part-00000.json")]
@@ -146,7 +146,7 @@ def test_an_empty_part_is_a_manifest_alone(stage: Stage, table: pa.Table) -> Non
     assert (output.bucket(2), output.part(1), output.dropped(0), output.reasons()) == (None, None, None, {})
 
 
-def test_parts_that_are_missing_are_named(stage: Stage) -> None:
+def test_missing_parts_are_listed_in_the_error(stage: Stage) -> None:
     assert stage.complete() == {}
     stage.write(1, table_of([None]))
     assert list(stage.complete()) == [1]
@@ -154,24 +154,24 @@ def test_parts_that_are_missing_are_named(stage: Stage) -> None:
         Output.of(stage)
 
 
-def test_a_file_without_a_manifest_is_no_part(stage: Stage) -> None:
+def test_a_file_without_a_manifest_does_not_count(stage: Stage) -> None:
     part = stage.write(0, table_of([None]))
     storage.delete(storage.join(stage.uri, "_part-00000.json"))
     assert stage.complete() == {}
-    assert stage.write(0, table_of([None])) == part, "the same rows are the same file"
+    assert stage.write(0, table_of([None])) == part, "the same rows give the same file"
     assert len(storage.list_files(stage.uri)) == 2
 
 
-def test_of_two_attempts_the_first_to_finish_counts(stage: Stage) -> None:
+def test_the_first_of_two_attempts_counts(stage: Stage) -> None:
     first = stage.write(0, table_of([None], "first"))
     second = stage.write(0, table_of([None], "second"))
     assert second == first
     found = stage.read(first, 0)
     assert found == table_of([None], "first")
-    assert len(storage.list_files(stage.uri)) == 2, "the file of the other attempt is gone"
+    assert len(storage.list_files(stage.uri)) == 2, "the file of the second attempt is deleted"
 
 
-def test_of_racing_attempts_exactly_one_counts(stage: Stage) -> None:
+def test_exactly_one_of_racing_attempts_counts(stage: Stage) -> None:
     attempts = 8
     barrier = threading.Barrier(attempts)
 
@@ -194,12 +194,12 @@ def test_racing_attempts_with_the_same_rows_keep_their_file(stage: Stage) -> Non
 
 
 @pytest.mark.parametrize(("index", "where"), [(3, [0]), (-1, [0]), (0, [2]), (0, [9]), (0, [-1])])
-def test_parts_and_buckets_that_do_not_exist(stage: Stage, index: int, where: list[int]) -> None:
+def test_invalid_parts_and_buckets_are_refused(stage: Stage, index: int, where: list[int]) -> None:
     with pytest.raises(AssertionError):
         stage.write(index, table_of([None]), buckets=buckets(where), num_buckets=2)
 
 
-def test_a_newer_generation_counts_when_it_is_complete(stage: Stage) -> None:
+def test_a_newer_generation_counts_once_it_is_complete(stage: Stage) -> None:
     first, second = table_of([None, "timeout"]), table_of([None, None])
     for index in range(3):
         stage.write(index, first)
@@ -217,14 +217,12 @@ def test_a_newer_generation_counts_when_it_is_complete(stage: Stage) -> None:
     assert before.with_dropped(0) == first
     after.delete_files_of(before)
     assert [after.with_dropped(index) for index in range(3)] == [second, second, first]
-    assert len(storage.list_files(stage.uri, suffixes=(".parquet",))) == 3, (
-        "the part that stays as it was keeps its file"
-    )
-    assert len(stage.complete()) == 3, "the earlier manifests are a record"
+    assert len(storage.list_files(stage.uri, suffixes=(".parquet",))) == 3, "an unchanged part keeps its file"
+    assert len(stage.complete()) == 3, "earlier manifests are kept as a record"
 
 
 class TestDamage:
-    """Nothing but the rows that were written is ever returned."""
+    """A damaged file either raises an error or returns exactly the rows that were written."""
 
     @pytest.fixture
     def part(self, stage: Stage) -> Part:
@@ -233,7 +231,7 @@ class TestDamage:
             0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_groups=RowGroups(max_rows=8)
         )
 
-    def test_any_flipped_bit_is_noticed_where_it_matters(self, stage: Stage, part: Part) -> None:
+    def test_a_flipped_bit_never_changes_the_rows(self, stage: Stage, part: Part) -> None:
         file = Path(stage.uri, part.file or "")
         data = file.read_bytes()
         whole = [stage.read(part, bucket) for bucket in range(3)]
@@ -247,22 +245,22 @@ class TestDamage:
                     noticed += file.name in str(error)
                 else:
                     assert found == whole[bucket], f"byte {at}"
-        assert noticed > len(data) / 13, "the footer's in every bucket, the pages' in their own"
+        assert noticed > len(data) / 13, "bits of the footer in every bucket, bits of a page in its own bucket"
 
     @pytest.mark.parametrize("size", [0, 1, 100, -1, -4, -100])
-    def test_a_short_file(self, stage: Stage, part: Part, size: int) -> None:
+    def test_a_truncated_file_is_an_error(self, stage: Stage, part: Part, size: int) -> None:
         file = Path(stage.uri, part.file or "")
         data = file.read_bytes()[:size]
         file.write_bytes(data)
         with pytest.raises(ValueError, match=rf"{file}: {part.num_bytes} bytes expected, {len(data)} found; .*rerun"):
             stage.read(part, 0)
 
-    def test_a_file_that_is_gone(self, stage: Stage, part: Part) -> None:
+    def test_a_missing_file_is_an_error(self, stage: Stage, part: Part) -> None:
         Path(stage.uri, part.file or "").unlink()
         with pytest.raises(ValueError, match=rf"{part.file}: .*No such file.*remove its manifest and rerun"):
             stage.read(part, 0)
 
-    def test_another_file_of_the_same_size(self, stage: Stage, part: Part) -> None:
+    def test_another_file_is_an_error(self, stage: Stage, part: Part) -> None:
         rows = table_of([None if i % 3 else "broken" for i in range(30)], salt="x")
         other = Stage(stage.uri + "-2", 1).write(
             0, rows, buckets=buckets([i % 2 for i in range(30)]), num_buckets=2, row_groups=RowGroups(max_rows=8)

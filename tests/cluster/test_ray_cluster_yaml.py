@@ -1,4 +1,4 @@
-"""ray_cluster.yaml without a cloud: Ray's schema, its real AWS provider against an imitation, and a real autoscaler."""
+"""Check ray_cluster.yaml without a cloud: Ray's schema, its AWS provider with a fake AWS, and a real autoscaler."""
 
 import copy
 import json
@@ -35,14 +35,14 @@ def config() -> dict[str, Any]:
 # Ray's schema
 
 
-def test_ray_accepts_it(config: dict[str, Any]) -> None:
+def test_the_file_matches_rays_schema(config: dict[str, Any]) -> None:
     prepared = prepare_config(copy.deepcopy(config))
     validate_config(prepared)
     assert prepared["available_node_types"].keys() == config["available_node_types"].keys()
 
 
 @pytest.mark.parametrize("mistake", ["unknown key", "half a resource", "another head"])
-def test_ray_would_notice(config: dict[str, Any], mistake: str) -> None:
+def test_rays_schema_refuses_mistakes(config: dict[str, Any], mistake: str) -> None:
     if mistake == "unknown key":
         config["max_worker"] = 3
     elif mistake == "half a resource":
@@ -53,16 +53,16 @@ def test_ray_would_notice(config: dict[str, Any], mistake: str) -> None:
         validate_config(prepare_config(config))
 
 
-def test_each_kind_of_node_has_its_work(config: dict[str, Any]) -> None:
+def test_node_types_offer_the_right_resources(config: dict[str, Any]) -> None:
     kinds = config["available_node_types"]
-    assert kinds["head"]["resources"] == {"CPU": 0}, "no task may starve the head"
+    assert kinds["head"]["resources"] == {"CPU": 0}, "no task may run on the head"
     assert kinds["crawl"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert kinds["crawl"]["resources"]["crawl"] > 0
     assert [name for name, kind in kinds.items() if kind["resources"].get("GPU")] == ["gpu"]
     assert sum(kind.get("max_workers", 0) for kind in kinds.values()) == config["max_workers"]
 
 
-def test_every_ray_asks_for_the_token_and_the_dashboard_stays_inside(config: dict[str, Any]) -> None:
+def test_every_ray_requires_the_token_and_the_dashboard_is_local(config: dict[str, Any]) -> None:
     starts = [
         command
         for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]
@@ -79,12 +79,12 @@ def test_every_ray_asks_for_the_token_and_the_dashboard_stays_inside(config: dic
 
 @pytest.fixture
 def aws(config: dict[str, Any], _s3_server: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The configuration as `ray up` completes it, in an account that has the instance profiles."""
+    """The configuration that `ray up` completes, in an account that has the instance profiles."""
     monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
     iam = boto3.client("iam")
-    there = {profile["InstanceProfileName"] for profile in iam.list_instance_profiles()["InstanceProfiles"]}
+    existing = {profile["InstanceProfileName"] for profile in iam.list_instance_profiles()["InstanceProfiles"]}
     for name in PROFILES:
-        if name not in there:
+        if name not in existing:
             iam.create_instance_profile(InstanceProfileName=name)
     completed: dict[str, Any] = bootstrap_aws(prepare_config(config))  # type: ignore[no-untyped-call]
     return completed
@@ -110,14 +110,14 @@ def launch_node(config: dict[str, Any], kind: str) -> dict[str, Any]:
         ("gpu", "p4d.24xlarge", None),
     ],
 )
-def test_aws_starts_its_nodes(aws: dict[str, Any], kind: str, instance_type: str, lifecycle: str | None) -> None:
+def test_aws_starts_each_node_type(aws: dict[str, Any], kind: str, instance_type: str, lifecycle: str | None) -> None:
     instance = launch_node(aws, kind)
     assert instance["InstanceType"] == instance_type
     assert instance.get("InstanceLifecycle") == lifecycle
     assert instance["IamInstanceProfile"]["Arn"].rsplit("/", 1)[1] in PROFILES
 
 
-def test_aws_would_notice_a_typo(aws: dict[str, Any]) -> None:
+def test_aws_refuses_an_unknown_key(aws: dict[str, Any]) -> None:
     aws["available_node_types"]["crawl"]["node_config"]["InstanceMarketOption"] = {"MarketType": "spot"}
     with pytest.raises(Exception, match="InstanceMarketOption"):
         launch_node(aws, "crawl")
@@ -126,10 +126,11 @@ def test_aws_would_notice_a_typo(aws: dict[str, Any]) -> None:
 # The autoscaler
 
 
+@pytest.mark.faults
 @pytest.mark.cluster
-def test_nodes_come_with_the_work_and_go_without_it(config: dict[str, Any], tmp_path: Path) -> None:
+def test_nodes_start_on_demand_and_stop_when_idle(config: dict[str, Any], tmp_path: Path) -> None:
     kinds = config["available_node_types"]
-    kinds[FAKE_HEAD["type"]] = kinds.pop("head")  # the names that the provider of imitated nodes wants
+    kinds[FAKE_HEAD["type"]] = kinds.pop("head")  # the names that the fake node provider requires
     prepared = prepare_config({**config, "head_node_type": FAKE_HEAD["type"]})
     autoscaling = {**prepared, "provider": FAKE_PROVIDER, "idle_timeout_minutes": 0.1, "docker": {}, "file_mounts": {}}
     variables = {
@@ -155,7 +156,7 @@ def test_nodes_come_with_the_work_and_go_without_it(config: dict[str, Any], tmp_
                 def where():
                     return ray.get_runtime_context().get_node_labels()["pool"]
 
-                assert "CPU" not in ray.cluster_resources(), "only the head, which has none"
+                assert "CPU" not in ray.cluster_resources(), "only the head runs, which offers no CPUs"
                 work = [where.options(resources={"crawl": 1}).remote(), where.options(num_gpus=8).remote()]
                 pools = ray.get(work, timeout=120)
                 most = num_nodes()

@@ -4,7 +4,7 @@ import ray.data
 from cluster.resources import GIB, Pool
 
 
-def test_a_fixed_pool_asks_for_its_actors() -> None:
+def test_arguments_of_a_fixed_pool() -> None:
     arguments = Pool(size=3, cpus=0.5, memory_gib=2).map_batches_arguments()
     compute = arguments.pop("compute")
     assert (compute.min_size, compute.max_size) == (3, 3)
@@ -17,31 +17,31 @@ def test_a_fixed_pool_asks_for_its_actors() -> None:
     }
 
 
-def test_a_growing_pool_has_both_bounds() -> None:
+def test_a_growing_pool_has_a_minimum_and_a_maximum() -> None:
     pool = Pool(size=(1, 4))
     compute = pool.map_batches_arguments()["compute"]
     assert (compute.min_size, compute.max_size) == (1, 4)
     assert (pool.min_size, pool.max_size) == (1, 4)
 
 
-def test_a_gpu_pool_takes_a_batch_size() -> None:
+def test_a_gpu_pool_with_a_batch_size() -> None:
     arguments = Pool(gpus=1).map_batches_arguments(batch_size=256)
     assert arguments["num_gpus"] == 1
     assert arguments["batch_size"] == 256
 
 
-def test_a_gpu_pool_takes_whole_blocks() -> None:
+def test_a_gpu_pool_with_whole_blocks() -> None:
     arguments = Pool(gpus=0.5).map_batches_arguments()
     assert arguments["ray_remote_args_fn"]() == {"num_gpus": 0.5}
     assert (arguments["batch_size"], arguments.get("num_gpus")) == (None, None)
 
 
-def test_a_pool_stays_on_nodes_with_a_resource() -> None:
+def test_a_pool_passes_on_custom_resources() -> None:
     assert Pool(resources={"crawl": 1}).map_batches_arguments()["resources"] == {"crawl": 1}
 
 
 @pytest.mark.parametrize("size", [0, -1, (0, 2), (3, 2)])
-def test_a_pool_without_actors_is_refused(size: int | tuple[int, int]) -> None:
+def test_invalid_pool_sizes_are_refused(size: int | tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least one actor"):
         Pool(size=size)
 
@@ -63,8 +63,8 @@ class CountCalls:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_ray_data_accepts_the_arguments_and_hands_over_whole_blocks() -> None:
+def test_ray_data_accepts_the_arguments_and_passes_whole_blocks() -> None:
     blocks = ray.data.range(600, override_num_blocks=6)
     rows = blocks.map_batches(CountCalls, **Pool().map_batches_arguments()).take_all()
     assert [row["num_rows"] for row in rows] == [100] * 6
-    assert max(row["calls"] for row in rows) == 6, "one actor keeps its state over all blocks"
+    assert max(row["calls"] for row in rows) == 6, "one actor processes all blocks"

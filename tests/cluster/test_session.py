@@ -27,7 +27,7 @@ TOKEN = "a-token-of-the-tests-0123456789"
 
 
 def run_python(code: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a program in a process that has no connection to Ray yet."""
+    """Run a program in a new process, which is not connected to Ray."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-c", textwrap.dedent(code)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -39,10 +39,10 @@ def head() -> Iterator[RayHead]:
         yield started
 
 
-# A Ray of this process
+# A local Ray
 
 
-def test_a_local_session_is_quiet_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_local_session_logs_nothing_and_restores_the_environment(tmp_path: Path) -> None:
     done = run_python(
         """
         import os, signal
@@ -64,12 +64,12 @@ def test_a_local_session_is_quiet_and_leaves_no_trace(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done\n"
-    assert done.stderr == "", "neither authentication nor anything else is warned of"
+    assert done.stderr == "", "no warnings, neither of authentication nor of anything else"
     assert not (Path(os.environ["HOME"]) / ".ray" / "auth_token").exists()
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_session_within_a_session_uses_it() -> None:
+def test_a_nested_session_uses_the_open_connection() -> None:
     node = ray.get_runtime_context().get_node_id()
     with session(SessionConfig()):
         assert ray.get_runtime_context().get_node_id() == node
@@ -77,7 +77,7 @@ def test_a_session_within_a_session_uses_it() -> None:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_block_stays_what_the_task_returned() -> None:
+def test_a_block_is_exactly_what_a_task_returned() -> None:
     def grow(_batch: pa.Table) -> pa.Table:
         return pa.table({"bytes": pa.array([bytes(2**20)] * 150, pa.large_binary())})  # Ray Data splits at 128 MiB
 
@@ -87,7 +87,7 @@ def test_a_block_stays_what_the_task_returned() -> None:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_an_error_of_a_task_arrives_as_what_it_was() -> None:
+def test_the_error_of_a_task_keeps_its_type_and_message() -> None:
     def fail(_batch: pa.Table) -> pa.Table:
         raise FileNotFoundError("no file 'pages.warc.gz'")
 
@@ -95,11 +95,11 @@ def test_an_error_of_a_task_arrives_as_what_it_was() -> None:
         ray.data.range(1).map_batches(fail, batch_format="pyarrow").materialize()
 
 
-def test_ray_data_logs_warnings_and_no_more_to_the_console() -> None:
+def test_ray_data_logs_only_warnings_on_the_console() -> None:
     session_module.configure_data()
     (console,) = console_handlers()
     levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
-    records = [logging.LogRecord("ray.data", level, __file__, 1, "said", (), None) for level in levels]
+    records = [logging.LogRecord("ray.data", level, __file__, 1, "message", (), None) for level in levels]
     assert [record.levelno for record in records if console.filter(record)] == [logging.WARNING]
 
 
@@ -110,8 +110,8 @@ def test_ray_data_logs_warnings_and_no_more_to_the_console() -> None:
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        ([Pool(size=4)], "would hold all 4 CPUs of the cluster and leave none to read"),
-        ([Pool(size=3), Pool(size=2, cpus=0.5)], "would hold all 4 CPUs"),
+        ([Pool(size=4)], "would take all 4 CPUs of the cluster and leave none to read"),
+        ([Pool(size=3), Pool(size=2, cpus=0.5)], "would take all 4 CPUs"),
         ([Pool(size=5)], "need 5 CPUs and the cluster has 4"),
         ([Pool(gpus=1, cpus=0)], "need 1 GPUs and the cluster has 0"),
         ([Pool(memory_gib=1e6)], "need 1e[+]06 GiB of memory and the cluster has"),
@@ -125,13 +125,13 @@ def test_pools_that_the_cluster_cannot_hold_are_refused(needs: list[Pool], messa
 
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize("needs", [[], [Pool(size=3)], [Pool(size=2), Pool(size=3, cpus=0.5)], [Pool(size=(1, 8))]])
-def test_pools_that_leave_room_are_fine(needs: list[Pool]) -> None:
+def test_pools_that_leave_a_cpu_free_are_accepted(needs: list[Pool]) -> None:
     with session(SessionConfig(), needs=needs):
         assert ray.is_initialized()
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_nodes_that_the_autoscaler_may_add_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_counts_nodes_that_the_autoscaler_may_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {
         "head": {"resources": {"CPU": 0}, "max_workers": 0},
         "data": {"resources": {"CPU": 32}, "max_workers": 2},
@@ -140,23 +140,23 @@ def test_nodes_that_the_autoscaler_may_add_count(tmp_path: Path, monkeypatch: py
     (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))
     monkeypatch.setenv("HOME", str(tmp_path))
     preflight([Pool(size=8, gpus=1, cpus=19)])
-    with pytest.raises(ValueError, match="would hold all 160 CPUs"):
+    with pytest.raises(ValueError, match="would take all 160 CPUs"):
         preflight([Pool(size=8, gpus=1, cpus=20)])
     with pytest.raises(ValueError, match="need 9 GPUs and the cluster has 8"):
         preflight([Pool(size=9, gpus=1)])
-    with pytest.raises(ValueError, match=r"holds 97 CPUs and 0 GPUs fits on no node .* at most 96 CPUs, 8 GPUs"):
+    with pytest.raises(ValueError, match=r"with 97 CPUs and 0 GPUs fits on no node .* at most 96 CPUs, 8 GPUs"):
         preflight([Pool(cpus=97)])
 
 
-# Addresses where nothing can come of it
+# Wrong addresses
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
-def test_an_unreachable_address_fails_at_once(address: str) -> None:
+def test_an_unreachable_address_fails_within_seconds(address: str) -> None:
     started = time.monotonic()
     with (
         pytest.raises(
-            ValueError, match=rf"session\.address = '{address}': no Ray answers there .* correct the address"
+            ValueError, match=rf"session\.address = '{address}': no Ray answers at this address .* correct the address"
         ),
         session(SessionConfig(address=address)),
     ):
@@ -165,15 +165,15 @@ def test_an_unreachable_address_fails_at_once(address: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_a_port_that_is_not_ray_fails_within_seconds(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_without_ray_fails_within_seconds(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "PROBE_TIMEOUT_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"{scheme}127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ValueError, match="no Ray answers there"), session(SessionConfig(address=address)):
+        with pytest.raises(ValueError, match="no Ray answers at this address"), session(SessionConfig(address=address)):
             pytest.fail("the session opened")
 
 
-def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(services, "find_gcs_addresses", frozenset)
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _folder: None)
     with (
@@ -183,16 +183,16 @@ def test_auto_without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("the session opened")
 
 
-def test_the_address_of_a_dashboard_is_told_from_that_of_a_cluster() -> None:
+def test_the_address_of_a_dashboard_is_refused() -> None:
     with (
-        pytest.raises(ValueError, match=r"is a dashboard's: .*ray job submit --address http://head:8265"),
+        pytest.raises(ValueError, match=r"is the address of a dashboard: .*ray job submit --address http://head:8265"),
         session(SessionConfig(address="http://head:8265")),
     ):
         pytest.fail("the session opened")
 
 
 @pytest.mark.parametrize("name", ["num_cpus", "object_store_gib"])
-def test_sizes_are_positive(name: str) -> None:
+def test_sizes_must_be_positive(name: str) -> None:
     with pytest.raises(ValueError, match=rf"session\.{name} = 0: must be positive"):
         SessionConfig(**{name: 0})  # type: ignore[arg-type]
 
@@ -207,17 +207,17 @@ try:
         import ray
 
         @ray.remote
-        def look():
+        def report():
             import pipeline
             return pipeline.__file__, os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("AWS_SECRET_ACCESS_KEY")
 
-        print(json.dumps([ray.cluster_resources()["CPU"], *ray.get(look.remote())]))
+        print(json.dumps([ray.cluster_resources()["CPU"], *ray.get(report.remote())]))
 except ValueError as error:
     print("refused:", error)
 """
 
 
-def test_a_session_on_a_cluster_brings_its_code_and_the_endpoint(head: RayHead, tmp_path: Path) -> None:
+def test_a_session_on_a_cluster_sends_code_and_storage_endpoint(head: RayHead, tmp_path: Path) -> None:
     done = run_python(
         CONNECT,
         tmp_path,
@@ -243,21 +243,21 @@ def test_a_session_on_a_cluster_brings_its_code_and_the_endpoint(head: RayHead, 
         ({"RAY_AUTH_TOKEN": "another-token-0123456789"}, "is refused"),
     ],
 )
-def test_a_missing_or_wrong_token_is_told_at_once(
+def test_a_missing_or_wrong_token_is_reported_within_seconds(
     head: RayHead, tmp_path: Path, variables: dict[str, str], state_of_token: str
 ) -> None:
     started = time.monotonic()
     done = run_python(CONNECT, tmp_path, RAY_ADDRESS=head.address, **variables)
-    assert done.stdout.startswith(f"refused: session.address = '{head.address}': the cluster demands its token")
+    assert done.stdout.startswith(f"refused: session.address = '{head.address}': the cluster requires a token")
     assert state_of_token in done.stdout
     assert "~/.ray/auth_token" in done.stdout
-    assert time.monotonic() - started < 19, "Ray itself takes 20 seconds"
+    assert time.monotonic() - started < 19, "Ray itself would take 20 seconds"
 
 
-# What travels to a cluster
+# The runtime environment of workers
 
 
-def test_credentials_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_are_not_sent_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
     environment = session_module._runtime_environment()
     assert environment["env_vars"]["AWS_ENDPOINT_URL"] == "http://store:9000"
@@ -265,9 +265,9 @@ def test_credentials_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {Path(module).name for module in environment["py_modules"]} == {"cluster", "jobs", "pipeline"}
 
 
-def test_a_submitted_job_keeps_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submitted_job_keeps_its_runtime_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     submitted = {"runtime_env": {"working_dir": "gcs://package.zip", "env_vars": {"WANDB_MODE": "online"}}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(submitted))
     environment = session_module._runtime_environment()
     assert "py_modules" not in environment
-    assert "WANDB_MODE" not in environment["env_vars"], "Ray refuses a variable that is set twice"
+    assert "WANDB_MODE" not in environment["env_vars"], "Ray refuses variables that are set twice"

@@ -18,7 +18,7 @@ SCHEMA = pa.schema([("value", pa.int64()), ("text", pa.string()), ("reason", pa.
 
 
 def rows_of(part: int) -> pa.Table | None:
-    """Part 0 is nothing at all, part 1 has no rows, part n has n rows."""
+    """Part 0 is None, part 1 is a table without rows, and any other part n has n rows."""
     if part == 0:
         return None
     values = range(part * 100, part * 100 + part) if part > 1 else range(0)
@@ -26,7 +26,7 @@ def rows_of(part: int) -> pa.Table | None:
 
 
 def note(folder: Path, name: str) -> None:
-    """Tell the test, from whatever process, that something ran."""
+    """Record an event in a folder, so that the test sees events of any process."""
     (folder / f"{name}-{random.SystemRandom().getrandbits(64)}").touch()
 
 
@@ -50,7 +50,7 @@ def notes(tmp_path: Path) -> Path:
     return tmp_path / "notes"
 
 
-def test_a_shared_value_is_there_in_tasks_and_actors(run: Run) -> None:
+def test_a_shared_value_is_available_in_tasks_and_actors(run: Run) -> None:
     offsets = shared(np.arange(1_000))
 
     def add(table: pa.Table) -> pa.Table:
@@ -60,7 +60,7 @@ def test_a_shared_value_is_there_in_tasks_and_actors(run: Run) -> None:
     assert output.part(3) == add(add(rows_of(3)))
 
 
-def test_rows_go_through_the_pools_into_buckets(run: Run, notes: Path) -> None:
+def test_pools_finish_and_bucketing_process_all_rows(run: Run, notes: Path) -> None:
     def make(name: str, change: Callable[[pa.Table], pa.Table]) -> Factory:
         def factory() -> Callable[[pa.Table], pa.Table]:
             note(notes, f"{name} made")
@@ -90,20 +90,20 @@ def test_rows_go_through_the_pools_into_buckets(run: Run, notes: Path) -> None:
         row_groups=RowGroups(max_rows=2),
     )
     sizes = [part.num_rows for part in output.parts]
-    assert sizes == [0, 0, 2, 3, 4, 5, 6], "whole parts, whatever Ray Data does with blocks"
+    assert sizes == [0, 0, 2, 3, 4, 5, 6], "parts stay whole"
     assert output.reasons() == {"too large": 5 + 6}
     found = [row for bucket in range(3) for row in (output.bucket(bucket) or pa.table({})).to_pylist()]
     expected = [(v, n) for n in (2, 3, 4) for v in range(n * 100, n * 100 + n)]
     expected.sort(key=lambda pair: (pair[0] % 3, pair[0]))
     assert [(row["value"] // 2, row["part_size"]) for row in found] == expected
     assert [row["text"] for row in found] == [f"row {value}" for value, _ in expected]
-    assert noted(notes) == {"first made": 1, "second made": 1}, "an actor's function is made once"
+    assert noted(notes) == {"first made": 1, "second made": 1}, "an actor creates its function once"
     (line,) = stages.funnel()
     assert line.pop("seconds") > 0
     assert line == {"stage": "made", "kept": 9, "dropped": {"too large": 11}}
 
 
-def test_a_rerun_does_only_what_is_missing(run: Run, notes: Path) -> None:
+def test_a_rerun_does_only_missing_parts(run: Run, notes: Path) -> None:
     def read(part: int) -> pa.Table | None:
         note(notes, f"part {part}")
         return rows_of(part)
@@ -119,13 +119,14 @@ def test_a_rerun_does_only_what_is_missing(run: Run, notes: Path) -> None:
     assert noted(notes) == {"part 0": 1, "part 1": 2, "part 2": 1, "part 3": 2, "part 4": 1}
     assert {uri: storage.read_bytes(uri) for uri in storage.list_files(stage.uri)} == files
     seconds = again.funnel()[0]["seconds"]
-    assert seconds > 0.999 * sum(event["seconds"] for event in again.events.read()) > 0, "over both runs"
+    ended = [event for event in again.events.read() if event["event"] == "stage"]
+    assert seconds > 0.999 * sum(event["seconds"] for event in ended) > 0, "over both runs"
     assert Stages(run)("made", 5, read) == first
-    assert sum(noted(notes).values()) == 7, "what is complete is not touched"
-    assert len(again.events.read()) == 2
+    assert sum(noted(notes).values()) == 7, "complete parts are not read again"
+    assert [event["event"] for event in again.events.read()] == ["stage_started", "stage"] * 2
 
 
-def test_stages_read_the_buckets_of_those_before_them(run: Run, tmp_path: Path) -> None:
+def test_a_stage_reads_the_buckets_of_an_earlier_stage(run: Run, tmp_path: Path) -> None:
     stages = Stages(run)
     first = stages(
         "first", 6, rows_of, bucketing=lambda table: (table["value"].to_numpy() % 4).astype(np.int32), num_buckets=4
@@ -140,19 +141,19 @@ def test_stages_read_the_buckets_of_those_before_them(run: Run, tmp_path: Path) 
     assert [line["stage"] for line in stages.funnel()] == ["first", "second"]
 
 
-def test_nothing_but_empty_parts(run: Run) -> None:
+def test_a_stage_of_only_empty_parts(run: Run) -> None:
     output = Stages(run)("empty", 2, rows_of, pools=[pool_of(lambda table: table)], num_buckets=2)
     assert [part.file for part in output.parts] == [None, None]
     assert output.table(SCHEMA) == SCHEMA.empty_table()
 
 
-def test_a_pool_that_loses_rows_is_caught(run: Run) -> None:
+def test_a_pool_that_loses_rows_fails(run: Run) -> None:
     with pytest.raises(AssertionError, match="3 rows in, 2 out"):
         Stages(run)("made", 4, lambda part: rows_of(3) if part == 3 else None, pools=[pool_of(lambda t: t.slice(1))])
     assert 3 not in run.stage("made", 4).complete()
 
 
-def test_an_error_is_the_users_own_and_what_was_done_stays_done(run: Run) -> None:
+def test_errors_keep_their_type_and_complete_parts_are_kept(run: Run) -> None:
     def read(part: int) -> pa.Table | None:
         if part == 4:
             raise ValueError("input=x.warc.gz: broken")
@@ -164,8 +165,8 @@ def test_an_error_is_the_users_own_and_what_was_done_stays_done(run: Run) -> Non
     assert Stages(run)("made", 5, rows_of).num_kept == 2 + 3 + 4
 
 
-def test_large_parts_stay_whole_and_small_ones_apart(run: Run) -> None:
-    """Ray Data would like to cut blocks of 128 MiB and to merge small ones."""
+def test_large_parts_are_not_split_and_small_parts_are_not_merged(run: Run) -> None:
+    """By default Ray Data splits blocks at 128 MiB and merges small ones."""
 
     def read(part: int) -> pa.Table:
         images = [bytes([part]) * (40 * 2**20)] * 4 if part == 0 else [b"small"]

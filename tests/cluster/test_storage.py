@@ -16,39 +16,39 @@ from tests.s3_faults import Fault, FaultyS3
 
 @pytest.fixture(params=["local", "file", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder that is not there yet, on each kind of storage; its name needs quoting."""
+    """A folder that does not exist yet, on each kind of storage. Its name needs quoting."""
     if request.param == "s3":
         bucket: str = request.getfixturevalue("s3")
         return f"{bucket}/{tmp_path.name}/a folder"
-    place = tmp_path / "a folder"
-    return str(place) if request.param == "local" else place.as_uri()
+    path = tmp_path / "a folder"
+    return str(path) if request.param == "local" else path.as_uri()
 
 
-def test_what_is_written_is_read(folder: str) -> None:
-    place = storage.join(folder, "deep", "data.bin")
+def test_written_data_is_read_back(folder: str) -> None:
+    uri = storage.join(folder, "deep", "data.bin")
     data = os.urandom(3_000_000)
-    assert not storage.exists(place)
-    storage.write_bytes(place, data)
-    assert storage.exists(place)
+    assert not storage.exists(uri)
+    storage.write_bytes(uri, data)
+    assert storage.exists(uri)
     assert storage.exists(folder)
-    assert storage.read_bytes(place) == data
+    assert storage.read_bytes(uri) == data
 
 
 @pytest.mark.parametrize("data", [b"", b"second"])
-def test_a_write_replaces(folder: str, data: bytes) -> None:
-    place = storage.join(folder, "data.bin")
-    storage.write_bytes(place, b"the first")
-    storage.write_bytes(place, data)
-    assert storage.read_bytes(place) == data
-    assert len(storage.list_files(folder)) == 1, "no temporary file stays"
+def test_a_write_replaces_a_file(folder: str, data: bytes) -> None:
+    uri = storage.join(folder, "data.bin")
+    storage.write_bytes(uri, b"the first")
+    storage.write_bytes(uri, data)
+    assert storage.read_bytes(uri) == data
+    assert len(storage.list_files(folder)) == 1, "no temporary file is left"
 
 
-def test_reading_what_is_not_there(folder: str) -> None:
+def test_reading_a_missing_file(folder: str) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing\.bin"):
         storage.read_bytes(storage.join(folder, "missing.bin"))
 
 
-def test_list_is_sorted_recursive_and_readable(folder: str) -> None:
+def test_list_files_is_sorted_and_recursive(folder: str) -> None:
     for name in ("b/2.parquet", "a.parquet", "b/1.parquet", "c.json", ".hidden.parquet", ".trash/x.parquet"):
         storage.write_bytes(storage.join(folder, name), name.encode())
     found = storage.list_files(folder, suffixes=(".parquet",))
@@ -59,12 +59,12 @@ def test_list_is_sorted_recursive_and_readable(folder: str) -> None:
     assert storage.list_files(found[0]) == [found[0]], "a file lists itself"
 
 
-def test_a_hidden_folder_above_hides_nothing(tmp_path: Path) -> None:
+def test_hidden_parent_folders_are_ignored(tmp_path: Path) -> None:
     storage.write_bytes(str(tmp_path / ".cache" / "runs" / "a.txt"), b"")
     assert storage.list_files(str(tmp_path / ".cache" / "runs")) == [str(tmp_path / ".cache" / "runs" / "a.txt")]
 
 
-def test_list_of_nothing(folder: str) -> None:
+def test_listing_without_matching_files_is_an_error(folder: str) -> None:
     with pytest.raises(FileNotFoundError, match="nothing at"):
         storage.list_files(folder)
     storage.write_bytes(storage.join(folder, "readme.txt"), b"")
@@ -72,56 +72,56 @@ def test_list_of_nothing(folder: str) -> None:
         storage.list_files(folder, suffixes=(".parquet", ".csv"))
 
 
-def test_delete_takes_a_file_or_a_folder(folder: str) -> None:
-    for name in ("keep", "gone", "sub/1", "sub/2", "subtle"):
+def test_delete_removes_a_file_or_a_folder(folder: str) -> None:
+    for name in ("keep", "delete", "sub/1", "sub/2", "subtle"):
         storage.write_bytes(storage.join(folder, name), b"")
-    storage.delete(storage.join(folder, "gone"))
+    storage.delete(storage.join(folder, "delete"))
     storage.delete(storage.join(folder, "sub"))
-    storage.delete(storage.join(folder, "never was"))
+    storage.delete(storage.join(folder, "missing"))
     assert [uri.rsplit("/", 1)[1] for uri in storage.list_files(folder)] == ["keep", "subtle"]
 
 
-def test_put_if_absent_keeps_the_first(folder: str) -> None:
-    place = storage.join(folder, "snapshots", "v1.json")
-    assert storage.put_if_absent(place, b"first")
-    assert not storage.put_if_absent(place, b"second")
-    assert storage.read_bytes(place) == b"first"
-    assert storage.put_if_absent(place, b"first"), "our own data is there"
+def test_put_if_absent_keeps_the_first_write(folder: str) -> None:
+    uri = storage.join(folder, "snapshots", "v1.json")
+    assert storage.put_if_absent(uri, b"first")
+    assert not storage.put_if_absent(uri, b"second")
+    assert storage.read_bytes(uri) == b"first"
+    assert storage.put_if_absent(uri, b"first"), "the same data counts as written"
 
 
 def test_one_of_many_racing_writers_wins(folder: str) -> None:
     num_writers = 16
     for attempt in range(3):
-        place = storage.join(folder, f"race-{attempt}.json")
+        uri = storage.join(folder, f"race-{attempt}.json")
         barrier = threading.Barrier(num_writers)
 
-        def put(writer: int, place: str = place, barrier: threading.Barrier = barrier) -> bool:
+        def put(writer: int, uri: str = uri, barrier: threading.Barrier = barrier) -> bool:
             barrier.wait()
-            return storage.put_if_absent(place, f"writer {writer}".encode() * 1000)
+            return storage.put_if_absent(uri, f"writer {writer}".encode() * 1000)
 
         with concurrent.futures.ThreadPoolExecutor(num_writers) as threads:
             won = list(threads.map(put, range(num_writers)))
         assert won.count(True) == 1
-        assert storage.read_bytes(place) == f"writer {won.index(True)}".encode() * 1000
-    assert len(storage.list_files(folder)) == 3, "the losers leave nothing"
+        assert storage.read_bytes(uri) == f"writer {won.index(True)}".encode() * 1000
+    assert len(storage.list_files(folder)) == 3, "the losers leave no files"
 
 
-def test_local_readers_never_see_a_part(tmp_path: Path) -> None:
-    place = str(tmp_path / "data.bin")
+def test_local_readers_never_see_partial_content(tmp_path: Path) -> None:
+    uri = str(tmp_path / "data.bin")
     contents = {bytes([value]) * 1_000_000 for value in range(2)}
-    storage.write_bytes(place, next(iter(contents)))
+    storage.write_bytes(uri, next(iter(contents)))
     done = threading.Event()
 
     def write() -> None:
         for data in [*contents] * 10:
-            storage.write_bytes(place, data)
+            storage.write_bytes(uri, data)
         done.set()
 
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         writing = threads.submit(write)
         num_reads = 0
         while not done.is_set():
-            assert storage.read_bytes(place) in contents
+            assert storage.read_bytes(uri) in contents
             num_reads += 1
         writing.result()
     assert num_reads > 1
@@ -136,20 +136,20 @@ def test_local_readers_never_see_a_part(tmp_path: Path) -> None:
         [Fault.RESET, Fault.CONFLICT, Fault.LOST_ANSWER],
     ],
 )
-def test_a_put_that_got_through_is_known_as_ours(
+def test_put_if_absent_survives_a_lost_response(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
 ) -> None:
-    place = f"{s3}/{tmp_path.name}/v1.json"
+    uri = f"{s3}/{tmp_path.name}/v1.json"
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", faults) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        assert storage.put_if_absent(place, b"commit 1")
+        assert storage.put_if_absent(uri, b"commit 1")
         assert faulty.num_requests == len(faults) + 1
-        assert not storage.put_if_absent(place, b"commit 2")
+        assert not storage.put_if_absent(uri, b"commit 2")
     monkeypatch.undo()
-    assert storage.read_bytes(place) == b"commit 1"
+    assert storage.read_bytes(uri) == b"commit 1"
 
 
-def test_a_conflict_that_never_ends_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_conflicts_are_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_storage, "_DELAY_SECONDS", 0.001)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", [Fault.CONFLICT] * 100) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
@@ -159,26 +159,24 @@ def test_a_conflict_that_never_ends_is_an_error(s3: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("fault", [Fault.DROPPED_BYTES, Fault.STALLED])
-def test_a_body_that_breaks_off_is_read_on(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
-) -> None:
-    place, data = f"{s3}/{tmp_path.name}.bin", os.urandom(10_000)
-    storage.write_bytes(place, data)
-    monkeypatch.setattr(s3_storage, "SILENCE_SECONDS", 0.5)
+def test_a_truncated_body_is_resumed(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    uri, data = f"{s3}/{tmp_path.name}.bin", os.urandom(10_000)
+    storage.write_bytes(uri, data)
+    monkeypatch.setattr(s3_storage, "READ_TIMEOUT_SECONDS", 0.5)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", [fault, Fault.NONE] * 2) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        assert storage.read_bytes(place) == data
-        assert b"".join(storage.read_chunks(place)) == data
+        assert storage.read_bytes(uri) == data
+        assert b"".join(storage.read_chunks(uri)) == data
 
 
-def test_a_body_that_never_ends_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = f"{s3}/short.bin"
-    storage.write_bytes(place, b"0123456789" * 1000)
+def test_a_body_that_never_completes_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{s3}/short.bin"
+    storage.write_bytes(uri, b"0123456789" * 1000)
     monkeypatch.setattr(s3_storage, "_DELAY_SECONDS", 0.001)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", [Fault.DROPPED_BYTES] * 100) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
         with pytest.raises(OSError, match="read 9999 of 10000 bytes"):
-            storage.read_bytes(place)
+            storage.read_bytes(uri)
 
 
 @pytest.mark.parametrize(
@@ -189,21 +187,21 @@ def test_a_body_that_never_ends_is_an_error(s3: str, monkeypatch: pytest.MonkeyP
         [Fault.NONE] * 4 + [Fault.LOST_ANSWER],
     ],
 )
-def test_large_objects_go_up_in_parts(
+def test_large_objects_are_uploaded_in_parts(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
 ) -> None:
-    place, data = f"{s3}/{tmp_path.name}/large.bin", os.urandom(11 * 2**20)
-    monkeypatch.setattr(s3_storage, "PART_BYTES", 5 * 2**20)  # the least that S3 allows
+    uri, data = f"{s3}/{tmp_path.name}/large.bin", os.urandom(11 * 2**20)
+    monkeypatch.setattr(s3_storage, "PART_BYTES", 5 * 2**20)  # the minimum of S3
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, faults) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        storage.write_bytes(place, memoryview(data))
-        assert faulty.num_requests >= 6, "begin, three parts, end, look"
+        storage.write_bytes(uri, memoryview(data))
+        assert faulty.num_requests >= 6, "create, three parts, complete, head"
     monkeypatch.undo()
-    assert storage.read_bytes(place) == data
+    assert storage.read_bytes(uri) == data
     assert s3_storage.unfinished_uploads(s3) == []
 
 
-def test_an_upload_that_fails_leaves_nothing(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_upload_leaves_nothing(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_storage, "PART_BYTES", 5 * 2**20)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", [Fault.CONFLICT] * 9) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
@@ -214,7 +212,7 @@ def test_an_upload_that_fails_leaves_nothing(s3: str, tmp_path: Path, monkeypatc
     assert s3_storage.unfinished_uploads(s3) == []
 
 
-def test_entries_tell_of_every_file(folder: str) -> None:
+def test_entries_lists_every_file(folder: str) -> None:
     assert storage.entries(folder) == []
     for name in ("b/2.parquet", "a.parquet", ".hidden.tmp"):
         storage.write_bytes(storage.join(folder, name), name.encode())
@@ -224,20 +222,20 @@ def test_entries_tell_of_every_file(folder: str) -> None:
     assert all(abs(entry.modified - time.time()) < 60 for entry in found)
 
 
-def test_a_short_upload_is_noticed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Forgetful:
+def test_a_short_upload_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class TruncatingClient:
         def put_object(self, **_: object) -> None:
             pass
 
         def head_object(self, **_: object) -> dict[str, int]:
             return {"ContentLength": 3}
 
-    monkeypatch.setattr(s3_storage, "_client", lambda _endpoint: Forgetful())
-    with pytest.raises(OSError, match="3 bytes stored of 5 written"):
+    monkeypatch.setattr(s3_storage, "_client", lambda _endpoint: TruncatingClient())
+    with pytest.raises(OSError, match="the server stored 3 of 5 bytes"):
         storage.write_bytes(f"{s3}/short.bin", b"12345")
 
 
-def test_a_writable_folder_stays_as_it_was(folder: str) -> None:
+def test_ensure_writable_leaves_no_files(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "data"), b"")
     before = storage.list_files(folder.rsplit("/", 1)[0])
     storage.ensure_writable(folder, "output")
@@ -255,20 +253,20 @@ def test_a_writable_folder_stays_as_it_was(folder: str) -> None:
         ("s3:///runs", "no bucket"),
     ],
 )
-def test_an_unwritable_folder_is_refused_with_its_option(uri: str, reason: str) -> None:
+def test_an_unwritable_folder_is_refused_naming_its_option(uri: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"output: cannot write to '{uri}'.*{reason}"):
         storage.ensure_writable(uri, "output")
 
 
-def test_filesystem_opens_what_storage_writes(folder: str) -> None:
-    place = storage.join(folder, "data.bin")
-    storage.write_bytes(place, b"content")
-    files, path = storage.filesystem(place)
+def test_filesystem_opens_written_files(folder: str) -> None:
+    uri = storage.join(folder, "data.bin")
+    storage.write_bytes(uri, b"content")
+    files, path = storage.filesystem(uri)
     assert files.open_input_file(path).read() == b"content"
     assert isinstance(files, pyarrow.fs.S3FileSystem) == storage.is_s3(folder)
 
 
-def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_makes_local_paths_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("runs/demo") == str(tmp_path / "runs" / "demo")
     assert storage.absolute("file:///a%20b/c") == "/a b/c"
@@ -291,8 +289,8 @@ def test_join(uri: str, parts: tuple[str, ...], joined: str) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [3_000, 300_000])
-def test_a_new_file_that_the_disk_takes_a_part_of_is_none(tmp_path: Path, num_bytes: int) -> None:
-    """Up to the limit such a write succeeds, and only the bytes that are left over fail."""
+def test_a_new_file_that_is_written_partially_leaves_nothing(tmp_path: Path, num_bytes: int) -> None:
+    """The write succeeds up to the limit, and fails for the remaining bytes."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     file = storage.NewFile(str(tmp_path))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))

@@ -12,7 +12,7 @@ from cluster.telemetry import Counter, Events, Progress, duration
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """A clock that the test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -26,7 +26,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "clip"]
 
 
-def test_progress_tells_rate_and_time_left_every_few_seconds(
+def test_progress_logs_rate_and_time_left_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "clip")
@@ -56,7 +56,7 @@ def test_progress_of_unknown_length_has_no_time_left(
     assert lines(caplog) == ["extract: 3 pages, 1.5 pages/s, in 2.0 s"]
 
 
-def test_progress_says_where_it_stopped(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_logs_where_it_stopped(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "clip")
     clock = Clock(monkeypatch)
 
@@ -71,7 +71,7 @@ def test_progress_says_where_it_stopped(monkeypatch: pytest.MonkeyPatch, caplog:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0, "0.0 s"),
         (9.94, "9.9 s"),
@@ -83,26 +83,26 @@ def test_progress_says_where_it_stopped(monkeypatch: pytest.MonkeyPatch, caplog:
         (187200, "2 d 4 h"),
     ],
 )
-def test_duration(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
-@pytest.mark.parametrize("place", ["local", "s3"])
-def test_events_are_appended(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    uri = f"{request.getfixturevalue('s3') if place == 's3' else tmp_path}/run/events.jsonl"
+@pytest.mark.parametrize("storage_kind", ["local", "s3"])
+def test_events_are_appended(storage_kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    uri = f"{request.getfixturevalue('s3') if storage_kind == 's3' else tmp_path}/run/events.jsonl"
     assert Events(uri).read() == []
     Events(uri).append("stage_began", stage="fetch", num_parts=4)
     Events(uri).append("stage_ended", stage="fetch", reasons={"größe": 3})
     began, ended = Events(uri).read()
-    last = ended.pop("time")
-    assert began.pop("time") <= last
+    end_time = ended.pop("time")
+    assert began.pop("time") <= end_time
     assert began == {"event": "stage_began", "stage": "fetch", "num_parts": 4}
     assert ended == {"event": "stage_ended", "stage": "fetch", "reasons": {"größe": 3}}
-    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(last)
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(end_time)
     assert datetime.timedelta(0) <= age < datetime.timedelta(minutes=1)
 
 
-def test_an_event_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_an_event_that_json_cannot_represent_is_refused(tmp_path: Path) -> None:
     events = Events(str(tmp_path / "events.jsonl"))
     with pytest.raises(TypeError):
         events.append("odd", value=object())
@@ -118,7 +118,7 @@ def test_a_counter_outside_ray_counts_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_prometheus_reads_the_counts_of_tasks() -> None:
+def test_prometheus_reads_counters_of_tasks() -> None:
     counter = Counter("clip_test_images", "images of this test", ("outcome",))
 
     @ray.remote

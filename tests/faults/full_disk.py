@@ -1,4 +1,7 @@
-"""Run on a small disk of its own (test_snapshots.py): fill it, see what a command says, free it, give it again."""
+"""Fill a small disk, run a command, check its error message, free the disk, and run the command again.
+
+Run by test_snapshots.py on a separate small file system.
+"""
 
 import contextlib
 import io
@@ -15,7 +18,7 @@ from tests.pipeline.data.datasets import make, pair_id, readable
 
 
 def visible(folder: Path) -> dict[str, bytes]:
-    """All files but hidden ones, and there must be none of these."""
+    """The content of all files by path. Fails if there are hidden files."""
     files = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert not [name for name in files if Path(name).name.startswith(".")], "leftovers"
     return files
@@ -26,20 +29,20 @@ def run(folder: Path) -> None:
     make(uri, range(2000))
     ids = folder / "ids.txt"
     ids.write_text(pair_id(1))
-    words = ["tombstone", uri, f"--pairs={ids}"]
-    launch(SnapshotJob, main, arguments(words))
+    command = ["tombstone", uri, f"--pairs={ids}"]
+    launch(SnapshotJob, main, arguments(command))
     before = visible(folder / "set")
 
     filler = folder / "filler"
     free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-    filler.write_bytes(bytes(free - 40_000))  # room for a record, but not for a shard
+    filler.write_bytes(bytes(free - 40_000))  # leaves space for a record, but not for a shard
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), pytest.raises(SystemExit, match="2"):
         launch(SnapshotJob, main, arguments(["tombstone", uri, "--compact=true"]))
     line = errors.getvalue().strip().splitlines()[-1]
     assert line.startswith(f"error: '{uri}/data/compacted/"), line
     assert "No space left on device" in line, line
-    assert "Free some" in line, line
+    assert "Free disk space" in line, line
     assert visible(folder / "set") == before
     assert versions(uri) == ["v00000001"]
 
@@ -48,7 +51,7 @@ def run(folder: Path) -> None:
     assert versions(uri) == ["v00000001", "v00000002"]
     assert readable(Snapshot.open(uri)) == [0, *range(2, 2000)]
     assert Snapshot.open(uri).verify() == []
-    print("the same command has finished")
+    print("the second attempt succeeded")
 
 
 if __name__ == "__main__":

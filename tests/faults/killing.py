@@ -1,4 +1,4 @@
-"""Processes that are killed at a step of their work: before the n-th touch of a file, or at the n-th request to S3."""
+"""Run work in processes that are killed before their n-th file access, or at their n-th PUT to S3."""
 
 import multiprocessing
 import os
@@ -10,20 +10,27 @@ from typing import Any
 
 from tests.s3_faults import Fault, FaultyS3
 
-_STEPS = {"open", "os.link", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.scandir"}
+_FILE_EVENTS = {"open", "os.link", "os.listdir", "os.mkdir", "os.remove", "os.rename", "os.scandir"}
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["pandas", "tests.faults.test_snapshots"])  # pyarrow imports pandas
 
 
 def killed_at_file(step: int, folder: str, work: Callable[..., Any], *arguments: Any) -> bool:
-    """Do the work in a process that is killed before its `step`-th touch of a file in the folder; whether it was."""
-    return _killed(_PROCESSES.Process(target=_until_file, args=(step, folder, work, *arguments)))
+    """Run the work in a process that is killed before its `step`-th file access in a folder; whether it was killed."""
+    return _killed(_PROCESSES.Process(target=_until_file_access, args=(step, folder, work, *arguments)))
 
 
 def killed_at_put(step: int, arrives: bool, work: Callable[..., Any], *arguments: Any) -> bool:
-    """Do the work in a process that is killed at its `step`-th PUT, which the server still gets or does not."""
+    """Run the work in a process that is killed at its `step`-th PUT; whether it was killed.
+
+    Args:
+        step: number of the PUT, from 1.
+        arrives: whether the server still receives this PUT.
+        work: a picklable function.
+        arguments: its arguments.
+    """
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", _fault_at(step, arrives, lambda: process)) as proxy:
-        process = _PROCESSES.Process(target=_through, args=(proxy.endpoint, work, *arguments))
+        process = _PROCESSES.Process(target=_through_proxy, args=(proxy.endpoint, work, *arguments))
         return _killed(process)
 
 
@@ -34,22 +41,22 @@ def _killed(process: Any) -> bool:
     return bool(process.exitcode)
 
 
-def _until_file(step: int, folder: str, work: Callable[..., Any], *arguments: Any) -> None:
-    left, lock = step, threading.Lock()
+def _until_file_access(step: int, folder: str, work: Callable[..., Any], *arguments: Any) -> None:
+    remaining, lock = step, threading.Lock()
 
     def hook(event: str, values: tuple[Any, ...]) -> None:
-        nonlocal left
-        if event in _STEPS and values and folder in str(values[0]):
+        nonlocal remaining
+        if event in _FILE_EVENTS and values and folder in str(values[0]):
             with lock:
-                left -= 1
-                if left == 0:
+                remaining -= 1
+                if remaining == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
     work(*arguments)
 
 
-def _through(endpoint: str, work: Callable[..., Any], *arguments: Any) -> None:
+def _through_proxy(endpoint: str, work: Callable[..., Any], *arguments: Any) -> None:
     os.environ["AWS_ENDPOINT_URL"] = endpoint
     work(*arguments)
 

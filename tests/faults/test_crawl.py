@@ -1,6 +1,6 @@
-"""A crawl whose crawlers, decoders and driver are killed at random: it ends as if nothing had been, and was polite.
+"""Kill crawlers, decoders and the driver of a crawl at random: the result is the same, and the crawl stays polite.
 
-One web, one disturbed crawl; what the server saw is read from its log.
+All tests use one web and one disturbed crawl. The log of the server shows the requests that it received.
 """
 
 import os
@@ -24,11 +24,11 @@ from pipeline.reasons import Reason
 from tests.crawls import CRAWLERS, DECODERS, Crawl, Driver, crawl_of, processes
 from tests.web import Answer, Web, picture, web
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.faults, pytest.mark.cluster, pytest.mark.timeout(240)]
 
 SEED = 4
 KILLS = ("crawler", "driver", "decoder", "crawler", "driver")
-"""What is killed, each after a random number of requests."""
+"""The processes to kill, in order, each after a random number of requests."""
 TITLES = {"crawler": CRAWLERS, "decoder": DECODERS}
 NUM_CRAWLERS, NUM_PARTS = 2, 12
 INTERVAL_SECONDS, CRAWL_DELAY_SECONDS, HOSTS_PER_DOMAIN, MAX_IN_FLIGHT = 0.12, 0.5, 2, 2
@@ -61,23 +61,23 @@ URLS = [
     for host in hosts
     for number in range(count)
 ]
-"""28 domains of a host or two, one of many hosts, a slow and a closed one."""
+"""28 domains with one or two hosts each, one domain with many hosts, a slow domain, and one with forbidden paths."""
 
 
 def answers() -> dict[str, Answer]:
-    """How the web answers; some images take their time."""
+    """The answers of the web by URL. Some images have a delay."""
     pictures = [picture(seed, 64) for seed in range(40)]
-    found: dict[str, Answer] = {
+    by_url: dict[str, Answer] = {
         url: (pictures[number % 40], Route(delay_seconds=0.3 if number % 6 == 0 else 0.02))
         for number, url in enumerate(URLS)
     }
     for n in range(6):
-        found[f"http://img.d{n}.example/0.jpg"] = Route(status=404)
-        found[f"http://img.d{n}.example/1.jpg"] = pictures[n][:700]
-        there = f"http://img.d{n + 7}.example/moved/{n}.jpg"
-        found[f"http://img.d{n}.example/2.jpg"] = Route(status=302, headers={"Location": there})
-        found[there] = pictures[-n]
-    return found
+        by_url[f"http://img.d{n}.example/0.jpg"] = Route(status=404)
+        by_url[f"http://img.d{n}.example/1.jpg"] = pictures[n][:700]
+        target = f"http://img.d{n + 7}.example/moved/{n}.jpg"
+        by_url[f"http://img.d{n}.example/2.jpg"] = Route(status=302, headers={"Location": target})
+        by_url[target] = pictures[-n]
+    return by_url
 
 
 def without_delay(answer: Answer) -> Answer:
@@ -85,23 +85,23 @@ def without_delay(answer: Answer) -> Answer:
 
 
 class Kill(NamedTuple):
-    """What there was at a kill."""
+    """The state of the crawl at a kill."""
 
     complete_parts: list[int]
     num_requests: int
 
 
 class Disturbed(NamedTuple):
-    """What is left of a crawl that went through all of KILLS, and of one that went through none."""
+    """The results of a crawl disturbed by all KILLS, and of an undisturbed crawl."""
 
     rows: dict[str, dict[str, Any]]
     undisturbed: dict[str, dict[str, Any]]
     parts: dict[int, list[str]]
-    """The addresses of each part that has some."""
+    """The URLs of each part that has rows."""
     kills: list[Kill]
     log: list[LogEntry]
     late_seconds: float
-    """So much later than it came the server may have logged a request: it is accepted, handed over and read."""
+    """Upper bound of the delay between the arrival of a request and its entry in the log of the server."""
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +111,18 @@ def disturbed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Dist
     crawl = crawl_of(folder / "disturbed", URLS, *OPTIONS)
     with web(folder / "web", site_answers | ROBOTS) as site, lateness() as late:
         kills, log = survive(crawl, site), site.log
-    alone = crawl_of(folder / "undisturbed", URLS, *OPTIONS)
+    undisturbed = crawl_of(folder / "undisturbed", URLS, *OPTIONS)
     with web(
         folder / "fast", {url: without_delay(answer) for url, answer in site_answers.items()} | PERMISSIONS
     ) as site:
-        alone.run(site, "--fetch.min_interval_seconds=0", "--fetch_pool.size=1")
+        undisturbed.run(site, "--fetch.min_interval_seconds=0", "--fetch_pool.size=1")
     parts = {number: pq.read_table(file)["url"].to_pylist() for number, file in part_files(crawl)}
-    return Disturbed(crawl.rows(), alone.rows(), parts, kills, log, 0.02 + 3 * max(late))
+    return Disturbed(crawl.rows(), undisturbed.rows(), parts, kills, log, 0.02 + 3 * max(late))
 
 
 @contextmanager
 def lateness() -> Iterator[list[float]]:
-    """By how many seconds a thread of this process runs later than it should, over and over again."""
+    """Measure repeatedly how many seconds late a sleeping thread of this process wakes up."""
     late, ended = [0.0], threading.Event()
 
     def measure() -> None:
@@ -145,15 +145,15 @@ def part_files(crawl: Crawl) -> list[tuple[int, Path]]:
 
 
 def survive(crawl: Crawl, site: Web) -> list[Kill]:
-    """Run a crawl to its end, however often it takes, while KILLS happen."""
-    moments, left, kills = random.Random(SEED), list(KILLS), []
-    while left:
+    """Run a crawl to its end while KILLS happen, restarting its driver as often as needed."""
+    generator, remaining, kills = random.Random(SEED), list(KILLS), []
+    while remaining:
         with crawl.driver(site) as driver:
-            for victim in _until_driver(left):
-                wait_for_requests(driver, site, moments.randrange(20, 60))
+            for victim in _through_next_driver(remaining):
+                wait_for_requests(driver, site, generator.randrange(20, 60))
                 kills.append(Kill(complete_parts(crawl), len(site.log)))
                 if victim in TITLES:
-                    os.kill(moments.choice(one_at_least(driver, TITLES[victim])), signal.SIGKILL)
+                    os.kill(generator.choice(wait_for_processes(driver, TITLES[victim])), signal.SIGKILL)
     with crawl.driver(site) as driver:
         assert driver.process.wait(120) == 0, driver.log.read_text()
     return kills
@@ -163,8 +163,8 @@ def complete_parts(crawl: Crawl) -> list[int]:
     return [int(file.name[6:11]) for file in (crawl.folder / "fetched").glob("_part-?????.json")]
 
 
-def _until_driver(kills: list[str]) -> Iterator[str]:
-    """Take the kills up to the driver's, that included, which ends its process."""
+def _through_next_driver(kills: list[str]) -> Iterator[str]:
+    """Remove and yield the kills up to and including the next kill of the driver, which ends its process."""
     while kills:
         victim = kills.pop(0)
         yield victim
@@ -173,20 +173,20 @@ def _until_driver(kills: list[str]) -> Iterator[str]:
 
 
 def wait_for_requests(driver: Driver, site: Web, number: int) -> None:
-    there = len(site.log)
-    driver.wait_until(lambda: len(site.log) >= there + number)
+    before = len(site.log)
+    driver.wait_until(lambda: len(site.log) >= before + number)
 
 
-def one_at_least(driver: Driver, title: str) -> list[int]:
-    """The processes of a kind, as soon as there is one."""
+def wait_for_processes(driver: Driver, title: str) -> list[int]:
+    """Wait until a process with this title runs, and return all of them."""
     driver.wait_until(lambda: processes(title))
     return processes(title)
 
 
 def test_the_rows_are_those_of_an_undisturbed_crawl(disturbed: Disturbed) -> None:
     rows, undisturbed = (
-        {url: (row["reason"], row["jpg"]) for url, row in one.items()}
-        for one in (disturbed.rows, disturbed.undisturbed)
+        {url: (row["reason"], row["jpg"]) for url, row in rows_by_url.items()}
+        for rows_by_url in (disturbed.rows, disturbed.undisturbed)
     )
     assert rows == undisturbed
     counts = Counter(reason for reason, _ in rows.values())
@@ -198,15 +198,15 @@ def test_the_rows_are_those_of_an_undisturbed_crawl(disturbed: Disturbed) -> Non
     }
 
 
-def test_what_was_complete_is_not_asked_for_again(disturbed: Disturbed) -> None:
-    """Only the parts that were in flight at a kill are done over."""
+def test_urls_of_complete_parts_are_not_requested_again(disturbed: Disturbed) -> None:
+    """Only parts that were in progress at a kill are redone."""
     for kill in disturbed.kills:
         done = {url for part in kill.complete_parts for url in disturbed.parts.get(part, ())}
         later = {f"http://{entry.host}{entry.path}" for entry in disturbed.log[kill.num_requests :]}
         assert not done & later
-    assert {*disturbed.kills[-1].complete_parts} & disturbed.parts.keys(), "otherwise all of this says nothing"
-    asked = Counter(f"{entry.host}{entry.path}" for entry in images(disturbed.log))
-    assert max(asked.values()) > 1, "nothing was in flight"
+    assert {*disturbed.kills[-1].complete_parts} & disturbed.parts.keys(), "no part was complete at the last kill"
+    requested = Counter(f"{entry.host}{entry.path}" for entry in images(disturbed.log))
+    assert max(requested.values()) > 1, "no kill interrupted a part"
 
 
 def images(log: Iterable[LogEntry]) -> list[LogEntry]:
@@ -214,21 +214,21 @@ def images(log: Iterable[LogEntry]) -> list[LogEntry]:
 
 
 def by_host(log: Iterable[LogEntry]) -> dict[str, list[LogEntry]]:
-    found = defaultdict(list)
+    entries = defaultdict(list)
     for entry in log:
-        found[entry.host].append(entry)
-    return found
+        entries[entry.host].append(entry)
+    return entries
 
 
 def by_domain(log: Iterable[LogEntry]) -> dict[str, list[LogEntry]]:
-    found = defaultdict(list)
+    entries = defaultdict(list)
     for entry in log:
-        found[registered_domain(f"http://{entry.host}/")].append(entry)
-    return found
+        entries[registered_domain(f"http://{entry.host}/")].append(entry)
+    return entries
 
 
 def assert_apart(log: list[LogEntry], interval_seconds: float, late_seconds: float) -> None:
-    """Of any n + 1 requests, the last comes n intervals after the first, as far as the server can tell."""
+    """Check that n + 1 requests in a row span at least n intervals, up to the delay of the log."""
     times = [entry.time for entry in log]
     for first, start in enumerate(times):
         for last in range(first + 1, len(times)):
@@ -237,33 +237,33 @@ def assert_apart(log: list[LogEntry], interval_seconds: float, late_seconds: flo
 
 
 def most_open(log: list[LogEntry]) -> int:
-    """The most requests that waited for their answer at once."""
-    return max(sum(one.time <= entry.time < one.answered for one in log) for entry in log)
+    """The maximum number of requests that waited for their answer at the same time."""
+    return max(sum(other.time <= entry.time < other.answered for other in log) for entry in log)
 
 
-def test_no_host_is_asked_more_often_than_it_may_be(disturbed: Disturbed) -> None:
+def test_requests_to_hosts_and_domains_keep_the_interval(disturbed: Disturbed) -> None:
     for log in by_host(disturbed.log).values():
         assert_apart(log, INTERVAL_SECONDS, disturbed.late_seconds)
     for log in by_domain(disturbed.log).values():
         assert_apart(log, INTERVAL_SECONDS / HOSTS_PER_DOMAIN, disturbed.late_seconds)
 
 
-def test_no_host_has_more_to_answer_at_once_than_it_may_have(disturbed: Disturbed) -> None:
+def test_concurrent_requests_to_hosts_and_domains_are_limited(disturbed: Disturbed) -> None:
     assert max(most_open(log) for log in by_host(disturbed.log).values()) == MAX_IN_FLIGHT
     assert max(most_open(log) for log in by_domain(disturbed.log).values()) <= MAX_IN_FLIGHT * HOSTS_PER_DOMAIN
 
 
-def test_hosts_are_asked_side_by_side(disturbed: Disturbed) -> None:
+def test_hosts_are_requested_concurrently(disturbed: Disturbed) -> None:
     assert most_open(disturbed.log) > MAX_IN_FLIGHT
 
 
-def test_crawl_delay_is_kept(disturbed: Disturbed) -> None:
+def test_crawl_delay_is_respected(disturbed: Disturbed) -> None:
     log = by_host(disturbed.log)["slow.example"]
     assert len(images(log)) >= 4
     assert_apart(log, CRAWL_DELAY_SECONDS, disturbed.late_seconds)
 
 
-def test_robots_txt_is_read_first_and_kept(disturbed: Disturbed) -> None:
+def test_robots_txt_is_requested_first_and_obeyed(disturbed: Disturbed) -> None:
     for log in by_host(disturbed.log).values():
         assert log[0].path == "/robots.txt"
     assert FORBIDDEN.isdisjoint(f"http://{entry.host}{entry.path}" for entry in disturbed.log)

@@ -1,4 +1,4 @@
-"""Snapshots where something dies or fails: there is always the old version or the new one, whole."""
+"""Interrupt and break changes of a snapshot: the old or the new version is always complete."""
 
 import os
 import shutil
@@ -24,12 +24,14 @@ from tests.faults.killing import killed_at_file, killed_at_put
 from tests.pipeline.data.datasets import add_shard, counts, make, pair_id, pairs, readable
 from tests.s3_faults import Fault, FaultyS3, at_random
 
+pytestmark = pytest.mark.faults
+
 ROOT = Path(__file__).resolve().parents[2]
 OLD, NEW = [0, 2, 3], [2, 3, 4, 5]
 
 
 def prepare(uri: str) -> list[Shard]:
-    """A version, a take-down, and the shards of the version to come, one of whose pairs is taken down already."""
+    """Make a version and a take-down, and return shards for the next version; one of their pairs is taken down."""
     make(uri, range(4))
     take_down(uri, {"pair_id": [pair_id(1)]}, "")
     return [add_shard(uri, range(1, 4)), add_shard(uri, range(4, 6))]
@@ -48,7 +50,7 @@ def sweep(uri: str, _: list[Shard]) -> None:
 
 
 def check_whole(uri: str, after: list[int]) -> None:
-    """Every version can be read, and is one of the two."""
+    """Check that every version is readable and has the expected pairs."""
     for name in versions(uri):
         found = Snapshot.open(uri, name)
         assert readable(found) == (OLD if name == "v00000001" else after)
@@ -56,12 +58,12 @@ def check_whole(uri: str, after: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("work", "after", "stride"), [(commit_new, NEW, 1), (compact_old, OLD, 3)])
-def test_killed_before_any_touch_of_a_file(
+def test_killed_before_each_file_access(
     tmp_path: Path, work: Callable[[str, list[Shard]], None], after: list[int], stride: int
 ) -> None:
     model = tmp_path / "model"
     shards = prepare(str(model))
-    step, seen = 1 - stride, set()
+    step, version_counts = 1 - stride, set()
     killed = True
     while killed:
         step += stride
@@ -69,7 +71,7 @@ def test_killed_before_any_touch_of_a_file(
         shutil.copytree(model, uri)
         killed = killed_at_file(step, uri, work, uri, shards)
         assert versions(uri) in (["v00000001"], ["v00000001", "v00000002"])
-        seen.add(len(versions(uri)))
+        version_counts.add(len(versions(uri)))
         check_whole(uri, after)
         work(uri, shards)
         assert versions(uri) == ["v00000001", "v00000002"], step
@@ -78,7 +80,7 @@ def test_killed_before_any_touch_of_a_file(
         assert not [path for path in Path(uri).rglob("*") if path.name.endswith(".tmp")]
         check_whole(uri, after)
     assert step > 30
-    assert seen == {1, 2}
+    assert version_counts == {1, 2}
 
 
 def test_garbage_collection_killed_at_any_step(tmp_path: Path) -> None:
@@ -100,8 +102,8 @@ def test_garbage_collection_killed_at_any_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("put", "arrives", "num_versions"),
-    # The counts, the manifest, the tombstone, the record: who dies with its put on the way has committed. All of them:
-    # tests/perf/storage/commits.py
+    # The puts are: counts, manifest, tombstones, record. A version is committed if the put of its record arrives, even
+    # if its process is killed then. tests/perf/storage/commits.py tests every put.
     [(3, True, 1), (4, False, 1), (4, True, 2)],
 )
 def test_killed_at_a_put_to_s3(s3: str, tmp_path: Path, put: int, arrives: bool, num_versions: int) -> None:
@@ -115,11 +117,11 @@ def test_killed_at_a_put_to_s3(s3: str, tmp_path: Path, put: int, arrives: bool,
     check_whole(uri, NEW)
 
 
-def test_one_request_in_ten_fails(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """500, 503, resets and bodies that stall: parts are written, read back, committed, verified."""
+def test_one_failing_request_in_ten(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are written, read back, committed and verified despite 500, 503, resets and stalled bodies."""
     uri = f"{s3}/{tmp_path.name}"
-    monkeypatch.setattr(s3_storage, "SILENCE_SECONDS", 0.4)
-    # pyarrow takes 8 s to give up on an answer that stalls, so there are few of these
+    monkeypatch.setattr(s3_storage, "READ_TIMEOUT_SECONDS", 0.4)
+    # pyarrow waits 8 s for a stalled response, so stalls are rare here
     kinds = (Fault.ERROR, Fault.UNAVAILABLE, Fault.STALLED, *(Fault.RESET, Fault.ERROR, Fault.UNAVAILABLE) * 5)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, at_random(0.1, kinds, seed=3)) as faulty:
         monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
@@ -144,14 +146,14 @@ def test_one_request_in_ten_fails(s3: str, tmp_path: Path, monkeypatch: pytest.M
         assert set(faulty.given) == set(kinds), f"{len(faulty.given)} of {faulty.num_requests}"
 
 
-def test_credentials_are_written_nowhere(
+def test_credentials_are_neither_stored_nor_logged(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     uri, secret = f"{s3}/{tmp_path.name}", "a-secret-access-key"
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     monkeypatch.setattr(s3_storage, "_DELAY_SECONDS", 0.001)
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", [Fault.NONE] * 12 + [Fault.CONFLICT] * 10) as faulty:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)  # so that clients are made anew
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)  # a new endpoint makes s3.py create new clients
         commit_new(uri, prepare(uri))
         with pytest.raises(ClientError) as failed:
             make(uri, range(40, 44))
@@ -162,13 +164,13 @@ def test_credentials_are_written_nowhere(
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """A real one: a small tmpfs in a mount namespace of its own."""
+    """Uses a small tmpfs in a separate mount namespace."""
     command = (
         f"mount -t tmpfs -o size=4m tmpfs {tmp_path} && exec {sys.executable} -m tests.faults.full_disk {tmp_path}"
     )
     namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if subprocess.run([*namespace, f"mount -t tmpfs tmpfs {tmp_path}"], capture_output=True).returncode:
-        pytest.skip("this system lets nobody mount a tmpfs")
+        pytest.skip("this system does not allow mounting a tmpfs")
     done = subprocess.run([*namespace, command], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "the same command has finished"
+    assert done.stdout.splitlines()[-1] == "the second attempt succeeded"

@@ -1,7 +1,7 @@
-"""Runs of training that tests disturb, in processes of their own.
+"""Run trainings that tests disturb, in separate processes.
 
-`python -m tests.faults.training FOLDER OUTPUT` trains on the snapshot FOLDER/set; with a third word on a cluster:
-where it is `goes`, the node with the workers goes away; where it is `comes`, another one joins it.
+`python -m tests.faults.training FOLDER OUTPUT [EVENT]` trains on the snapshot FOLDER/set. With an EVENT it trains on a
+cluster: at `goes` the node of the workers is drained, at `comes` a second node joins.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.pipeline.train.pairs import MODEL
 
 NOTICE_SECONDS = 8
 PREEMPTION = 2
-"""DRAIN_NODE_REASON_PREEMPTION of Ray's autoscaler.proto, which comes without types."""
+"""DRAIN_NODE_REASON_PREEMPTION of Ray's autoscaler.proto, which has no type stubs."""
 CONFIG = TrainConfig(
     global_batch_size=16,
     epochs=10,
@@ -54,14 +54,14 @@ CONFIG = TrainConfig(
 
 
 def run_of(snapshot: str, output: str, train: TrainConfig = CONFIG) -> Pretraining:
-    """A run over a snapshot."""
+    """A training run on a snapshot."""
     found = Snapshot.open(snapshot)
     shards = shard_infos(found.shards)
     return Pretraining(output=output, shards=shards, snapshot_id=found.snapshot_id, model=MODEL, train=train)
 
 
 def when_complete(run: Pretraining, num_steps: int, do: Callable[[], None]) -> None:
-    """Do something as soon as a run's checkpoint after so many steps is complete."""
+    """Call `do` in a thread as soon as the checkpoint of a run after `num_steps` steps is complete."""
     manifest = Path(run.output, "checkpoints", f"step-{num_steps:08d}", "manifest.json")
 
     def wait() -> None:
@@ -73,17 +73,17 @@ def when_complete(run: Pretraining, num_steps: int, do: Callable[[], None]) -> N
 
 
 def workers(ancestor: int) -> list[int]:
-    """The training workers among the descendants of a process, by id."""
+    """The ids of the training workers among the descendants of a process."""
     found = []
     for process in descendants(ancestor):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process ended meanwhile
             if b"TrainWorker" in Path(f"/proc/{process}/cmdline").read_bytes():
                 found.append(process)
     return found
 
 
-def train_on_a_node_that_goes(run: Pretraining) -> None:
-    """It goes when there is a checkpoint, after a notice; another one stays."""
+def train_on_a_node_that_leaves(run: Pretraining) -> None:
+    """Train on two nodes. After the first checkpoint, drain the node of the workers with a notice."""
     with cluster_of(4, 4) as cluster:
         gcs = ray._raylet.GcsClient(address=cluster.gcs_address)  # type: ignore[attr-defined]
 
@@ -91,19 +91,19 @@ def train_on_a_node_that_goes(run: Pretraining) -> None:
             groups = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
             (node,) = {node for group in groups for node in group["bundles_to_node_id"].values()}
             deadline_ms = int(1000 * (time.time() + NOTICE_SECONDS))
-            accepted, why = gcs.drain_node(node, PREEMPTION, "spot", deadline_ms)
-            assert accepted, why
+            accepted, message = gcs.drain_node(node, PREEMPTION, "spot", deadline_ms)
+            assert accepted, message
 
         when_complete(run, 10, drain)
         pretrain(run)
 
 
-def train_where_a_node_comes(run: Pretraining) -> None:
-    """It comes when there is a checkpoint, and Ray, which looks at its nodes every 20 seconds, looks at once."""
+def train_where_a_node_joins(run: Pretraining) -> None:
+    """Train on one node. After the first checkpoint, add a node and make Ray notice it at once, not after 20 s."""
     with (
         mock.patch.object(train_workers, "RESIZE_SECONDS", 0.5),
-        mock.patch.object(trainer, "train", _train_slowly_alone),
-        mock.patch("ray._private.utils.set_sigterm_handler"),  # which a thread may not set
+        mock.patch.object(trainer, "train", _train_with_pauses),
+        mock.patch("ray._private.utils.set_sigterm_handler"),  # threads must not set signal handlers
         cluster_of(2) as cluster,
     ):
 
@@ -111,14 +111,14 @@ def train_where_a_node_comes(run: Pretraining) -> None:
             cluster.add_node(num_cpus=2)
             coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
             ray.get(coordinator.get_reserved_resources.remote("nobody", recompute=True))
-            threading.Event().wait()  # Ray's processes end with the thread that has started them
+            threading.Event().wait()  # Ray's processes end with the thread that started them
 
         when_complete(run, 2, add)
         pretrain(run)
 
 
-class _SlowAlone(StepDecisions):
-    """Gives a node the time to come."""
+class _PausingAlone(StepDecisions):
+    """Pauses after each step of a single worker, so that a second node has time to join."""
 
     def after(self, num_steps: int) -> Decision:
         if self._num_workers == 1 and num_steps > 2:
@@ -126,14 +126,14 @@ class _SlowAlone(StepDecisions):
         return super().after(num_steps)
 
 
-def _train_slowly_alone(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Validation | None) -> int:
-    with mock.patch.object(build, "StepDecisions", _SlowAlone):
+def _train_with_pauses(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Validation | None) -> int:
+    with mock.patch.object(build, "StepDecisions", _PausingAlone):
         return loop.train(run, tokenizer_json, run_lock, validation)
 
 
 @contextlib.contextmanager
 def cluster_of(*cpus: int) -> Iterator[Cluster]:
-    """A cluster with nodes of so many CPUs, and a connection to it."""
+    """Start a cluster whose nodes have these numbers of CPUs, and connect to it."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for num_cpus in cpus:
         cluster.add_node(num_cpus=num_cpus)
@@ -147,13 +147,13 @@ def cluster_of(*cpus: int) -> Iterator[Cluster]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder, output, *words = sys.argv[1:]
-    place = f"{folder}/set"
-    if words == ["goes"]:
-        train_on_a_node_that_goes(run_of(place, output))
-    elif words == ["comes"]:
+    folder, output, *event = sys.argv[1:]
+    snapshot = f"{folder}/set"
+    if event == ["goes"]:
+        train_on_a_node_that_leaves(run_of(snapshot, output))
+    elif event == ["comes"]:
         elastic = replace(CONFIG, min_workers=1, checkpoint_every_steps=2)
-        train_where_a_node_comes(run_of(place, output, elastic))
+        train_where_a_node_joins(run_of(snapshot, output, elastic))
     else:
         with session(SessionConfig(address="local", num_cpus=4)):
-            pretrain(run_of(place, output, replace(CONFIG, max_failures=1)))
+            pretrain(run_of(snapshot, output, replace(CONFIG, max_failures=1)))

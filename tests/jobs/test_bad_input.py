@@ -90,7 +90,7 @@ def test_folder_of_another_configuration(tmp_path: Path, query_list: str, capsys
     Run.open(str(run), {"num_buckets": 5})
     line = refuse_crawl(capsys, f"--input={tmp_path / 'list.parquet'}", f"--queries={query_list}", f"--output={run}")
     assert "holds a run of another configuration" in line
-    assert "num_buckets: 5 there, 64 asked for" in line
+    assert "num_buckets: 5 recorded, 64 requested" in line
     assert Run.read(str(run), option="output").configuration == {"num_buckets": 5}
 
 
@@ -106,7 +106,7 @@ def test_file_that_is_no_query_list(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("texts", "ids", "message"),
     [
         ([], [], "the list is empty"),
-        (["circle", "Circle"], [0, 1], "query 'circle' stands twice in the list, as [0, 1]"),
+        (["circle", "Circle"], [0, 1], "query 'circle' is repeated in the list, at indices [0, 1]"),
         (["circle", " \u3000"], [0, 1], "query 1 is empty once normalised"),
         (["circle", "square"], [0, 2], "query_id must count from 0 to 1"),
     ],

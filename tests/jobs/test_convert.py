@@ -72,6 +72,4 @@ def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"{weights}: damaged" in line
     assert [file.name for file in (tmp_path / "out").glob("*.safetensors")] == []
     torch.save({"a": Path}, tmp_path / "program.pt")
-    assert "refused, because reading it would run a program" in refuse(
-        capsys, f"--model={tmp_path / 'program.pt'}", output
-    )
+    assert "refused, because reading it would run code" in refuse(capsys, f"--model={tmp_path / 'program.pt'}", output)

@@ -22,6 +22,8 @@ from pipeline.schemas import QUERIES, SURVIVAL
 from tests.crawls import Crawl, crawl_of
 from tests.web import Answer, Web, picture, web
 
+pytestmark = pytest.mark.faults
+
 
 def test_a_table_of_another_kind_is_named(tmp_path: Path) -> None:
     queries, survival = str(tmp_path / "queries.parquet"), str(tmp_path / "survival.parquet")
@@ -236,7 +238,7 @@ def test_a_later_attempt_that_is_killed_goes_on(story: Story, tmp_path: Path) ->
 
 
 def test_a_curation_does_not_go_on_with_another_attempts_images(story: Story) -> None:
-    assert re.search(r"it differs in crawl: \[\"\w{16}\.2\"\] there, \[\"\w{16}\.\d\"\] asked for", story.refusal)
+    assert re.search(r"it differs in crawl: \[\"\w{16}\.2\"\] recorded, \[\"\w{16}\.\d\"\] requested", story.refusal)
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -60,5 +60,5 @@ def test_crawls_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     for uris in ([], [uri, uri]):
         with pytest.raises(ValueError, match="name one crawl or several different ones"):
             read_crawls(uris)
-    with pytest.raises(FileNotFoundError, match=r"crawl=.*no run is there"):
+    with pytest.raises(FileNotFoundError, match=r"crawl=.*holds no run"):
         read_crawls([uri, str(tmp_path / "nowhere")])

@@ -30,6 +30,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectivesJob:
     )  # fmt: skip
 
 
+@pytest.mark.faults
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_local")

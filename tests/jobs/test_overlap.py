@@ -94,7 +94,7 @@ def test_thresholds_of_single_sets_are_plain_toml(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_ends_with_one_line(job: OverlapJob, capsys: pytest.CaptureFixture[str]) -> None:
-    for option, message in (("encoder.model", "holds no image encoder"), ("datasets", "nothing is there")):
+    for option, message in (("encoder.model", "contains no image encoder"), ("datasets", "nothing is there")):
         options = {"datasets": job.datasets, "encoder.model": job.encoder.model, "output": job.output} | {
             option: "/nowhere"
         }

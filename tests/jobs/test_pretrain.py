@@ -78,6 +78,7 @@ def test_a_missing_snapshot_is_named(job: PretrainJob, tmp_path: Path) -> None:
         main(replace(job, snapshot=str(tmp_path / "nowhere")))
 
 
+@pytest.mark.faults
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
 def test_killed_stopped_and_run_again_it_follows_the_curve_of_an_uninterrupted_run(
@@ -144,7 +145,7 @@ def started(job: PretrainJob) -> Iterator[subprocess.Popen[bytes]]:
         (["--train.global_batch_size=65"], "global_batch_size=65 is more than the snapshot's 64 pairs"),
         (["--train.num_workers=9"], "need 9 CPUs and the cluster has 4"),
         (["--train.min_workers=9", "--train.max_workers=12"], "need 9 CPUs and the cluster has 4"),
-        (["--train.num_workers=4"], "would hold all 4 CPUs of the cluster and leave none to read for them"),
+        (["--train.num_workers=4"], "would take all 4 CPUs of the cluster and leave none to read their input"),
         (["--train.gpus_per_worker=1"], "need 2 GPUs and the cluster has 0"),
         (["--train.chunk_size=0"], "chunk_size=0: must be above zero"),
         (["--validation.datasets=nowhere"], "nothing at 'nowhere'"),
@@ -183,6 +184,7 @@ def test_a_snapshot_without_a_shard_or_without_any(job: PretrainJob, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.faults
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
 def test_a_run_starts_from_the_weights_of_another_and_keeps_to_them(job: PretrainJob, tmp_path: Path) -> None:
@@ -202,12 +204,12 @@ def test_a_run_starts_from_the_weights_of_another_and_keeps_to_them(job: Pretrai
         torch.testing.assert_close(found.network.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
 
     main(started)  # is finished, and of these weights
-    with pytest.raises(ValueError, match=r'it differs in start_from: "[0-9a-f]{64}" there, null asked for'):
+    with pytest.raises(ValueError, match=r'it differs in start_from: "[0-9a-f]{64}" recorded, null requested'):
         main(replace(started, start_from=None))
     with torch.no_grad():
         network.logit_scale.add_(1e-3)
     model_folder.save(start, tmp_path / "start")
-    with pytest.raises(ValueError, match=r'start_from: "[0-9a-f]{64}" there, "[0-9a-f]{64}" asked for'):
+    with pytest.raises(ValueError, match=r'start_from: "[0-9a-f]{64}" recorded, "[0-9a-f]{64}" requested'):
         main(started)
 
 
@@ -217,6 +219,6 @@ def test_weights_of_another_model_are_refused_before_anything_is_written(job: Pr
     other = replace(config, embed_dim=64, text=replace(config.text, vocab_size=tokenizer.vocab_size))
     model_folder.save(Model(CLIP(other), tokenizer), tmp_path / "other")
     output = tmp_path / "run"
-    with pytest.raises(ValueError, match=r"start_from=.*other: .* embed_dim is 64 there and 128 here"):
+    with pytest.raises(ValueError, match=r"start_from=.*other: .* embed_dim is 64 in the weights, 128 in the model"):
         main(replace(job, output=str(output), start_from=str(tmp_path / "other")))
     assert not output.exists()

@@ -119,6 +119,7 @@ def test_a_dump_that_is_none(job: QueriesJob) -> None:
         queries.main(job)
 
 
+@pytest.mark.faults
 @pytest.mark.realdata
 def test_real_articles_are_counted_as_an_independent_count_does(clip_data: Path, tmp_path: Path) -> None:
     dump, text = clip_data / "enwiki-sample.xml.bz2", clip_data / "wikitext-valid.txt"

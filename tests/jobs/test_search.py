@@ -52,7 +52,7 @@ def test_the_nearest_images_as_the_model_itself_ranks_them(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--text", " "], "text: say what to look for"),
+        (["--text", " "], "text: give what to look for"),
         ([], "the following arguments are required: text"),
         (["--text", "a dog", "--top", "many"], "--top: expected int, got 'many'"),
     ],

@@ -1,4 +1,4 @@
-"""The performance table: `python -m tests.perf` (or `make bench`) prints it and writes it into docs/results.md."""
+"""Measure the performance table: `python -m tests.perf` (or `make bench`) prints it and updates docs/results.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMAND = "`make bench`"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
+    """The rows as a Markdown table."""
     lines = ["| work | unit | ours | peer | peer's name | ratio | command |", "|---|---|---:|---:|---|---:|---|"]
     for row in rows:
         figures = f"{row.ours:,.0f} | {row.peer:,.0f} | {row.peer_name} | {row.ratio:.2f}"
@@ -29,30 +29,30 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def insert(document: str, text: str) -> str:
-    """The document with what is between the markers replaced.
+    """The document with the text between the markers replaced.
 
     Raises:
         ValueError: a marker is missing.
     """
     if BEGIN not in document or END not in document:
-        raise ValueError(f"docs/results.md: the markers {BEGIN} and {END} are needed around the table")
+        raise ValueError(f"docs/results.md: put the markers {BEGIN} and {END} around the table")
     head, rest = document.split(BEGIN, 1)
     return f"{head}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the measurements, print their table, and write it into docs/results.md."""
     measured = []
-    of_data = (matching, counting, extraction, tokenizing) if DATA.exists() else ()
-    if not of_data:
+    on_real_data = (matching, counting, extraction, tokenizing) if DATA.exists() else ()
+    if not on_real_data:
         print(
-            f"matching, counting, extraction and tokenizing are left out: no real data at {DATA} (CLIP_DATA)",
+            f"matching, counting, extraction and tokenizing are skipped: no real data at {DATA} (CLIP_DATA)",
             file=sys.stderr,
         )
-    for measure in (*ROWS, *of_data):
+    for measure in (*ROWS, *on_real_data):
         print(f"{measure.__name__} ...", file=sys.stderr, flush=True)
         measured.append(measure())
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}; ours and the peer in turns, in one run."
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}; ours and the peer alternate in one run."
     text = f"{machine}\n\n{table(measured)}"
     print(text)
     RESULTS.write_text(insert(RESULTS.read_text(), text))

@@ -1,4 +1,4 @@
-"""open_clip beside us: the same network, its optimizer as its main program makes it, its epoch."""
+"""open_clip as the peer of measurements: the same network, its main program's optimizer, and its training epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.train.config import TrainConfig
 
 
 def network_like(network: CLIP) -> nn.Module:
-    """open_clip's of the same sizes, with initial values of its own."""
+    """open_clip's network of the same sizes, with open_clip's initial values."""
     from open_clip import model as open_clip_model
 
     peer: nn.Module = open_clip_model.CLIP(**open_clip_config(network)["model_cfg"], output_dict=True)
@@ -23,11 +23,11 @@ def network_like(network: CLIP) -> nn.Module:
 
 
 def optimizer_of(peer: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW with the recipe's rate; what has fewer than two dimensions does not decay."""
+    """AdamW with the recipe's learning rate; parameters of fewer than two dimensions have no weight decay."""
     parameters = list(peer.parameters())
     groups = [
-        {"params": [p for p in parameters if (p.ndim < 2) == small], "weight_decay": decay}
-        for small, decay in ((True, 0.0), (False, config.weight_decay))
+        {"params": [p for p in parameters if (p.ndim < 2) == is_vector], "weight_decay": decay}
+        for is_vector, decay in ((True, 0.0), (False, config.weight_decay))
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon)
 
@@ -36,17 +36,17 @@ def train_epoch(
     peer: nn.Module, loader: Any, loss: Callable[..., Any], optimizer: torch.optim.Optimizer, *,
     epoch: int = 0, scheduler: Callable[[int], None] | None = None, batch_size: int, accum_freq: int = 1,
 ) -> None:  # fmt: skip
-    """open_clip's `train_one_epoch` in bfloat16 on the CPU.
+    """Run open_clip's `train_one_epoch` in bfloat16 on the CPU.
 
     Args:
-        peer: of `network_like`.
-        loader: of (images, tokens), with `num_batches` and `num_samples`.
+        peer: network from `network_like`.
+        loader: yields (images, tokens); has `num_batches` and `num_samples`.
         loss: a ClipLoss.
-        optimizer: of `optimizer_of`.
-        epoch: its number.
-        scheduler: sets the rate of a step; unset: it stays.
-        batch_size: of the loader.
-        accum_freq: batches of a step.
+        optimizer: optimizer from `optimizer_of`.
+        epoch: number of the epoch.
+        scheduler: sets the learning rate of a step; if unset, the rate is constant.
+        batch_size: batch size of the loader.
+        accum_freq: batches per step.
     """
     from open_clip_train.train import train_one_epoch
 

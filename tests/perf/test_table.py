@@ -9,14 +9,14 @@ def test_table_states_ratio_and_command() -> None:
     assert "| hash | images/s | 3,000 | 1,500 | other | 2.00 | `make bench` |" in text
 
 
-def test_insert_replaces_what_is_between_the_markers_only() -> None:
+def test_insert_replaces_only_the_text_between_the_markers() -> None:
     document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     assert insert(document, "new") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
     with pytest.raises(ValueError, match="markers"):
         insert("nothing here", "new")
 
 
-def test_both_are_run_in_turns() -> None:
+def test_ours_and_the_peer_run_alternately() -> None:
     calls: list[str] = []
     seconds_of_both(lambda: calls.append("ours"), lambda: calls.append("peer"), repeats=2)
     assert calls == ["ours", "peer", "ours", "peer"]

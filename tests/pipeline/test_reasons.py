@@ -20,7 +20,7 @@ NOT_OF_FETCHING = {
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_of_fetching_and_of_image_checks_has_one_class(reason: Reason) -> None:
     if reason.name in NOT_OF_FETCHING or reason.name.startswith(BEFORE_OR_AFTER_FETCHING):
-        with pytest.raises(ValueError, match="no reason of fetching"):
+        with pytest.raises(ValueError, match="not a reason of fetching"):
             class_of(reason)
     else:
         classes = {"transient": TRANSIENT, "permanent": PERMANENT, "policy": POLICY}

@@ -1,5 +1,5 @@
-"""Balancing: at most so many pairs per query (CLIP, section 2.2).
+"""Balancing: limits the number of pairs per query (CLIP, section 2.2).
 
 Exact, independent of order, and mergeable across parts. May import `hashing`, `paper`, `reasons` and `schemas`. Start
-with `balancing`; `survival` says how many spare addresses a query needs, from an earlier crawl.
+with `balancing`; `survival` estimates from an earlier crawl how many pairs of each query to fetch.
 """

@@ -1,5 +1,5 @@
-"""The data card of a snapshot: what is in it, where it came from, what was left out (Gebru et al. 2021).
+"""The data card of a snapshot: its contents, its sources, and what was left out (Gebru et al. 2021).
 
-May import `web` and `schemas`. Start with `card`, which counts and adds up; `card_pages` renders the result with the
-templates beside it, as Markdown and HTML.
+May import `web` and `schemas`. Start with `card`, which counts pairs and composes the card. `card_pages` renders the
+card as Markdown and HTML with the templates in this folder.
 """

@@ -1,4 +1,4 @@
-"""A data card as a page: Markdown for a repository, HTML for people. One file each, which needs no other."""
+"""Render a data card as Markdown, for a repository, and as HTML, for people. Each page is one self-contained file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#])")
 
 
 def to_markdown(card: Card) -> str:
-    """The card as Markdown; what comes from the web is escaped."""
+    """The card as Markdown; texts from the web are escaped."""
     return _environment(is_html=False).get_template("card.md.j2").render(card=card)
 
 
 def to_html(card: Card) -> str:
-    """The card as one HTML file; what comes from the web is escaped."""
+    """The card as one HTML file; texts from the web are escaped."""
     css = Markup(resources.files(__package__).joinpath("card.css").read_text(encoding="utf-8"))
     return _environment(is_html=True).get_template("card.html.j2").render(card=card, css=css)
 
@@ -55,5 +55,5 @@ def _cell(text: str) -> str:
 
 
 def _code(text: str) -> Markup:
-    """Text with `code` between backticks."""
+    """Escape a text and mark its parts between backticks as code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

@@ -1,5 +1,6 @@
-"""The crawler of one actor: fetching politely, checking, retrying.
+"""Fetch images politely and safely over HTTP(S), check them, and select rows for later attempts.
 
-May import `web`, `images` and `safety`. Start with `crawler`, which turns candidates into checked images; `fetch` makes
-one request safely, `politeness` says when a host may be asked again, `retries` which rows are asked for later.
+Each actor runs one crawler. May import `web`, `images` and `safety`. Start with `crawler`, which turns candidates into
+checked images. `fetch` makes single requests, `politeness` decides when a host may receive the next request, and
+`retries` selects the rows to request again.
 """

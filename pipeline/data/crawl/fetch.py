@@ -1,7 +1,7 @@
-"""The fetcher: many hosts at once, each one gently, and only where it is allowed.
+"""Fetch images politely and safely over HTTP(S), from many hosts at once.
 
-Every address ends as bytes or as a reason; the reasons' classes are in reasons.py. What a host may be asked, and how
-often, is in politeness.py and robots.py, and where the crawler may connect to in addresses.py.
+Every URL gives bytes or a reason; reasons.py groups the reasons into classes. politeness.py and robots.py decide which
+URLs may be requested and how often, and addresses.py decides where the crawler may connect.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import urljoin
 import aiohttp
 from yarl import URL
 
-from pipeline.data.crawl.fetch_budget import Capacity
+from pipeline.data.crawl.fetch_budget import FetchBudget
 from pipeline.data.crawl.politeness import Host, Hosts, PolitenessConfig, Refused, Rules
 from pipeline.data.web.addresses import (
     ALLOWED_PORTS,
@@ -31,7 +31,7 @@ from pipeline.data.web.addresses import (
     PublicResolver,
     check_url,
     parse_target,
-    public_sockets,
+    public_socket_factory,
     registered_domain,
 )
 from pipeline.data.web.robots import MAX_ROBOTS_BYTES, Robots, tag_forbids
@@ -41,37 +41,37 @@ from pipeline.resume_safe import RESUME_SAFE
 _PRODUCT_TOKEN = re.compile(r"[A-Za-z_-]+")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 LARGE_BYTES = 2**20
-"""A body that grows beyond this goes on only while there is room for large ones."""
+"""A larger body is read further only while fewer than `MAX_LARGE` large bodies are being read."""
 MAX_LARGE = 8
-"""Large bodies that are read at once."""
+"""Maximum number of large bodies read at once."""
 RULES_SECONDS, NO_RULES_SECONDS = 86_400.0, 3_600.0
-"""How long robots.txt is believed (RFC 9309, section 2.4), and that it could not be read."""
+"""How long to cache robots.txt (RFC 9309, section 2.4), and how long to cache a failure to read it."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig(PolitenessConfig):
-    """How the crawler behaves."""
+    """Limits and identity of the crawler."""
 
     user_agent: str = "clip-on-ray"
-    """Product token, sent and looked up in robots.txt."""
+    """Product token, sent as User-Agent and matched in robots.txt."""
     contact: str = ""
-    """An address or page where the owner of a site reaches you; sent with the user agent. Needed for the open web."""
+    """E-mail address or web page for site owners to reach you, sent as part of User-Agent. Required on the open web."""
     total_timeout_seconds: float = field(default=30.0, metadata=RESUME_SAFE)
-    """For an image, over all its redirects, less what politeness waits."""
+    """Timeout of an image over all its redirects, without the waiting time for politeness."""
     connect_timeout_seconds: float = field(default=5.0, metadata=RESUME_SAFE)
     read_timeout_seconds: float = field(default=10.0, metadata=RESUME_SAFE)
     max_bytes: int = 20 * 2**20
     max_redirects: int = 5
     allowed_ports: tuple[int, ...] = tuple(sorted(ALLOWED_PORTS))
     attempts: int = field(default=2, metadata=RESUME_SAFE)
-    """Requests for one address, at most; only transient failures are asked for again."""
+    """Maximum attempts per URL; only transient failures are retried."""
     max_in_flight: int = field(default=256, metadata=RESUME_SAFE)
-    """In one actor, over all hosts."""
+    """Maximum simultaneous requests of one actor, over all hosts."""
     max_waiting_bytes: int = field(default=16 * 2**20, metadata=RESUME_SAFE)
-    """While more bytes than this wait to be decoded, no request starts."""
+    """No request starts while more bytes than this wait to be decoded."""
     connect_to: Mapping[str, str] = field(default_factory=dict, metadata=RESUME_SAFE)
-    """Host pattern -> address:port to connect to instead, as curl's --connect-to: for a web of your own."""
+    """Host pattern -> ADDRESS:PORT to connect to instead, like curl's --connect-to; for a server of your own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,43 +86,44 @@ class FetchConfig(PolitenessConfig):
             try:
                 parse_target(target)
             except ValueError as error:
-                raise ValueError(f"fetch.connect_to: {error} (of {pattern!r})") from error
+                raise ValueError(f"fetch.connect_to: {error} (for {pattern!r})") from error
 
 
 @dataclass
-class _TimeLeft:
-    """For all requests that one address leads to."""
+class _RemainingTime:
+    """The time that remains for one URL, over all its redirects."""
 
     seconds: float
 
 
 class Fetcher:
-    """Fetches addresses. Keeps its connections, DNS answers and rules; to be used from one event loop.
+    """Fetch URLs. Caches connections, DNS results and robots.txt rules; use each instance from one event loop only.
 
     Args:
-        config: how to behave.
-        why_not: whether block lists forbid an address, asked of every one, those of redirects included.
-        owns_all: whether no other crawler is at work. Otherwise a redirect to another registered domain is not
-            followed but refused as MOVED, because the hosts there are somebody else's to ask.
+        config: limits and identity.
+        block_reason: returns the reason why a block list forbids a URL, or None; called for every URL, including
+            redirects.
+        owns_all: whether this is the only crawler. Otherwise a redirect to another registered domain is refused as
+            MOVED instead of followed, because another crawler may own that domain.
     """
 
-    def __init__(self, config: FetchConfig, why_not: Callable[[str], Reason | None], *, owns_all: bool) -> None:
-        self._config, self._why_not, self._owns_all = config, why_not, owns_all
+    def __init__(self, config: FetchConfig, block_reason: Callable[[str], Reason | None], *, owns_all: bool) -> None:
+        self._config, self._block_reason, self._owns_all = config, block_reason, owns_all
         self._large = asyncio.Semaphore(MAX_LARGE)
-        self.capacity = Capacity(config.max_in_flight, config.max_waiting_bytes)
-        self.hosts = Hosts(config, self.capacity)
+        self.budget = FetchBudget(config.max_in_flight, config.max_waiting_bytes)
+        self.hosts = Hosts(config, self.budget)
         self._session: aiohttp.ClientSession | None = None
 
-    async def fetch(self, address: str) -> bytes:
-        """The bytes at an address, transient failures tried again.
+    async def fetch(self, url: str) -> bytes:
+        """Fetch the bytes at a URL; transient failures are retried.
 
         Raises:
-            Refused: there are none, with the reason.
+            Refused: the URL gives no bytes; the exception contains the reason.
         """
-        return await self._with_attempts(lambda: self._fetch(address))
+        return await self._with_attempts(lambda: self._fetch(url))
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -132,7 +133,7 @@ class Fetcher:
         agent = f"{config.user_agent} (+{config.contact})" if config.contact else config.user_agent
         connector = aiohttp.TCPConnector(
             resolver=PublicResolver(config.connect_to),
-            socket_factory=public_sockets(config.connect_to),
+            socket_factory=public_socket_factory(config.connect_to),
             limit=config.max_in_flight,
             ttl_dns_cache=300,
             ssl=ssl.create_default_context(),
@@ -146,40 +147,40 @@ class Fetcher:
             headers={"User-Agent": agent, "Accept-Encoding": "identity", "Accept": "image/*"},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
-            middlewares=(_once,),
-            trace_configs=[_trace()],
+            middlewares=(_no_hidden_retries,),
+            trace_configs=[_trace_sending()],
         )
 
-    async def _with_attempts(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _with_attempts(self, request: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(1, self._config.attempts + 1):
             try:
-                return await ask()
+                return await request()
             except Refused as refusal:
-                now_hopeless = refusal.reason not in TRANSIENT or refusal.reason in {Reason.HOST_DOWN, Reason.MOVED}
-                if now_hopeless or attempt == self._config.attempts:
+                is_final = refusal.reason not in TRANSIENT or refusal.reason in {Reason.HOST_DOWN, Reason.MOVED}
+                if is_final or attempt == self._config.attempts:
                     raise
-                await asyncio.sleep(2.0 ** (attempt - 1) * random.uniform(0.5, 1.0))  # jitter decides no data
+                await asyncio.sleep(2.0 ** (attempt - 1) * random.uniform(0.5, 1.0))  # does not affect the output
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _fetch(self, address: str) -> bytes:
-        """The bytes at an address, after at most `max_redirects` redirects, each of which is checked anew."""
-        url, time_left = self._check(address), self._time()
+    async def _fetch(self, start_url: str) -> bytes:
+        """Fetch the bytes at a URL after at most `max_redirects` redirects, each of which is checked."""
+        url, remaining_time = self._check(start_url), self._new_time()
         for num_redirects in range(self._config.max_redirects + 1):
             await self._check_rules(url)
-            status, headers, body = await self._get(url, self._config.max_bytes, time_left)
+            status, headers, body = await self._get(url, self._config.max_bytes, remaining_time)
             if status not in REDIRECTS or "Location" not in headers:
                 return self._accept(status, headers, body)
             url = self._check(headers["Location"], str(url))
-            is_elsewhere = registered_domain(str(url)) != registered_domain(address)
+            is_elsewhere = registered_domain(str(url)) != registered_domain(start_url)
             if is_elsewhere and not self._owns_all and num_redirects < self._config.max_redirects:
                 raise Refused(Reason.MOVED, redirect_url=str(url))
         raise Refused(Reason.TOO_MANY_REDIRECTS)
 
-    def _check(self, address: str, base: str = "") -> URL:
+    def _check(self, text: str, base: str = "") -> URL:
         try:
-            url = check_url(urljoin(base, address), self._config.connect_to, self._config.allowed_ports)
-            if why_not := self._why_not(str(url)):
-                raise Refused(why_not)
+            url = check_url(urljoin(base, text), self._config.connect_to, self._config.allowed_ports)
+            if reason := self._block_reason(str(url)):
+                raise Refused(reason)
             return url
         except NotPublicError as error:
             raise Refused(Reason.NOT_PUBLIC, str(error)) from error
@@ -196,7 +197,7 @@ class Fetcher:
         return body
 
     async def _check_rules(self, url: URL) -> None:
-        """Whether robots.txt of the address's origin lets us ask for it; what cannot be read forbids (RFC 9309)."""
+        """Make sure that robots.txt of the URL's origin allows the request; an unreadable one forbids it (RFC 9309)."""
         host, origin = self.hosts[url], url.origin()
         async with host.rules_lock:
             if origin not in host.rules or host.rules[origin].expires < time.monotonic():
@@ -218,49 +219,49 @@ class Fetcher:
         delay = robots.crawl_delay_seconds or 0.0
         if delay > self._config.max_interval_seconds:
             return Rules(Refused(Reason.ROBOTS_TXT, f"asks for {delay:g} s between requests"), now + RULES_SECONDS)
-        host.ask_less(delay)
+        host.slow_down(delay)
         return Rules(robots, now + RULES_SECONDS)
 
     async def _get_rules(self, url: URL) -> Robots:
-        time_left = self._time()
+        remaining_time = self._new_time()
         for _ in range(self._config.max_redirects + 1):
-            status, headers, body = await self._get(url, MAX_ROBOTS_BYTES, time_left, cut=True)
+            status, headers, body = await self._get(url, MAX_ROBOTS_BYTES, remaining_time, truncate=True)
             if status not in REDIRECTS or "Location" not in headers:
                 return Robots(status, body, self._config.user_agent)
             url = self._check(headers["Location"], str(url))
         raise Refused(Reason.ROBOTS_TXT, "too many redirects")
 
-    def _time(self) -> _TimeLeft:
-        return _TimeLeft(self._config.total_timeout_seconds)
+    def _new_time(self) -> _RemainingTime:
+        return _RemainingTime(self._config.total_timeout_seconds)
 
     async def _get(
-        self, url: URL, max_bytes: int, time_left: _TimeLeft, *, cut: bool = False
+        self, url: URL, max_bytes: int, remaining_time: _RemainingTime, *, truncate: bool = False
     ) -> tuple[int, Any, bytes]:
-        """One request within the host's limits and the time that is left; redirects are not followed.
+        """Make one request within the host's limits and the remaining time; redirects are not followed.
 
-        A body of more than `max_bytes` is cut there, or refused.
+        A body longer than `max_bytes` is truncated if `truncate` is set, and refused otherwise.
         """
         host = self.hosts[url]
         async with host.request():
             started = time.monotonic()
             try:
-                answer = await self._ask(url, host, max_bytes, time_left, cut=cut)
+                response = await self._request(url, host, max_bytes, remaining_time, truncate=truncate)
             except Refused as refusal:
                 host.failed(refusal)
                 raise
             finally:
-                time_left.seconds -= time.monotonic() - started
+                remaining_time.seconds -= time.monotonic() - started
             host.succeeded()
-            return answer
+            return response
 
-    async def _ask(
-        self, url: URL, host: Host, max_bytes: int, time_left: _TimeLeft, *, cut: bool
+    async def _request(
+        self, url: URL, host: Host, max_bytes: int, remaining_time: _RemainingTime, *, truncate: bool
     ) -> tuple[int, Any, bytes]:
         if self._session is None:
             self._session = self._open()
         try:
             async with (
-                asyncio.timeout(time_left.seconds),
+                asyncio.timeout(remaining_time.seconds),
                 self._session.get(url, allow_redirects=False, trace_request_ctx=host) as response,
             ):
                 if response.status == 429:
@@ -269,7 +270,7 @@ class Fetcher:
                 if response.status >= 500:
                     seconds = _retry_after(response.headers)
                     raise Refused(Reason.SERVER_ERROR, f"HTTP {response.status}", retry_after_seconds=seconds)
-                body = b"" if response.status != 200 else await self._read(response, max_bytes, cut)
+                body = b"" if response.status != 200 else await self._read(response, max_bytes, truncate)
                 return response.status, response.headers, body
         except TimeoutError as error:
             raise Refused(Reason.TIMEOUT) from error
@@ -278,25 +279,25 @@ class Fetcher:
         except (aiohttp.ClientError, OSError) as error:
             raise _refusal_of(error) from error
 
-    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int, cut: bool) -> bytes:
-        if (response.content_length or 0) > max_bytes and not cut:
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int, truncate: bool) -> bytes:
+        if (response.content_length or 0) > max_bytes and not truncate:
             raise Refused(Reason.TOO_MANY_BYTES, f"{response.content_length} bytes announced")
         body = bytearray()
         async with AsyncExitStack() as stack:
             async for chunk in response.content.iter_any():
                 if len(body) <= LARGE_BYTES < len(body) + len(chunk):
                     await stack.enter_async_context(self._large)
-                    await self.capacity.wait_for_room()
+                    await self.budget.wait_for_room()
                 body += chunk
                 if len(body) > max_bytes:
                     break
-        if len(body) > max_bytes and not cut:
+        if len(body) > max_bytes and not truncate:
             raise Refused(Reason.TOO_MANY_BYTES, f"more than {max_bytes} bytes")
         return bytes(body[:max_bytes])
 
 
-def _trace() -> aiohttp.TraceConfig:
-    """Tells a host when a request to it has been sent."""
+def _trace_sending() -> aiohttp.TraceConfig:
+    """Make a trace that starts the pause of a host again when a request to it has been sent."""
 
     async def sent(
         _session: aiohttp.ClientSession, context: Any, _params: aiohttp.TraceRequestHeadersSentParams
@@ -308,8 +309,10 @@ def _trace() -> aiohttp.TraceConfig:
     return trace
 
 
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keeps aiohttp from asking again by itself, at once, where a connection breaks: attempts are counted and paced."""
+async def _no_hidden_retries(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from silently repeating a request after a broken connection: attempts are counted and paced."""
     try:
         return await handler(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
@@ -326,7 +329,7 @@ def _refusal_of(error: aiohttp.ClientError | OSError) -> Refused:
 
 
 def _retry_after(headers: Any) -> float:
-    """Seconds of a Retry-After header, a number or a date (RFC 9110, section 10.2.3); anything else counts as ten."""
+    """Seconds of a Retry-After header, a number or a date (RFC 9110, section 10.2.3); other values count as 10."""
     value = headers.get("Retry-After", "").strip()
     if not value:
         return 0.0

@@ -1,8 +1,8 @@
-"""Link rot: what became of the addresses that a crawl asked for, by registered domain, by host, by age of the page.
+"""Measure link rot: the outcomes of a crawl's URLs by registered domain, by host and by age of the page.
 
-Pages name images for years; the images go sooner. How many are left, and whether the rest are gone for good
-(permanent), may come back (transient) or are not ours to have (policy), differs between sites and grows with the age of
-the page. Counts are made part by part and added up by name; of domains and hosts, the busiest are kept.
+Pages link to images for years, but many images disappear sooner. Sites differ in how many images are still available,
+and in whether the others are lost (permanent), may return (transient) or may not be fetched (policy). Losses grow with
+the age of the page. Counts are made per part and summed by name; only the busiest domains and hosts are kept.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _TRIED, *_FATES = LINK_ROT.names[2:]
 
 
 def count(table: pa.Table) -> pa.Table:
-    """LINK_ROT of rows of FETCHED, those that are out among them.
+    """Count LINK_ROT over rows of FETCHED, including rows with a reason.
 
-    What the early balance left out was not tried, and neither was an image that its source held already.
+    Rows that the early balance dropped were not tried and do not count, nor do images that their source contained.
 
     Args:
         table: columns url, page_date and reason.
 
     Raises:
-        ValueError: a reason that neither fetching nor the image checks give.
+        ValueError: a row has a reason that neither fetching nor the image checks can give.
     """
     host = pc.struct_field(pc.extract_regex(table["url"], _HOST), "host")
     balanced_out = pc.fill_null(pc.equal(table["reason"], Reason.BALANCED_OUT.value), False)
@@ -43,17 +43,17 @@ def count(table: pa.Table) -> pa.Table:
 
 
 def add(table: pa.Table) -> pa.Table:
-    """One row a name, in ascending order, from LINK_ROT of disjoint sets of rows."""
+    """Sum LINK_ROT of disjoint sets of rows: one row per name, in ascending order."""
     sums = table.group_by(["by", "name"]).aggregate([(name, "sum") for name in (_TRIED, *_FATES)])
     return sums.rename_columns(LINK_ROT.names).cast(LINK_ROT).sort_by([("by", "ascending"), ("name", "ascending")])
 
 
 def busiest(table: pa.Table, num_names: int) -> pa.Table:
-    """The domains and the hosts that were tried most (equals by name), the first first; then every year.
+    """The domains and hosts with the most tried URLs in descending order (ties by name), then every year.
 
     Args:
-        table: LINK_ROT, one row a name.
-        num_names: domains, and hosts, at most.
+        table: LINK_ROT, one row per name.
+        num_names: maximum number of domains, and of hosts.
     """
     order = [("tried", "descending"), ("name", "ascending")]
     tables = (table.filter(pc.equal(table["by"], by)).sort_by(order).slice(0, num_names) for by in ("domain", "host"))
@@ -66,7 +66,7 @@ def _rows(by: str, names: pa.ChunkedArray | pa.Array, counts: list[pa.ChunkedArr
 
 
 def _fate_of(reasons: pa.ChunkedArray) -> pa.Array:
-    """The column of LINK_ROT that each row counts in."""
+    """The column of LINK_ROT in which each row is counted."""
     fates = {reason: _fate(reason) for reason in reasons.unique().to_pylist()}
     encoded = reasons.combine_chunks().dictionary_encode(null_encoding="encode")
     return pa.array([fates[reason] for reason in encoded.dictionary.to_pylist()], pa.string()).take(encoded.indices)

@@ -1,4 +1,4 @@
-"""Later attempts: which rows of a crawl are worth one, and how their answers become part of it."""
+"""Select the rows of a crawl for a later attempt, and merge the results into the crawl."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.reasons import PERMANENT, POLICY, TRANSIENT, Reason
 from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, conform
 
 Retry = Literal["transient", "permanent", "policy", "moved"]
-"""Which rows: those with reasons of a class, or those that have moved to another domain."""
+"""The rows to retry: those with a reason of this class, or those that have moved to another domain."""
 
 
 def reasons_of(retry: Retry) -> frozenset[Reason]:
-    """The reasons of rows that are asked for again."""
+    """The reasons of the rows to retry."""
     return {
         "transient": TRANSIENT,
         "policy": POLICY,
@@ -26,9 +26,9 @@ def reasons_of(retry: Retry) -> frozenset[Reason]:
 
 
 def due(table: pa.Table, retry: Retry) -> pa.Table:
-    """CANDIDATES and `redirect_url` of the rows of FETCHED that another attempt is due to."""
-    wanted = pa.array(sorted(reason.value for reason in reasons_of(retry)))
-    table = table.filter(pc.is_in(table["reason"], wanted))
+    """Select the rows of FETCHED to retry, as CANDIDATES with the column `redirect_url`."""
+    reasons = pa.array(sorted(reason.value for reason in reasons_of(retry)))
+    table = table.filter(pc.is_in(table["reason"], reasons))
     redirects = table["redirect_url"]
     columns = {name: table[name] for name in CANDIDATES.names if name in table.column_names and name != "reason"}
     candidates = conform(pa.table(columns), CANDIDATES)
@@ -36,11 +36,12 @@ def due(table: pa.Table, retry: Retry) -> pa.Table:
 
 
 def as_answers(table: pa.Table, *, may_move: bool) -> pa.Table:
-    """ANSWERS of FETCHED.
+    """Convert FETCHED to ANSWERS.
 
     Args:
-        may_move: whether a row may be asked for elsewhere once more. Otherwise one that has moved again has been
-            redirected too often.
+        table: FETCHED.
+        may_move: whether rows that have moved may be requested at their new URL in another attempt. Otherwise their
+            reason becomes TOO_MANY_REDIRECTS.
     """
     return (table if may_move else _end_moves(table)).rename_columns(ANSWERS.names)
 
@@ -49,20 +50,20 @@ def _end_moves(table: pa.Table) -> pa.Table:
     moved = pc.fill_null(pc.equal(table["reason"], Reason.MOVED.value), False)
     reason = Reason.TOO_MANY_REDIRECTS.value
     for name, value in (("reason", reason), ("error_message", reason), ("redirect_url", None)):
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, name, pc.if_else(moved, pa.scalar(value, pa.string()), table[name]))
+        column = table.schema.get_field_index(name)
+        table = table.set_column(column, name, pc.if_else(moved, pa.scalar(value, pa.string()), table[name]))
     return table
 
 
 def merge(before: pa.Table, answers: pa.Table | None) -> pa.Table:
-    """FETCHED in which each row that was attempted again is what became of it then; the order stays.
+    """Replace each row of FETCHED that was attempted again by its new result; the order is unchanged.
 
     Args:
-        before: FETCHED, rows that are out among them.
-        answers: ANSWERS of some of its rows.
+        before: FETCHED, including rows with a reason.
+        answers: ANSWERS for some of these rows.
     """
     if answers is None:
         return before
-    place = pc.index_in(before["pair_id"], value_set=answers["pair_id"].combine_chunks()).fill_null(-1).to_numpy()
+    answer_rows = pc.index_in(before["pair_id"], value_set=answers["pair_id"].combine_chunks()).fill_null(-1).to_numpy()
     both = pa.concat_tables([before, answers.rename_columns(FETCHED.names)])
-    return both.take(np.where(place < 0, np.arange(before.num_rows), before.num_rows + place))
+    return both.take(np.where(answer_rows < 0, np.arange(before.num_rows), before.num_rows + answer_rows))

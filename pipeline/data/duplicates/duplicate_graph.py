@@ -1,14 +1,15 @@
-"""Which pictures stay: a graph of like pictures, of which each goes that has a better neighbour that stays.
+"""Decide which pictures to keep: build a graph of similar pictures, and drop each that has a better kept neighbour.
 
-A node is a picture, which is all rows of one perceptual hash. An edge joins two whose hashes differ in at most `radius`
-bits; or in at most `caption_radius`, where they have a caption in common; or of which one is like the other mirrored
-or turned. Near hashes are found exactly (hamming.py), a band of bits in each bucket.
+A node is a picture: all rows with one perceptual hash. An edge joins two pictures if their hashes differ in at most
+`radius` bits; or in at most `caption_radius` bits and the pictures share a caption; or if one picture is similar to the
+other mirrored or rotated. Near hashes are found exactly (hamming.py), with one band of bits in each bucket.
 
-From the best picture to the worst, each stays unless a neighbour stayed: so a picture goes only for a direct edge to
-one that stays and ranks higher, never along a chain. That is the lexicographically first maximal independent set, which
-needs no such walk (Blelloch, Fineman and Shun 2012): in every round those without a better neighbour are settled, their
-neighbours go, and the edges of both with them. A round is two passes over what is still open, each in buckets of nodes
-that send each other rows (LINKS); the rounds needed grow with the logarithm of the graph.
+By definition, pictures are visited from the best to the worst, and each is kept unless a neighbour was kept before. So
+a picture is dropped only for a direct neighbour that is kept and ranks higher, never along a chain. This is the
+lexicographically first maximal independent set, which can be computed in parallel rounds (Blelloch, Fineman and Shun
+2012). In each round, every picture without a better neighbour is kept, its neighbours are dropped, and the edges of
+both are removed. A round is two passes over the remaining edges, in buckets of nodes that send messages to each other
+as rows (LINKS). The number of rounds grows with the logarithm of the size of the graph.
 """
 
 from __future__ import annotations
@@ -26,31 +27,32 @@ from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant
 from pipeline.hashing import UInt64
 from pipeline.reasons import Reason
 from pipeline.resume_safe import RESUME_SAFE
-from pipeline.schemas import EDGES, FINGERPRINTS, GONE, LINKS
+from pipeline.schemas import DROPPED_PICTURES, EDGES, FINGERPRINTS, LINKS
 
 Int64 = npt.NDArray[np.int64]
 CAPTIONS = -1
-"""In place of a band's number: rows that have a caption in common meet."""
+"""Used as a band index: the key is a caption, so that pictures with a common caption are compared."""
 LINK, DROP, CUT = 0, 1, 2
-"""What a row of LINKS says to its node: an edge; that it goes, for a neighbour that stays; that a neighbour goes."""
+"""Kinds of rows of LINKS: an edge of the node; drop the node because a neighbour is kept; a neighbour is dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DedupeConfig:
-    """What counts as the same picture."""
+    """When two pictures count as the same."""
 
     radius: int = 4
-    """Bits in which two perceptual hashes of one picture may differ; nearly all are an even number apart. 6 finds
-    more copies, and among hundreds of millions about a wrong one of each (docs/results.md)."""
+    """Maximum number of bits in which the perceptual hashes of one picture may differ. Distances are nearly always
+    even. 6 finds more copies, but among hundreds of millions of pictures about one wrong match per picture
+    (docs/results.md)."""
     caption_radius: int = 8
-    """The same where the pictures have a caption in common, as far as it is more."""
+    """Maximum number of bits for pictures with a common caption; has no effect unless larger than `radius`."""
     mirrored: bool = False
-    """Whether a picture and its mirror image are one."""
+    """Whether a picture and its mirror image count as the same."""
     degrees: tuple[float, ...] = ()
-    """Angles by which one picture may be turned; a small one covers those near to it."""
+    """Angles by which a copy may be rotated; a small angle also covers angles near to it."""
     max_links_at_once: int = field(default=2_000_000, metadata=RESUME_SAFE)
-    """Of the duplicate graph, twice its edges: with more than these left it is worked on in rounds over all workers,
-    with fewer in one, 100 bytes each. The result is the same."""
+    """Maximum number of links (twice the edges) that one worker resolves, at 100 bytes per link. While more remain, the
+    duplicate graph is resolved in rounds over all workers. The result is the same."""
 
     def __post_init__(self) -> None:
         for name in ("radius", "caption_radius"):
@@ -59,13 +61,13 @@ class DedupeConfig:
 
     @property
     def variants(self) -> list[Variant]:
-        """What a picture is hashed as, itself first."""
-        turned = [Variant(degrees=degrees) for degrees in self.degrees]
-        return [AS_IT_IS, *([MIRRORED] if self.mirrored else []), *turned]
+        """The variants of a picture that are hashed; the unchanged picture comes first."""
+        rotated = [Variant(degrees=degrees) for degrees in self.degrees]
+        return [AS_IT_IS, *([MIRRORED] if self.mirrored else []), *rotated]
 
 
 def leaders(pictures: pa.Table) -> Int64:
-    """The best row of each picture, by rank and id; ascending by hash."""
+    """The index of the best row of each picture, by rank and then id; in ascending order of the hash."""
     hashes, ranks = pictures["phash"].to_numpy(), pictures["rank"].to_numpy()
     order = np.lexsort((pictures["pair_id"].to_numpy(zero_copy_only=False).astype(str), ranks, hashes))
     first = np.diff(hashes[order], prepend=~hashes[order][:1]) != 0
@@ -74,7 +76,7 @@ def leaders(pictures: pa.Table) -> Int64:
 
 
 def fingerprints(pictures: pa.Table, config: DedupeConfig) -> pa.Table:
-    """FINGERPRINTS of PICTURES that hold all rows of their hashes: a row for each band, variant and common caption."""
+    """FINGERPRINTS of PICTURES with all rows of each hash: one row per band and variant, and one per caption."""
     best = leaders(pictures)
     nodes = pictures.take(pa.array(best))
     hashes = nodes["phash"].to_numpy()
@@ -84,15 +86,15 @@ def fingerprints(pictures: pa.Table, config: DedupeConfig) -> pa.Table:
         for band, keys in enumerate(band_keys(probes, config.radius))
     ]
     if config.caption_radius > config.radius:
-        found = np.stack([pictures["phash"].to_numpy(), pictures["caption_key"].to_numpy()], axis=1)
-        found = np.unique(found[found[:, 1] != 0], axis=0)
-        places = hashes.searchsorted(found[:, 0])
-        rows.append(_fingerprints(nodes.take(pa.array(places)), found[:, 0], CAPTIONS, found[:, 1]))
+        captions = np.stack([pictures["phash"].to_numpy(), pictures["caption_key"].to_numpy()], axis=1)
+        captions = np.unique(captions[captions[:, 1] != 0], axis=0)
+        indices = hashes.searchsorted(captions[:, 0])
+        rows.append(_fingerprints(nodes.take(pa.array(indices)), captions[:, 0], CAPTIONS, captions[:, 1]))
     return pa.concat_tables([FINGERPRINTS.empty_table(), *rows])
 
 
 def _probes(nodes: pa.Table) -> Iterator[UInt64]:
-    """The hashes of the pictures, and those of each variant."""
+    """Yield the hashes of the pictures, then those of each variant."""
     yield nodes["phash"].to_numpy()
     if nodes.num_rows:
         variants = nodes["variants"].combine_chunks()
@@ -105,19 +107,19 @@ def _fingerprints(nodes: pa.Table, probes: UInt64, band: int, keys: UInt64) -> p
 
 
 def edges(table: pa.Table, config: DedupeConfig) -> pa.Table:
-    """EDGES among FINGERPRINTS that hold all rows of their keys; over all buckets each edge at least once."""
+    """EDGES among FINGERPRINTS with all rows of each key; over all buckets, every edge is found at least once."""
     bands, probes, hashes = (table[name].to_numpy() for name in ("band", "probe", "phash"))
     own = probes == hashes
     found: list[tuple[UInt64, UInt64, Reason]] = []
     for band in np.unique(bands).tolist():
-        here = bands == band
+        in_band = bands == band
         if band == CAPTIONS:
-            found += _with_common_captions(hashes[here], table["key"].to_numpy()[here], config)
+            found += _with_common_captions(hashes[in_band], table["key"].to_numpy()[in_band], config)
             continue
-        distinct = np.unique(hashes[here & own])
+        distinct = np.unique(hashes[in_band & own])
         found.append((*near_in_band(distinct, config.radius, band), Reason.DUPLICATE_PERCEPTUAL))
-        if (here & ~own).any():
-            found.append(_turned(probes[here & ~own], hashes[here & ~own], distinct, config.radius, band))
+        if (in_band & ~own).any():
+            found.append(_turned(probes[in_band & ~own], hashes[in_band & ~own], distinct, config.radius, band))
     return _edges(table, found)
 
 
@@ -134,15 +136,15 @@ def _with_common_captions(
 
 
 def _turned(probes: UInt64, hashes: UInt64, others: UInt64, radius: int, band: int) -> tuple[UInt64, UInt64, Reason]:
-    """Pictures of which one is near to a variant of the other, and not to the other itself."""
+    """Pairs of pictures where one is near a variant of the other, but not near the unchanged other."""
     order = np.argsort(probes, kind="stable")
-    near, other = near_in_band(np.unique(probes), radius, band, others)
-    begins, ends = (probes[order].searchsorted(near, side=side) for side in ("left", "right"))
+    near_probes, near_others = near_in_band(np.unique(probes), radius, band, others)
+    begins, ends = (probes[order].searchsorted(near_probes, side=side) for side in ("left", "right"))
     counts = ends - begins
     rows = np.arange(counts.sum()) + np.repeat(begins - (np.cumsum(counts) - counts), counts)
-    first, second = hashes[order[rows]], np.repeat(other, counts)
-    news = np.bitwise_count(first ^ second) > radius
-    return first[news], second[news], Reason.DUPLICATE_TURNED
+    first, second = hashes[order[rows]], np.repeat(near_others, counts)
+    is_new = np.bitwise_count(first ^ second) > radius
+    return first[is_new], second[is_new], Reason.DUPLICATE_TURNED
 
 
 def _edges(table: pa.Table, found: list[tuple[UInt64, UInt64, Reason]]) -> pa.Table:
@@ -154,14 +156,20 @@ def _edges(table: pa.Table, found: list[tuple[UInt64, UInt64, Reason]]) -> pa.Ta
         i, j = hashes.searchsorted(first), hashes.searchsorted(second)
         better_first = (ranks[i] < ranks[j]) | ((ranks[i] == ranks[j]) & (first < second))
         better, worse = np.where(better_first, i, j), np.where(better_first, j, i)
-        at = rows[better]
-        columns = [hashes[better], ranks[better], ids.take(pa.array(at)), parts[at], hashes[worse]]
+        better_rows = rows[better]
+        columns = [
+            hashes[better],
+            ranks[better],
+            ids.take(pa.array(better_rows)),
+            parts[better_rows],
+            hashes[worse],
+        ]
         tables.append(pa.table([*columns, [reason.value] * len(i)], schema=EDGES))
     return pa.concat_tables(tables)
 
 
 def links(edges: pa.Table) -> pa.Table:
-    """LINKS of EDGES: each edge told to both of its ends."""
+    """LINKS of EDGES: one row for each end of every edge."""
     better, worse = edges["better_hash"], edges["worse_hash"]
     return pa.concat_tables(
         [_links(edges, LINK, worse, better, is_better=False), _links(edges, LINK, better, worse, is_better=True)]
@@ -175,62 +183,62 @@ def _links(table: pa.Table, kind: int, node: pa.ChunkedArray, other: pa.ChunkedA
 
 
 def settle(table: pa.Table) -> pa.Table:
-    """The first pass of a round: who has no better neighbour any more stays, and its neighbours are told to go.
+    """The first pass of a round: keep each node without a better neighbour, and send DROP to its neighbours.
 
     Args:
-        table: all rows of LINKS of some nodes, edges and cuts; a column `reason` beside them is left out.
+        table: all LINK and CUT rows of LINKS of some nodes; a column `reason` is ignored.
 
     Returns:
-        LINKS: the edges of those that still have one, and what the others say.
+        LINKS: the edges of the nodes that still have a better neighbour, and the DROP rows from the kept nodes.
     """
     table = table.select(LINKS.names)
     table, cuts = _of_kind(table, LINK), _of_kind(table, CUT)
-    table = table.filter(pa.array(~_among(table, cuts)))
+    table = table.filter(pa.array(~_is_cut(table, cuts)))
     nodes, is_better = table["node"].to_numpy(), table["node_is_better"].to_numpy()
-    open_ = np.isin(nodes, nodes[~is_better])
-    stays = table.filter(pa.array(~open_))
-    goes = _links(stays, DROP, stays["other"], stays["node"], is_better=False)
-    return pa.concat_tables([table.filter(pa.array(open_)), goes])
+    is_open = np.isin(nodes, nodes[~is_better])
+    of_kept = table.filter(pa.array(~is_open))
+    drops = _links(of_kept, DROP, of_kept["other"], of_kept["node"], is_better=False)
+    return pa.concat_tables([table.filter(pa.array(is_open)), drops])
 
 
 def spread(table: pa.Table) -> pa.Table:
-    """The second pass of a round: who is told to go goes, and tells those that it would have stood above.
+    """The second pass of a round: drop each node that received DROP, and send CUT to its worse neighbours.
 
     Args:
-        table: all rows of LINKS of some nodes, edges and drops.
+        table: all LINK and DROP rows of LINKS of some nodes.
 
     Returns:
-        LINKS and a column `reason`: the edges that are left, cuts, and for each node that goes the best of its drops,
-        with its reason.
+        LINKS with a column `reason`: the remaining edges, the CUT rows, and for each dropped node its best DROP row
+        with the reason. `reason` is null in all other rows.
     """
     table, drops = _of_kind(table, LINK), _of_kind(table, DROP)
     nodes = table["node"].to_numpy()
     drops = drops.filter(pa.array(np.isin(drops["node"].to_numpy(), nodes)))
-    going = drops["node"].to_numpy()
+    dropped = drops["node"].to_numpy()
     order = np.lexsort(
-        (drops["why"].to_numpy(zero_copy_only=False).astype(str), drops["other"], drops["better_rank"], going)
+        (drops["why"].to_numpy(zero_copy_only=False).astype(str), drops["other"], drops["better_rank"], dropped)
     )
-    drops = drops.take(pa.array(order[np.diff(going[order], prepend=~going[order][:1]) != 0]))
-    gone = np.isin(nodes, going)
-    above = table.filter(pa.array(gone & table["node_is_better"].to_numpy()))
-    cuts = _links(above, CUT, above["other"], above["node"], is_better=False)
-    rest = pa.concat_tables([table.filter(pa.array(~gone)), cuts])
+    drops = drops.take(pa.array(order[np.diff(dropped[order], prepend=~dropped[order][:1]) != 0]))
+    is_dropped = np.isin(nodes, dropped)
+    to_worse = table.filter(pa.array(is_dropped & table["node_is_better"].to_numpy()))
+    cuts = _links(to_worse, CUT, to_worse["other"], to_worse["node"], is_better=False)
+    rest = pa.concat_tables([table.filter(pa.array(~is_dropped)), cuts])
     reasons = pa.chunked_array([pa.nulls(rest.num_rows, pa.string()), *drops["why"].chunks])
     return pa.concat_tables([rest, drops]).append_column("reason", reasons)
 
 
-def gone(table: pa.Table) -> pa.Table:
-    """GONE of the rows of LINKS that `spread` gives a reason."""
+def dropped_pictures(table: pa.Table) -> pa.Table:
+    """DROPPED_PICTURES of the rows of LINKS that have a reason from `spread`."""
     columns = ["node", "better_id", "better_part", "why"]
-    return table.select(columns).rename_columns(GONE.names).cast(GONE)
+    return table.select(columns).rename_columns(DROPPED_PICTURES.names).cast(DROPPED_PICTURES)
 
 
 def resolve(table: pa.Table) -> pa.Table:
-    """GONE from all LINKS at once, round after round."""
-    found = [GONE.empty_table()]
+    """DROPPED_PICTURES of a whole graph, given all its LINKS; runs all rounds in memory."""
+    found = [DROPPED_PICTURES.empty_table()]
     while table.num_rows:
         table = spread(settle(table))
-        found.append(gone(table.filter(table["reason"].is_valid())))
+        found.append(dropped_pictures(table.filter(table["reason"].is_valid())))
         table = table.filter(table["reason"].is_null())
     return pa.concat_tables(found)
 
@@ -239,17 +247,17 @@ def _of_kind(table: pa.Table, kind: int) -> pa.Table:
     return table.filter(pc.equal(table["kind"], pa.scalar(kind, pa.int8())))
 
 
-def _among(table: pa.Table, cuts: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which rows have the node and the other of one of the cuts."""
+def _is_cut(table: pa.Table, cuts: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether each row has the same `node` and `other` as one of the cuts."""
     both = [np.concatenate([table[name].to_numpy(), cuts[name].to_numpy()]) for name in ("node", "other")]
-    is_cut = np.arange(len(both[0])) >= table.num_rows
+    from_cuts = np.arange(len(both[0])) >= table.num_rows
     order = np.lexsort(both)
     new = np.zeros(len(order), bool)
     for values in both:
         new |= np.diff(values[order], prepend=~values[order][:1]) != 0
     groups = np.cumsum(new)
     has_cut = np.zeros(len(order) + 1, bool)
-    has_cut[groups[is_cut[order]]] = True
-    found = np.empty(len(order), bool)
-    found[order] = has_cut[groups]
-    return found[: table.num_rows]
+    has_cut[groups[from_cuts[order]]] = True
+    result = np.empty(len(order), bool)
+    result[order] = has_cut[groups]
+    return result[: table.num_rows]

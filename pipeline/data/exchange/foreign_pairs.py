@@ -1,9 +1,9 @@
-"""Pairs that other tools have made, as they are: the bytes of images and captions stay what they are.
+"""Read pairs that other tools have made, without changing the bytes of images and captions.
 
-Read are webdataset tars (img2dataset's, open_clip's, our own exports) and tables with images (img2dataset's Parquet
-output, our own shards). What a tool says of an image is taken where it can be true: address, original size, SHA-256 of
-the original, and for our own exports all columns. What can be computed is: size, perceptual hash, and where nobody says
-so the SHA-256 (then of the bytes that are there) and the caption's language.
+Inputs are webdataset tars (img2dataset's, open_clip's, our own exports) and tables with images (img2dataset's Parquet
+output, our own shards). The tool's values are taken if they are plausible: URL, original size, SHA-256 of the original,
+and for our own exports all columns. Size and perceptual hash are always computed. If the tool does not give them, the
+SHA-256 (then of the image's present bytes) and the caption's language are computed as well.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pipeline.reasons import Reason
 from pipeline.schemas import IMPORTED, conform
 
 _READABLE = ImageConfig(min_side=1, max_aspect_ratio=float(ImageConfig.max_pixels))
-"""Any size and shape will do: whoever made the pairs has chosen them."""
+"""Accepts any size and shape, because the makers of the pairs have chosen the images."""
 _ID, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 _INT32 = 2**31
 _BATCH_ROWS = 256
@@ -42,26 +42,26 @@ Row = dict[str, Any]
 
 
 def check_input(uri: str, schema: pa.Schema) -> None:
-    """Make sure that a table has images and captions.
+    """Check that a table has images and captions.
 
     Raises:
-        ValueError: a column is missing; the message lists those that there are.
+        ValueError: a column is missing; the message lists the table's columns.
     """
     _, caption, image = columns_of_pairs(schema.names)
-    for found, what in ((image, f"images; expected one of {list(IMAGE_COLUMNS)}"), (caption, "captions")):
-        if found is None:
-            raise ValueError(f"{uri}: no column of {what}, found {schema.names}; jobs.crawl fetches what is missing")
+    for column, content in ((image, f"images; expected one of {list(IMAGE_COLUMNS)}"), (caption, "captions")):
+        if column is None:
+            raise ValueError(f"{uri}: no column of {content}, found {schema.names}; jobs.crawl can fetch images by URL")
 
 
 def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
-    """IMPORTED of a webdataset tar, and of the rows of img2dataset's table beside it that the tar does not hold.
+    """Read IMPORTED from a webdataset tar, and from the rows of img2dataset's table that are missing in the tar.
 
     Args:
-        stream: the tar, which can be sought.
-        listed: the table (column key), where there is one.
+        stream: the tar; must be seekable.
+        listed: img2dataset's table of the tar (column key), or None.
 
     Raises:
-        ReadError: the bytes do not come.
+        ReadError: the stream itself fails, whereas a damaged tar gives a row with a reason.
     """
     rows: list[Row] = []
     keys: set[str] = set()
@@ -78,7 +78,7 @@ def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
 
 
 def read_table(file: pq.ParquetFile) -> pa.Table:
-    """IMPORTED of a Parquet file with images and captions; of several captions of an image the others are spare."""
+    """Read IMPORTED from a Parquet file with images and captions; all captions after an image's first are spare."""
     _, caption, image = columns_of_pairs(file.schema_arrow.names)
     assert caption is not None
     assert image is not None
@@ -104,7 +104,7 @@ def _row_of_sample(sample: img2dataset.Sample) -> Row:
 
 
 def _row(fields: Mapping[str, Any], caption: Any, image: bytes | None) -> Row:
-    """A row of IMPORTED by what is said of it and what can be seen."""
+    """A row of IMPORTED from the tool's values and from the image."""
     texts = {name: _text(fields.get(name)) for name in ("url", "page_url", "caption_source", "language")}
     row: Row = {
         **texts,
@@ -120,7 +120,7 @@ def _row(fields: Mapping[str, Any], caption: Any, image: bytes | None) -> Row:
     if not row["caption"]:
         return row | {"reason": Reason.CAPTION_EMPTY}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the verdict says what there is to say
+        warnings.simplefilter("ignore")  # the reason of the row reports the problem
         header = inspect(image, _READABLE)
         if isinstance(header, tuple):
             return row | {"reason": header[0]}
@@ -131,11 +131,11 @@ def _row(fields: Mapping[str, Any], caption: Any, image: bytes | None) -> Row:
     if "language" not in fields:
         guess = identifier()([row["caption"]])[0]
         row["language"] = guess.language if guess.confidence >= CaptionConfig.min_language_confidence else None
-    said = {name: fields.get(name) for name in ("pair_id", "sha256")}
+    given = {name: fields.get(name) for name in ("pair_id", "sha256")}
     url = row["url"] or f"table:{blake2b(image, digest_size=16).hexdigest()}"
     return row | {
-        "pair_id": said["pair_id"] if _is(said["pair_id"], _ID) else hash128(url, row["caption"]),
-        "sha256": said["sha256"] if _is(said["sha256"], _SHA256) else sha256(image).hexdigest(),
+        "pair_id": given["pair_id"] if _is(given["pair_id"], _ID) else hash128(url, row["caption"]),
+        "sha256": given["sha256"] if _is(given["sha256"], _SHA256) else sha256(image).hexdigest(),
         "url": url,
         "width": header.width,
         "height": header.height,
@@ -148,13 +148,13 @@ def _as_table(rows: list[Row]) -> pa.Table:
 
 
 def _text(value: Any) -> str | None:
-    """A string that Arrow can hold; JSON may have halves of surrogate pairs."""
+    """The value as a string that Arrow can store; JSON may contain lone surrogates."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def _integer(value: Any) -> int | None:
-    is_one = isinstance(value, int) and not isinstance(value, bool) and -_INT32 <= value < _INT32
-    return value if is_one else None
+    is_int32 = isinstance(value, int) and not isinstance(value, bool) and -_INT32 <= value < _INT32
+    return value if is_int32 else None
 
 
 def _list(values: Any, read: Any) -> list[Any] | None:
@@ -166,20 +166,20 @@ def _is(value: Any, pattern: re.Pattern[str]) -> bool:
 
 
 def shard_of(table: pa.Table, count: int, seed: int) -> npt.NDArray[np.int32]:
-    """The shard of each row; rows that are out have no id, and are in the first."""
+    """The shard of each row; dropped rows have no id and get the first shard."""
     ids = pc.fill_null(table["pair_id"], "0" * 32)
     return shard.shard_of(pa.table({"pair_id": ids}), count, seed)
 
 
 def is_first(table: pa.Table) -> pa.BooleanArray:
     """For each row whether it is the first with its pair_id."""
-    _, first = np.unique(table["pair_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
-    found = np.zeros(table.num_rows, bool)
-    found[first] = True
-    return pa.array(found)
+    _, rows = np.unique(table["pair_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    first = np.zeros(table.num_rows, bool)
+    first[rows] = True
+    return pa.array(first)
 
 
 def mark_duplicates(table: pa.Table) -> pa.Table:
-    """Of the rows with one pair_id, all but the first are out."""
+    """Drop all rows but the first with each pair_id, by a column `reason`."""
     reasons = [None if first else Reason.DUPLICATE_PAIR for first in is_first(table).to_pylist()]
     return table.append_column("reason", pa.array(reasons, pa.string()))

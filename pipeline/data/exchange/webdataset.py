@@ -1,8 +1,8 @@
-"""A shard's pairs as a webdataset tar in img2dataset's layout, which open_clip trains from.
+"""Write the pairs of a shard as a webdataset tar in img2dataset's layout, which open_clip can train from.
 
-A pair is three members with one key: key.jpg (or .png, .webp), the image as it is; key.json, img2dataset's fields and
-ours; key.txt, the caption. The key is the shard's number and the pair's place in it, so it stays the same where other
-pairs are taken down. A tar is a function of its pairs alone: times and owners are zero.
+A pair is three members with the same key: key.jpg (or .png, .webp), the unchanged image; key.json, img2dataset's fields
+and ours; key.txt, the caption. The key is the shard's number and the pair's row in the shard, so it does not change
+when other pairs are taken down. A tar depends only on its pairs: times and owners are zero.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pipeline.data.images.image_header import image_type
 
 SUFFIX = ".tar"
 _EXTENSIONS = {"PNG": "png", "WEBP": "webp"}
-"""Everything else is called jpg: open_clip reads no other name, and decoders look at the content."""
+"""Extensions by image type. Other types are named jpg: open_clip reads no other name, and decoders go by content."""
 _SHARD_DIGITS, _ROW_DIGITS = 5, 4
-"""At least, as in img2dataset's output."""
+"""Minimum number of digits, as in img2dataset's output."""
 
 
 def shard_name(shard: int, num_shards: int) -> str:
-    """The number of a shard as its name begins: 00012."""
+    """The number of a shard with leading zeros, such as 00012."""
     return str(shard).zfill(max(_SHARD_DIGITS, len(str(num_shards - 1))))
 
 
@@ -32,9 +32,9 @@ class TarWriter:
     """Writes pairs, row group by row group, and counts them.
 
     Args:
-        sink: gets the bytes.
-        shard: what keys begin with (`shard_name`).
-        max_rows: pairs that a shard has at most, those taken down among them.
+        sink: file to write to.
+        shard: prefix of the keys (`shard_name`).
+        max_rows: maximum number of pairs in a shard, including pairs that were taken down.
     """
 
     def __init__(self, sink: BinaryIO, shard: str, max_rows: int) -> None:
@@ -49,7 +49,7 @@ class TarWriter:
 
         Args:
             table: PAIRS.
-            rows: the place of each in its shard.
+            rows: row of each pair in its shard.
         """
         for row, pair in zip(rows, table.to_pylist(), strict=True):
             key = f"{self._shard}{row:0{self._digits}d}"
@@ -77,7 +77,7 @@ class TarWriter:
 
 
 def fields_of(key: str, pair: dict[str, Any]) -> dict[str, Any]:
-    """What key.json holds: the columns of PAIRS but the image, the hash in hexadecimal, and img2dataset's status."""
-    known = {name: value for name, value in pair.items() if name != "image"}
+    """The content of key.json: all columns of PAIRS except the image, the hash in hexadecimal, and a status."""
+    columns = {name: value for name, value in pair.items() if name != "image"}
     phash = None if pair["phash"] is None else f"{pair['phash']:016x}"
-    return {**known, "phash": phash, "key": key, "status": "success", "error_message": None}
+    return {**columns, "phash": phash, "key": key, "status": "success", "error_message": None}

@@ -17,7 +17,7 @@ from pipeline.data.duplicates import duplicate_graph as graph
 from pipeline.data.duplicates.duplicate_graph import DedupeConfig
 from pipeline.data.flows.bucketing import by_number, by_part
 from pipeline.data.flows.global_counts_flow import ReadColumns
-from pipeline.schemas import EDGES, GONE, LINKS
+from pipeline.schemas import DROPPED_PICTURES, EDGES, LINKS
 
 
 def pictures(stages: Stages, parts: int, read: ReadColumns, config: DedupeConfig, buckets: int) -> Output:
@@ -76,7 +76,8 @@ def duplicates(
 def _resolved(
     stages: Stages, pictures: Output, near: Output | None, config: DedupeConfig, buckets: int
 ) -> Callable[[int], pa.Table]:
-    """GONE of a bucket of hashes: the graph in rounds, until what is open is little enough for one worker."""
+    """DROPPED_PICTURES of a bucket of hashes: the graph in rounds, until what is open is little enough for one
+    worker."""
     fingerprints = stages(
         "fingerprints",
         buckets,
@@ -120,7 +121,7 @@ def _resolved(
 
     def gone(bucket: int) -> pa.Table:
         dropped = (output.dropped(bucket) for output in rounds)
-        tables = [rest.bucket(bucket), *(graph.gone(table) for table in dropped if table is not None)]
-        return pa.concat_tables([GONE.empty_table(), *(table for table in tables if table is not None)])
+        tables = [rest.bucket(bucket), *(graph.dropped_pictures(table) for table in dropped if table is not None)]
+        return pa.concat_tables([DROPPED_PICTURES.empty_table(), *(table for table in tables if table is not None)])
 
     return gone

@@ -146,12 +146,14 @@ def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
         "outcomes",
         parts,
         lambda part: fetched.with_dropped(part, ["query_ids", "reason"]),
-        finish=survival.outcomes,
+        finish=survival.count_outcomes,
         bucketing=by_query(buckets),
         num_buckets=buckets,
         generation=generation,
     )
-    return stages("survival", buckets, counts.bucket, finish=survival.add, generation=generation).table(OUTCOMES)
+    return stages("survival", buckets, counts.bucket, finish=survival.sum_outcomes, generation=generation).table(
+        OUTCOMES
+    )
 
 
 def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM_NAMES) -> pa.Table:
@@ -179,5 +181,10 @@ def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM
 def card_counts(stages: Stages, parts: int, read: Callable[[int], pa.Table | None], buckets: int) -> pa.Table:
     """CARD_COUNTS of the pairs that `read` gives: of each topic the largest."""
     counts = stages("card_counts", parts, read, finish=card.count, bucketing=by_name(buckets), num_buckets=buckets)
-    added = stages("card_totals", buckets, counts.bucket, finish=lambda table: card.largest(card.add(table)))
-    return card.largest(added.table(CARD_COUNTS))
+    added = stages(
+        "card_totals",
+        buckets,
+        counts.bucket,
+        finish=lambda table: card.most_frequent_names(card.sum_card_counts(table)),
+    )
+    return card.most_frequent_names(added.table(CARD_COUNTS))

@@ -62,7 +62,7 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
         "totals",
         num_buckets,
         counts.bucket,
-        finish=lambda table: query_list.add_up(table, config),
+        finish=lambda table: query_list.sum_terms(table, config),
         bucketing=by_word(-1, num_buckets),
         num_buckets=num_buckets,
     )

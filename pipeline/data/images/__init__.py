@@ -1,5 +1,5 @@
-"""One image: its header, decoding in a process of its own, resizing, the perceptual hash.
+"""Check, decode, resize and hash single images.
 
-Nothing here trusts the bytes: the header is read before anything is decoded, and decoders are separate processes. May
-import `hashing`, `reasons` and `resume_safe`. Start with `image_header`, then `decoders`.
+No module here trusts the bytes of an image: headers are checked before anything is decoded, and decoders run in
+separate processes. May import `hashing`, `reasons` and `resume_safe`. Start with `image_header`, then `decoders`.
 """

@@ -1,9 +1,10 @@
-"""Processes that decode, so that what native code does to one image costs one row: both ends of a pipe.
+"""Decode images in child processes, so that a crash in native code costs one row.
 
-`main` is the child: it reads images from standard input and writes what became of them to standard output. Its memory
-is limited, it is given no secret and no connection, and it ends when its parent does. The parent keeps several of them
-busy, ends one that works too long, starts another where one has died, and blames the image that was being decoded.
-Answers are plain JSON and bytes, so that a child that an image has taken over cannot make its parent run anything.
+This module contains both ends of the pipe. `main` is the child process: it reads images from standard input and writes
+results to standard output. Its memory is limited, its environment holds no secrets, it inherits no connections, and it
+ends when its parent ends. The parent keeps several children busy, kills a child that takes too long, replaces a child
+that has died, and blames the image that was being decoded. Results are plain JSON and bytes, so a child that a hostile
+image has taken over cannot make its parent execute code.
 """
 
 from __future__ import annotations
@@ -25,55 +26,56 @@ from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.resize import ImageProcessor, Picture
 from pipeline.reasons import Reason
 
-_IN_HAND = 8
-"""Images that a child has at once: the next one is there when it has done with the first."""
+_QUEUED_PER_CHILD = 8
+"""Images queued per child, so that the next image is ready when the child has finished the current one."""
 _LENGTH = struct.Struct("<I")
 _LENGTHS = struct.Struct("<II")
-"""Bytes of an answer's JSON, and of its JPEG."""
+"""Sizes in bytes of a result's JSON and of its JPEG."""
 _DIES_WITH_PARENT = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or os._exit(1)"
-"""What a child does first, before a second of imports: prctl(PR_SET_PDEATHSIG, SIGKILL)."""
+"""First statement of a child: prctl(PR_SET_PDEATHSIG, SIGKILL). It runs before the imports, which take a second."""
 _CHILD = "from pipeline.data.images.decoders import main; main()"
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _PIPE_BYTES = 1 << 20
-_ENDING_SECONDS = 1.0
-"""For a child that answers no more to end by itself."""
-_STARTS = 3
-"""Attempts at starting a child, which may be killed before it is ready."""
+_EXIT_SECONDS = 1.0
+"""Time for a child to exit by itself after its output has ended."""
+_START_ATTEMPTS = 3
+"""Attempts to start a child, because a child may be killed before it is ready."""
 
 
 class Decoders:
-    """Checks and resizes images in processes of its own; to be used from one event loop."""
+    """Check and resize images in child processes. Use each instance from one event loop only."""
 
     def __init__(self, config: ImageConfig, *, with_phash: bool = False) -> None:
         self._children = [_Child(config, with_phash) for _ in range(config.num_decoders)]
         self._free: asyncio.Queue[_Child] = asyncio.Queue()
-        for child in self._children * _IN_HAND:
+        for child in self._children * _QUEUED_PER_CHILD:
             self._free.put_nowait(child)
 
     async def start(self) -> None:
-        """Start all children ahead of the first image, for which each would take a second.
+        """Start all children before the first image arrives; starting one takes about a second.
 
         Raises:
-            RuntimeError: a child does not start.
+            RuntimeError: a child did not start.
         """
         await asyncio.gather(*(child.start() for child in self._children))
 
     async def __call__(self, data: bytes) -> Picture:
-        """What becomes of an image; waits where all children have enough to do, so that fetching cannot outrun them.
+        """Check and resize an image. Waits while all children are busy, so that fetching cannot outrun decoding.
 
-        A child may be killed for what others do, where memory is short: an image is blamed for the second death.
+        When memory is short, a child may be killed because of other processes, so an image is tried once more after
+        its child has died, and is refused when a second child dies.
 
         Raises:
-            RuntimeError: a child does not start.
+            RuntimeError: a child did not start.
         """
         suspected = False
         while True:
             child = await self._free.get()
             try:
                 return await child.process(data)
-            except _DiedOfAnotherError:
+            except _DiedEarlierError:
                 continue
-            except _DiedError as death:
+            except _DiedDecodingError as death:
                 if suspected:
                     return Picture(reason=Reason.DECODER_DIED, error_message=f"{Reason.DECODER_DIED.value} ({death})")
                 suspected = True
@@ -86,16 +88,16 @@ class Decoders:
             await child.close()
 
 
-class _DiedError(Exception):
-    """The child died while it had this image."""
+class _DiedDecodingError(Exception):
+    """The child died while decoding this image."""
 
 
-class _DiedOfAnotherError(Exception):
-    """The child died before it came to this image."""
+class _DiedEarlierError(Exception):
+    """The child died before it started on this image."""
 
 
 class _Child:
-    """One process, started when it is needed, and again after it has died."""
+    """One child process. It is started on first use and restarted after it has died."""
 
     def __init__(self, config: ImageConfig, with_phash: bool) -> None:
         self._config = config
@@ -105,7 +107,7 @@ class _Child:
         self._waiting: deque[asyncio.Future[Picture]] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._too_long = False
+        self._timed_out = False
 
     async def start(self) -> asyncio.subprocess.Process:
         async with self._starting:
@@ -119,25 +121,25 @@ class _Child:
             self._watch(process)
         assert process.stdin is not None
         process.stdin.write(_LENGTH.pack(len(data)) + data)
-        with contextlib.suppress(ConnectionError):  # whoever reads its answers sees that it has died
+        with contextlib.suppress(ConnectionError):  # _read notices that the child has died
             await process.stdin.drain()
         return await answer
 
     async def close(self) -> None:
         if self._process is not None and self._reading is not None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            with contextlib.suppress(ProcessLookupError):  # the process has already ended
                 self._process.kill()
             await self._reading
 
     async def _start(self) -> asyncio.subprocess.Process:
-        for _ in range(_STARTS):
+        for _ in range(_START_ATTEMPTS):
             process = await self._spawn()
             assert process.stdout is not None
             if await process.stdout.read(1):
                 break
         else:
-            raise RuntimeError(f"a decoder does not start (exit status {await process.wait()})")
-        self._process, self._too_long = process, False
+            raise RuntimeError(f"a decoder process did not start (exit status {await process.wait()})")
+        self._process, self._timed_out = process, False
         self._reading = asyncio.create_task(self._read(process))
         return process
 
@@ -155,9 +157,9 @@ class _Child:
         )
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
-        """Hand out the answers of a process until it ends."""
+        """Deliver the results of a process until it ends."""
         assert process.stdout is not None
-        with contextlib.suppress(asyncio.IncompleteReadError, ValueError, TypeError, LookupError):  # or it is no answer
+        with contextlib.suppress(asyncio.IncompleteReadError, ValueError, TypeError, LookupError):  # malformed results
             while True:
                 json_bytes, jpg_bytes = _LENGTHS.unpack(await process.stdout.readexactly(_LENGTHS.size))
                 values = json.loads(await process.stdout.readexactly(json_bytes))
@@ -165,28 +167,28 @@ class _Child:
                 values["reason"] = values["reason"] and Reason(values["reason"])
                 self._waiting.popleft().set_result(Picture(**values))
                 self._watch(process)
-        # Before anything is waited for, since a new child may be started meanwhile
+        # Reset before the first await, because a new child may be started during an await
         self._process, waiting, self._waiting = None, self._waiting, deque()
-        too_long = self._too_long
+        timed_out = self._timed_out
         if self._timer is not None:
             self._timer.cancel()
-        try:  # to kill it at once would take its exit status from asyncio, where it is ending by itself
-            status = await asyncio.wait_for(process.wait(), _ENDING_SECONDS)
+        try:  # let the process end by itself first: killing it now would hide its exit status from asyncio
+            status = await asyncio.wait_for(process.wait(), _EXIT_SECONDS)
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             status = await process.wait()
         for number, answer in enumerate(waiting):
             if number:
-                answer.set_exception(_DiedOfAnotherError())
-            elif too_long:
+                answer.set_exception(_DiedEarlierError())
+            elif timed_out:
                 message = f"{Reason.DECODER_TIMEOUT.value} (exit status {status})"
                 answer.set_result(Picture(reason=Reason.DECODER_TIMEOUT, error_message=message))
             else:
-                answer.set_exception(_DiedError(f"exit status {status}"))
+                answer.set_exception(_DiedDecodingError(f"exit status {status}"))
 
     def _watch(self, process: asyncio.subprocess.Process) -> None:
-        """Give the process its time for the image it has come to."""
+        """Restart the timer for the image that the process now decodes, and stop it if none is queued."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
@@ -195,12 +197,12 @@ class _Child:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._end, process)
 
     def _end(self, process: asyncio.subprocess.Process) -> None:
-        self._too_long = True
+        self._timed_out = True
         process.kill()
 
 
 def serve(config: ImageConfig, with_phash: bool, images: BinaryIO, answers: BinaryIO) -> None:
-    """Answer each image that is read, until there are no more."""
+    """Process images from `images` until the stream ends, and write each result to `answers`."""
     processor = ImageProcessor(config, with_phash=with_phash)
     _limit_memory(config.decoder_memory_gib)
     answers.write(b"!")
@@ -221,12 +223,12 @@ def _limit_memory(gib: float) -> None:
 
 
 def main() -> None:
-    """The child, with its options as JSON in its only argument."""
+    """Run the child process. Its only command line argument holds its options as JSON."""
     options = json.loads(sys.argv[1])
-    for pipe in (0, 1):  # which hold less than an image by themselves
-        with contextlib.suppress(OSError):  # a user may have so many bytes in pipes, and some loops take sockets
+    for pipe in (0, 1):  # by default a pipe buffers less than one image
+        with contextlib.suppress(OSError):  # the user's pipe quota may be exhausted, or asyncio uses sockets
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    # Whatever else writes to standard output, a library's print say, must not become part of an answer
+    # Other output to standard output, such as a library's print, must not mix with the results
     with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
         os.dup2(2, 1)
         serve(ImageConfig(**options["config"]), options["with_phash"], sys.stdin.buffer, answers)

@@ -1,4 +1,4 @@
-"""What an image says of itself before it is decoded, and the checks that need no more."""
+"""Read image headers and run the checks that need no decoding."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ DECODER_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""What Pillow's decoders raise over damaged and hostile bytes."""
+"""Exceptions that Pillow's decoders raise for damaged or hostile bytes."""
 MAX_SCANS = 100
-"""Of a progressive JPEG: each of them is a pass over all of its pixels, and ten are usual."""
+"""Maximum scans of a progressive JPEG. Each scan is a pass over all pixels; ten scans are usual."""
 _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """What an image must be, and what it becomes. From `image_size` to `skip_reencode` as img2dataset's options."""
+    """Requirements for images, and how they are resized. `image_size` to `skip_reencode` are img2dataset's options."""
 
     max_pixels: int = 89_000_000
-    """By the header, before anything is decoded (Pillow's own limit for decompression bombs)."""
+    """Maximum pixels according to the header, checked before decoding (Pillow's limit for decompression bombs)."""
     min_side: int = 32
-    """Pixels of the shorter side, at least."""
+    """Minimum pixels of the shorter side."""
     max_aspect_ratio: float = 5.0
     image_size: int = 256
     resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = "keep_ratio"
@@ -51,16 +51,16 @@ class ImageConfig:
     encode_quality: int = 95
     skip_reencode: bool = False
     upright: bool = True
-    """Turn pictures as their EXIF orientation says, as browsers show them; img2dataset leaves them lying."""
+    """Rotate pictures by their EXIF orientation, as browsers do. img2dataset ignores the orientation."""
     resizer: Literal["img2dataset", "scaled"] = "img2dataset"
-    """`scaled` lets libjpeg decode large JPEGs at 1/2, 1/4 or 1/8 before they are resized: faster, and not the same
-    bytes (docs/results.md)."""
+    """`scaled` lets libjpeg decode large JPEGs at 1/2, 1/4 or 1/8 of their size before they are resized: faster, but
+    the bytes differ (docs/results.md)."""
     num_decoders: int = field(default=2, metadata=RESUME_SAFE)
-    """Processes that decode and resize, beside each fetcher."""
+    """Decoder processes per fetcher."""
     decoder_memory_gib: float = field(default=2.0, metadata=RESUME_SAFE)
-    """Memory that a decoder may take beyond what it starts with."""
+    """Memory that a decoder process may allocate on top of its memory at start."""
     decoder_timeout_seconds: float = field(default=20.0, metadata=RESUME_SAFE)
-    """A decoder that works longer on one image is ended, and the image refused."""
+    """A decoder process that spends longer on one image is killed, and the image is refused."""
 
     def __post_init__(self) -> None:
         if self.num_decoders < 1:
@@ -72,7 +72,7 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself before it is decoded."""
+    """Properties of an image that are known before it is decoded."""
 
     kind: str
     width: int
@@ -83,7 +83,7 @@ class Header:
 
 
 def image_type(data: bytes) -> str | None:
-    """The type of an image by its first bytes, never by its name or header; None where it is none we know."""
+    """The image type by its first bytes, never by file name or HTTP header; None if the type is unknown."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:12] in {b"ftypavif", b"ftypavis"}:
@@ -92,18 +92,18 @@ def image_type(data: bytes) -> str | None:
 
 
 def inspect(data: bytes, config: ImageConfig) -> Header | tuple[Reason, str]:
-    """What an image says of itself, or why it is refused and a detail.
+    """The header of an image, or the reason for refusing the image and a detail.
 
-    The header is judged before a pixel is decoded. A JPEG must have its end marker; what else may be wrong with it
-    shows when it is resized. All other types are decoded, strictly, because decoders that fill what is missing would
-    let a truncated file pass. Of an animation this is the first frame, and so is what becomes of it.
+    The header is checked before any pixel is decoded. A JPEG must have its end marker; other damage is detected when it
+    is resized. All other types are decoded strictly, because decoders that fill in missing data would accept truncated
+    files. Only the first frame of an animation is checked and used.
     """
     kind = image_type(data)
     if kind is None:
         return Reason.NOT_AN_IMAGE, f"begins with {data[:12]!r}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the verdict says what there is to say
+            warnings.simplefilter("ignore")  # the returned reason covers these warnings
             image = Image.open(io.BytesIO(data), formats=[kind])
             width, height = image.size
             if width * height > config.max_pixels:
@@ -113,16 +113,16 @@ def inspect(data: bytes, config: ImageConfig) -> Header | tuple[Reason, str]:
             if max(width, height) > config.max_aspect_ratio * min(width, height):
                 return Reason.TOO_ELONGATED, f"{width}x{height}"
             if image.mode[0] in "IF" or (kind == "PNG" and data[24] > 8):
-                return Reason.RESIZE_FAILED, "more than 8 bits a channel"  # img2dataset makes such an image white
-            assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow was told to accept truncated images"
+                return Reason.RESIZE_FAILED, "more than 8 bits per channel"  # img2dataset would return a white image
+            assert not ImageFile.LOAD_TRUNCATED_IMAGES, "ImageFile.LOAD_TRUNCATED_IMAGES must be False"
             if kind != "JPEG":
                 image.load()
             elif problem := _problem_of_jpeg(data):
                 return Reason.CORRUPT_IMAGE, problem
             exif, orientation = _exif(image)
             return Header(kind, width, height, image.mode, exif, orientation)
-    except UnidentifiedImageError:  # its text has the address of an object in it
-        return Reason.NOT_AN_IMAGE, "its header cannot be read"
+    except UnidentifiedImageError:  # the exception's text contains a memory address
+        return Reason.NOT_AN_IMAGE, "the header cannot be read"
     except Image.DecompressionBombError as error:
         return Reason.TOO_MANY_PIXELS, str(error)
     except DECODER_ERRORS as error:
@@ -130,25 +130,26 @@ def inspect(data: bytes, config: ImageConfig) -> Header | tuple[Reason, str]:
 
 
 def _problem_of_jpeg(data: bytes) -> str | None:
-    """What is wrong with a JPEG's markers from the first scan on (a thumbnail before it has markers of its own)."""
-    place = 2
-    while place + 4 <= len(data):
-        marker = data[place + 1]
+    """The defect in a JPEG's markers from its first scan on, or None. Markers of embedded thumbnails come before it."""
+    offset = 2
+    while offset + 4 <= len(data):
+        marker = data[offset + 1]
         if marker == 0xDA:  # start of scan
-            if data.rfind(b"\xff\xd9", place) < 0:
+            if data.rfind(b"\xff\xd9", offset) < 0:
                 return "no end marker: the file is truncated"
-            return None if data.count(b"\xff\xda", place) <= MAX_SCANS else f"more than {MAX_SCANS} scans"
-        alone = marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7  # filling, or a marker without a length
-        place += 1 if marker == 0xFF else 2 if alone else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+            return None if data.count(b"\xff\xda", offset) <= MAX_SCANS else f"more than {MAX_SCANS} scans"
+        has_length = not (marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7)  # 0xFF is a fill byte
+        length = int.from_bytes(data[offset + 2 : offset + 4], "big")
+        offset += 1 if marker == 0xFF else 2 + length if has_length else 2
     return "no scan: the file is truncated"
 
 
 def _exif(image: Image.Image) -> tuple[str, int]:
-    """EXIF data as JSON, and the orientation (1 is upright)."""
+    """The EXIF data as JSON, and the orientation (1 means upright)."""
     try:
         tags = image.getexif()
         orientation = tags.get(_ORIENTATION, 1)
         valid = isinstance(orientation, int) and 1 <= orientation <= 8
         return json.dumps({str(key): str(value) for key, value in tags.items()}), orientation if valid else 1
-    except DECODER_ERRORS:  # damage beside the picture does not harm the picture
+    except DECODER_ERRORS:  # damaged metadata does not affect the picture
         return "{}", 1

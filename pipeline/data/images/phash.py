@@ -1,16 +1,19 @@
-"""The perceptual hash of a picture, and of what it would be mirrored or turned.
+"""Compute perceptual hashes of pictures and of their mirrored or rotated variants.
 
-pHash (Zauner 2010) as imagehash computes it, bit for bit, so that lists of hashes made elsewhere can be used. Its
-choices, and what each of them makes it indifferent to:
+The hash is pHash (Zauner 2010), bit for bit as in imagehash, so that lists of hashes from other sources can be used.
+Each step makes the hash robust to certain changes:
 
-- luminance: colours, and their loss;
-- 32x32 pixels, by Lanczos with a support that grows with the reduction (antialiased): the size it came in;
-- the 8x8 lowest frequencies of the DCT: noise, blur, the quantisation of JPEG and WebP, which change the others first;
-- a bit for each that is above their median: brightness and contrast, as long as nothing is clipped. Without two equal
-  frequencies at the median 32 of the 64 bits are set, so that distances are even: radius 3 finds what radius 2 does.
+- luminance only: changes or loss of colour;
+- 32x32 pixels by antialiased Lanczos (its support grows with the reduction): the original size;
+- the 8x8 lowest frequencies of the DCT: noise, blur, and JPEG or WebP quantisation, which affect high
+  frequencies first;
+- one bit per frequency, set if the frequency is above the median: brightness and contrast, unless pixels are clipped.
 
-It is not indifferent to where things are: what is cropped, framed, turned or mirrored has another hash. Mirrored and
-turned pictures can be looked for by hashes of their own (Variant), which need no second decoding.
+If no two frequencies are equal at the median, exactly 32 of the 64 bits are set. Distances are then even, so radius 3
+finds the same pictures as radius 2.
+
+The hash is not robust to changes of position: a cropped, framed, rotated or mirrored picture has a different hash. To
+find mirrored and rotated copies, hash these variants too (`Variant`), which needs no second decoding.
 """
 
 from __future__ import annotations
@@ -33,13 +36,13 @@ _NUM_FREQUENCIES = 8
 
 @dataclass(frozen=True)
 class Variant:
-    """What may have been done to a picture: turned, then mirrored."""
+    """A transformation of a picture: rotation, then mirroring."""
 
     mirrored: bool = False
-    """Left and right changed."""
+    """Whether left and right are swapped."""
     degrees: float = 0.0
-    """Turned to the left, any number. The corners that come out empty are cut off: of a picture that is not turned by
-    quarters, the largest middle part of its own proportions that has none."""
+    """Counterclockwise rotation by any angle. Unless it is a multiple of 90, the picture is cropped to the largest
+    central part that has the same aspect ratio and no empty corners."""
 
 
 AS_IT_IS = Variant()
@@ -50,20 +53,20 @@ def perceptual_hash(images: Sequence[bytes]) -> UInt64:
     """The 64-bit DCT hash of each encoded image, bit for bit imagehash.phash.
 
     Args:
-        images: encoded images that decode, B of them.
+        images: B encoded images, all decodable.
 
     Returns:
-        uint64 of shape (B,): the first row's first column, which is the mean, is the highest bit.
+        uint64 of shape (B,). The highest bit belongs to the lowest frequency (the mean).
     """
     return perceptual_hashes(images, [AS_IT_IS])[:, 0]
 
 
 def perceptual_hashes(images: Sequence[bytes], variants: Sequence[Variant]) -> UInt64:
-    """The 64-bit DCT hash of each encoded image as it would be after each variant.
+    """The 64-bit DCT hash of every variant of each encoded image.
 
     Args:
-        images: encoded images that decode, B of them.
-        variants: V of them.
+        images: B encoded images, all decodable.
+        variants: V transformations.
 
     Returns:
         uint64 of shape (B, V).
@@ -71,32 +74,32 @@ def perceptual_hashes(images: Sequence[bytes], variants: Sequence[Variant]) -> U
     if not images or not variants:
         return np.zeros((len(images), len(variants)), np.uint64)
     grey = np.concatenate([_luminances(image, variants) for image in images]).astype(np.float64)
-    # Not by matrix products, whose rounding would decide the bits of flat and of symmetric images
+    # A matrix product would round differently, which would decide the bits of flat and symmetric images
     low = dct(dct(grey, axis=1)[:, :_NUM_FREQUENCIES], axis=2)[:, :, :_NUM_FREQUENCIES].reshape(len(grey), -1)
     bits = low > np.median(low, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").astype(np.uint64).reshape(len(images), len(variants))
 
 
 def _luminances(data: bytes, variants: Sequence[Variant]) -> npt.NDArray[np.uint8]:
-    """Luminance at 32x32 pixels of each variant: uint8 of shape (V, 32, 32)."""
+    """The luminance of each variant at 32x32 pixels: uint8 of shape (V, 32, 32)."""
     with Image.open(io.BytesIO(data)) as image:
         grey = image.convert("L")
-    made: dict[float, npt.NDArray[np.uint8]] = {}
-    found = []
+    rotated: dict[float, npt.NDArray[np.uint8]] = {}
+    luminances = []
     for variant in variants:
         quarters = round(variant.degrees / 90)
         degrees = variant.degrees - 90 * quarters
-        if degrees not in made:
-            made[degrees] = _reduced(grey, degrees)
-        pixels = np.rot90(made[degrees], quarters)
-        found.append(pixels[:, ::-1] if variant.mirrored else pixels)
-    return np.stack(found)
+        if degrees not in rotated:
+            rotated[degrees] = _reduced(grey, degrees)
+        pixels = np.rot90(rotated[degrees], quarters)
+        luminances.append(pixels[:, ::-1] if variant.mirrored else pixels)
+    return np.stack(luminances)
 
 
 def _reduced(grey: Image.Image, degrees: float) -> npt.NDArray[np.uint8]:
     box = None
     if degrees:
-        grey = grey.reduce(max(min(grey.size) // (2 * _SIDE), 1))  # turning costs by the pixel
+        grey = grey.reduce(max(min(grey.size) // (2 * _SIDE), 1))  # rotation time grows with the number of pixels
         width, height = grey.size
         sine, cosine = abs(sin(radians(degrees))), cos(radians(degrees))
         share = 1 / (cosine + sine * max(width, height) / min(width, height))

@@ -1,8 +1,7 @@
-"""Resizing with img2dataset's Resizer, which decodes an image once and is made to say what was wrong with it.
+"""Resize images with img2dataset's Resizer and detect damaged JPEGs in the same pass.
 
-Decoders fill what a damaged file lacks with grey and go on. libjpeg at least writes what it met to standard error, so a
-JPEG is judged by what the decoder says in the one pass that resizes it (and by its end marker, image_header.py). The
-other
+Decoders fill missing parts of a damaged file with grey and continue. libjpeg writes warnings to standard error, so
+damage to a JPEG is detected from these warnings while it is resized (and from its end marker, image_header.py). Other
 types are decoded strictly beforehand.
 """
 
@@ -32,33 +31,33 @@ from pipeline.reasons import Reason
 
 _MAX_EXTRANEOUS_BYTES = 32
 _HARMLESS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
-"""Padding in front of the end marker. Where much is left over, the picture lost its way before."""
+"""Warning about padding before the end marker. More than a little padding means that earlier data is corrupt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What became of an image: a resized JPEG, or a reason. The fields are those of FETCHED."""
+    """The result for one image: a resized JPEG or the reason for refusing it. The fields are columns of FETCHED."""
 
     jpg: bytes | None = None
     reason: Reason | None = None
     error_message: str | None = None
     sha256: str | None = None
-    """Of the original bytes."""
+    """SHA-256 of the original bytes, in hexadecimal digits."""
     exif: str | None = None
-    """JSON."""
+    """EXIF data as JSON."""
     width: int | None = None
     height: int | None = None
     original_width: int | None = None
     original_height: int | None = None
     phash: int | None = None
-    """Perceptual hash of the JPEG, where it was asked for."""
+    """Perceptual hash of the JPEG, if requested."""
 
 
 class ImageProcessor:
-    """Checks and resizes images, one at a time. Holds img2dataset's Resizer.
+    """Check and resize images, one at a time, with img2dataset's Resizer.
 
-    While it decodes, file descriptor 2 of the whole process is not standard error but what libjpeg's complaints are
-    read from, so it lives in a process of its own (decoders.py), as the Resizer's own redirection would ask for too.
+    During decoding, file descriptor 2 of the whole process is redirected to capture libjpeg's warnings. Run it in a
+    separate process (decoders.py); the Resizer's own redirection would require the same.
     """
 
     def __init__(self, config: ImageConfig, *, with_phash: bool = False) -> None:
@@ -76,29 +75,29 @@ class ImageProcessor:
         )
 
     def __call__(self, data: bytes) -> Picture:
-        """A resized JPEG, its sizes and the original's, or why there is none."""
+        """Resize an encoded image; returns the JPEG with its size and the original size, or the reason for refusal."""
         sha256 = hashlib.sha256(data).hexdigest()
-        found = inspect(data, self._config)
-        if isinstance(found, tuple):
-            return Picture(reason=found[0], error_message=found[1], sha256=sha256)
-        with _complaints() as complaints:
-            self._decoder.begin(found)
+        header = inspect(data, self._config)
+        if isinstance(header, tuple):
+            return Picture(reason=header[0], error_message=header[1], sha256=sha256)
+        with _native_warnings() as native_warnings:
+            self._decoder.begin(header)
             jpg, width, height, _, _, error = self._resizer(io.BytesIO(data))
-            if error is None and found.orientation != 1 and self._config.upright:
+            if error is None and header.orientation != 1 and self._config.upright:
                 self._decoder.begin(None)
                 jpg, width, height, _, _, error = self._resizer(io.BytesIO(_upright(data)))
-        problem = _problem(complaints[0])
+        problem = _problem(native_warnings[0])
         if error is not None or problem:
             corrupt = problem or self._decoder.failed
             reason = Reason.CORRUPT_IMAGE if corrupt else Reason.RESIZE_FAILED
             return Picture(reason=reason, error_message=problem or error, sha256=sha256)
-        sizes = {"width": width, "height": height, "original_width": found.width, "original_height": found.height}
+        sizes = {"width": width, "height": height, "original_width": header.width, "original_height": header.height}
         phash = int(perceptual_hash([jpg])[0]) if self._with_phash else None
-        return Picture(jpg=bytes(jpg), sha256=sha256, exif=found.exif, phash=phash, **sizes)
+        return Picture(jpg=bytes(jpg), sha256=sha256, exif=header.exif, phash=phash, **sizes)
 
 
 def _upright(data: bytes) -> bytes:
-    """The picture turned as its EXIF orientation says, without loss."""
+    """Rotate a picture losslessly by its EXIF orientation."""
     sink = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -107,7 +106,7 @@ def _upright(data: bytes) -> bytes:
 
 
 class _Decoder:
-    """Stands in for cv2.imdecode in the Resizer: the same, or at a fraction of the size where that is asked for."""
+    """Replacement for cv2.imdecode in the Resizer; decodes JPEGs at a fraction of their size if so configured."""
 
     def __init__(self, config: ImageConfig) -> None:
         self._config = config
@@ -115,7 +114,7 @@ class _Decoder:
         self.failed = False
 
     def begin(self, header: Header | None) -> None:
-        """What comes next; None is a picture that is to be decoded as it is."""
+        """Set the header of the next image; None means that it is decoded at full size."""
         self.failed = False
         scaled = header is not None and self._config.resizer == "scaled" and header.kind == "JPEG"
         self._flags = self._reduced(header) if scaled and header is not None else cv2.IMREAD_UNCHANGED
@@ -136,23 +135,23 @@ class _Decoder:
 
 
 @contextlib.contextmanager
-def _complaints() -> Iterator[list[str]]:
-    """Collects what native code writes to file descriptor 2 meanwhile, in one text that is there at the end."""
-    found: list[str] = []
-    stderr, file = os.dup(2), os.memfd_create("complaints")
+def _native_warnings() -> Iterator[list[str]]:
+    """Capture what native code writes to file descriptor 2; the text is appended to the list on exit."""
+    captured: list[str] = []
+    stderr, file = os.dup(2), os.memfd_create("warnings")
     os.dup2(file, 2)
     try:
-        yield found
+        yield captured
     finally:
         os.dup2(stderr, 2)
-        found.append(os.pread(file, 4096, 0).decode("utf-8", "replace"))
+        captured.append(os.pread(file, 4096, 0).decode("utf-8", "replace"))
         os.close(file)
         os.close(stderr)
 
 
-def _problem(complaints: str) -> str | None:
-    """What libjpeg found wrong, if the picture suffers from it. It tells the first fault of an image only."""
-    for line in complaints.splitlines():
+def _problem(native_warnings: str) -> str | None:
+    """The first libjpeg warning that means damage to the picture. libjpeg reports only the first fault of an image."""
+    for line in native_warnings.splitlines():
         harmless = _HARMLESS.match(line)
         if "JPEG" in line and not (harmless and int(harmless[1]) <= _MAX_EXTRANEOUS_BYTES):
             return line
@@ -160,10 +159,10 @@ def _problem(complaints: str) -> str | None:
 
 
 def _resizer_module() -> Any:
-    """A copy of the module img2dataset.resizer, without the package around it, which brings torch, wandb and 700 MB.
+    """Load the module img2dataset.resizer without its package, which would import torch and wandb (700 MB).
 
-    Two things of it are replaced, which change no byte of what it makes: the transforms it builds anew for every image
-    are kept, and file descriptors 1 and 2 stay as they are, because libjpeg's complaints are wanted here.
+    Two parts are replaced without changing any output byte: transforms are cached instead of rebuilt for every image,
+    and the suppression of file descriptors 1 and 2 is disabled, because libjpeg's warnings are needed here.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     package: Any = importlib.util.find_spec("img2dataset")
@@ -174,9 +173,9 @@ def _resizer_module() -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'imghdr' is deprecated", DeprecationWarning)
         spec.loader.exec_module(module)
-    kept = {
+    cached = {
         name: functools.cache(getattr(module.A, name)) for name in ("SmallestMaxSize", "LongestMaxSize", "CenterCrop")
     }
-    module.A = types.SimpleNamespace(**kept, PadIfNeeded=module.A.PadIfNeeded)
+    module.A = types.SimpleNamespace(**cached, PadIfNeeded=module.A.PadIfNeeded)
     module.SuppressStdoutStderr = contextlib.nullcontext
     return module

@@ -1,7 +1,7 @@
-"""How often words, and pairs of neighbours, occur in a lot of text.
+"""Count how often words, and pairs of neighbouring words, occur in a large amount of text.
 
-Every part of the text is counted by itself (`count_terms`), and the counts are added up by hash partition
-(`sum_counts`), so memory is bounded by the part and the partition, never by the whole.
+Each part of the text is counted separately (`count_terms`). The counts are then summed by hash partition
+(`sum_counts`), so memory is bounded by one part or one partition, never by the whole text.
 """
 
 from __future__ import annotations
@@ -20,18 +20,25 @@ from pipeline.data.text.words import Kind, Words
 from pipeline.schemas import TERM_COUNTS
 
 JOINERS = "-'’"
-"""Characters that are part of a word between two letters."""
+"""Characters that belong to a word if they are between two letters."""
 LINES_AT_ONCE = 50_000
 ROWS_AT_ONCE = 4_000_000
-"""Counts that wait to be added up: some 200 MB."""
+"""Maximum rows of counts before they are summed: about 200 MB."""
 
 
 def count_terms(documents: Iterable[str], fold: Callable[[str], str] = words.normalize) -> pa.Table:
-    """TERM_COUNTS of the words and of the pairs of neighbours of some documents, in order of (length, term).
+    """Count the words and the pairs of neighbouring words of some documents.
 
-    A word is letters and marks, hyphens and apostrophes inside; what holds a digit or an underscore is none, and what
-    is written without blanks between words is not counted. Neighbours stand on one line with blanks between them and
-    nothing else.
+    A word consists of letters and marks, with hyphens and apostrophes inside. Words with a number or an underscore are
+    not counted, nor are scripts without blanks between words. Neighbouring words are on one line, with only white space
+    between them.
+
+    Args:
+        documents: the texts.
+        fold: normalises a text, as in `words.split`.
+
+    Returns:
+        TERM_COUNTS, ordered by (length, term).
     """
     lines = (line for document in documents for line in document.splitlines())
     counts = [TERM_COUNTS.empty_table()]
@@ -44,27 +51,27 @@ def count_terms(documents: Iterable[str], fold: Callable[[str], str] = words.nor
 
 
 def sum_counts(table: pa.Table) -> pa.Table:
-    """TERM_COUNTS with the counts of each term added up, in order of (length, term)."""
+    """TERM_COUNTS with the counts of each term summed, ordered by (length, term)."""
     summed = table.group_by(["term", "length"]).aggregate([("count", "sum")])
     return summed.rename_columns(TERM_COUNTS.names).sort_by([("length", "ascending"), ("term", "ascending")])
 
 
 def _count(chunk: Words) -> list[pa.Table]:
-    """The words of a chunk, and its pairs."""
+    """TERM_COUNTS of the words of a chunk, and of its pairs of neighbouring words."""
     if not len(chunk.hash):
         return []
-    blocked = np.add.reduceat(_no_letters()[chunk.characters].astype(np.int32), chunk.start) > 0
-    counted = (chunk.kind == Kind.WORD) & ~blocked
+    excluded = np.add.reduceat(_excluded_characters()[chunk.characters].astype(np.int32), chunk.start) > 0
+    counted = (chunk.kind == Kind.WORD) & ~excluded
     word = np.flatnonzero(counted)
     if not len(word):
         return []
-    _, first, number, count = np.unique(chunk.hash[word], return_index=True, return_inverse=True, return_counts=True)
+    _, first, term, count = np.unique(chunk.hash[word], return_index=True, return_inverse=True, return_counts=True)
     order = np.argsort(first)
     spelled = chunk.spell(word[first[order]]).cast(pa.string()).take(pa.array(np.argsort(order)))
     pair = np.flatnonzero(counted[:-1] & counted[1:] & chunk.after_space[1:] & (chunk.text[:-1] == chunk.text[1:]))
-    of_word = np.zeros(len(counted), np.int64)
-    of_word[word] = number
-    pairs, pair_count = np.unique(of_word[pair] << 32 | of_word[pair + 1], return_counts=True)
+    term_of_word = np.zeros(len(counted), np.int64)
+    term_of_word[word] = term
+    pairs, pair_count = np.unique(term_of_word[pair] << 32 | term_of_word[pair + 1], return_counts=True)
     left, right = spelled.take(pa.array(pairs >> 32)), spelled.take(pa.array(pairs & 0xFFFFFFFF))
     return [
         _table(spelled, 1, count),
@@ -78,8 +85,8 @@ def _table(term: pa.StringArray, length: int, count: npt.NDArray[np.int64]) -> p
 
 
 @cache
-def _no_letters() -> npt.NDArray[np.bool_]:
-    """Which code points are digits or other numbers, or the underscore: those of words that are none."""
+def _excluded_characters() -> npt.NDArray[np.bool_]:
+    """For each code point whether it is a number or the underscore; words that contain one are not counted."""
     table = np.zeros(0x110000, bool)
     table[[code for code in words.ASSIGNED if chr(code).isnumeric() or chr(code) == "_"]] = True
     return table

@@ -1,8 +1,8 @@
-"""How often Wikipedia's pages were looked at, from the foundation's dumps.
+"""Read Wikipedia's page views from the dumps of the Wikimedia Foundation.
 
-An hourly file (pageviews-YYYYMMDD-HH0000.gz) has lines `en.m Main_Page 42 0`: domain, title, views, bytes. A daily file
-(pageviews-YYYYMMDD-user.bz2) has lines `en.wikipedia Main_Page 15580374 desktop 5131 A210...`: wiki, title, page id
-(which may be missing), access, views of the day, views by hour.
+An hourly file (pageviews-YYYYMMDD-HH0000.gz) has lines such as `en.m Main_Page 42 0`: domain, title, views, bytes. A
+daily file (pageviews-YYYYMMDD-user.bz2) has lines such as `en.wikipedia Main_Page 15580374 desktop 5131 A210...`: wiki,
+title, page id (may be missing), access method, views of the day, views by hour.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ SUFFIXES = (".gz", ".bz2")
 
 
 def read_views(file: BinaryIO, uri: str, language: str, min_views: int) -> pa.Table:
-    """PAGE_VIEWS of one wiki's titles in one file, ascending; lines that cannot be read are rows with a reason.
+    """Sum the views of one wiki's titles in one file.
 
     Args:
         file: the compressed file.
-        uri: its name, which tells the compression.
-        language: of the wiki, such as "en"; desktop and mobile views are added up.
-        min_views: a title's views in a file count from this number on.
+        uri: name of the file; its suffix determines the compression.
+        language: language code of the wiki, such as "en"; desktop and mobile views are summed.
+        min_views: titles with fewer views in this file are left out.
+
+    Returns:
+        PAGE_VIEWS in ascending order of titles, then one row with a reason for each broken line or truncated file.
     """
     views: Counter[str] = Counter()
     faults: list[Reason] = []
@@ -51,7 +54,7 @@ def read_views(file: BinaryIO, uri: str, language: str, min_views: int) -> pa.Ta
 
 
 def _count(fields: list[bytes]) -> int | None:
-    """The views of a line, hourly or daily; None where there is no such number."""
+    """The views of an hourly or daily line; None if the line has no such number."""
     hourly = len(fields) == 4 and not fields[0].endswith(b".wikipedia")
     number = fields[2] if hourly else fields[-2] if len(fields) > 4 else b""
     return int(number) if number.isdigit() else None

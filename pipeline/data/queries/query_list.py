@@ -1,9 +1,9 @@
-"""The query list (paper section 2.2): frequent words, bi-grams that belong together, titles people look for, WordNet.
+"""Build the query list (paper section 2.2): frequent words, bi-grams of high PMI, popular titles, WordNet synsets.
 
-Mode `paper` repairs what the section leaves open: bi-grams need a minimum count, because the PMI of rare words measures
-chance, and are cut by rank; all words and all synsets are in the list, and bi-grams and titles share what is left of
-its size. Mode `metaclip` follows the one reconstruction that was published (Xu et al. 2024) to the letter: PMI alone,
-no minimum and no cut, synsets and titles with their capitals.
+Mode `paper` decides what the section leaves open. Bi-grams need a minimum count, because the PMI of rare words measures
+chance, and only the highest-ranked bi-grams are taken. All words and all synsets are in the list; bi-grams and titles
+share the rest of its size. Mode `metaclip` follows the only published reconstruction (Xu et al. 2024) exactly: bi-grams
+are selected by PMI alone, without a minimum count or a maximum number, and synsets and titles keep their capitals.
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ _QUALIFIER = re.compile(r"\s+\([^()]*\)$")
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesConfig:
-    """What makes a query. Mode metaclip has its own figures and takes none of these."""
+    """Thresholds of the query list. Mode metaclip ignores these options and uses its own thresholds."""
 
     mode: Literal["paper", "metaclip"] = "paper"
     size: int = paper.NUM_QUERIES.value
-    """Queries in the list, at most."""
+    """Maximum number of queries in the list."""
     min_word_count: int = paper.MIN_WORD_COUNT.value
+    """Minimum count of a word."""
     min_bigram_count: int = 30
-    """Below this, PMI measures chance: the rarest pairs of rare words would lead the list."""
+    """Minimum count of a bi-gram. Below it, PMI measures chance: the rarest pairs of rare words would lead the list."""
     min_pmi_bits: float = 4.0
+    """Minimum PMI of a bi-gram."""
     max_bigrams: int = 100_000
-    """Bi-grams of the highest PMI that are taken."""
+    """Maximum number of bi-grams; those of the highest PMI are taken."""
     min_title_views: int = 1000
-    """Views of a title in all files together."""
+    """Minimum views of a title, summed over all files."""
     min_file_views: int = 1
-    """Views of a title in one file that count."""
+    """Minimum views of a title in one file; fewer views are not counted."""
 
     @property
     def rules(self) -> QueriesConfig:
-        """The figures that hold in this mode."""
+        """The thresholds that apply in this mode."""
         if self.mode == "paper":
             return self
         return QueriesConfig(
@@ -63,16 +65,19 @@ class QueriesConfig:
 
     @property
     def fold(self) -> Callable[[str], str]:
-        """What makes two spellings one word."""
+        """The function that maps different spellings of a word to one."""
         return normalize if self.mode == "paper" else str.lower
 
 
-def add_up(counts: pa.Table, config: QueriesConfig) -> pa.Table:
-    """SCORED_TERMS that wait for their score, less the bi-grams too rare for one.
+def sum_terms(counts: pa.Table, config: QueriesConfig) -> pa.Table:
+    """Sum the counts of terms, and drop the bi-grams that are too rare to be scored.
 
     Args:
-        counts: TERM_COUNTS of all terms that begin with some words.
+        counts: TERM_COUNTS of all terms whose first word is in this partition.
         config: thresholds.
+
+    Returns:
+        SCORED_TERMS without PMI, which `score` adds.
     """
     summed = sum_counts(counts)
     is_word = pc.field("length") == 1
@@ -82,11 +87,11 @@ def add_up(counts: pa.Table, config: QueriesConfig) -> pa.Table:
 
 
 def score(terms: pa.Table, total: int, config: QueriesConfig) -> pa.Table:
-    """The terms frequent enough, bi-grams with their PMI = log2(c12 N / (c1 c2)).
+    """Compute the PMI of bi-grams, log2(c12 N / (c1 c2)), and keep the terms that reach the thresholds.
 
     Args:
-        terms: SCORED_TERMS as `add_up` makes them, all that end with some words.
-        total: N, the number of words.
+        terms: SCORED_TERMS from `sum_terms`, all terms whose last word is in this partition.
+        total: N, the number of words in all texts.
         config: thresholds.
     """
     rules = config.rules
@@ -102,17 +107,20 @@ def score(terms: pa.Table, total: int, config: QueriesConfig) -> pa.Table:
 
 
 def num_words(terms: pa.Table) -> int:
-    """How many words a text has, from the counts of its terms."""
+    """The number of words in a text, from the counts of its terms."""
     return pc.sum(terms.filter(pc.field("length") == 1)["count"]).as_py() or 0
 
 
 def popular_titles(views: pa.Table, titles: pa.Table | None, config: QueriesConfig) -> pa.Table:
-    """PAGE_VIEWS added up, of the titles that are looked at enough, by falling views.
+    """Sum the views of each title, and keep the titles with enough views.
 
     Args:
         views: PAGE_VIEWS of the files.
-        titles: ARTICLES whose titles count; None where any title without a namespace's colon does.
+        titles: ARTICLES whose titles are accepted. None accepts every title without a colon, which marks a namespace.
         config: thresholds.
+
+    Returns:
+        PAGE_VIEWS by descending views.
     """
     summed = views.group_by("title").aggregate([("views", "sum")]).rename_columns(["title", "views"])
     popular = summed.filter(pc.field("views") >= config.rules.min_title_views)
@@ -125,41 +133,44 @@ def popular_titles(views: pa.Table, titles: pa.Table | None, config: QueriesConf
 
 
 def select_queries(terms: pa.Table, titles: pa.Table, synsets: Iterable[str], config: QueriesConfig) -> pa.Table:
-    """QUERIES: words by falling count, bi-grams by falling PMI, titles by falling views, then the synsets.
+    """Select the queries: words by descending count, bi-grams by PMI, titles by views, then the synsets.
 
-    Ties are broken by text, and a text keeps the first source that has it. Words come before all else where they alone
-    fill the list, and synsets before bi-grams, and those before titles, so that every synset is in.
+    Ties are broken by text, and a text of several sources keeps the first of them. If not all candidates fit, words
+    have the highest priority, then synsets, bi-grams and titles. So every synset is in, unless words fill the list.
 
     Args:
-        terms: SCORED_TERMS as `score` leaves them.
-        titles: PAGE_VIEWS as `popular_titles` leaves them.
-        synsets: names of WordNet's synsets, as `wordnet_synsets` gives them.
+        terms: SCORED_TERMS from `score`.
+        titles: PAGE_VIEWS from `popular_titles`.
+        synsets: names of WordNet's synsets, from `wordnet_synsets`.
         config: mode and size.
+
+    Returns:
+        QUERIES.
     """
     rules = config.rules
     is_word = pc.field("length") == 1
     by_count = terms.filter(is_word).sort_by([("count", "descending"), ("term", "ascending")])
     by_pmi = terms.filter(~is_word).sort_by([("pmi_bits", "descending"), ("term", "ascending")])
     by_pmi = by_pmi.slice(0, rules.max_bigrams)
-    found = {word: ("unigram", float(n)) for word, n in _pairs(by_count.slice(0, rules.size), "term", "count")}
-    waiting = {text for synset in synsets if (text := _query(synset, config)) and text not in found}
-    others = [
+    selected = {word: ("unigram", float(n)) for word, n in _pairs(by_count.slice(0, rules.size), "term", "count")}
+    reserved = {text for synset in synsets if (text := _query(synset, config)) and text not in selected}
+    candidates = [
         *(("bigram", term, pmi) for term, pmi in _pairs(by_pmi, "term", "pmi_bits")),
         *(("title", _query(title, config), float(n)) for title, n in _pairs(titles, "title", "views")),
     ]
-    for source, text, statistic in others:
-        if text and text not in found and (text in waiting or len(found) + len(waiting) < rules.size):
-            found[text] = source, statistic
-            waiting.discard(text)
-    found |= dict.fromkeys(sorted(waiting), ("wordnet", 0.0))
-    texts = list(found)[: rules.size]
-    sources, statistics = zip(*(found[text] for text in texts), strict=True) if texts else ((), ())
+    for source, text, statistic in candidates:
+        if text and text not in selected and (text in reserved or len(selected) + len(reserved) < rules.size):
+            selected[text] = source, statistic
+            reserved.discard(text)
+    selected |= dict.fromkeys(sorted(reserved), ("wordnet", 0.0))
+    texts = list(selected)[: rules.size]
+    sources, statistics = zip(*(selected[text] for text in texts), strict=True) if texts else ((), ())
     ids = pa.array(range(len(texts)), pa.int32())
     return pa.table([ids, texts, list(sources), list(statistics), ids], schema=QUERIES)
 
 
 def _query(text: str, config: QueriesConfig) -> str:
-    """A name as a query: no qualifier in brackets, since no caption has one; metaclip leaves it as it is."""
+    """A name as a query: without a qualifier in brackets, since captions have none; unchanged in mode metaclip."""
     return text if config.mode == "metaclip" else normalize(_QUALIFIER.sub("", text))
 
 
@@ -167,30 +178,30 @@ def _pairs(table: pa.Table, key: str, value: str) -> Iterator[tuple[str, float]]
     return zip(table[key].to_pylist(), table[value].to_pylist(), strict=True)
 
 
-def word_of(terms: pa.ChunkedArray, place: int) -> pa.StringArray:
+def word_of(terms: pa.ChunkedArray, index: int) -> pa.StringArray:
     """The first (0) or last (-1) word of each term; bi-grams have one blank."""
-    pattern = r"^(?P<word>[^ ]*)" if place == 0 else r"(?P<word>[^ ]*)$"
+    pattern = r"^(?P<word>[^ ]*)" if index == 0 else r"(?P<word>[^ ]*)$"
     return pc.struct_field(pc.extract_regex(terms.combine_chunks(), pattern), "word")
 
 
 def _count_of(words: pa.Array, terms: pa.Table) -> pa.Array:
-    """The counts of words, all of which are among the terms."""
-    known = terms.filter(pc.field("length") == 1)
-    return known["count"].combine_chunks().take(pc.index_in(words, known["term"].combine_chunks()))
+    """The count of each word; all words must be among the terms."""
+    unigrams = terms.filter(pc.field("length") == 1)
+    return unigrams["count"].combine_chunks().take(pc.index_in(words, unigrams["term"].combine_chunks()))
 
 
 def wordnet_synsets(folder: str) -> Iterator[str]:
-    """The first lemma of every synset of WordNet, blanks for underscores, read from Princeton's data files.
+    """The first lemma of every WordNet synset, with blanks for underscores, from Princeton's data files.
 
-    A line of a data file is one synset: offset, file number, type, word count, first word; lines of the licence begin
-    with two blanks, and an adjective's marker such as (a) is no part of the word (wndb(5WN)).
+    A line of a data file is one synset: offset, file number, type, word count, first word. Lines of the licence begin
+    with two blanks. An adjective's marker such as (a) is not part of the word (wndb(5WN)).
 
     Raises:
         FileNotFoundError: the folder lacks one of the data files.
     """
     files = [Path(folder, name) for name in WORDNET_FILES]
     if missing := [file.name for file in files if not file.exists()]:
-        raise FileNotFoundError(f"wordnet={folder}: {missing} are not there (Debian: the package wordnet-base)")
+        raise FileNotFoundError(f"wordnet={folder}: {missing} are missing (on Debian, install wordnet-base)")
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
             if not line.startswith("  "):

@@ -1,9 +1,9 @@
-"""The articles of a Wikipedia dump as plain text.
+"""Extract the articles of a Wikipedia dump as plain text.
 
 A dump (pages-articles: XML in bz2, one stream or many) is read in ranges of compressed bytes, so that one large file
-makes many parts: a range has the bz2 streams that begin in it, and the pages that begin in those, wherever they end. A
-page is parsed by itself (mwxml), and its markup becomes text (mwparserfromhell); what cannot be read is a row with a
-reason.
+makes many parts. A range has the bz2 streams that begin in it, and the pages that begin in those streams, wherever the
+pages end. Each page is parsed separately (mwxml), and its markup is converted to text (mwparserfromhell). Unreadable
+pages and streams become rows with a reason.
 """
 
 from __future__ import annotations
@@ -28,39 +28,45 @@ from pipeline.schemas import ARTICLES
 
 READ_BYTES = 2**20
 MAX_PAGE_BYTES = 8 * 2**20
-"""Of a page's XML. MediaWiki takes 2 MiB of markup and no more, so what is longer here is broken."""
+"""Maximum bytes of a page's XML. MediaWiki accepts at most 2 MiB of markup, so a longer page is broken."""
 
 _STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _MAGIC_BYTES = 10
 _OPEN, _CLOSE = b"<page>", b"</page>"
 _NO_TEXT_LINK = re.compile(r"(?i)\s*(file|image|media|category|[a-z]{2,3}(-[a-z]+)*)\s*:")
-"""Links that show a picture, sort the page, or lead to another language's."""
+"""Links that show a picture, categorise the page, or lead to the page in another language."""
 _NO_TEXT_TAGS = frozenset(
     ("ref", "references", "table", "gallery", "imagemap", "timeline", "math", "chem", "score", "graph", "hiero")
 ) | {"code", "pre", "source", "syntaxhighlight", "templatestyles", "style", "mapframe"}
 _LINE_TAGS = frozenset(("li", "dt", "dd", "br", "hr", "p", "div", "blockquote"))
 
 
-def read_articles(file: BinaryIO, extent: ByteRange) -> pa.Table:
-    """ARTICLES of the streams that begin in an extent of a dump.
+def read_articles(file: BinaryIO, byte_range: ByteRange) -> pa.Table:
+    """Read ARTICLES from the streams that begin in a byte range of a dump.
 
-    Redirects, pages of other namespaces, broken pages and broken or truncated streams are rows with a reason.
+    Redirects, pages of other namespaces, broken pages, and broken or truncated streams are rows with a reason.
     """
-    rows = [_article(page) if isinstance(page, bytes) else (None, None, page) for page in _pages(file, extent)]
+    rows = [_article(page) if isinstance(page, bytes) else (None, None, page) for page in _pages(file, byte_range)]
     return pa.table([list(column) for column in zip(*rows, strict=True)] or [[], [], []], schema=ARTICLES)
 
 
 def check_dump(file: BinaryIO, uri: str) -> None:
-    """Raises ValueError where a file is no bz2."""
+    """Check that a file is a bz2 file.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not _STREAM.match(file.read(_MAGIC_BYTES)):
-        raise ValueError(f"wikipedia={uri}: not a bz2 file; a dump is called ...-pages-articles.xml.bz2")
+        raise ValueError(f"wikipedia={uri}: not a bz2 file; give a dump named ...-pages-articles.xml.bz2")
 
 
 def clean(markup: str) -> str:
-    """The running text of wiki markup: no templates, tables, references, files, categories, comments or formulas.
+    """Extract the running text of wiki markup.
+
+    Templates, tables, references, files, categories, comments and formulas are removed.
 
     Raises:
-        ParserError: the markup is beyond the parser.
+        ParserError: the parser cannot handle the markup.
     """
     text = "".join(_text(mwparserfromhell.parse(markup, skip_style_tags=True)))
     lines = (" ".join(line.split()) for line in text.replace("'''", "").replace("''", "").splitlines())
@@ -86,7 +92,7 @@ def _article(xml: bytes) -> tuple[str | None, str | None, Reason | None]:
         ParserError,
         RecursionError,
     ):
-        return None, None, Reason.BROKEN_PAGE  # what mwxml and mwparserfromhell do about XML and markup of any kind
+        return None, None, Reason.BROKEN_PAGE  # the errors that mwxml and mwparserfromhell raise on arbitrary input
 
 
 def _text(code: Wikicode | None) -> Iterator[str]:
@@ -112,12 +118,12 @@ def _text(code: Wikicode | None) -> Iterator[str]:
                 yield from _text(node.contents)
 
 
-def _pages(file: BinaryIO, extent: ByteRange) -> Iterator[bytes | Reason]:
-    """The XML of every page that begins in a stream that begins in the range, or what is wrong instead."""
-    tape = _Tape(_streams(file, extent))
-    while tape.seek(_OPEN) and tape.is_own:
-        page = tape.take(_CLOSE, MAX_PAGE_BYTES)
-        yield from tape.faults()
+def _pages(file: BinaryIO, byte_range: ByteRange) -> Iterator[bytes | Reason]:
+    """The XML of each page of the streams that begin in the range, or the reason why it cannot be read."""
+    data = _Decompressed(_streams(file, byte_range))
+    while data.seek(_OPEN) and data.is_own:
+        page = data.take(_CLOSE, MAX_PAGE_BYTES)
+        yield from data.faults()
         if page is None:
             yield Reason.BROKEN_PAGE
         else:
@@ -125,46 +131,46 @@ def _pages(file: BinaryIO, extent: ByteRange) -> Iterator[bytes | Reason]:
             if first:  # the end of one page and the beginning of the next are lost
                 yield Reason.BROKEN_PAGE
             yield page[first:]
-    yield from tape.faults()
+    yield from data.faults()
 
 
-class _Tape:
-    """Decompressed data, forwards only."""
+class _Decompressed:
+    """Decompressed data, searched in forward direction only."""
 
     def __init__(self, pieces: Iterator[tuple[bytes, bool] | Reason]) -> None:
         self._pieces = pieces
         self._data = b""
-        self._place = 0
+        self._position = 0
         self._own_end = 0
         self._faults: list[Reason] = []
 
     @property
     def is_own(self) -> bool:
-        """Whether the next byte is of a stream that begins in the range."""
-        return self._place < self._own_end
+        """Whether the next byte belongs to a stream that begins in the range."""
+        return self._position < self._own_end
 
     def seek(self, token: bytes) -> bool:
-        """Go to the next place of a token; False where there is none, or none that could be our own any more."""
-        while (found := self._data.find(token, self._place)) < 0:
-            self._place = max(self._place, len(self._data) - len(token) + 1)
+        """Move to the next occurrence of a token; False if the data ends before one."""
+        while (index := self._data.find(token, self._position)) < 0:
+            self._position = max(self._position, len(self._data) - len(token) + 1)
             if not self._read():
                 return False
-        self._place = found
+        self._position = index
         return True
 
-    def take(self, token: bytes, most: int) -> bytes | None:
-        """What is before the end of the next token; None, and nothing is taken but a byte, where that is too far."""
+    def take(self, token: bytes, max_bytes: int) -> bytes | None:
+        """Take the data up to the end of the next token; if it is too far away, skip one byte and return None."""
         searched = 0
-        while (found := self._data.find(token, self._place + searched)) < 0:
-            searched = max(0, len(self._data) - self._place - len(token) + 1)
-            if searched > most or not self._read():
-                self._place += 1
+        while (index := self._data.find(token, self._position + searched)) < 0:
+            searched = max(0, len(self._data) - self._position - len(token) + 1)
+            if searched > max_bytes or not self._read():
+                self._position += 1
                 return None
-        first, self._place = self._place, found + len(token)
-        return self._data[first : self._place]
+        first, self._position = self._position, index + len(token)
+        return self._data[first : self._position]
 
     def faults(self) -> Iterator[Reason]:
-        """What was wrong with the streams since the last call."""
+        """The faults of the streams since the last call."""
         yield from self._faults
         self._faults.clear()
 
@@ -174,30 +180,30 @@ class _Tape:
                 self._faults.append(piece)
                 continue
             data, is_own = piece
-            self._own_end = max(0, self._own_end - self._place)
-            self._data, self._place = self._data[self._place :] + data, 0
+            self._own_end = max(0, self._own_end - self._position)
+            self._data, self._position = self._data[self._position :] + data, 0
             if is_own:
                 self._own_end = len(self._data)
             return True
         return False
 
 
-def _streams(file: BinaryIO, extent: ByteRange) -> Iterator[tuple[bytes, bool] | Reason]:
-    """The data of every bz2 stream from the extent's start on, and whether the stream begins in the extent."""
-    file.seek(extent.start)
-    raw, place = b"", extent.start  # what is read and not used yet, and where its first byte stands
+def _streams(file: BinaryIO, byte_range: ByteRange) -> Iterator[tuple[bytes, bool] | Reason]:
+    """The data of every bz2 stream from the range's start on, and whether the stream begins in the range."""
+    file.seek(byte_range.start)
+    raw, offset = b"", byte_range.start  # bytes that are read but not used yet, and the file offset of the first
     while True:
-        found = _STREAM.search(raw)
-        if not found:
+        magic = _STREAM.search(raw)
+        if not magic:
             more = file.read(READ_BYTES)
             if not more:
                 return
-            kept = raw[-(_MAGIC_BYTES - 1) :]
-            place += len(raw) - len(kept)
-            raw = kept + more
+            tail = raw[-(_MAGIC_BYTES - 1) :]
+            offset += len(raw) - len(tail)
+            raw = tail + more
             continue
-        raw, place = raw[found.start() :], place + found.start()
-        is_own = place < extent.stop
+        raw, offset = raw[magic.start() :], offset + magic.start()
+        is_own = offset < byte_range.stop
         decompressor = bz2.BZ2Decompressor()
         while not decompressor.eof:
             if decompressor.needs_input:
@@ -205,15 +211,15 @@ def _streams(file: BinaryIO, extent: ByteRange) -> Iterator[tuple[bytes, bool] |
                 if not raw:
                     yield Reason.TRUNCATED_RECORD
                     return
-                given, raw, place = raw, b"", place + len(raw)
+                chunk, raw, offset = raw, b"", offset + len(raw)
             try:
-                data = decompressor.decompress(given, READ_BYTES)
+                data = decompressor.decompress(chunk, READ_BYTES)
             except OSError:
                 yield Reason.BROKEN_ARCHIVE
-                raw, place = given[1:], place - len(given) + 1
+                raw, offset = chunk[1:], offset - len(chunk) + 1
                 break
-            given = b""
+            chunk = b""
             yield data, is_own
         else:
             raw = decompressor.unused_data
-            place -= len(raw)
+            offset -= len(raw)

@@ -1,10 +1,10 @@
-"""Block lists: addresses, domains, files and pictures that must not get in. Read once, looked up for every row.
+"""Block lists: URLs, domains, files and pictures that must not enter the corpus. Read once, looked up for every row.
 
-Lists of millions are the rule and every actor needs them, so an entry is a fixed number of bytes in sorted arrays,
-which Ray shares between the actors of a node: a file is its SHA-256 (32 bytes); an address or a domain a 128-bit hash
-of its spelling (16 bytes; that any of 10^10 addresses meets the hash of one of 10^7 entries by chance has a probability
-of 3 * 10^-22); a picture its 64-bit hash, once for each band (8 * (radius + 1) bytes). No message, log or manifest has
-an entry in it: a list of what is forbidden is a list of where to find it.
+Lists usually have millions of entries, and every actor needs them. So an entry takes a fixed number of bytes in sorted
+arrays, which Ray shares between the actors of a node. A file is its SHA-256 (32 bytes). A URL or a domain is a 128-bit
+hash of its spelling (16 bytes); the probability that any of 10^10 URLs collides with one of 10^7 entries is 3 * 10^-22.
+A picture is its 64-bit hash, stored once for each band (8 * (radius + 1) bytes). Messages, logs and manifests never
+contain an entry, because a list of forbidden content also shows where to find it.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from pipeline.reasons import Reason
 from pipeline.schemas import with_reasons
 
 _LONG = 16_384
-"""Hashes that one vectorised pass compares in the time of a banded lookup."""
+"""Lists with more hashes are looked up by bands; comparing this many in one vectorised pass takes the same time."""
 _MAX_BANDED_RADIUS = 7
-"""With bands of less than 8 bits, each lookup would compare a large part of the list anyway, one band after another."""
+"""Above this radius, bands have fewer than 8 bits, so a banded lookup would compare a large part of the list anyway."""
 _DOMAIN = re.compile(r"(?!-)[\w-]{1,63}(\.(?!-)[\w-]{1,63})+")
 
 
-class Keys:
-    """A set of keys of W 64-bit words each, which are hashes: 8 W bytes a key, found by their first word."""
+class HashKeys:
+    """A set of hashes of W 64-bit words each: 8 W bytes per hash, searched by the first word."""
 
     def __init__(self, words: UInt64) -> None:
         assert words.ndim == 2, words.shape
@@ -56,19 +56,19 @@ class Keys:
 
     def __contains__(self, key: bytes) -> bool:
         first, *rest = np.frombuffer(key, ">u8").astype(np.uint64)
-        place = int(self._first.searchsorted(first))
-        while place < len(self._first) and self._first[place] == first:
-            if (self._rest[place] == rest).all():
+        index = int(self._first.searchsorted(first))
+        while index < len(self._first) and self._first[index] == first:
+            if (self._rest[index] == rest).all():
                 return True
-            place += 1
+            index += 1
         return False
 
 
-class Pictures:
-    """Perceptual hashes, asked for one within a radius: in one pass over a short list, by bands in a long one.
+class PictureHashes:
+    """A set of perceptual hashes, searched within a radius: a short list in one pass, a long list by bands.
 
-    Two hashes within the radius agree on one of radius + 1 bands (Norouzi et al. 2012; dedupe.py). For each band the
-    list is kept sorted by it, rotated so that the band's bits lead.
+    Two hashes within the radius agree on at least one of radius + 1 bands (Norouzi et al. 2012; duplicates/hamming.py).
+    Each band has its own copy of the list, rotated so that the band's bits come first, and sorted.
     """
 
     def __init__(self, hashes: UInt64, radius: int) -> None:
@@ -78,7 +78,7 @@ class Pictures:
         banded = len(hashes) > _LONG and radius <= _MAX_BANDED_RADIUS
         cuts = [int(cut) for cut in np.linspace(0, 64, radius + 2)] if banded else [0, 64]
         self._bands = [(64 - high, high - low) for low, high in pairwise(cuts)]
-        """Of each band how far it is rotated to the left, and its bits."""
+        """Left rotation and number of bits of each band."""
         self._sorted = [np.sort(_rotated(hashes, by)) for by, _ in self._bands]
         self._banded = banded
 
@@ -87,41 +87,42 @@ class Pictures:
 
     def __contains__(self, phash: int) -> bool:
         return any(
-            bool((np.bitwise_count(near ^ wanted) <= self._radius).any()) for near, wanted in self._candidates(phash)
+            bool((np.bitwise_count(hashes ^ target) <= self._radius).any())
+            for hashes, target in self._candidates(phash)
         )
 
     def _candidates(self, phash: int) -> Iterator[tuple[UInt64, np.uint64]]:
-        """For each band the hashes that share it, and the one that is asked for, rotated alike."""
+        """For each band, the listed hashes that agree with `phash` on it, and `phash`, all rotated alike."""
         for hashes, (by, num_bits) in zip(self._sorted, self._bands, strict=True):
-            wanted = _rotated(np.array([phash], np.uint64), by)[0]
+            target = _rotated(np.array([phash], np.uint64), by)[0]
             if not self._banded:
-                yield hashes, wanted
+                yield hashes, target
                 continue
-            others = np.uint64((1 << (64 - num_bits)) - 1)
-            first = hashes.searchsorted(wanted & ~others)
-            yield hashes[first : hashes.searchsorted(wanted | others, side="right")], wanted
+            other_bits = np.uint64((1 << (64 - num_bits)) - 1)
+            first = hashes.searchsorted(target & ~other_bits)
+            yield hashes[first : hashes.searchsorted(target | other_bits, side="right")], target
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BlockLists:
-    """All lists of a configuration. Plain arrays, which actors of a machine share."""
+    """All block lists of a configuration, as plain arrays that the actors of a node share."""
 
-    urls: Keys
-    domains: Keys
-    files: Keys
-    pictures: Pictures
+    urls: HashKeys
+    domains: HashKeys
+    files: HashKeys
+    pictures: PictureHashes
     digests: Mapping[str, Sequence[str]]
-    """For each option the SHA-256 of its files, sorted: what a run remembers, so that it is not resumed with others."""
+    """Sorted SHA-256 of each option's files. A run records them, so that it cannot be resumed with other lists."""
 
     def __repr__(self) -> str:
         counts = (f"{len(getattr(self, name)):,} {name}" for name in ("urls", "domains", "files", "pictures"))
         return f"BlockLists({', '.join(counts)})"
 
-    def why_not_url(self, url: str | None) -> Reason | None:
-        """Why nothing may come from an address, be it that of an image, of a page or of a redirect; None if it may.
+    def url_block_reason(self, url: str | None) -> Reason | None:
+        """The reason why the URL of an image, a page or a redirect is blocked, or None.
 
-        An address is blocked as the server would be asked for it (`request_url`), a
-        domain with all its subdomains. What is no address of the web is not blocked here.
+        URLs are compared as they would be requested (`request_url`). A domain is blocked with all its subdomains.
+        Texts that are not http or https URLs are not blocked.
         """
         if url is None or not (self.urls or self.domains):
             return None
@@ -135,62 +136,62 @@ class BlockLists:
             return Reason.BLOCKED_DOMAIN
         return None
 
-    def why_not_file(self, sha256: str) -> Reason | None:
-        """Why a file may not come in, by the SHA-256 of its bytes in hexadecimal digits; None if it may."""
+    def file_block_reason(self, sha256: str) -> Reason | None:
+        """The reason why a file is blocked, or None; `sha256` is the hash of its bytes in hexadecimal digits."""
         return Reason.BLOCKED_FILE if self.files and unhexlify(sha256) in self.files else None
 
-    def why_not_picture(self, phash: int) -> Reason | None:
-        """Why a picture may not come in, by its 64-bit perceptual hash; None if it may."""
+    def picture_block_reason(self, phash: int) -> Reason | None:
+        """The reason why a picture is blocked, or None; `phash` is its 64-bit perceptual hash."""
         return Reason.BLOCKED_PICTURE if phash in self.pictures else None
 
 
 def read_block_lists(config: SafetyConfig, open_file: Opener) -> BlockLists:
-    """The lists of a configuration.
+    """Read the block lists of a configuration.
 
     Raises:
-        ValueError: a list cannot be read, has no entry, or has a line that is not of its kind; the message names the
-            option, the file and the line, but not what stands there.
+        ValueError: a list cannot be read, has no entry, or has a line of the wrong kind. The message names the option,
+            the file and the line's number, but does not show the line.
     """
     keys, digests = {}, {}
     for option, kind in _KINDS.items():
         uris = getattr(config, option)
         data = bytearray()
-        found = []
+        file_digests = []
         for uri in uris:
             data += _read_list(f"safety.{option}: {uri}", uri, kind, open_file)
             with open_file(uri) as stream:
-                found.append(sha256(stream))
+                file_digests.append(sha256(stream))
         keys[option] = np.frombuffer(data, ">u8").astype(np.uint64).reshape(-1, kind.num_bytes // 8)
-        digests[option] = sorted(found)
+        digests[option] = sorted(file_digests)
     return BlockLists(
-        urls=Keys(keys["block_urls"]),
-        domains=Keys(keys["block_domains"]),
-        files=Keys(keys["block_sha256"]),
-        pictures=Pictures(keys["block_phash"][:, 0], config.phash_radius),
+        urls=HashKeys(keys["block_urls"]),
+        domains=HashKeys(keys["block_domains"]),
+        files=HashKeys(keys["block_sha256"]),
+        pictures=PictureHashes(keys["block_phash"][:, 0], config.phash_radius),
         digests=digests,
     )
 
 
 def apply_lists(table: pa.Table, lists: BlockLists) -> pa.Table:
-    """CANDIDATES with a reason for what the lists know already: its address, its page's, or the file that it holds.
+    """Set a reason for each row of CANDIDATES whose URL, page URL or inline image is on a list.
 
-    An image that a row holds goes with it. Rows that are out already keep their reason.
+    A blocked row loses its inline image. Rows that are already dropped keep their reason.
     """
-    pages = {page: lists.why_not_url(page) for page in table["page_url"].unique().to_pylist()}
+    page_blocks = {page: lists.url_block_reason(page) for page in table["page_url"].unique().to_pylist()}
     reasons: list[str | None] = []
     blocked = []
     columns = (table[name].to_pylist() for name in ("url", "page_url", "reason"))
     for url, page, reason, image in zip(*columns, table["image"], strict=True):
-        why_not = lists.why_not_url(url) or pages[page]
-        if why_not is None and image.is_valid and lists.files:
-            why_not = lists.why_not_file(hashlib.sha256(image.as_py()).hexdigest())
-        blocked.append(why_not is not None)
-        reasons.append(reason or why_not)
+        block = lists.url_block_reason(url) or page_blocks[page]
+        if block is None and image.is_valid and lists.files:
+            block = lists.file_block_reason(hashlib.sha256(image.as_py()).hexdigest())
+        blocked.append(block is not None)
+        reasons.append(reason or block)
     if not any(blocked):
         return table
-    place = table.schema.get_field_index("image")
+    index = table.schema.get_field_index("image")
     image = pc.if_else(pa.array(blocked, pa.bool_()), pa.scalar(None, pa.large_binary()), table["image"])
-    return with_reasons(table.set_column(place, "image", image), reasons)
+    return with_reasons(table.set_column(index, "image", image), reasons)
 
 
 def _rotated(hashes: UInt64, by: int) -> UInt64:
@@ -199,7 +200,7 @@ def _rotated(hashes: UInt64, by: int) -> UInt64:
 
 
 def _domains(spelling: str) -> Iterator[str]:
-    """The host of an address, and every domain above it that has two labels; an IP address is one name."""
+    """The host of a URL and its parent domains of at least two labels; an IP address has no parents."""
     host = (urlsplit(spelling).hostname or "").rstrip(".")
     literal = as_address(host)
     if literal is not None:
@@ -247,22 +248,22 @@ def _parse_domain(entry: str | int) -> bytes:
 class _Kind:
     column: str
     parse: Callable[[str | int], bytes]
-    """The key of an entry; ValueError where it is not of this kind."""
+    """The key of an entry; raises ValueError if the entry is not of this kind."""
     num_bytes: int
-    what: str
+    description: str
 
 
 _KINDS = {
     "block_sha256": _Kind("sha256", _parse_sha256, 32, "a SHA-256 of 64 hexadecimal digits"),
     "block_phash": _Kind("phash", _parse_phash, 8, "a perceptual hash of 16 hexadecimal digits"),
-    "block_urls": _Kind("url", _parse_url, 16, "a complete address, http or https"),
+    "block_urls": _Kind("url", _parse_url, 16, "a complete http or https URL"),
     "block_domains": _Kind("domain", _parse_domain, 16, "a domain like example.org, or an IP address"),
 }
-"""What the lists of an option hold."""
+"""The kind of entries in the lists of each option."""
 
 
 def _read_list(name: str, uri: str, kind: _Kind, open_file: Opener) -> bytearray:
-    """The keys of one file, one behind the other."""
+    """The keys of one file, concatenated."""
     data = bytearray()
     unit = "row" if uri.endswith(".parquet") else "line"
     try:
@@ -271,8 +272,8 @@ def _read_list(name: str, uri: str, kind: _Kind, open_file: Opener) -> bytearray
             for number, entry in entries:
                 try:
                     data += kind.parse(entry)
-                except (ValueError, OverflowError):  # whose messages would show the entry
-                    raise ValueError(f"{name}, {unit} {number}: not {kind.what}") from None
+                except (ValueError, OverflowError):  # their messages would show the entry
+                    raise ValueError(f"{name}, {unit} {number}: not {kind.description}") from None
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{name} cannot be read ({error})") from error
     if not data:
@@ -297,10 +298,10 @@ def _rows(stream: Any, column: str, name: str) -> Iterator[tuple[int, Any]]:
 
 
 NO_LISTS = BlockLists(
-    urls=Keys(np.zeros((0, 2), np.uint64)),
-    domains=Keys(np.zeros((0, 2), np.uint64)),
-    files=Keys(np.zeros((0, 4), np.uint64)),
-    pictures=Pictures(np.zeros(0, np.uint64), 0),
+    urls=HashKeys(np.zeros((0, 2), np.uint64)),
+    domains=HashKeys(np.zeros((0, 2), np.uint64)),
+    files=HashKeys(np.zeros((0, 4), np.uint64)),
+    pictures=PictureHashes(np.zeros(0, np.uint64), 0),
     digests={},
 )
-"""Nothing is forbidden."""
+"""Blocks nothing."""

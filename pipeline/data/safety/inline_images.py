@@ -1,4 +1,4 @@
-"""Images that candidates hold already (data: addresses, tables of images): screened before they are written."""
+"""Screen the images that candidates already contain (data: URLs, tables of images) before they are written."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Transform = Callable[[pa.Table], pa.Table]
 
 
 class InlineImages:
-    """Takes out of CANDIDATES the images that must not get in, and those of rows that are out.
+    """Removes blocked and unsafe images from CANDIDATES, and the images of dropped rows.
 
     Args:
-        crawl: CANDIDATES to FETCHED (crawler.py), which knows the lists.
-        screen: FETCHED to FETCHED (screening.py), which knows the classifier.
+        crawl: maps CANDIDATES to FETCHED and applies the block lists (crawler.py).
+        screen: maps FETCHED to FETCHED and applies the classifier (screening.py).
     """
 
     def __init__(self, crawl: Transform, screen: Transform) -> None:
         self._crawl, self._screen = crawl, screen
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """CANDIDATES; a row whose image must not get in has the reason for it, and no image."""
-        held = pc.and_(table["image"].is_valid(), table["reason"].is_null())
-        rows = np.flatnonzero(held.to_numpy())
+        """CANDIDATES; a row whose image is blocked or unsafe has that reason, and no image."""
+        to_screen = pc.and_(table["image"].is_valid(), table["reason"].is_null())
+        rows = np.flatnonzero(to_screen.to_numpy())
         reasons: list[str | None] = table["reason"].to_pylist()
         if len(rows):
             for row, reason in zip(

@@ -1,4 +1,4 @@
-"""Byte ranges of large files: what makes one file many parts."""
+"""Split large files into byte ranges, so that one file becomes many parts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, BinaryIO
 READ_BYTES = 2**20
 
 Opener = Callable[[str], Any]
-"""Opens the file at a URI for reading; the storage is the caller's."""
+"""Opens the file at a URI for reading; the caller chooses the storage."""
 
 
 @dataclass(frozen=True)
 class ByteRange:
-    """The bytes of a file from `start` to before `stop`. What begins in them belongs to them."""
+    """The bytes of a file from `start` up to but excluding `stop`. A record belongs to the range in which it begins."""
 
     uri: str
     start: int
@@ -23,7 +23,7 @@ class ByteRange:
 
 
 def cut(files: Iterable[tuple[str, int]], max_bytes: int) -> list[ByteRange]:
-    """Files, given with their sizes, in extents of some bytes; an empty file has one as well."""
+    """Split files, given as (URI, size), into ranges of at most `max_bytes`; an empty file gives one empty range."""
     return [
         ByteRange(uri, start, min(start + max_bytes, size))
         for uri, size in files
@@ -31,17 +31,17 @@ def cut(files: Iterable[tuple[str, int]], max_bytes: int) -> list[ByteRange]:
     ]
 
 
-def read_lines(file: BinaryIO, extent: ByteRange) -> Iterator[str]:
-    """The lines that begin in an extent, without their ends; what is not UTF-8 in them is U+FFFD."""
-    file.seek(max(0, extent.start - 1))
-    if extent.start:
-        file.readline()  # of the line that begins before; where that ends is where ours begin
-    while file.tell() < extent.stop and (line := file.readline()):
+def read_lines(file: BinaryIO, byte_range: ByteRange) -> Iterator[str]:
+    """Read the lines that begin in a range, without line ends; invalid UTF-8 is replaced by U+FFFD."""
+    file.seek(max(0, byte_range.start - 1))
+    if byte_range.start:
+        file.readline()  # the end of a line that begins before the range
+    while file.tell() < byte_range.stop and (line := file.readline()):
         yield line.rstrip(b"\r\n").decode("utf-8", "replace")
 
 
 def sha256(file: BinaryIO) -> str:
-    """Of all that is left of a file, in hexadecimal digits."""
+    """The SHA-256 of a file from its current position to its end, in hexadecimal digits."""
     digest = hashlib.sha256()
     while data := file.read(READ_BYTES):
         digest.update(data)

@@ -1,8 +1,8 @@
-"""Candidates from web archives.
+"""Extract candidates from web archives.
 
-An archive (WARC or WAT: gzip, zstd or plain) is read record by record; every image that a page shows beside a text
-gives one candidate for each text: alt, title, figcaption, og:image:alt. A record that gives none is a row with a
-reason, and so is damage to the archive: the rows account for all records, or say from where on they cannot.
+An archive (WARC or WAT; gzip, zstd or plain) is read record by record. Each text of an image (alt, title, figcaption,
+og:image:alt) gives one candidate. A record without candidates becomes a row with a reason, and so does damage to the
+archive: the rows account for every record, or state the offset after which the archive is unreadable.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _PART_OF = re.compile(rb"(?im)^isPartOf[ \t]*:[ \t]*([^\r\n]+)")
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """What extraction takes from a page."""
+    """Limits for extracting candidates from a page."""
 
     srcset_max_width: int = 1024
-    """The candidate of a srcset is the widest one up to this many pixels; a picture's source, one for such a window."""
+    """Of a srcset, the widest image up to this many pixels is taken. <source> elements must fit a window this wide."""
     max_page_bytes: int = 8 * 2**20
-    """A longer page is read up to here, as it is stored and as it is decompressed."""
+    """Longer pages are truncated to this size, both before and after decompression."""
     max_images_per_page: int = 2_000
-    """A page's images behind these are not looked at."""
+    """Further images of a page are ignored."""
 
 
 def check_archive(uri: str, open_stream: Opener) -> None:
-    """Make sure that a file is a web archive with something in it.
+    """Make sure that a file is a web archive with at least one record.
 
     Raises:
-        ValueError: it is empty, of another type, or holds no record; the message says which.
+        ValueError: the file is empty, of another type, or has no record; the message says which.
     """
     with open_stream(uri) as stream:
         head = stream.read(1 << 16)
@@ -72,28 +72,28 @@ def check_archive(uri: str, open_stream: Opener) -> None:
 
 
 def read_archive(uri: str, open_stream: Opener, config: ExtractConfig) -> pa.Table:
-    """All candidates of the archive at a URI, as `candidates_of` gives them."""
+    """Read all candidates of the archive at a URI; see `candidates_of`."""
     with open_stream(uri) as stream:
         return _candidates(stream, config, uri)
 
 
 def candidates_of(data: bytes, config: ExtractConfig | None = None, archive: str = "") -> pa.Table:
-    """All candidates of an archive's bytes, and a row with a reason for each record that gives none.
+    """All candidates of an archive's bytes, and a row with a reason for each record without candidates.
 
     Args:
-        data: WARC or WAT: plain, gzip or zstd.
-        config: the defaults where it is left out.
-        archive: its name, for the column of that name, and for the crawl where the archive does not say its own.
+        data: a WARC or WAT archive: plain, gzip or zstd.
+        config: defaults to `ExtractConfig()`.
+        archive: name of the archive, stored in the column `archive`; also the fallback source of `crawl_id`.
 
     Returns:
-        CANDIDATES, in the order of the records. `record_offset` is the record's first byte in the (compressed) file,
-        `crawl_id` what its warcinfo record is part of, else the Common Crawl that the name says.
+        CANDIDATES, in the order of the records. `record_offset` is the offset of the record's first byte in the
+        (compressed) file. `crawl_id` is isPartOf of the warcinfo record, else the Common Crawl name in `archive`.
     """
     return _candidates(io.BytesIO(data), config or ExtractConfig(), archive)
 
 
 class _Page(NamedTuple):
-    """What a record gives."""
+    """The page that a record contains, and its candidates."""
 
     url: str
     date: datetime | None
@@ -102,8 +102,8 @@ class _Page(NamedTuple):
     """Why there are no candidates."""
 
 
-class _Place(NamedTuple):
-    """What the rows of one record share: columns of CANDIDATES."""
+class _RecordColumns(NamedTuple):
+    """Columns of CANDIDATES whose values all rows of one record share."""
 
     page_url: str | None
     page_date: datetime | None
@@ -113,25 +113,27 @@ class _Place(NamedTuple):
 
 def _candidates(stream: Any, config: ExtractConfig, archive: str) -> pa.Table:
     candidates: list[Candidate] = []
-    places: list[_Place] = []
-    named = _CRAWL.search(archive)
-    crawl_id = named[0] if named else None
+    record_columns: list[_RecordColumns] = []
+    crawl_in_name = _CRAWL.search(archive)
+    crawl_id = crawl_in_name[0] if crawl_in_name else None
     offset = 0
     try:
         for record in read_records(stream, config.max_page_bytes):
             offset = record.offset
-            if record.header("WARC-Type").lower() == "warcinfo" and (found := _PART_OF.search(record.content)):
-                crawl_id = found[1].decode("utf-8", "replace").strip()
+            if record.header("WARC-Type").lower() == "warcinfo" and (part_of := _PART_OF.search(record.content)):
+                crawl_id = part_of[1].decode("utf-8", "replace").strip()
             page = _page_of(record, config)
-            before = len(candidates)
+            num_before = len(candidates)
             candidates += page.candidates
-            if len(candidates) == before:
+            if len(candidates) == num_before:
                 candidates.append(Candidate(reason=page.reason or Reason.NO_IMAGE))
-            places += [_Place(page.url or None, page.date, crawl_id, offset)] * (len(candidates) - before)
+            columns_of_page = _RecordColumns(page.url or None, page.date, crawl_id, offset)
+            record_columns += [columns_of_page] * (len(candidates) - num_before)
     except DAMAGE as error:
         candidates.append(Candidate(reason=Reason.BROKEN_ARCHIVE, caption=str(error)))
-        places.append(_Place(None, None, crawl_id, offset))
-    columns = dict(zip(_Place._fields, columns_of(places, len(_Place._fields)), strict=True))
+        record_columns.append(_RecordColumns(None, None, crawl_id, offset))
+    names = _RecordColumns._fields
+    columns = dict(zip(names, columns_of(record_columns, len(names)), strict=True))
     return as_table(candidates, archive=[archive] * len(candidates), **columns)
 
 
@@ -139,13 +141,13 @@ def _page_of(record: Record, config: ExtractConfig) -> _Page:
     kind = record.header("WARC-Type").lower()
     if kind == "metadata" and record.is_whole and record.header("Content-Type").startswith("application/json"):
         try:
-            found = wat.read_page(record.content, config.max_images_per_page)
-        except (ValueError, RecursionError):  # no JSON, one that was cut, or one that is nested without end
+            page = wat.read_page(record.content, config.max_images_per_page)
+        except (ValueError, RecursionError):  # invalid, truncated or too deeply nested JSON
             return _no_page(record, Reason.BROKEN_RECORD)
-        if found is not None:
-            base = (absolute_url(found.url, found.base) if found.base else "") or found.url
-            images = (candidate(absolute_url(base, url), text, source) for url, source, text in found.images)
-            return _Page(found.url, _date(found.date), images, found.reason)
+        if page is not None:
+            base = (absolute_url(page.url, page.base) if page.base else "") or page.url
+            images = (candidate(absolute_url(base, url), text, source) for url, source, text in page.images)
+            return _Page(page.url, _date(page.date), images, page.reason)
     if not record.is_whole:
         return _no_page(record, Reason.TRUNCATED_RECORD)
     if kind != "response":
@@ -171,7 +173,7 @@ def _url(record: Record) -> str:
 
 
 def _date(text: str) -> datetime | None:
-    """A WARC-Date (W3C's profile of ISO 8601) to the second, or None where it is none."""
+    """Parse a WARC-Date (W3C's profile of ISO 8601), rounded down to the second; None if it is malformed."""
     try:
         date = datetime.fromisoformat(text)
     except ValueError:
@@ -180,14 +182,14 @@ def _date(text: str) -> datetime | None:
 
 
 def _read_html(content: bytes | memoryview, config: ExtractConfig) -> str | Reason:
-    """The page of a HTTP response, transfer and content encoding undone, or why it is none."""
-    # A record of its own: the archive's iterator could not go on after a body that does not decode
+    """The HTML of an HTTP response after undoing transfer and content encoding, or the reason why there is no page."""
+    # A separate record, because the archive's iterator cannot continue after a body that fails to decode
     data = b"%s%d\r\n\r\n%s" % (_RESPONSE, len(content), content)
-    for encodings in ("all", "content", "none"):  # some crawlers undo an encoding and leave the header that names it
+    for encodings in ("all", "content", "none"):  # some crawlers undo an encoding but keep its header
         response = WarcRecord.from_bytes(data)
         try:
-            response.parse_http(auto_decode=encodings, quirks_mode=True)  # lines may end in LF alone
-            if reason := wat.why_not_status(response.http_headers.status_code):
+            response.parse_http(auto_decode=encodings, quirks_mode=True)  # accept lines that end in LF alone
+            if reason := wat.reason_for_status(response.http_headers.status_code):
                 return reason
             if (response.http_content_type or "text/html").lower() not in {"text/html", "application/xhtml+xml"}:
                 return Reason.NOT_HTML

@@ -1,11 +1,11 @@
-"""Candidates from what img2dataset has downloaded: its output folders of the formats Parquet and webdataset.
+"""Read candidates from img2dataset's output folders, in Parquet or webdataset format.
 
-Parquet output (`00000.parquet` with the images in `jpg`) is a table like others: a row without an image, because its
-download failed, is a candidate by its address and so is asked for again. Webdataset output is a shard `00000.tar` with
-key.jpg, key.txt and key.json for each image, beside a `00000.parquet` without images that lists the failures too: of
-that table the rows count that the shard does not hold. `00000_stats.json` is not read.
+Parquet output (`00000.parquet` with the images in `jpg`) is read like any other table. A row whose download failed has
+no image; it becomes a candidate with a URL, so its image is requested again. Webdataset output is a shard `00000.tar`
+with key.jpg, key.txt and key.json for each image. The `00000.parquet` next to it has no images but also lists the
+failures; only its rows that are missing from the shard are used. `00000_stats.json` is ignored.
 
-A shard comes from anybody: it is never unpacked to disk, and each member is read up to a limit.
+Shards are untrusted: they are never unpacked to disk, and the size of each member is limited.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ _LIMITS = dict.fromkeys(IMAGE_TYPES, MAX_IMAGE_BYTES) | {"txt": MAX_TEXT_BYTES, 
 
 
 class Sample(NamedTuple):
-    """The members of a shard that have one key."""
+    """All members of a shard that share one key."""
 
     key: str
     offset: int
-    """First byte of its first member in the shard."""
+    """Offset of the sample's first member in the shard."""
     parts: dict[str, bytes | None]
-    """Content by extension; None where it is longer than the limit."""
+    """Content by extension; None if it exceeds the size limit."""
 
     @property
     def text(self) -> str:
-        """Its .txt; empty where there is none."""
+        """The content of the .txt member, or an empty string."""
         return self._decoded("txt")
 
     def fields(self) -> dict[str, Any] | None:
-        """What its .json says: nothing where there is none or it is no object, None where it cannot be read."""
+        """The object in the .json member; empty if it is missing or not an object, None if it is not valid JSON."""
         try:
-            known = json.loads(self._decoded("json") or "{}")
+            value = json.loads(self._decoded("json") or "{}")
         except (ValueError, RecursionError):
             return None
-        return known if isinstance(known, dict) else {}
+        return value if isinstance(value, dict) else {}
 
     @property
     def image(self) -> bytes | None:
-        """Its image, of several the first by IMAGE_TYPES; None where there is none or it is too long."""
+        """The image, the first in the order of IMAGE_TYPES; None if it is missing or too long."""
         return next((self.parts[name] for name in IMAGE_TYPES if name in self.parts), None)
 
     @property
     def image_is_too_long(self) -> bool:
-        """Whether there is an image, longer than MAX_IMAGE_BYTES."""
+        """Whether the sample has an image that exceeds MAX_IMAGE_BYTES."""
         return self.image is None and not self.parts.keys().isdisjoint(IMAGE_TYPES)
 
     def _decoded(self, extension: str) -> str:
@@ -65,30 +65,30 @@ class Sample(NamedTuple):
 
 
 def table_beside(shard: str) -> str:
-    """Where the table beside a shard is, if there is one."""
+    """The URI that a table next to this shard would have."""
     return shard.removesuffix(SHARD_SUFFIX) + ".parquet"
 
 
 def without_tables_beside(files: Sequence[str]) -> list[str]:
-    """The files less the tables beside shards, which are read with their shards."""
-    beside = {table_beside(file) for file in files if file.endswith(SHARD_SUFFIX)}
-    return [file for file in files if file not in beside]
+    """The files without the tables next to shards, which are read together with their shards."""
+    tables = {table_beside(file) for file in files if file.endswith(SHARD_SUFFIX)}
+    return [file for file in files if file not in tables]
 
 
 def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
-    """Candidates of a webdataset shard, and of the rows of the table beside it that the shard does not hold.
+    """Read the candidates of a webdataset shard, and of the table rows that are missing from the shard.
 
     Args:
-        uri: the shard's.
-        stream: the shard, which can be sought.
-        listed: the table (columns url, key, caption), where there is one.
+        uri: URI of the shard.
+        stream: the shard, as a seekable stream.
+        listed: the table next to the shard (columns url, key, caption), if it exists.
 
     Returns:
-        CANDIDATES. `record_offset` is that of a sample's first member; null for rows of the table. Damage to the shard
-        is a row, and the samples behind it come from the table, to be fetched again.
+        CANDIDATES. `record_offset` is the offset of the sample's first member, or null for rows of the table. Damage to
+        the shard becomes a row; the samples after it are taken from the table, so their images are fetched again.
 
     Raises:
-        ReadError: the shard's bytes do not come.
+        ReadError: the storage failed to deliver the shard's bytes.
     """
     candidates: list[Candidate] = []
     offsets: list[int | None] = []
@@ -112,10 +112,10 @@ def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
 
 
 def samples(shard: tarfile.TarFile, stream: Source) -> Iterator[Sample]:
-    """The samples of a shard, in its order.
+    """Iterate over the samples of a shard, in the order of the shard.
 
     Raises:
-        tarfile.TarError, EOFError: the shard is damaged; what came before is sound.
+        tarfile.TarError, EOFError: the shard is damaged; the samples before the damage are intact.
     """
     sample: Sample | None = None
     for member in shard:
@@ -129,7 +129,7 @@ def samples(shard: tarfile.TarFile, stream: Source) -> Iterator[Sample]:
                 yield sample
             sample = Sample(key, member.offset, {})
         sample.parts[extension] = _content(shard, member, _LIMITS[extension])
-    _check_end(stream, shard.offset)  # before the last sample, of which more may have been there
+    _check_end(stream, shard.offset)  # before yielding the last sample, which damage may have truncated
     if sample is not None:
         yield sample
 
@@ -149,13 +149,13 @@ def _candidate(sample: Sample) -> Candidate:
     if fields is None:
         return Candidate(reason=Reason.BROKEN_RECORD, caption=sample.text)
     url, caption = (value if isinstance(value := fields.get(name), str) else "" for name in ("url", "caption"))
-    found = candidate(url, sample.text or caption, "table", sample.image)
-    return found._replace(reason=Reason.TOO_MANY_BYTES) if sample.image_is_too_long else found
+    row = candidate(url, sample.text or caption, "table", sample.image)
+    return row._replace(reason=Reason.TOO_MANY_BYTES) if sample.image_is_too_long else row
 
 
 def _check_end(stream: Source, offset: int) -> None:
-    """Make sure that no member follows: tarfile stops without a word where a header cannot be read."""
+    """Make sure that no member follows, because tarfile stops silently at an unreadable header."""
     stream.seek(offset)
     block = stream.read(tarfile.BLOCKSIZE)
     if block != bytes(tarfile.BLOCKSIZE):
-        raise EOFError(f"the shard cannot be read from byte {offset} on")
+        raise EOFError(f"the shard is unreadable from byte {offset} on")

@@ -1,6 +1,7 @@
-"""Candidates of one HTML page: every image with each text that stands for it.
+"""Extract the candidates of one HTML page: every image with each of its texts.
 
-Pages come from anybody, so whatever grows faster than a page does is bounded: nesting, images, lengths of texts.
+Pages are untrusted. Nesting, images and text lengths are therefore bounded, since their cost could grow faster than
+the page.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from pipeline.schemas import CANDIDATES, conform
 
 LAZY_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src")
 MAX_DEPTH = 5_000
-"""Open elements at once: the parser's time grows with their square, and 100,000 take it a minute and a half."""
+"""Maximum number of open elements. Parse time grows with its square: 100,000 open elements take 90 seconds."""
 MAX_TEXT_CHARACTERS = 10_000
-"""Of one text, whose rest is cut off: a figcaption may stand beside every image of a page."""
+"""Longer texts are truncated, because one figcaption may belong to every image of a page."""
 RASTER_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "jpg", "png", "webp", "gif", "avif", "bmp"))
-"""Types of a picture's sources that are taken; a drawing (SVG) is none of them."""
+"""Accepted types of <source> elements; vector images (SVG) are not accepted."""
 _FIGURE_LEVELS = 32
 _SETS = ("data-srcset", "srcset")
 _MEDIA_WIDTH = re.compile(r"(min|max)-width\s*:\s*(\d+(?:\.\d+)?)(px|em)", re.ASCII)
@@ -45,11 +46,11 @@ _NEVER_DEEP = frozenset(
         *("p", "li", "dt", "dd", "option", "optgroup", "tr", "td", "th", "thead", "tbody", "tfoot"),
     }
 )
-"""Elements without an end, or that the next of their kind ends."""
+"""Elements without an end tag, or that end when the next element of their kind begins."""
 
 
 class Candidate(NamedTuple):
-    """An image address and a text beside it, or why there is none: columns of CANDIDATES."""
+    """An image URL with one of its texts, or the reason why a record has none. Fields are columns of CANDIDATES."""
 
     pair_id: str | None = None
     url: str | None = None
@@ -60,34 +61,34 @@ class Candidate(NamedTuple):
 
 
 def as_table(candidates: Sequence[Candidate], **columns: Sequence[Any]) -> pa.Table:
-    """CANDIDATES of these, with more of its columns; the others are null."""
+    """Convert candidates to a CANDIDATES table; `columns` adds further columns, and all others are null."""
     values = dict(zip(Candidate._fields, columns_of(candidates, len(Candidate._fields)), strict=True)) | columns
     arrays = {name: pa.array(column, CANDIDATES.field(name).type) for name, column in values.items()}
     return conform(pa.table(arrays), CANDIDATES)
 
 
 def columns_of(rows: Sequence[tuple[Any, ...]], num_columns: int) -> list[Sequence[Any]]:
-    """The columns of rows, empty ones where there is no row."""
+    """Transpose rows into columns; the columns are empty if there are no rows."""
     return list(zip(*rows, strict=True)) if rows else [()] * num_columns
 
 
 def decode(body: bytes, header_charset: str | None) -> str:
-    """Text by its byte order mark, else the HTTP header, else a meta element in the first 1,024 bytes, else a guess.
+    """Decode HTML by its byte order mark, HTTP header, meta element (first 1,024 bytes) or a guess, in this order.
 
-    As browsers do it (WHATWG Encoding): labels that the web does not know count for nothing, latin-1 is windows-1252,
-    and a byte that cannot be decoded is one replacement character.
+    Follows WHATWG Encoding, as browsers do: unknown labels are ignored, latin-1 means windows-1252, and an undecodable
+    byte becomes one replacement character.
     """
     meta = _CHARSET.search(body[:1024].decode("ascii", "replace"))
     labels = [header_charset, "utf-8" if meta and meta[1].lower().startswith("utf-16") else meta and meta[1]]
-    known = (map_encoding_to_html5(label, fallback_utf8=False) for label in labels if label)
-    marked = next((name for mark, name in _BOMS.items() if body.startswith(mark)), None)
-    charset = marked or next(filter(None, known), None) or detect_encoding(body)
+    declared = (map_encoding_to_html5(label, fallback_utf8=False) for label in labels if label)
+    by_mark = next((name for mark, name in _BOMS.items() if body.startswith(mark)), None)
+    charset = by_mark or next(filter(None, declared), None) or detect_encoding(body)
     text: str = bytes_to_str(body, charset or "utf-8", errors="replace", fallback_encodings=())
     return text
 
 
 def is_deep(html: str) -> bool:
-    """Whether more than MAX_DEPTH elements are open at once, as far as that can be told without parsing."""
+    """Whether more than MAX_DEPTH elements are open at once, estimated without parsing."""
     if html.count("<") <= MAX_DEPTH:
         return False
     num_open: Counter[str] = Counter()
@@ -105,21 +106,21 @@ def is_deep(html: str) -> bool:
 
 
 def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images: int) -> Iterator[Candidate]:
-    """The candidates of one page.
+    """Extract the candidates of one page.
 
-    What stands in a noscript element is read like the rest: pages that load images late keep the real address there.
+    Content of noscript elements is included, because pages with lazy loading keep the real image URLs there.
 
     Args:
-        html: the page; `is_deep` must have been asked.
-        page_url: its address.
-        srcset_max_width: pixels, see `best_of_srcset`.
-        max_images: images behind these are not looked at.
+        html: the page; check it with `is_deep` first.
+        page_url: URL of the page.
+        srcset_max_width: in pixels; see `best_of_srcset`.
+        max_images: further images of the page are ignored.
     """
     tree = LexborHTMLParser(html)
     base_node = tree.css_first("base[href]")
     base = absolute_url(page_url, (base_node.attributes.get("href") or "") if base_node else "") or page_url
     for node in tree.css("img")[:max_images]:
-        url = _image_address(node, srcset_max_width)
+        url = _image_url(node, srcset_max_width)
         if not url:
             continue
         for source, text in _texts_of(node):
@@ -146,8 +147,8 @@ def _texts_of(node: LexborNode) -> Iterator[tuple[str, str]]:
         yield "figcaption", caption.text(separator=" ")
 
 
-def _image_address(node: LexborNode, srcset_max_width: int) -> str:
-    """The address a browser would show in the end: lazy-load attributes first, then srcset, then src."""
+def _image_url(node: LexborNode, srcset_max_width: int) -> str:
+    """The URL that a browser would finally show: lazy-load attributes first, then srcset, then src."""
     attributes = node.attributes
     for name in LAZY_ATTRIBUTES:
         if attributes.get(name):
@@ -164,7 +165,7 @@ def _image_address(node: LexborNode, srcset_max_width: int) -> str:
 
 
 def _applies(source: Mapping[str, str | None], width: int) -> bool:
-    """Whether a picture's source is a raster image meant for a screen of this many pixels across."""
+    """Whether a <source> of a <picture> is a raster image for a screen of this width in pixels."""
     media = (source.get("media") or "").lower()
     kind = (source.get("type") or "").split(";")[0].strip().lower()
     widths = ((bound, float(size) * (16 if unit == "em" else 1)) for bound, size, unit in _MEDIA_WIDTH.findall(media))
@@ -173,9 +174,9 @@ def _applies(source: Mapping[str, str | None], width: int) -> bool:
 
 
 def best_of_srcset(srcset: str, max_width: int) -> str:
-    """The widest candidate of a srcset that is not wider than max_width pixels, else the narrowest ("" for none).
+    """The URL of a srcset's widest image up to `max_width` pixels, else of its narrowest; "" for an empty srcset.
 
-    Widths are those of `640w` descriptors; `2x` counts as twice an unknown width and never beats a known one.
+    `640w` descriptors give widths. `2x` counts as twice an unknown width, and a known width always wins over it.
     """
     best, best_key = "", (-1, 0.0)
     position = 0
@@ -185,9 +186,9 @@ def best_of_srcset(srcset: str, max_width: int) -> str:
             end = srcset.find(",", position)
             descriptor = srcset[position : end if end >= 0 else None].strip()
             position = end if end >= 0 else len(srcset)
-        found = _DESCRIPTOR.fullmatch(descriptor)
-        size = float(found[1]) if found else 1.0
-        fits = not (found and found[2] == "w") or size <= max_width
+        parsed = _DESCRIPTOR.fullmatch(descriptor)
+        size = float(parsed[1]) if parsed else 1.0
+        fits = not (parsed and parsed[2] == "w") or size <= max_width
         key = (1, size) if fits else (0, -size)
         if key > best_key:
             best, best_key = url.rstrip(","), key
@@ -195,9 +196,9 @@ def best_of_srcset(srcset: str, max_width: int) -> str:
 
 
 def candidate(url: str, caption: str, source: str, image: bytes | None = None) -> Candidate:
-    """A candidate from an absolute address and a text as they stand on a page.
+    """Make a candidate from an absolute URL and a text, both as written on the page.
 
-    An image in a data: address is taken out of it; one without an address is known by the hash of its bytes.
+    An image in a data: URL is decoded. An image without a URL is identified by the hash of its bytes.
     """
     caption = " ".join(caption[:MAX_TEXT_CHARACTERS].split())
     reason = None
@@ -210,14 +211,14 @@ def candidate(url: str, caption: str, source: str, image: bytes | None = None) -
     elif not is_normalized(url):
         try:
             url = normalize_url(url)
-            reason = None if urlsplit(url).netloc else Reason.BAD_URL  # a relative one, or javascript:
+            reason = None if urlsplit(url).netloc else Reason.BAD_URL  # a relative URL, or javascript:
         except ValueError:
             reason = Reason.BAD_URL
     return Candidate(hash128(url, caption), url, caption, source, image, reason)
 
 
 def _inline_image(url: str) -> bytes | None:
-    """The bytes of a data: address (RFC 2397), or None where it is malformed."""
+    """The bytes of a data: URL (RFC 2397), or None if it is malformed."""
     head, _, body = url.partition(",")
     data = unquote_to_bytes(body)
     if not head.lower().endswith(";base64"):

@@ -1,4 +1,4 @@
-"""Candidates from tables: addresses with captions, or images with captions (Parquet, CSV)."""
+"""Read candidates from tables of URLs with captions, or of images with captions (Parquet, CSV)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _CSV = {
 
 
 def check_table(uri: str, filesystem: Any, path: str) -> None:
-    """Make sure that a table names its addresses (or holds its images) and its captions.
+    """Make sure that a table has a column of URLs or images and a column of captions.
 
     Raises:
-        ValueError: a column is missing, or the file is not what its name says; the message lists the columns there are.
+        ValueError: a column is missing or has the wrong type, or the file is not in the format of its suffix. If a
+            column is missing, the message lists the existing columns.
     """
     try:
         schema = _table_schema(uri, filesystem, path)
@@ -39,7 +40,7 @@ def check_table(uri: str, filesystem: Any, path: str) -> None:
         raise ValueError(f"{uri}: no caption column; expected one of {list(CAPTION_COLUMNS)}, found {names}")
     if not set(names) & {*URL_COLUMNS, *IMAGE_COLUMNS}:
         raise ValueError(
-            f"{uri}: neither addresses nor images; expected one of {[*URL_COLUMNS, *IMAGE_COLUMNS]}, found {names}"
+            f"{uri}: no URL or image column; expected one of {[*URL_COLUMNS, *IMAGE_COLUMNS]}, found {names}"
         )
     checks = (("strings", _is_text), ("strings, or lists of them", _is_caption), ("bytes", _is_bytes))
     for column, (expected, fits) in zip(columns_of_pairs(names), checks, strict=True):
@@ -48,30 +49,31 @@ def check_table(uri: str, filesystem: Any, path: str) -> None:
 
 
 def read_table(uri: str, filesystem: Any, path: str) -> pa.Table:
-    """Candidates from a table of addresses and captions, or of images and captions (Parquet or CSV).
+    """Read candidates from a table of URLs and captions, or of images and captions (Parquet or CSV).
 
-    The column names are those of LAION, DataComp, CC12M and img2dataset. Where a row has several captions, each one is
-    a candidate; `record_offset` is the number of the row.
+    The column names are those of LAION, DataComp, CC12M and img2dataset. Each caption of a row gives one candidate;
+    `record_offset` is the row number.
     """
     table = _read_any(uri, filesystem, path)
     url_column, caption_column, image_column = columns_of_pairs(table.column_names)
     assert caption_column is not None, f"{uri} was not checked"
-    found: list[Candidate] = []
-    numbers: list[int] = []
-    for number, row in enumerate(_rows(table, [c for c in (url_column, caption_column, image_column) if c])):
+    candidates: list[Candidate] = []
+    row_numbers: list[int] = []
+    for row_number, row in enumerate(_rows(table, [c for c in (url_column, caption_column, image_column) if c])):
         captions = row[caption_column]
         url = row[url_column] or "" if url_column else ""
         image = row[image_column] if image_column else None
         for caption in (captions or [""]) if isinstance(captions, list) else [captions]:
-            found.append(candidate(url, caption or "", "table", image))
-            numbers.append(number)
-    return as_table(found, archive=[uri] * len(found), record_offset=numbers)
+            candidates.append(candidate(url, caption or "", "table", image))
+            row_numbers.append(row_number)
+    return as_table(candidates, archive=[uri] * len(candidates), record_offset=row_numbers)
 
 
 def columns_of_pairs(names: Sequence[str]) -> tuple[str | None, str | None, str | None]:
-    """The columns that hold addresses, captions and images."""
+    """The names of the columns that contain URLs, captions and images; None for a missing column."""
     url, caption, image = (
-        next((name for name in known if name in names), None) for known in (URL_COLUMNS, CAPTION_COLUMNS, IMAGE_COLUMNS)
+        next((name for name in accepted if name in names), None)
+        for accepted in (URL_COLUMNS, CAPTION_COLUMNS, IMAGE_COLUMNS)
     )
     return url, caption, image
 

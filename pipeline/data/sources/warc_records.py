@@ -1,8 +1,9 @@
-"""Records of a WARC file (ISO 28500), whole or with a word about what is missing.
+"""Read the records of a WARC file (ISO 28500) and detect incomplete records.
 
-Archives are gzip member after gzip member, one record in each. Such a member is inflated in one call (libdeflate, some
-three times as fast as zlib's streams). Whatever is otherwise - plain files, zstd, one member for all records, a huge
-record, damage - FastWARC reads from there on, record by record, and what it passes over in silence is found here.
+Most archives are a sequence of gzip members with one record each. Such a member is inflated in one call (libdeflate,
+about three times as fast as zlib's streams). From the first exception on (plain files, zstd, one member for all
+records, a huge record, damage) FastWARC reads the rest record by record. FastWARC ignores some damage silently; this
+module detects it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from fastwarc.warc import ArchiveIterator
 
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 DAMAGE = (OSError, EOFError, zlib.error)
-"""What reading an archive raises where it is damaged."""
+"""Exceptions that reading a damaged archive raises."""
 T = TypeVar("T")
 _MEMBER = GZIP_MAGIC + b"\x08"
 _TRAILER = struct.Struct("<II")  # RFC 1952: CRC-32 and size of what was compressed
@@ -32,33 +33,33 @@ _HEADERS = {name: re.compile(rb"(?im)^%s[ \t]*:[ \t]*([^\r\n]*)" % name.encode()
 
 
 class ReadError(RuntimeError):
-    """The bytes of a file do not come; what they would say is unknown, and the work has to be done again."""
+    """The storage failed to deliver a file's bytes. The content is unknown, so the work must be repeated."""
 
 
 class Source:
-    """A stream whose own faults are told from damage of what it holds: they are ReadErrors."""
+    """A stream that raises ReadError if its storage fails, to distinguish such failures from damaged content."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def read(self, size: int = -1) -> bytes:
-        """As of any stream."""
-        return _do(self._stream.read, size)
+        """Read like any stream; raise ReadError if the storage fails."""
+        return _reading(self._stream.read, size)
 
     def readline(self, size: int = -1) -> bytes:
-        """As of any stream."""
-        return _do(self._stream.readline, size)
+        """Read a line like any stream; raise ReadError if the storage fails."""
+        return _reading(self._stream.readline, size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of any stream."""
-        return _do(self._stream.seek, offset, whence)
+        """Seek like any stream; raise ReadError if the storage fails."""
+        return _reading(self._stream.seek, offset, whence)
 
     def tell(self) -> int:
-        """As of any stream."""
-        return _do(self._stream.tell)
+        """Return the position like any stream; raise ReadError if the storage fails."""
+        return _reading(self._stream.tell)
 
 
-def _do(action: Callable[..., T], *arguments: int) -> T:
+def _reading(action: Callable[..., T], *arguments: int) -> T:
     try:
         return action(*arguments)
     except OSError as error:
@@ -66,32 +67,32 @@ def _do(action: Callable[..., T], *arguments: int) -> T:
 
 
 class Record(NamedTuple):
-    """One record of an archive."""
+    """One record of an archive, possibly truncated."""
 
     offset: int
-    """The first byte in the (compressed) file."""
+    """Offset of the first byte in the (compressed) file."""
     head: bytes
     content: bytes | memoryview
-    """Up to `max_bytes` of it."""
+    """The content, up to `max_bytes`."""
     is_whole: bool
-    """Whether the file holds as many bytes of content as the head says."""
+    """Whether the file contains as many bytes of content as the header announces."""
 
     def header(self, name: str) -> str:
-        """The value of one of the headers that are read here, or an empty text."""
+        """The value of one of the headers in `_NAMES`, or an empty string."""
         return _header(self.head, name).decode("utf-8", "replace").strip()
 
 
 def read_records(stream: Any, max_bytes: int) -> Iterator[Record]:
-    """Every record from the start of a stream that can be sought.
+    """Iterate over all records of a seekable stream, from its start.
 
     Args:
         stream: the archive.
-        max_bytes: of a record's content; what is behind them is counted only.
+        max_bytes: maximum bytes of a record's content; the bytes after them are only counted.
 
     Raises:
-        OSError, EOFError, zlib.error: damage, after the records before it; `DAMAGE` names all of them. A last record
-            that ends early is a record that is not whole.
-        ReadError: the archive's bytes do not come.
+        OSError, EOFError, zlib.error: the archive is damaged (`DAMAGE` lists these types). The records before the
+            damage are yielded first. A truncated last record may be yielded with `is_whole` False instead.
+        ReadError: the storage failed to deliver the archive's bytes.
     """
     stream = Source(stream)
     start = 0
@@ -104,22 +105,22 @@ def read_records(stream: Any, max_bytes: int) -> Iterator[Record]:
     stream.seek(start)
     offsets: list[int] = []
     is_whole = True
-    for found in ArchiveIterator(stream, parse_http=False):
-        offsets.append(int(found.stream_pos))
-        # The iterator ends without a word where a file ends inside a record, so the lengths are compared here
-        content = found.reader.read(max_bytes)
+    for warc_record in ArchiveIterator(stream, parse_http=False):
+        offsets.append(int(warc_record.stream_pos))
+        # The iterator ends silently if a file ends inside a record, so the lengths are compared here
+        content = warc_record.reader.read(max_bytes)
         length = len(content)
-        while chunk := found.reader.read(1 << 20):
+        while chunk := warc_record.reader.read(1 << 20):
             length += len(chunk)
-        is_whole = length >= found.content_length
-        head = "".join(f"\r\n{name}: {value}" for name, value in found.headers.items()) + "\r\n"
+        is_whole = length >= warc_record.content_length
+        head = "".join(f"\r\n{name}: {value}" for name, value in warc_record.headers.items()) + "\r\n"
         yield Record(offsets[-1], head.encode("utf-8", "replace"), content, is_whole)
     if is_whole:
         _check_end(stream, start, offsets)
 
 
 def _members(stream: Any, max_bytes: int) -> Iterator[tuple[Record, int]]:
-    """Records that are a gzip member each, with the byte where the next begins, up to the first thing that is not."""
+    """Records stored as one gzip member each, with their end offsets, up to the first record stored differently."""
     stream.seek(0)
     position, window = 0, stream.read(_WINDOW_BYTES)
     is_last = not window.startswith(_MEMBER)
@@ -127,7 +128,7 @@ def _members(stream: Any, max_bytes: int) -> Iterator[tuple[Record, int]]:
         more = stream.read(_WINDOW_BYTES)
         is_last = not more
         start, view = 0, memoryview(window)
-        # A member ends where the next one begins; what only looks like a beginning costs one more turn
+        # A member ends where the next one begins; a false start only costs one more iteration
         for end in [*_starts(window), *([len(window)] if is_last else [])]:
             record = _record(position + start, view[start:end], max_bytes) if end > start else None
             if record is not None:
@@ -141,17 +142,17 @@ def _members(stream: Any, max_bytes: int) -> Iterator[tuple[Record, int]]:
 
 
 def _starts(window: bytes) -> list[int]:
-    """Where a gzip member seems to begin."""
+    """Offsets at which a gzip member may begin."""
     octets = np.frombuffer(window, np.uint8)
-    found = np.flatnonzero(octets[:-2] == _MEMBER[0])
-    for place in (1, 2):
-        found = found[octets[found + place] == _MEMBER[place]]
-    starts: list[int] = found.tolist()
+    matches = np.flatnonzero(octets[:-2] == _MEMBER[0])
+    for index in (1, 2):
+        matches = matches[octets[matches + index] == _MEMBER[index]]
+    starts: list[int] = matches.tolist()
     return starts
 
 
 def _record(offset: int, member: memoryview, max_bytes: int) -> Record | None:
-    """The one record that a gzip member is, or None where it is anything else."""
+    """The record in a gzip member, or None if the member is not exactly one record of at most `max_bytes`."""
     if len(member) < _TRAILER.size:
         return None
     checksum, num_bytes = _TRAILER.unpack(member[-_TRAILER.size :])
@@ -161,11 +162,11 @@ def _record(offset: int, member: memoryview, max_bytes: int) -> Record | None:
         data = deflate.gzip_decompress(member, num_bytes)
     except deflate.DeflateError:
         return None
-    # A member that ends earlier is inflated as well, and what is behind it would be lost
+    # libdeflate also accepts a member that ends early, and the bytes after its end would be lost
     if len(data) != num_bytes or deflate.crc32(data) != checksum:
         return None
     end = data.find(b"\r\n\r\n")
-    length = num_bytes - end - 8  # less the empty lines behind head and content
+    length = num_bytes - end - 8  # without the empty lines after header and content
     if not data.startswith(b"WARC/") or end < 0 or not data.endswith(b"\r\n\r\n"):
         return None
     head = bytes(memoryview(data)[: end + 2])
@@ -176,26 +177,26 @@ def _record(offset: int, member: memoryview, max_bytes: int) -> Record | None:
 
 def _header(head: bytes, name: str) -> bytes:
     usual = _USUAL[name]
-    at = head.find(usual)
-    if at >= 0:  # many times as fast as the pattern
-        return head[at + len(usual) : head.find(b"\r\n", at + 2)]
-    found = _HEADERS[name].search(head)
-    return found[1] if found else b""
+    start = head.find(usual)
+    if start >= 0:  # much faster than the regular expression
+        return head[start + len(usual) : head.find(b"\r\n", start + 2)]
+    match = _HEADERS[name].search(head)
+    return match[1] if match else b""
 
 
 def _check_end(stream: Any, begin: int, offsets: Sequence[int]) -> None:
     """Make sure that the last record is whole and that none follows it.
 
-    FastWARC stops without a word where a file ends inside a record's headers or inside a gzip member, as half a
-    download does, and where a member cannot be opened; so the last record is read once more. Of zstd it tells.
+    FastWARC stops silently if a file ends inside a record's headers or inside a gzip member, as a partial download
+    does, and if a member cannot be opened. The last record is therefore read again. FastWARC does report damaged zstd.
 
     Args:
         stream: the archive.
-        begin: the byte from which on FastWARC has read.
-        offsets: first byte of each record that was found, in ascending order.
+        begin: offset at which FastWARC began to read.
+        offsets: offset of each record that FastWARC found, in ascending order.
 
     Raises:
-        OSError, EOFError, zlib.error: the archive has more than these records, or ends inside one.
+        OSError, EOFError, zlib.error: the archive has more records than these, or ends inside a record.
     """
     start = offsets[-1] if offsets else begin
     stream.seek(begin)
@@ -204,25 +205,25 @@ def _check_end(stream: Any, begin: int, offsets: Sequence[int]) -> None:
         return
     stream.seek(start)
     if magic.startswith(GZIP_MAGIC) and stream.read(2) != GZIP_MAGIC:
-        start = begin  # all records are in one gzip member, and the offsets tell nothing
+        start = begin  # one gzip member contains all records, so the offsets are useless
     stream.seek(start)
     if magic.startswith(GZIP_MAGIC):
         with gzip.GzipFile(fileobj=stream) as members:
-            found = _count_records(members)
+            num_records = _count_records(members)
     else:
-        found = _count_records(stream)
-    if found != sum(offset >= start for offset in offsets):
-        raise EOFError(f"not every record from byte {start} on was found")
+        num_records = _count_records(stream)
+    if num_records != sum(offset >= start for offset in offsets):
+        raise EOFError(f"some records from byte {start} on cannot be read")
 
 
 def _count_records(stream: Any) -> int:
-    """The records from here to the end of a stream, each of which must be whole."""
+    """Count the records from the current position to the end of a stream; each record must be complete."""
     count = 0
     while line := stream.readline(_LINE_BYTES):
         if not line.strip():
             continue
         if not line.startswith(b"WARC/"):
-            raise OSError(f"{line[:20]!r} stands in the place of a record")
+            raise OSError(f"expected a record, found {line[:20]!r}")
         length = 0
         while (header := stream.readline(_LINE_BYTES)).strip(b"\r\n"):
             name, _, value = header.partition(b":")

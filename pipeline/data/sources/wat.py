@@ -1,11 +1,12 @@
-"""Images of WAT records: Common Crawl's metadata of a crawl's records, a JSON text for each.
+"""Read images from WAT records, Common Crawl's JSON metadata of the records of a crawl.
 
-The layout is that of ia-web-commons, which makes them: `Envelope` holds the headers of the record that is described,
-`Payload-Metadata` the HTTP response and its HTML's head and links. Of an image it keeps the path `IMG@/src` with url,
-alt and title; lazy-load attributes, srcset and figcaption are not in it, so a page gives less here than as a WARC.
+The layout is that of ia-web-commons, which writes WAT files. `Envelope` contains the headers of the described record,
+and `Payload-Metadata` the HTTP response with the head and links of its HTML. Of an image it keeps the path `IMG@/src`
+with url, alt and title. Lazy-load attributes, srcset and figcaption are missing, so a WAT record gives fewer candidates
+than the WARC record of the same page.
 
-Nearly all of the time goes into reading JSON, so only what is asked for is made into objects (msgspec's typed decoder,
-which passes over the rest and still checks it).
+Parsing JSON takes nearly all of the time. msgspec's typed decoder therefore builds only the fields below; it skips the
+rest but still validates it.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from pipeline.reasons import Reason
 
 
 class Page(NamedTuple):
-    """What a WAT record tells of the record that it describes."""
+    """The contents of a WAT record."""
 
     url: str
     date: str
-    """WARC-Date of the record that is described."""
+    """WARC-Date of the described record."""
     reason: Reason | None
-    """Why it is no page."""
+    """Why the described record is not a page."""
     base: str = ""
     """The href of the base element."""
     images: Sequence[tuple[str, str, str]] = ()
-    """Address, caption source and text, as they stand there."""
+    """URL, caption source and text of each image, as in the record."""
 
 
 class _Struct(msgspec.Struct, gc=False):
@@ -91,15 +92,15 @@ _METAS = msgspec.json.Decoder(list[_Meta])
 
 
 def read_page(content: bytes | memoryview, max_images: int) -> Page | None:
-    """The page that the content of a WAT record describes; None where the content is no WAT.
+    """The page that a WAT record describes; None if the content is not a WAT record.
 
     Args:
         content: JSON in UTF-8.
-        max_images: images behind these are not looked at.
+        max_images: further images of the page are ignored.
 
     Raises:
-        ValueError: the content is no JSON, or what is read of it is not laid out as a WAT is.
-        RecursionError: it is nested too deeply.
+        ValueError: the content is not valid JSON, or a field has the wrong type for a WAT record.
+        RecursionError: the JSON is nested too deeply.
     """
     envelope = _RECORD.decode(content).envelope
     if envelope is None or envelope.headers is None:
@@ -111,7 +112,7 @@ def read_page(content: bytes | memoryview, max_images: int) -> Page | None:
     response = envelope.payload.response if envelope.payload else None
     message = response.message if response else None
     status = int(message.status) if message and message.status.isdecimal() else None
-    reason = why_not_status(status) if message else Reason.NOT_HTML
+    reason = reason_for_status(status) if message else Reason.NOT_HTML
     html = response.html if response else None
     if reason or html is None:
         return Page(url, headers.date, reason or Reason.NOT_HTML)
@@ -128,8 +129,8 @@ def read_page(content: bytes | memoryview, max_images: int) -> Page | None:
     return Page(url, headers.date, None, html.head.base if html.head else "", images)
 
 
-def why_not_status(status: int | None) -> Reason | None:
-    """The reason for which a response of this status is no page; None of 200, and where there is no status."""
+def reason_for_status(status: int | None) -> Reason | None:
+    """The reason why a response with this HTTP status is not a page; None for status 200 and for a missing status."""
     if status in {200, None}:
         return None
     return Reason.HTTP_REDIRECT if status in range(300, 400) else Reason.HTTP_ERROR_PAGE

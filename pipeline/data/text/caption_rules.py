@@ -1,4 +1,4 @@
-"""Caption rules: which texts beside an image may be captions, and why not the others. The cheap rules come first."""
+"""Caption rules: decide which texts beside an image may be its caption. Cheap rules run first."""
 
 from __future__ import annotations
 
@@ -29,46 +29,46 @@ share on facebook, share on twitter, follow us, company logo, site logo, profile
 home page, add to cart, buy now, previous slide, next slide
 """
 BOILERPLATE = frozenset(phrase.strip() for phrase in _PHRASES.split(","))
-"""Whole captions, in lower case and without punctuation, that say nothing of the image."""
+"""Whole captions, in lower case and without punctuation, that do not describe the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
-    """Limits of a caption."""
+    """Rules that a caption must pass."""
 
     min_words: int = 2
-    """Words a caption has, at least."""
+    """Minimum number of words in a caption."""
     max_characters: int = 1000
-    """Characters a caption has, at most."""
+    """Maximum number of characters in a caption."""
     max_repetition: float = 0.6
-    """Share of a caption's words that may be one and the same word, for captions of five words or more."""
+    """Maximum share of a caption's words that may be the same word; applies to captions of five words or more."""
     personal_data: Literal["redact", "drop", "keep"] = "redact"
-    """What becomes of e-mail addresses and telephone numbers: they are taken out of the caption, the caption is dropped
-    (and they are taken out of what is stored of it), or they stay."""
+    """How e-mail addresses and telephone numbers are treated. redact: they are removed from the caption. drop: the row
+    is dropped, and they are removed from its stored caption. keep: the caption is unchanged."""
     language: str | None = "en"
-    """The language of captions, as a code such as en, de or zh; nothing or an empty text: any language."""
+    """The required language of captions, as a code such as en, de or zh; null or '' takes any language."""
     min_language_confidence: float = 0.3
-    """Probability a language has, at least, for a caption to be in it; else the language of the caption is unknown."""
+    """Minimum probability of the likeliest language; below it, the caption's language is unknown."""
     min_language_odds: float = 16.0
-    """How many times as likely as `language` another one is, at least, for a caption to be refused; a caption whose
-    language is unknown never is. The defaults lose few English captions and let some others pass: docs/results.md."""
+    """A caption is dropped if another language is at least this many times as likely as `language`; captions of unknown
+    language are kept. The defaults lose few English captions and let some foreign ones pass: docs/results.md."""
 
     def __post_init__(self) -> None:
         if self.language and self.language not in LANGUAGES:
             raise ValueError(
-                f"caption.language = {self.language!r}: no language known here; '' takes captions of any language, "
-                f"a code those of one: {' '.join(sorted(LANGUAGES))}"
+                f"caption.language = {self.language!r}: unknown code; '' takes captions of any language, "
+                f"and these codes are known: {' '.join(sorted(LANGUAGES))}"
             )
         if not 0 <= self.min_language_confidence <= 1:
             raise ValueError(
-                f"caption.min_language_confidence = {self.min_language_confidence}: must be a probability, 0 to 1"
+                f"caption.min_language_confidence = {self.min_language_confidence}: must be a probability from 0 to 1"
             )
         if not 1 <= self.min_language_odds <= 1 / MIN_PROBABILITY:
             raise ValueError(f"caption.min_language_odds = {self.min_language_odds}: must be from 1 to 1,000")
 
 
-def why_not(caption: str, config: CaptionConfig) -> Reason | None:
-    """The reason for which a text is no caption, or None."""
+def rejection_reason(caption: str, config: CaptionConfig) -> Reason | None:
+    """The reason to drop a caption, or None."""
     words = _WORD.findall(caption.lower())
     if not words:
         return Reason.CAPTION_EMPTY
@@ -82,17 +82,25 @@ def why_not(caption: str, config: CaptionConfig) -> Reason | None:
         return Reason.CAPTION_LONG
     if _MARKUP.search(caption):
         return Reason.CAPTION_MARKUP
-    most = max(words.count(word) for word in set(words))
-    if len(words) >= 5 and most > config.max_repetition * len(words):
+    repeats = max(words.count(word) for word in set(words))
+    if len(words) >= 5 and repeats > config.max_repetition * len(words):
         return Reason.CAPTION_REPETITION
     return None
 
 
 def apply_rules(table: pa.Table, config: CaptionConfig) -> pa.Table:
-    """CANDIDATES with a reason for each row whose caption breaks a rule, and the language of each other caption.
+    """Set the reason of each row whose caption breaks a rule, and the language of each remaining caption.
 
-    Rows that are out already stay out. Personal data goes first, from all rows, and the id of a caption that changes by
-    it is that of its new text: what is stored, matched and hashed from here on never had it.
+    Rows that are already dropped keep their reason. Unless `config.personal_data` is keep, personal data is first
+    removed from the captions of all rows, and each changed caption gets the pair id of its new text. So personal data
+    is never stored, matched or hashed from here on.
+
+    Args:
+        table: CANDIDATES.
+        config: the rules.
+
+    Returns:
+        CANDIDATES.
     """
     captions = [caption or "" for caption in table["caption"].to_pylist()]
     reasons: list[str | None] = table["reason"].to_pylist()
@@ -104,14 +112,14 @@ def apply_rules(table: pa.Table, config: CaptionConfig) -> pa.Table:
                 reasons[row] = reasons[row] or Reason.CAPTION_PERSONAL_DATA
         captions = redacted
         table = _with_captions(table, captions, changed) if changed else table
-    reasons = [reason or why_not(caption, config) for caption, reason in zip(captions, reasons, strict=True)]
+    reasons = [reason or rejection_reason(caption, config) for caption, reason in zip(captions, reasons, strict=True)]
     languages: list[str | None] = [None] * len(captions)
-    left = [row for row, reason in enumerate(reasons) if reason is None]
-    guesses = identifier()([captions[row] for row in left], config.language or None)
-    for row, guess in zip(left, guesses, strict=True):
+    remaining = [row for row, reason in enumerate(reasons) if reason is None]
+    guesses = identifier()([captions[row] for row in remaining], config.language or None)
+    for row, guess in zip(remaining, guesses, strict=True):
         if guess.confidence >= config.min_language_confidence:
             languages[row] = guess.language
-            # Odds of 1 where it is the language itself, or none is required
+            # The odds are 1 if the caption is in the required language, or if no language is required
             if guess.odds > 1 and guess.odds >= config.min_language_odds:
                 reasons[row] = Reason.CAPTION_LANGUAGE
     index = table.schema.get_field_index("language")
@@ -119,7 +127,7 @@ def apply_rules(table: pa.Table, config: CaptionConfig) -> pa.Table:
 
 
 def _with_captions(table: pa.Table, captions: Sequence[str], changed: Sequence[int]) -> pa.Table:
-    """The table with new captions in some of its rows, and the ids of these rows."""
+    """The table with the captions of the `changed` rows replaced, and their pair ids recomputed."""
     texts, ids = table["caption"].to_pylist(), table["pair_id"].to_pylist()
     urls = table["url"].to_pylist()
     for row in changed:

@@ -1,10 +1,10 @@
-"""Texts -> words, many texts at once in numpy: what matching and counting share.
+"""Split many texts into words at once, in numpy. Matching and counting share this module.
 
-A text is normalised (NFKC, case folding; white space of any kind and length is one blank) and cut into words: runs of
-letters, digits and marks of scripts that part their words by blanks, and else single characters, so that a Chinese or
-Thai text is a sequence of its characters and a full stop stands for itself. A word is known by a 64-bit polynomial hash
-of its characters (Karp and Rabin 1987, modulo 2^64, each character weighted by a random word of its own): two of a
-thousand million different words are the same with probability 0.03.
+A text is normalised (NFKC, case folding, each run of white space becomes one blank) and split into words. In scripts
+that separate words by blanks, a word is a run of letters, digits and marks. Every other character is a word of its own,
+so a Chinese or Thai text is a sequence of its characters, and a full stop is a word. A word is identified by a 64-bit
+polynomial hash of its characters (Karp and Rabin 1987, modulo 2^64, each character weighted by a random 64-bit number).
+The probability that any two of 10^9 different words have the same hash is 0.03.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pipeline.hashing import UInt64, mix
 
 CHUNK_CHARACTERS = 2**18
-"""Texts are taken together up to this many characters: some 40 bytes each while they are worked on."""
+"""Maximum characters of the texts that are processed at once; each takes about 40 bytes of working memory."""
 
 _BASE = 0x9E3779B97F4A7C15
 _UNSPACED = (
@@ -35,23 +35,23 @@ _UNSPACED = (
     *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),  # Chinese
 )
 ASSIGNED = (*range(0x40000), *range(0xE0000, 0xE01F0))
-"""All that Unicode has given letters, marks and numbers to."""
+"""Code points that include all letters, marks and numbers of Unicode."""
 
 
 class Kind(IntEnum):
-    """What a character is to a word."""
+    """The role of a character in words."""
 
     SPACE = 0
     OTHER = 1
-    """Punctuation, symbols: a word of its own."""
+    """Punctuation or symbol: a word of its own."""
     WORD = 2
     """Letter, digit, mark or underscore of a script with blanks between words."""
     UNSPACED = 3
-    """Letter, digit or mark of a script without: a word of its own."""
+    """Letter, digit or mark of a script without blanks between words: a word of its own."""
 
 
 def normalize(text: str) -> str:
-    """NFKC, case-folded, every run of white space one blank, none at the ends."""
+    """Apply NFKC and case folding, reduce each run of white space to one blank, and strip both ends."""
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
@@ -62,24 +62,24 @@ def is_word_character(character: str) -> bool:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of some texts in order, W of them; words of one text are neighbours."""
+    """The W words of some texts, in order; the words of one text are contiguous."""
 
     text: npt.NDArray[np.int64]
-    """Number of the text each is of."""
+    """Index of each word's text."""
     hash: UInt64
     kind: npt.NDArray[np.uint8]
-    """Kind of the word's characters."""
+    """Kind of each word's characters."""
     after_space: npt.NDArray[np.bool_]
-    """Whether white space, or nothing at all, stands before it."""
+    """Whether white space, or the beginning of the text, precedes each word."""
     start: npt.NDArray[np.int64]
-    """Its first character in `characters`."""
+    """Index in `characters` of each word's first character."""
     end: npt.NDArray[np.int64]
-    """The character behind its last."""
+    """Index in `characters` after each word's last character."""
     characters: npt.NDArray[np.unsignedinteger[Any]]
-    """Code points of the texts, one text after the other."""
+    """Code points of all texts, concatenated."""
 
     def spell(self, word: npt.NDArray[np.int64]) -> pa.LargeStringArray:
-        """Some of the words, given by their ascending numbers, normalised."""
+        """The normalised spelling of the words with these indices, which must ascend."""
         data, bounds = self.characters, np.stack([self.start[word], self.end[word]], axis=1).ravel()
         if data.dtype != np.uint8:
             lengths = 1 + sum((data >= first).astype(np.int64) for first in (0x80, 0x800, 0x10000))
@@ -93,34 +93,34 @@ class Words:
 
 
 def split(texts: pa.Array, joiners: str = "", fold: Callable[[str], str] = normalize) -> Iterator[Words]:
-    """The words of each text, chunk by chunk; the order of the texts is not kept.
+    """Split texts into words, chunk by chunk; the order of the texts is not kept.
 
     Args:
-        texts: strings or bytes, UTF-8; what is not valid is read as U+FFFD. Null has no words.
-        joiners: characters that join two word characters to one word, such as the hyphen.
-        fold: what makes texts the same; of an ASCII text it must be its small letters.
+        texts: strings or bytes in UTF-8; invalid bytes are read as U+FFFD. Null has no words.
+        joiners: characters that join two word characters into one word, such as the hyphen.
+        fold: normalises a text. ASCII texts are only lowercased, so `fold` must give the same words for them.
     """
     texts = pc.fill_null(texts, "" if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type) else b"")
-    numbers = np.arange(len(texts))
+    indices = np.arange(len(texts))
     is_ascii = np.asarray(pc.string_is_ascii(texts.cast(pa.large_string(), safe=False)))
-    for number, plain in ((numbers[is_ascii], True), (numbers[~is_ascii], False)):
-        some = texts.take(pa.array(number)).cast(pa.large_binary())
-        _, offset_buffer, data = some.buffers()
-        offsets = np.frombuffer(offset_buffer or b"", np.int64)[some.offset : some.offset + len(some) + 1]
+    for index, all_ascii in ((indices[is_ascii], True), (indices[~is_ascii], False)):
+        selected = texts.take(pa.array(index)).cast(pa.large_binary())
+        _, offset_buffer, data = selected.buffers()
+        offsets = np.frombuffer(offset_buffer or b"", np.int64)[selected.offset : selected.offset + len(selected) + 1]
         for first, last in _chunks(offsets):
             bounds = offsets[first : last + 1]
-            if plain:
+            if all_ascii:
                 codes = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
                 bounds = bounds - bounds[0]
             else:
-                found = [fold(text.decode("utf-8", "replace")) for text in some[first:last].to_pylist()]
-                codes = np.frombuffer("".join(found).encode("utf-32-le", "surrogatepass"), "<u4")
-                bounds = np.cumsum([0, *map(len, found)])
-            yield _words(codes, bounds, number[first:last], joiners)
+                folded = [fold(text.decode("utf-8", "replace")) for text in selected[first:last].to_pylist()]
+                codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), "<u4")
+                bounds = np.cumsum([0, *map(len, folded)])
+            yield _words(codes, bounds, index[first:last], joiners)
 
 
 def _chunks(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Ranges of texts of some CHUNK_CHARACTERS together; a longer text has its own."""
+    """Ranges of texts with at most CHUNK_CHARACTERS in total; a longer text is a range of its own."""
     first = 0
     while first < len(offsets) - 1:
         last = int(np.searchsorted(offsets, offsets[first] + CHUNK_CHARACTERS, side="right")) - 1
@@ -135,27 +135,27 @@ def _words(
     text: npt.NDArray[np.int64],
     joiners: str,
 ) -> Words:
-    """The words of texts whose characters are codes[bounds[i]:bounds[i + 1]]."""
+    """The words of some texts; text i has the characters codes[bounds[i]:bounds[i + 1]]."""
     kinds, weights = _tables()
     kind, weight = kinds[codes], weights[codes]
-    full = bounds[:-1] < bounds[1:]
-    before, behind = np.roll(kind, 1), np.roll(kind, -1)
-    before[bounds[:-1][full]] = behind[bounds[1:][full] - 1] = Kind.SPACE
+    nonempty = bounds[:-1] < bounds[1:]
+    before, after = np.roll(kind, 1), np.roll(kind, -1)
+    before[bounds[:-1][nonempty]] = after[bounds[1:][nonempty] - 1] = Kind.SPACE
     if joiners:
-        joins = np.isin(codes, [ord(joiner) for joiner in joiners]) & (before == Kind.WORD) & (behind == Kind.WORD)
-        kind[joins] = before[1:][joins[:-1]] = behind[:-1][joins[1:]] = Kind.WORD
+        joins = np.isin(codes, [ord(joiner) for joiner in joiners]) & (before == Kind.WORD) & (after == Kind.WORD)
+        kind[joins] = before[1:][joins[:-1]] = after[:-1][joins[1:]] = Kind.WORD
     in_word, in_text = kind == Kind.WORD, kind != Kind.SPACE
     start = np.flatnonzero(in_text & ~(in_word & (before == Kind.WORD)))
-    end = np.flatnonzero(in_text & ~(in_word & (behind == Kind.WORD))) + 1
+    end = np.flatnonzero(in_text & ~(in_word & (after == Kind.WORD))) + 1
     powers, inverses = _powers(max(CHUNK_CHARACTERS, 1 << len(codes).bit_length()))
     sums = np.zeros(len(codes) + 1, np.uint64)
     np.cumsum(weight * powers[: len(codes)], out=sums[1:])
-    place = np.searchsorted(start, bounds)
+    word_bounds = np.searchsorted(start, bounds)
     after_space = np.ones(len(start), bool)
     after_space[1:] = start[1:] != end[:-1]
-    after_space[place[:-1][place[:-1] < len(start)]] = True
+    after_space[word_bounds[:-1][word_bounds[:-1] < len(start)]] = True
     return Words(
-        text=np.repeat(text, np.diff(place)),
+        text=np.repeat(text, np.diff(word_bounds)),
         hash=(sums[end] - sums[start]) * inverses[start],
         kind=kind[start],
         after_space=after_space,
@@ -167,7 +167,7 @@ def _words(
 
 @cache
 def _tables() -> tuple[npt.NDArray[np.uint8], UInt64]:
-    """Kind and random weight of every code point; capital ASCII letters weigh what the small ones do."""
+    """Kind and random weight of every code point; an ASCII capital has the weight of its lower-case letter."""
     kinds = np.full(0x110000, Kind.OTHER, np.uint8)
     for code in ASSIGNED:
         if chr(code).isspace():
@@ -184,7 +184,7 @@ def _tables() -> tuple[npt.NDArray[np.uint8], UInt64]:
 
 @lru_cache(maxsize=1)
 def _powers(size: int) -> tuple[UInt64, UInt64]:
-    """The first powers of the hash's base and of its inverse modulo 2^64."""
+    """The first `size` powers of the hash's base and of its inverse, modulo 2^64."""
     factors = np.array([[_BASE], [pow(_BASE, -1, 2**64)]], np.uint64).repeat(size, axis=1)
     factors[:, 0] = 1
     base, inverse = np.cumprod(factors, axis=1, dtype=np.uint64)

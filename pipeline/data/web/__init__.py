@@ -1,5 +1,5 @@
-"""Addresses and what a site allows: spelling of URLs, addresses that are safe to connect to, robots.txt.
+"""Parse URLs, decide which addresses are safe to connect to, and read robots.txt.
 
-Imports nothing of ours. Start with `urls`; `addresses` decides where a crawler may connect, `robots` what it may fetch.
-Fetching itself is in `crawl`.
+Imports nothing else from this project. Start with `urls`; `addresses` decides where a crawler may connect, `robots`
+what it may fetch. Fetching itself is in `crawl`.
 """

@@ -1,8 +1,8 @@
-"""Where the crawler may connect to: public unicast addresses, by http and https, on the ports that are allowed.
+"""Restrict the crawler to public unicast addresses, to http and https, and to the allowed ports.
 
-The check is made on the address as the connector reads it, after name resolution, after every redirect, and once more
-on the very address a socket is opened for, so that no name, notation or redirect leads into a private network
-(server-side request forgery).
+Each URL is checked as the connector parses it, after name resolution and after every redirect. The IP address is
+checked again when its socket is opened, so no name, notation or redirect leads into a private network (server-side
+request forgery).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPECIAL_IPV4 = tuple(
             "10.0.0.0/8",  # private (RFC 1918)
             "100.64.0.0/10",  # behind a provider's NAT (RFC 6598)
             "127.0.0.0/8",  # loopback (RFC 1122)
-            "169.254.0.0/16",  # link-local, and the metadata of clouds (RFC 3927)
+            "169.254.0.0/16",  # link-local, including cloud metadata services (RFC 3927)
             "172.16.0.0/12",  # private (RFC 1918)
             "192.0.0.0/24",  # protocol assignments (RFC 6890)
             "192.0.2.0/24",  # documentation (RFC 5737)
@@ -45,9 +45,9 @@ SPECIAL_IPV4 = tuple(
         ),
     )
 )
-"""Where no public web server is, by IANA's registry for special purposes. Python's own lists vary by version."""
+"""Networks without public web servers (IANA's special-purpose registry). Python's own lists vary by version."""
 UNICAST_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""All that is assigned as global unicast (RFC 4291, section 2.4)."""
+"""The range assigned as global unicast (RFC 4291, section 2.4)."""
 SPECIAL_IPV6 = tuple(
     map(
         ipaddress.IPv6Network,
@@ -58,50 +58,50 @@ SPECIAL_IPV6 = tuple(
         ),
     )
 )
-"""What is special in it."""
-EMBEDDING = (
+"""Special-purpose networks inside `UNICAST_IPV6`."""
+IPV4_EMBEDDING_NETWORKS = (
     (ipaddress.IPv6Network("::ffff:0:0/96"), 0),  # IPv4-mapped (RFC 4291)
     (ipaddress.IPv6Network("64:ff9b::/96"), 0),  # NAT64 (RFC 6052)
     (ipaddress.IPv6Network("2002::/16"), 80),  # 6to4 (RFC 3056)
 )
-"""IPv6 networks that stand for IPv4 addresses, and the bits after the embedded address."""
+"""IPv6 networks that embed IPv4 addresses, and the number of bits after the embedded address."""
 LOCAL_NAMES = (
     "localhost",  # RFC 6761
     "local",  # RFC 6762: multicast DNS
     "home.arpa",  # RFC 8375
-    "internal",  # reserved by ICANN in 2024; clouds have their metadata there
-    "onion",  # RFC 7686: not to be looked up
-    "alt",  # RFC 9476: not in the DNS
+    "internal",  # reserved by ICANN in 2024; clouds serve metadata there
+    "onion",  # RFC 7686: must not be looked up
+    "alt",  # RFC 9476: not part of the DNS
 )
-"""Names of this machine and of its network, and all below them: they are not looked up."""
+"""Names of this machine and its network. They and their subdomains are not looked up."""
 _MAX_SHOWN = 200
-"""Characters of an address in an error's message; a data: address may have millions."""
+"""Maximum characters of a URL in an error message; a data: URL may have millions."""
 _NAME = re.compile(r"[a-z0-9_.-]+")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _SUFFIXES = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
 
 class NotPublicError(OSError):
-    """The address, or the one a name resolves to, is not a public one."""
+    """The address, or an address that the name resolves to, is not public."""
 
 
 class BadSchemeError(ValueError):
-    """The scheme or the port is not one the crawler uses."""
+    """The crawler does not use this scheme or port."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address in text form is a global unicast address; what embeds an IPv4 address is judged by that.
+    """Whether an IP address in text form is a global unicast address.
 
-    An address with a zone (RFC 4007) is not: it is one of a link. NAT64 prefixes that a network chose for itself
-    (RFC 6052) look like any other address.
+    An IPv6 address that embeds an IPv4 address is judged by the embedded address. An address with a zone (RFC 4007) is
+    link-local and therefore not public. NAT64 prefixes that a network chose for itself (RFC 6052) cannot be recognised.
     """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv4Address):
         return not any(ip in network for network in SPECIAL_IPV4)
     if ip.scope_id is not None:
         return False
-    for embedding, num_bits in EMBEDDING:
-        if ip in embedding:
+    for network, num_bits in IPV4_EMBEDDING_NETWORKS:
+        if ip in network:
             return is_public(_ipv4(int(ip) >> num_bits))
     if (int(ip) >> 32) & 0xFDFFFFFF == 0x5EFE and not is_public(_ipv4(int(ip))):  # ISATAP (RFC 5214, section 6.1)
         return False
@@ -113,17 +113,20 @@ def _ipv4(bits: int) -> str:
 
 
 def check_url(url: str, connect_to: Mapping[str, str], allowed_ports: Collection[int] = ALLOWED_PORTS) -> URL:
-    """The address as aiohttp reads it, if it may be asked for. Two readers of one text could see two hosts in it.
+    """The URL as aiohttp parses it, after checking that it may be requested.
+
+    Request the returned URL rather than the text: another parser could read a different host from the same text.
 
     Args:
-        url: absolute.
-        connect_to: hosts of the operator's own (`pinned`), for which host and port are not judged.
-        allowed_ports: those that may be asked for.
+        url: an absolute URL.
+        connect_to: the operator's own hosts (`pinned_target`); their addresses and ports are not checked.
+        allowed_ports: ports that may be requested.
 
     Raises:
-        BadSchemeError: neither http nor https, or a port that is not allowed, or no host, or it names a user.
-        NotPublicError: the host is an IP address that is not public, in whatever notation, or a name of this machine or
-            of its network.
+        BadSchemeError: the scheme is neither http nor https, the port is not allowed, the host is missing or malformed,
+            or the URL contains a user name.
+        NotPublicError: the host is an IP address, in any notation, that is not public, or a name of this machine or
+            its network.
     """
     try:
         parsed = URL(url)
@@ -132,7 +135,7 @@ def check_url(url: str, connect_to: Mapping[str, str], allowed_ports: Collection
     host = (parsed.raw_host or "").rstrip(".")
     if parsed.scheme not in {"http", "https"} or not host or "@" in parsed.raw_authority:
         raise BadSchemeError(url[:_MAX_SHOWN])
-    if pinned(host, connect_to) is None:
+    if pinned_target(host, connect_to) is None:
         if parsed.port not in allowed_ports:
             raise BadSchemeError(url[:_MAX_SHOWN])
         _check_host(host)
@@ -146,14 +149,14 @@ def _check_host(host: str) -> None:
             raise NotPublicError(host[:_MAX_SHOWN])
         return
     labels = host.split(".")
-    if not _NAME.fullmatch(host) or _NUMBER.fullmatch(labels[-1]):  # no domain is a number: it is a broken address
+    if not _NAME.fullmatch(host) or _NUMBER.fullmatch(labels[-1]):  # a malformed IP address
         raise BadSchemeError(host[:_MAX_SHOWN])
     if len(labels) == 1 or f".{host}".endswith(tuple(f".{name}" for name in LOCAL_NAMES)):
         raise NotPublicError(host[:_MAX_SHOWN])
 
 
 def as_address(host: str) -> str | None:
-    """The IP address that a host is, in any notation inet_aton knows (decimal, octal, hexadecimal, short), or None."""
+    """The IP address that a host spells, in any notation of inet_aton (decimal, octal, hexadecimal, short), or None."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -163,30 +166,33 @@ def as_address(host: str) -> str | None:
             return None
 
 
-def pinned(host: str, connect_to: Mapping[str, str]) -> tuple[str, int] | None:
-    """Address and port that the operator gave for a host, as curl's --connect-to does; None for other hosts."""
+def pinned_target(host: str, connect_to: Mapping[str, str]) -> tuple[str, int] | None:
+    """The address and port that the operator set for a host, like curl's --connect-to; None for other hosts."""
     return next((parse_target(target) for pattern, target in connect_to.items() if fnmatch(host, pattern)), None)
 
 
 def parse_target(target: str) -> tuple[str, int]:
-    """Address and port of a text like 127.0.0.1:8080 or [::1]:8080.
+    """Parse an address and port such as 127.0.0.1:8080 or [::1]:8080.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not of the form ADDRESS:PORT.
     """
     address, _, port = target.rpartition(":")
     if not address or not port.isdecimal():
-        raise ValueError(f"{target!r} is no ADDRESS:PORT")
+        raise ValueError(f"{target!r} is not of the form ADDRESS:PORT")
     return address.strip("[]"), int(port)
 
 
-def public_sockets(connect_to: Mapping[str, str]) -> Callable[[tuple[Any, ...]], socket.socket]:
-    """What opens aiohttp's sockets: to public addresses, and to those the operator gave. The last check of all."""
-    given = {parse_target(target) for target in connect_to.values()}
+def public_socket_factory(connect_to: Mapping[str, str]) -> Callable[[tuple[Any, ...]], socket.socket]:
+    """Make aiohttp's socket factory, which opens sockets only to public addresses and to those in `connect_to`.
+
+    This is the last check before a connection.
+    """
+    pinned_targets = {parse_target(target) for target in connect_to.values()}
 
     def open_socket(address: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, (host, port, *_) = address
-        if (host, port) not in given and not is_public(host):
+        if (host, port) not in pinned_targets and not is_public(host):
             raise NotPublicError(f"{host} is not a public address")
         return socket.socket(family, kind, protocol)
 
@@ -194,9 +200,9 @@ def public_sockets(connect_to: Mapping[str, str]) -> Callable[[tuple[Any, ...]],
 
 
 def registered_domain(url: str) -> str:
-    """The registered domain of an address by the public suffix list, else the last two labels of its host.
+    """The registered domain of a URL by the public suffix list, else the last two labels of its host.
 
-    Empty where it has no host, or cannot be read.
+    Returns an empty string if the URL cannot be parsed or has no host.
     """
     try:
         host = (urlsplit(url).hostname or "").rstrip(".")
@@ -207,14 +213,14 @@ def registered_domain(url: str) -> str:
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names for aiohttp, to public addresses only: one private address among them refuses the name.
+    """Resolve names for aiohttp, and refuse every name with a non-public address.
 
-    A name whose servers are gone takes the system's resolver many seconds. So lookups have threads of their own, of
-    which asyncio alone would have a few more than there are cores: six dead names would hold up all others.
+    A lookup may take many seconds if the name's servers do not answer. Lookups therefore have their own thread pool:
+    asyncio's default pool has only a few more threads than cores, so six dead names could block all others.
 
     Args:
-        connect_to: hosts of the operator's own (`pinned`).
-        max_lookups: at a time; a thread is made when all others wait for an answer.
+        connect_to: the operator's own hosts (`pinned_target`).
+        max_lookups: maximum number of simultaneous lookups; threads are started on demand.
     """
 
     def __init__(self, connect_to: Mapping[str, str], max_lookups: int = 256) -> None:
@@ -224,28 +230,28 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of a host.
+        """Look up the addresses of a host.
 
         Raises:
-            NotPublicError: one of them is not public.
-            OSError: it has none.
+            NotPublicError: at least one address is not public.
+            OSError: the host has no address.
         """
-        target = pinned(host, self._connect_to)
+        target = pinned_target(host, self._connect_to)
         if target is not None:
             address, port = target
             return [self._result(host, address, port, socket.AF_INET6 if ":" in address else socket.AF_INET)]
         lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, family=family)
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
-        except UnicodeError as error:  # a label that is empty or too long
+            address_infos = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
+        except UnicodeError as error:  # a label is empty or too long
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
-        for *_, sockaddr in found:
+        for *_, sockaddr in address_infos:
             if not is_public(str(sockaddr[0])):
-                raise NotPublicError(f"{host} is at {sockaddr[0]}")
-        return [self._result(host, str(sockaddr[0]), port, kind) for kind, *_, sockaddr in found]
+                raise NotPublicError(f"{host} resolves to {sockaddr[0]}, which is not a public address")
+        return [self._result(host, str(sockaddr[0]), port, kind) for kind, *_, sockaddr in address_infos]
 
     async def close(self) -> None:
-        """Forget the lookups that have not begun; threads end with theirs."""
+        """Cancel pending lookups; each thread ends when its current lookup does."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod

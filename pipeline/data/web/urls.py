@@ -1,9 +1,9 @@
-"""Addresses of images and pages: made absolute, normalized, and compared whatever way they are spelt.
+"""Resolve, normalize and compare URLs of images and pages.
 
-absolute_url     an address as it stands on a page -> an absolute one (RFC 3986, section 5)
-normalize_url    the same address without what never changes the answer
-request_url      the address as a server is asked for it, which is what block lists hold
-url_key          one key for all spellings of an address; rows with one key are one picture
+absolute_url     a URL as written on a page -> an absolute URL (RFC 3986, section 5)
+normalize_url    the same URL without the parts that never change the response
+request_url      the URL as sent to a server; block lists use this form
+url_key          one key for all spellings of a URL; rows with the same key show the same picture
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from yarl import URL
 _PATH = r"/[^\x00-\x20\x7f-\U0010ffff#;?]*+(?:\?[^\x00-\x20\x7f-\U0010ffff#;]++)?"
 _PLAIN = re.compile(r"https?://[a-z0-9-]++(?:\.[a-z0-9-]++)*+" + _PATH)
 _ROOTED = re.compile(r"(?!//)(?!.*/\.)" + _PATH)
-"""Addresses that lack only the scheme and the host."""
+"""URLs that lack only the scheme and the host."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TRACKING = re.compile(r"utm_\w+|fbclid|gclid|dclid|msclkid|yclid|igshid|mc_[ce]id", re.IGNORECASE)
-"""Query parameters that tell a site where a visitor came from; they do not change its answer."""
+"""Query parameters that track where a visitor came from; they do not change the response."""
 _ESCAPE = re.compile("%([0-9a-fA-F]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 def is_normalized(url: str) -> bool:
-    """Whether an address is absolute and visibly in normal form. Most are, which saves parsing them."""
+    """Whether a URL is absolute and obviously in normal form. Most URLs are and need no parsing."""
     return _PLAIN.fullmatch(url) is not None
 
 
 def absolute_url(base: str, url: str) -> str:
-    """The absolute form of an address on a page (RFC 3986, section 5), or "" where it cannot be parsed.
+    """The absolute form of a URL on a page (RFC 3986, section 5), or "" if it cannot be parsed.
 
     Args:
-        base: address of the page, or of its <base> element.
-        url: the address as the page has it.
+        base: URL of the page, or of its <base> element.
+        url: the URL as written on the page.
     """
     url = url.strip()
     if is_normalized(url):
@@ -49,10 +49,10 @@ def absolute_url(base: str, url: str) -> str:
 
 
 def normalize_url(url: str) -> str:
-    """The address without fragment and default port, and with its host in lower case.
+    """The URL without fragment and default port, and with its host in lower case.
 
     Raises:
-        ValueError: it cannot be parsed.
+        ValueError: the URL cannot be parsed.
     """
     if is_normalized(url):
         return url
@@ -64,23 +64,23 @@ def normalize_url(url: str) -> str:
 
 
 def request_url(url: str) -> str:
-    """The normalized address as a server is asked for it: the host in IDNA, the path percent-encoded.
+    """The normalized URL as sent to a server: the host in IDNA, the path percent-encoded.
 
     Raises:
-        ValueError: it is not a complete http or https address.
+        ValueError: it is not a complete http or https URL.
     """
     parsed = URL(normalize_url(url))
     if parsed.scheme not in _DEFAULT_PORTS or not parsed.raw_host:
-        raise ValueError("no address of the web")
+        raise ValueError("not a complete http or https URL")
     return str(parsed)
 
 
 def url_key(url: str) -> str:
-    """A key that all spellings of an address share (RFC 3986, section 6.2). It is not an address to request.
+    """A key that all spellings of a URL share (RFC 3986, section 6.2). The key itself cannot be requested.
 
     http and https count as one scheme. The host is in lower case without its default port, escapes are in upper case
     and only where they are needed, query parameters are sorted, and tracking parameters and the fragment are removed.
-    What is not a web address, or cannot be parsed, is its own key.
+    A text that is not a web URL, or cannot be parsed, is its own key.
     """
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
@@ -96,12 +96,12 @@ def url_key(url: str) -> str:
     return f"//{host}{_ESCAPE.sub(_normalize_escape, (parts.path or '/') + query)}"
 
 
-def _normalize_escape(found: re.Match[str]) -> str:
-    character = chr(int(found[1], 16))
-    return character if character in _UNRESERVED else found[0].upper()
+def _normalize_escape(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if character in _UNRESERVED else match[0].upper()
 
 
 @lru_cache(maxsize=16)
 def _origin(base: str) -> str:
-    """Scheme and host of a normalized address, "" for any other."""
+    """Scheme and host of a normalized URL, "" for any other URL."""
     return "/".join(base.split("/", 3)[:3]) if is_normalized(base) else ""

@@ -1,4 +1,4 @@
-"""Images and texts to features, in batches.
+"""Encode images and texts to features, in batches.
 
-May import `model`. `encoder` is all of it: the state that an actor keeps is the model.
+May import `model`. The only module is `encoder`; an `Encoder` is the state that an actor keeps.
 """

@@ -1,4 +1,4 @@
-"""Images and texts to features, in batches: the state that an actor keeps is the model.
+"""Encode images and texts to features, in batches.
 
 Shape legend: N rows, C classes, T templates, E joint embedding.
 """
@@ -22,12 +22,12 @@ from pipeline.model.weights.model_folder import Model
 IMAGE_FEATURES = pa.schema([("sample", pa.int64()), ("features", pa.list_(pa.float32()))])
 # The model's factor on cosine similarities is the same in every row.
 TEXT_FEATURES = pa.schema([("text", pa.string()), ("features", pa.list_(pa.float32())), ("logit_scale", pa.float32())])
-# Of each class of a set, for a model whose texts have no features.
+# One score per class of a set, for a model without text features.
 CLASS_SCORES = pa.schema([("sample", pa.int64()), ("scores", pa.list_(pa.float32()))])
 
 
 class Encoder:
-    """A model that turns images and texts into tables of unnormalised float32 features, or images into scores."""
+    """Computes tables of unnormalised float32 features of images and texts, or class scores of images, with a model."""
 
     def __init__(self, model: Model, batch_size: int, device: str) -> None:
         self.network = model.network.to(device).eval()
@@ -37,11 +37,11 @@ class Encoder:
         self.device = device
 
     def encode_images(self, images: Sequence[bytes], first_sample: int, source: str) -> pa.Table:
-        """Features of images (JPEG, PNG, ...) whose sample numbers count up from `first_sample`: IMAGE_FEATURES.
+        """Encode images (JPEG, PNG, ...) to IMAGE_FEATURES. Their sample numbers count up from `first_sample`.
 
         Raises:
-            ValueError: an image cannot be read, naming `source` and the sample, for a set with a hole is not scored;
-                or the model gives embeddings that are not finite.
+            ValueError: an image cannot be read, or the model computes embeddings that are not finite. For an image the
+                message names `source` and the sample. It is not skipped, because an incomplete set must not be scored.
         """
         samples = range(first_sample, first_sample + len(images))
         with torch.inference_mode():
@@ -51,13 +51,13 @@ class Encoder:
     def score_classes(
         self, images: Sequence[bytes], first_sample: int, source: str, prompts: Sequence[Sequence[str]]
     ) -> pa.Table:
-        """The log-likelihood of each class for each image, the mean over its prompts: CLASS_SCORES.
+        """Compute CLASS_SCORES: for each image and class the mean log-likelihood of the class's prompts.
 
         Args:
-            images: as for `encode_images`, which says what is raised.
-            first_sample: likewise.
-            source: likewise.
-            prompts: of every class in every template, C x T.
+            images: as for `encode_images`, which also documents the errors.
+            first_sample: as for `encode_images`.
+            source: as for `encode_images`.
+            prompts: the prompts of every class in every template, C x T.
         """
         assert isinstance(self.network, Captioner)
         samples = range(first_sample, first_sample + len(images))
@@ -72,7 +72,7 @@ class Encoder:
         return pa.table({"sample": list(samples), "scores": _to_lists(scores)}, schema=CLASS_SCORES)
 
     def encode_texts(self, texts: Sequence[str]) -> pa.Table:
-        """Features of texts: TEXT_FEATURES, in their order. Raises ValueError for embeddings that are not finite."""
+        """Encode texts to TEXT_FEATURES, in the same order. Raises ValueError for embeddings that are not finite."""
         network = self.network
         assert not isinstance(network, Captioner), "a caption model has no features of texts"
         features = []
@@ -109,6 +109,6 @@ def features_of(table: pa.Table, column: str = "features") -> Tensor:
 def _to_lists(batches: Iterable[Tensor]) -> pa.Array:
     features = torch.cat([batch.float().cpu() for batch in batches]).numpy()
     if not np.isfinite(features).all():
-        raise ValueError("the model gives embeddings that are not finite; it has diverged and cannot be scored")
+        raise ValueError("the model computes embeddings that are not finite; it has diverged and cannot be scored")
     offsets = np.arange(0, features.size + 1, features.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, features.ravel())

@@ -1,5 +1,5 @@
-"""Evaluation on Ray: a pool of actors encodes into a store that every protocol reads.
+"""Evaluate models on Ray: a pool of actors writes features to a store that all protocols read.
 
-The only package of eval that may import Ray and `cluster`. Start with `benchmark_flow`; `validation` scores a model
-that is still being trained, in one process.
+The only package of eval that may import Ray and `cluster`. Start with `benchmark_flow`. `validation` scores a model
+during training, in one process.
 """

@@ -1,7 +1,7 @@
-"""Evaluation on Ray: a pool of actors encodes each image and each text once, into a store that every protocol reads.
+"""Encode evaluation sets on Ray and score them. Each image and text is encoded once, into a store of features.
 
-The store is keyed by the hashes of the weights and of the set. A part of it is one row group of images or one run of
-texts, so a killed job goes on where it was, and scores do not depend on the order in which parts are finished.
+The store is keyed by the hashes of the weights and of the set. One part of the store is one row group of images or one
+block of texts, so a killed job resumes with its missing parts. Scores do not depend on the order in which parts end.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ TEXTS_PER_PART = 2_048
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """How images and texts are encoded; nothing here changes a score."""
+    """How images and texts are encoded. No option here changes a score."""
 
     pool: Pool = field(default_factory=Pool)
-    """Actors, each with the model in memory; on a GPU where the pool has one."""
+    """The actors. Each keeps the model in memory, on a GPU if the pool has GPUs."""
     batch_size: int = 64
-    """Images or texts in a forward pass."""
+    """Images or texts per forward pass."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -66,29 +66,29 @@ class EncodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An evaluation set and where its samples lie: everything of it but the images."""
+    """An evaluation set without its images: description, location, labels or captions."""
 
     dataset: Dataset
     uri: str
-    """Its test.parquet."""
+    """URI of the set's test.parquet."""
     sha256: str
-    """Of the description and the samples."""
+    """SHA-256 over the description and the samples."""
     row_groups: tuple[int, ...]
-    """Samples in each row group."""
+    """Number of samples in each row group."""
     labels: tuple[int, ...] = ()
-    """Of each sample, for classification."""
+    """Label of each sample, for classification."""
     captions: tuple[tuple[str, ...], ...] = ()
-    """Of each sample, for retrieval."""
+    """Captions of each sample, for retrieval."""
 
     @property
     def num_samples(self) -> int:
-        """Number of samples."""
+        """Number of samples in the set."""
         return sum(self.row_groups)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One part to encode: row group `index` of the images at `source_uri`, or where that is empty `texts`."""
+    """One part to encode: row group `index` of the images at `source_uri`, or `texts` if that URI is empty."""
 
     stage: Stage
     index: int
@@ -101,9 +101,9 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """Where what one model makes of the sets lies: for each a stage of images and a stage of texts.
+    """The features that one model computes of all sets: for each set a stage of images and a stage of texts.
 
-    A caption model has no features of texts; its images are stored as the scores of the set's classes.
+    A caption model has no text features. For it the stage of images holds the scores of the set's classes.
     """
 
     uri: str
@@ -116,16 +116,16 @@ class Store:
         return covers(self.objective, source)
 
     def images(self, source: Source) -> Stage:
-        """The stage of a set's images: a part a row group."""
-        what = "scores" if self.objective == "caption" else "images"
-        return Stage(self._place(source, what), len(source.row_groups))
+        """The stage of a set's images, one part per row group."""
+        content = "scores" if self.objective == "caption" else "images"
+        return Stage(self._stage_uri(source, content), len(source.row_groups))
 
     def texts(self, source: Source) -> Stage:
-        """The stage of a set's texts: a part a run of texts."""
-        return Stage(self._place(source, "texts"), len(_runs_of_texts(source)))
+        """The stage of a set's texts, one part per block of texts."""
+        return Stage(self._stage_uri(source, "texts"), len(_text_blocks(source)))
 
     def missing(self, source: Source) -> Iterator[Unit]:
-        """What of a set is not encoded yet. Nothing is missing of a set that the model cannot be scored on."""
+        """Yield the parts of a set that are not encoded yet; none for a set that the model cannot be scored on."""
         if not self.covers(source):
             return
         stage, starts = self.images(source), accumulate(source.row_groups, initial=0)
@@ -140,16 +140,17 @@ class Store:
             return
         stage = self.texts(source)
         done = stage.complete()
-        for index, texts in enumerate(_runs_of_texts(source)):
+        for index, texts in enumerate(_text_blocks(source)):
             if index not in done:
                 yield Unit(stage=stage, index=index, num_rows=len(texts), model_uri=self.model_uri, texts=texts)
 
-    def _place(self, source: Source, what: str) -> str:
-        return storage.join(self.uri, f"{source.dataset.name}-{source.sha256[:16]}", self.model_sha256[:16], what)
+    def _stage_uri(self, source: Source, content: str) -> str:
+        set_folder = f"{source.dataset.name}-{source.sha256[:16]}"
+        return storage.join(self.uri, set_folder, self.model_sha256[:16], content)
 
 
 class EncodeUnits:
-    """The actor: reads what a unit names, encodes it, writes it as a part. It keeps the model of the last unit."""
+    """Actor that reads the images or texts of a unit, encodes them and writes the part. Keeps the last unit's model."""
 
     def __init__(self, prompts: Mapping[str, Sequence[Sequence[str]]], batch_size: int, device: str) -> None:
         self._prompts = prompts
@@ -158,7 +159,7 @@ class EncodeUnits:
         self._model_uri = ""
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Table of units -> a row for each, with the number of rows it wrote."""
+        """Encode a table of units. Returns one row per unit: the number of rows in its part."""
         num_rows = []
         for row in rows.to_pylist():
             unit = Unit(**row | {"stage": Stage(**row["stage"])})
@@ -179,44 +180,44 @@ class EncodeUnits:
 
 
 def open_sets(folder: str) -> list[Source]:
-    """Every evaluation set below a folder, in order of their names, checked.
+    """Open and check all evaluation sets below a folder, sorted by name.
 
     Raises:
-        FileNotFoundError: when there is none, or one lacks its samples.
-        ValueError: when a set is not what it says, naming its file.
+        FileNotFoundError: the folder has no set, or a set has no samples file.
+        ValueError: a set does not match its description; the message names the file.
     """
     sources = [_open_set(description) for description in storage.list_files(folder, suffixes=[DESCRIPTION_FILE])]
     return sorted(sources, key=lambda source: source.dataset.name)
 
 
 def hashes_by_name(sources: Sequence[Source], folder: str) -> dict[str, str]:
-    """The sha256 of each set by its name.
+    """Map the name of each set to its SHA-256.
 
     Raises:
-        ValueError: two sets have one name; the message says that they come from the option `datasets`, `folder`.
+        ValueError: two sets have the same name; the message names the option `datasets` and its value `folder`.
     """
     names = sorted(source.dataset.name for source in sources)
     if len(set(names)) < len(names):
-        raise ValueError(f"datasets={folder}: two sets have one name, of {', '.join(names)}; rename one")
+        raise ValueError(f"datasets={folder}: two sets have the same name ({', '.join(names)}); rename one")
     return {source.dataset.name: source.sha256 for source in sources}
 
 
 def read_images(uri: str, row_group: int) -> pa.Table:
-    """The column image of a row group of a set's test.parquet."""
+    """Read the column `image` of one row group of a set's test.parquet."""
     filesystem, path = storage.filesystem(uri)
     with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
         return file.read_row_group(row_group, columns=["image"])
 
 
 def write_set(folder: str, dataset: Dataset, samples: pa.Table) -> None:
-    """Put a set into a folder of its own below `folder`, its description last."""
+    """Write a set to its own folder below `folder`, the description last."""
     files = serialise(dataset, samples)
     for name in (SAMPLES_FILE, DESCRIPTION_FILE):
         storage.write_bytes(storage.join(folder, dataset.name, name), files[name])
 
 
 def hash_model(uri: str) -> str:
-    """SHA-256 over every file of a model's or detector's folder: weights, configuration, tokenizer."""
+    """Compute the SHA-256 over all files of a model's or detector's folder: weights, configuration, tokenizer."""
     digest = hashlib.sha256()
     for file in storage.list_files(uri):
         digest.update(file.removeprefix(storage.absolute(uri)).encode())
@@ -225,9 +226,9 @@ def hash_model(uri: str) -> str:
 
 
 def open_model(uri: str) -> Model:
-    """The model at a place, local or s3://, which `pipeline.load` can read; it says what is raised.
+    """Load a model from a local path or an s3:// URI. Raises as `pipeline.load`.
 
-    A remote one is copied, since weights are read from files.
+    A remote model is copied to a temporary folder first, because weights are read from files.
     """
     if not storage.is_s3(uri):
         return load_model(storage.absolute(uri))
@@ -238,17 +239,17 @@ def open_model(uri: str) -> Model:
 
 
 def open_store(uri: str, model_uri: str) -> Store:
-    """The store of a model below a folder. Raises as `open_model`."""
+    """Open the store of a model's features below the folder `uri`. Raises as `open_model`."""
     model_uri = storage.absolute(model_uri)
     objective = open_model(model_uri).network.config.objective
     return Store(uri=uri, model_uri=model_uri, model_sha256=hash_model(model_uri), objective=objective)
 
 
 def encode(sources: Sequence[Source], stores: Sequence[Store], config: EncodeConfig) -> None:
-    """Fill the stores with what their models make of all sets; what is there already stays.
+    """Encode all sets with the models of all stores. Parts that exist already are not encoded again.
 
     Raises:
-        ValueError: an image cannot be read, or a model gives embeddings that are not finite.
+        ValueError: an image cannot be read, or a model computes embeddings that are not finite.
     """
     units = [unit for store in stores for source in sources for unit in store.missing(source)]
     if not units:
@@ -268,12 +269,12 @@ def encode(sources: Sequence[Source], stores: Sequence[Store], config: EncodeCon
 
 
 def covers(objective: Objective, source: Source) -> bool:
-    """Whether models of an objective can be scored on a set: retrieval needs embeddings of images and texts."""
+    """Whether models of an objective can be scored on a set. Retrieval needs embeddings of images and of texts."""
     return source.dataset.kind is Kind.CLASSIFICATION or objective.startswith("contrastive")
 
 
 def evaluate(source: Source, store: Store) -> Evaluation:
-    """Score one set that the store covers, from what `encode` has filled it with."""
+    """Score one set that the store covers, from the features that `encode` wrote."""
     captioner = store.objective == "caption"
     images = Output.of(store.images(source)).table(CLASS_SCORES if captioner else IMAGE_FEATURES).sort_by("sample")
     texts = None if captioner else Output.of(store.texts(source)).table(TEXT_FEATURES)
@@ -281,12 +282,12 @@ def evaluate(source: Source, store: Store) -> Evaluation:
 
 
 def score(source: Source, objective: Objective, images: pa.Table, texts: pa.Table | None) -> Evaluation:
-    """Score one set from what a model makes of it.
+    """Score one set from a model's features.
 
     Args:
         source: the set.
-        objective: of the model; it covers the set.
-        images: IMAGE_FEATURES of all samples in order, or CLASS_SCORES of a caption model.
+        objective: objective of the model, which must cover the set.
+        images: IMAGE_FEATURES of all samples in order, or CLASS_SCORES for a caption model.
         texts: TEXT_FEATURES of the set's texts; None for a caption model.
     """
     assert images["sample"].to_pylist() == list(range(source.num_samples)), f"{source.uri}: samples are missing"
@@ -307,18 +308,18 @@ def score(source: Source, objective: Objective, images: pa.Table, texts: pa.Tabl
 
 
 def write_predictions(folder: str, evaluations: Mapping[str, Evaluation]) -> None:
-    """Put every sample's outcome into a Parquet file for each set, so that metrics can be computed again."""
+    """Write the predictions of all samples, one Parquet file per set, so that metrics can be recomputed."""
     for name, evaluation in evaluations.items():
         storage.write_bytes(storage.join(folder, f"{name}.parquet"), parquet.encode(evaluation.predictions))
 
 
 def read_predictions(folder: str, name: str) -> pa.Table:
-    """What `write_predictions` put there for a set."""
+    """Read the predictions of one set that `write_predictions` wrote."""
     data = storage.read_bytes(storage.join(folder, f"{name}.parquet"))
     return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
 
 
-def _runs_of_texts(source: Source) -> list[tuple[str, ...]]:
+def _text_blocks(source: Source) -> list[tuple[str, ...]]:
     texts = texts_of(source.dataset, source.captions)
     return [tuple(texts[start : start + TEXTS_PER_PART]) for start in range(0, len(texts), TEXTS_PER_PART)]
 
@@ -338,12 +339,12 @@ def _open_set(description: str) -> Source:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri}: not a Parquet file ({error})") from error
     check_samples(dataset, samples, uri)
-    classified = dataset.kind is Kind.CLASSIFICATION
+    is_classification = dataset.kind is Kind.CLASSIFICATION
     return Source(
         dataset=dataset,
         uri=uri,
         sha256=digest.hexdigest(),
         row_groups=row_groups,
-        labels=tuple(samples["label"].to_pylist()) if classified else (),
-        captions=() if classified else tuple(tuple(own) for own in samples["captions"].to_pylist()),
+        labels=tuple(samples["label"].to_pylist()) if is_classification else (),
+        captions=() if is_classification else tuple(map(tuple, samples["captions"].to_pylist())),
     )

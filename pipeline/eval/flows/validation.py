@@ -1,4 +1,4 @@
-"""Scores of a model that is still being trained: every set, in one process, and nothing of it is stored."""
+"""Score a model during training, on all sets, in one process, without storing features."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from pipeline.model.weights.model_folder import Model
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """What is scored beside training, and on what."""
+    """How the models of a training run's checkpoints are scored."""
 
     datasets: str | None = None
-    """Folder of evaluation sets, as jobs.benchmark has them: each checkpoint's model is scored on all of them; unset:
-    none is. Score pictures here that no decision about the final model rests on."""
+    """Folder of evaluation sets, as for jobs.benchmark. Each checkpoint's model is scored on all of them; unset: no
+    validation. Do not use images here on which the final model is evaluated."""
     cpus: float = 1
-    """Logical CPUs that a validation holds while it runs, beside the workers'."""
+    """Logical CPUs that a validation holds while it runs, in addition to those of the workers."""
     gpus: float = 0
+    """GPUs that a validation holds while it runs."""
     batch_size: int = 64
-    """Images or texts in a forward pass."""
+    """Images or texts per forward pass."""
 
     def __post_init__(self) -> None:
         for name, least in (("cpus", 0), ("gpus", 0), ("batch_size", 1)):
@@ -36,16 +37,16 @@ class ValidationConfig:
 def score_model(
     model: Model, *, sources: Sequence[benchmark_flow.Source], batch_size: int, device: str
 ) -> dict[str, float]:
-    """The scores of a model on all sets that it can be scored on, by name, as jobs.benchmark calls them.
+    """Score a model on all sets that it can be scored on. Returns scores by name, as in jobs.benchmark.
 
     Args:
-        model: any objective's.
+        model: a model of any objective.
         sources: the sets.
-        batch_size: images or texts in a forward pass.
-        device: cpu or cuda.
+        batch_size: images or texts per forward pass.
+        device: "cpu" or "cuda".
 
     Raises:
-        ValueError: an image cannot be read, or the model gives embeddings that are not finite.
+        ValueError: an image cannot be read, or the model computes embeddings that are not finite.
     """
     encoder = Encoder(model, batch_size, device)
     scores: dict[str, float] = {}

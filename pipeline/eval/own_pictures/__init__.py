@@ -1,5 +1,6 @@
-"""A person's own images: labels for them, and searching them, without Ray.
+"""Classify and search a user's own images, without Ray.
 
-May import `protocols`, `sets` and `model`. Start with `own_images`, which finds, opens and encodes; `own_texts` ranks,
-`contact_sheet` draws. jobs.classify and jobs.search are built on it.
+May import `protocols`, `sets` and `model`. Start with `own_images`, which finds, opens and encodes image files.
+`own_texts` computes labels and search results, and `contact_sheet` draws them. jobs.classify and jobs.search use this
+package.
 """

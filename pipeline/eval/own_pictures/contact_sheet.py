@@ -1,4 +1,4 @@
-"""Pictures of images with what a model says about them: bars of probabilities, and a sheet of what a search found."""
+"""Draw images with a model's label probabilities as bars, and the results of a search as a contact sheet."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_IMAGES = 24
-"""More would not be looked at in one picture."""
+"""Maximum number of images on one sheet; nobody would look at more."""
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 _PAPER, _INK, _SOFT, _TRACK, _ACCENT, _ACCENT_SOFT = "#fcfbf8", "#1c1e21", "#62656b", "#e9e6dc", "#0d6a63", "#a9d3cd"
 _DPI = 160
 _MARGIN = 0.42
 
 
-def check_picture(place: str) -> None:
-    """Refuse a place where no picture can be written, before anything is computed.
+def check_picture(path: str) -> None:
+    """Check that a picture can be written to a path, before anything is computed.
 
     Raises:
-        ValueError: the name does not end with one of SUFFIXES.
-        FileNotFoundError: its folder does not exist.
+        ValueError: the path does not end with one of SUFFIXES.
+        FileNotFoundError: the folder of the path does not exist.
     """
-    if not place.lower().endswith(SUFFIXES):
-        raise ValueError(f"picture={place}: must end with one of {', '.join(SUFFIXES)}")
-    if not Path(place).absolute().parent.is_dir():
-        raise FileNotFoundError(f"picture={place}: there is no folder '{Path(place).parent}'")
+    if not path.lower().endswith(SUFFIXES):
+        raise ValueError(f"picture={path}: must end with one of {', '.join(SUFFIXES)}")
+    if not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"picture={path}: the folder '{Path(path).parent}' does not exist")
 
 
-def draw_guesses(place: str, files: Sequence[ImageFile], guesses: Sequence[Sequence[Guess]]) -> None:
-    """Write a picture of the first MAX_IMAGES images, each beside bars of the probabilities of its labels."""
+def draw_guesses(path: str, files: Sequence[ImageFile], guesses: Sequence[Sequence[Guess]]) -> None:
+    """Write a sheet of the first MAX_IMAGES images, each beside its labels with bars for their probabilities."""
     shown = list(zip(files, guesses, strict=True))[:MAX_IMAGES]
     num_columns = 1 if len(shown) < 3 else 2
     num_labels = max(len(labels) for _, labels in shown)
@@ -58,11 +58,11 @@ def draw_guesses(place: str, files: Sequence[ImageFile], guesses: Sequence[Seque
             sheet.text(begin, level, _shorten(guess.label, 34), weight=weight)
             sheet.text(end, level, f"{guess.probability:.1%}", align="right", weight=weight)
             sheet.bar(begin, level + 0.13, width, guess.probability, _ACCENT if best else _ACCENT_SOFT)
-    sheet.save(place)
+    sheet.save(path)
 
 
-def draw_matches(place: str, text: str, files: Sequence[ImageFile], matches: Sequence[Match]) -> None:
-    """Write a contact sheet of the first MAX_IMAGES matches, the nearest first, with their cosine similarities."""
+def draw_matches(path: str, text: str, files: Sequence[ImageFile], matches: Sequence[Match]) -> None:
+    """Write a contact sheet of the first MAX_IMAGES matches, most similar first, with their cosine similarities."""
     shown = matches[:MAX_IMAGES]
     side = 1.75
     sheet = _Sheet(min(5, len(shown)), len(shown), (side, side + 0.25), gap=0.3, top=_MARGIN + 0.5, min_width=4.5)
@@ -74,11 +74,11 @@ def draw_matches(place: str, text: str, files: Sequence[ImageFile], matches: Seq
         sheet.text(left, upper + side + 0.15, f"{match.similarity:.3f}", size=9, weight="bold")
         name = _shorten(file.path.name, 20, middle=True)
         sheet.text(left + side, upper + side + 0.15, name, size=7.5, align="right", colour=_SOFT)
-    sheet.save(place)
+    sheet.save(path)
 
 
 class _Sheet:
-    """A figure in inches from its upper left corner, with a grid of equal cells (width, height)."""
+    """A figure with a grid of cells of equal (width, height). Positions are inches from its upper left corner."""
 
     def __init__(
         self,
@@ -102,13 +102,13 @@ class _Sheet:
         self._axes.axis("off")
 
     def corners(self) -> Iterator[tuple[float, float]]:
-        """The upper left corner of every cell."""
+        """Yield the upper left corner of every cell."""
         for index in range(self._num_cells):
             row, column = divmod(index, self._num_columns)
             yield _MARGIN + column * self._steps[0], self._top + row * self._steps[1]
 
     def image(self, file: ImageFile, left: float, upper: float, side: float) -> None:
-        """The whole image in the middle of a square."""
+        """Draw the whole image in the centre of a square."""
         picture = eight_bits(open_image(file.path)).convert("RGB")
         scale = side * _DPI / max(picture.size)
         pixels = tuple(max(1, round(length * scale)) for length in picture.size)
@@ -130,23 +130,23 @@ class _Sheet:
         colour: str = _INK,
         **font: Any,
     ) -> None:
-        """A line of text whose middle is at y."""
+        """Draw a line of text, vertically centred at y."""
         font |= {"fontsize": size, "color": colour}
         self._axes.text(x, y, text, ha=align, va="center", parse_math=False, **font)
 
     def bar(self, left: float, upper: float, width: float, share: float, colour: str) -> None:
-        """A share in [0, 1] of the width."""
+        """Draw a bar of the given width, filled to a share in [0, 1]."""
         self._rounded(left, upper, width, 0.07, _TRACK, 0.035)
         if share * width > 0.01:
             self._rounded(left, upper, share * width, 0.07, colour, min(0.035, share * width / 2))
 
-    def save(self, place: str) -> None:
-        """Write it, in the format of the name's ending."""
+    def save(self, path: str) -> None:
+        """Write the figure, in the format of the path's suffix."""
         content = io.BytesIO()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # the fonts have no sign for it, and show that
-            self._figure.savefig(content, format=Path(place).suffix[1:].lower(), dpi=_DPI, facecolor=_PAPER)
-        Path(place).write_bytes(content.getvalue())
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # the figure shows a box in place of the glyph
+            self._figure.savefig(content, format=Path(path).suffix[1:].lower(), dpi=_DPI, facecolor=_PAPER)
+        Path(path).write_bytes(content.getvalue())
 
     def _rounded(self, left: float, upper: float, width: float, height: float, colour: str, radius: float) -> Any:
         from matplotlib.patches import FancyBboxPatch
@@ -157,8 +157,7 @@ class _Sheet:
 
 
 def _shorten(text: str, max_characters: int, *, middle: bool = False) -> str:
-    """A text of at most so many characters on one line, cut at its end, or in the `middle` so that a file keeps its
-    suffix."""
+    """Cut a text to `max_characters`, on one line: at its end, or in its `middle` so that a file keeps its suffix."""
     line = " ".join(text.encode(errors="replace").decode().split())
     if len(line) <= max_characters:
         return line

@@ -1,4 +1,4 @@
-"""Labels and searches of a person's own against encoded images. Shape legend: N images, C labels, T templates."""
+"""Compare a user's own labels and search texts with encoded images. Shapes: N images, C labels, E joint embedding."""
 
 from __future__ import annotations
 
@@ -26,52 +26,54 @@ class Guess:
 
 @dataclass(frozen=True)
 class Match:
-    """The number of an image, and the cosine of the angle between it and the text."""
+    """The index of an image, and its cosine similarity with the text."""
 
     image: int
     similarity: float
 
 
 def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
-    """Refuse what no probabilities can be given for.
+    """Check that probabilities can be computed for the labels.
 
     Raises:
-        ValueError: fewer than two labels, an empty or a repeated one, or a template without `{}`.
+        ValueError: there are fewer than two labels, a label is empty or repeated, or a template lacks `{}`.
     """
     if not labels:
-        raise ValueError('labels: say what may be in the images, such as --labels "a dog" "a cat"')
+        raise ValueError('labels: give what may be in the images, such as --labels "a dog" "a cat"')
     if any(not label.strip() for label in labels):
-        raise ValueError("labels: one of them is empty")
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"labels: {twice[0]!r} is there twice")
+        raise ValueError("labels: a label is empty")
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise ValueError(f"labels: {repeated[0]!r} is given more than once")
     if len(labels) == 1:
-        raise ValueError(f"labels: {labels[0]!r} alone has a probability of 100% whatever is in the images; give more")
+        raise ValueError(
+            f"labels: {labels[0]!r} is the only label, so its probability is always 100%; give more labels"
+        )
     check_templates(templates, "template")
 
 
 def check_text(text: str) -> None:
-    """Refuse to look for nothing. Raises ValueError."""
+    """Raise ValueError for an empty search text."""
     if not text.strip():
-        raise ValueError('text: say what to look for, such as --text "a red circle"')
+        raise ValueError('text: give what to look for, such as --text "a red circle"')
 
 
 def build_labels(
     model: CLIP, tokenize: Tokenize, labels: Sequence[str], templates: Sequence[str], device: str
 ) -> Tensor:
-    """The classifier of labels set into every template, one forward pass for each: float32 [C, E], on the CPU.
+    """The classifier of the labels in all templates: float32 C x E, on the CPU. One forward pass per label.
 
     Raises:
-        ValueError: two labels are the same to the model.
+        ValueError: the model cannot distinguish two labels.
     """
-    known: dict[bytes, str] = {}
+    label_by_tokens: dict[bytes, str] = {}
     features = []
     for label in labels:
         tokens = tokenize(prompts_of(label, templates))
-        other = known.setdefault(tokens.numpy().tobytes(), label)
-        if other != label:
+        first = label_by_tokens.setdefault(tokens.numpy().tobytes(), label)
+        if first != label:
             raise ValueError(
-                f"labels: {other!r} and {label!r} are the same to the model, which reads lower case, and no more than "
+                f"labels: {first!r} and {label!r} are the same to the model, which ignores case and reads at most "
                 f"{tokens.shape[1]} tokens"
             )
         with torch.inference_mode():
@@ -82,7 +84,7 @@ def build_labels(
 def guess(
     image_features: Tensor, classifier: Tensor, labels: Sequence[str], logit_scale: float
 ) -> list[tuple[Guess, ...]]:
-    """All labels for each image, the most probable first; of equal ones, the one that was named first."""
+    """All labels for each image, most probable first. Labels of equal probability keep their order."""
     probabilities = class_probabilities(image_features, classifier, logit_scale)
     order = probabilities.sort(dim=1, descending=True, stable=True)
     return [
@@ -94,7 +96,7 @@ def guess(
 def search(
     model: CLIP, tokenize: Tokenize, text: str, image_features: Tensor, num_best: int, device: str
 ) -> list[Match]:
-    """The images nearest to a text, the nearest first; of equal ones, the one that comes first."""
+    """The images most similar to a text, most similar first. Images of equal similarity keep their order."""
     with torch.inference_mode():
         feature = model.encode_text(tokenize(text).to(device)).float().cpu()
     similarities = (F.normalize(image_features, dim=-1) @ F.normalize(feature, dim=-1).T).squeeze(1)

@@ -1,5 +1,5 @@
-"""From features to scores: zero-shot classification, retrieval, and their uncertainty.
+"""Compute scores from features: zero-shot classification, retrieval, and their uncertainty.
 
-Pure functions; may import `sets`. Start with `suite`, the table of benchmarks; `statistics` has the intervals and
-chance levels.
+All functions are pure. May import `sets`. Start with `suite`, which has the table of benchmarks; `statistics` has the
+intervals and chance levels.
 """

@@ -1,8 +1,8 @@
-"""Retrieval in both directions (CLIP paper, appendix E.1, table 13).
+"""Rank images by texts and texts by images (CLIP paper, appendix E.1, table 13).
 
-A query's rank is the number of wrong candidates that score at least as high as its best right one, so a model that
-scores everything alike, or gives NaN, ranks last and not first. R@k is the share of queries with a rank below k.
-Shape legend: N images, M texts (each belongs to one image, an image may have several), E joint embedding.
+A query's rank is the number of wrong candidates that score at least as high as its best right one. A model with
+constant scores or NaN therefore ranks last, not first. R@k is the share of queries with a rank below k.
+Shape legend: N images, M texts (each belongs to one image; an image may have several), E joint embedding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ROWS_AT_ONCE = 1_024
 
 
 def text_ranks(image_features: Tensor, text_features: Tensor, image_of_text: Tensor) -> Tensor:
-    """Image-to-text retrieval: for each image the rank of its best own text, int64 [N], 0 is best.
+    """Image-to-text retrieval: for each image the rank of its best own text, int64 [N]; 0 is best.
 
     Args:
         image_features: unnormalised embeddings, [N, E].
@@ -34,7 +34,7 @@ def text_ranks(image_features: Tensor, text_features: Tensor, image_of_text: Ten
 
 
 def image_ranks(image_features: Tensor, text_features: Tensor, image_of_text: Tensor) -> Tensor:
-    """Text-to-image retrieval: for each text the rank of its image, int64 [M], 0 is best. Arguments as `text_ranks`."""
+    """Text-to-image retrieval: for each text the rank of its image, int64 [M]; 0 is best. Arguments as `text_ranks`."""
     images, texts = _normalise(image_features), _normalise(text_features)
     ranks = []
     for start in range(0, len(texts), _ROWS_AT_ONCE):

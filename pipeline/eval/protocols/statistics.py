@@ -1,7 +1,7 @@
-"""Scores with their uncertainty: exact binomial intervals, a bootstrap for grouped samples, chance levels.
+"""Compute the uncertainty of scores: exact binomial intervals, a bootstrap for grouped samples, chance levels.
 
-Clopper and Pearson (1934) is the interval of the CLIP paper (tables 10 and 11 at 99.5%). It is found here by its
-definition: bisection on the exact binomial tail, O(trials) a step, so that no statistics package is needed.
+The CLIP paper uses the interval of Clopper and Pearson (1934) (tables 10 and 11 at 99.5%). This module computes it from
+its definition, by bisection on the exact binomial tail. That costs O(trials) per step and needs no statistics package.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One number of the results table: `value` inside its interval [`low`, `high`], beside the chance level.
+    """One number of the results table: `value` with its interval [`low`, `high`] and its chance level.
 
-    All four are fractions in [0, 1]. `num_samples` is what the value is a mean over.
+    All four are fractions in [0, 1]. `num_samples` is the number of samples that the value averages.
     """
 
     value: float
@@ -35,7 +35,7 @@ class Score:
 
 
 def proportion_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The Clopper-Pearson interval of a proportion: the probabilities that the outcome does not rule out.
+    """Compute the Clopper-Pearson interval of a proportion: all probabilities that are consistent with the outcome.
 
     Args:
         successes: number of hits, 0 to `trials`.
@@ -46,7 +46,7 @@ def proportion_interval(successes: int, trials: int, confidence: float = CONFIDE
         (low, high) with 0 <= low <= successes / trials <= high <= 1.
 
     Raises:
-        ValueError: when the numbers are not a proportion.
+        ValueError: the numbers are not a proportion, or `confidence` is not between 0 and 1.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(f"not a proportion: {successes} successes of {trials} trials")
@@ -60,10 +60,10 @@ def proportion_interval(successes: int, trials: int, confidence: float = CONFIDE
 
 
 def upper_tail(successes: int, trials: int, p: float) -> float:
-    """P(X >= successes) for X ~ Binomial(trials, p): how likely so many hits, or more, are by luck alone.
+    """P(X >= successes) for X ~ Binomial(trials, p): the probability of at least this many hits by chance.
 
     Raises:
-        ValueError: when the numbers are not a proportion.
+        ValueError: the numbers are not a proportion.
     """
     if not 0 <= successes <= trials or not 0 <= p <= 1:
         raise ValueError(f"no binomial tail: {successes} successes of {trials} trials at p = {p}")
@@ -77,13 +77,13 @@ def upper_tail(successes: int, trials: int, p: float) -> float:
 
 
 def _log_choose(trials: int) -> Floats:
-    """The logarithm of how many ways there are to choose 0, 1, ... trials of the trials."""
+    """The logarithms of the binomial coefficients (trials over k) for k = 0, 1, ... trials."""
     ks = np.arange(1, trials + 1)
     return np.concatenate([[0.0], np.cumsum(np.log((trials - ks + 1) / ks))])
 
 
 def _solve_upper_tail(successes: int, trials: int, tail: float) -> float:
-    """The p with P(X >= successes) = tail for X ~ Binomial(trials, p); that probability grows with p."""
+    """Find the p with P(X >= successes) = tail for X ~ Binomial(trials, p). The probability increases with p."""
     log_choose = _log_choose(trials)[successes:]
     ks = np.arange(successes, trials + 1)
     low, high = 0.0, 1.0
@@ -97,9 +97,9 @@ def _solve_upper_tail(successes: int, trials: int, tail: float) -> float:
 def bootstrap_interval(
     hits: Floats, counts: Floats, *, confidence: float = CONFIDENCE, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of sum(hits) / sum(counts), resampling whole groups.
+    """Compute the percentile bootstrap interval of sum(hits) / sum(counts), resampling whole groups.
 
-    For samples that come in groups which are not independent of each other, such as the five captions of an image.
+    Use it if the samples within a group depend on each other, such as the five captions of an image.
 
     Args:
         hits: hits of each group, float64 [N].
@@ -109,13 +109,13 @@ def bootstrap_interval(
         seed: seed of the resampling; the same seed gives the same interval.
 
     Raises:
-        ValueError: when the two do not match.
+        ValueError: `hits` and `counts` do not match.
     """
     if hits.shape != counts.shape or hits.ndim != 1 or len(hits) == 0 or (counts <= 0).any():
         raise ValueError(f"hits {hits.shape} and counts {counts.shape} must be two equal lists, with counts above 0")
     share = hits.sum() / counts.sum()
     if share in (0.0, 1.0):
-        # Every resample is the same here, which is no evidence of certainty: count each group as one draw.
+        # All resamples are equal here, but the score is not certain: count each group as one draw instead.
         return proportion_interval(len(hits) if share else 0, len(hits), confidence)
     rng = np.random.default_rng(seed)
     shares = []
@@ -128,10 +128,10 @@ def bootstrap_interval(
 
 
 def chance_of_recall(num_relevant: int, num_candidates: int, k: int) -> float:
-    """The probability that k candidates drawn blindly hold at least one of the relevant ones.
+    """The probability that k randomly drawn candidates include at least one relevant candidate.
 
     Raises:
-        ValueError: when there are more relevant candidates than candidates.
+        ValueError: `num_relevant` is larger than `num_candidates`.
     """
     if not 0 <= num_relevant <= num_candidates:
         raise ValueError(f"{num_relevant} relevant of {num_candidates} candidates")

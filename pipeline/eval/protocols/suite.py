@@ -1,6 +1,6 @@
-"""The table of benchmarks, and how features become scores: pure functions of what benchmark_flow.py has encoded.
+"""Define the table of benchmarks, and compute scores from the features that benchmark_flow.py encoded.
 
-Text features arrive as a mapping from the text itself: classes and captions are joined by name, never by position.
+Text features are passed as a mapping from the text, so classes and captions are joined by name, never by position.
 Shape legend: N samples, E joint embedding.
 """
 
@@ -35,7 +35,7 @@ RANKED = pa.schema(
     [
         ("direction", pa.string()),
         ("sample", pa.int64()),
-        # The caption searched with; null where an image was.
+        # The caption that is the query; null if the query is an image.
         ("caption", pa.string()),
         # Wrong candidates that score at least as high as the best right one.
         ("rank", pa.int64()),
@@ -45,7 +45,7 @@ RANKED = pa.schema(
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A row of the table: a set's name, how to call it in print, and what it is."""
+    """A row of the table: the name of a set, its title in reports, and a short description."""
 
     name: str
     title: str
@@ -53,7 +53,7 @@ class Benchmark:
 
 
 SUITE = (
-    # The rendered pictures are held out: drawn like those of the demo's web, from another seed.
+    # The rendered pictures are held out: they are drawn like those of the demo's web, but from another seed.
     Benchmark("rendered_shape", "Shape", "rendered pictures, 8 shapes"),
     Benchmark("rendered_colour", "Colour", "rendered pictures, 10 colours"),
     Benchmark("rendered_count", "Count", "rendered pictures, one to five things"),
@@ -66,12 +66,12 @@ DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What one set gave.
+    """The scores and predictions of one set.
 
     Attributes:
-        scores: by score name, such as "rendered_shape" or "rendered_pairs/image_to_text_r@1".
+        scores: scores by name, such as "rendered_shape" or "rendered_pairs/image_to_text_r@1".
         per_class: accuracy of each class by its name; empty for retrieval.
-        predictions: one row a sample, CLASSIFIED or RANKED.
+        predictions: CLASSIFIED with one row per sample, or RANKED with one row per query.
     """
 
     scores: dict[str, Score]
@@ -80,7 +80,7 @@ class Evaluation:
 
 
 def texts_of(dataset: Dataset, captions: Sequence[Sequence[str]]) -> list[str]:
-    """Every text the set needs encoded, each once, in order of first use.
+    """List every text of the set to encode, each once, in order of first use.
 
     Args:
         dataset: the set.
@@ -90,26 +90,26 @@ def texts_of(dataset: Dataset, captions: Sequence[Sequence[str]]) -> list[str]:
 
 
 def prompts_by_class(dataset: Dataset) -> list[list[str]]:
-    """The prompts of each class, in order of the classes and of the templates."""
+    """The prompts of each class, in the order of the classes and of the templates."""
     return [prompts_of(name, dataset.templates) for name in dataset.classes]
 
 
 def prompt_features(dataset: Dataset, text_features: Mapping[str, Tensor]) -> Tensor:
-    """Features of every class in every template, [C, T, E], from those of each prompt by the prompt."""
+    """Stack the features of all prompts to [C, T, E] (C classes, T templates). `text_features` has prompts as keys."""
     return torch.stack([torch.stack([text_features[text] for text in texts]) for texts in prompts_by_class(dataset)])
 
 
 def score_classification(dataset: Dataset, labels: Sequence[int], probabilities: Tensor) -> Evaluation:
-    """Zero-shot top-1 accuracy, overall and of each class, against a blind guess among the classes.
+    """Compute zero-shot top-1 accuracy, overall and per class. The chance level is a random guess of the class.
 
     Args:
         dataset: a classification set.
-        labels: index into the set's classes of each sample, [N].
-        probabilities: of each class in order of the samples, [N, C].
+        labels: index of each sample's class in the set's classes, [N].
+        probabilities: probability of each class for each sample, in order of the samples, [N, C].
     """
     assert dataset.kind is Kind.CLASSIFICATION
     assert probabilities.shape == (len(labels), len(dataset.classes)), probabilities.shape
-    # A stable sort, so that equal probabilities always come in the order of the classes.
+    # A stable sort, so that classes with equal probabilities keep the order of the set's classes.
     ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
     truth = np.asarray(labels)
     right = order[:, 0].numpy() == truth
@@ -140,13 +140,13 @@ def score_retrieval(
     image_features: Tensor,
     text_features: Mapping[str, Tensor],
 ) -> Evaluation:
-    """R@1, R@5 and R@10 in both directions, against a blind draw of as many candidates.
+    """Compute R@1, R@5 and R@10 in both directions. The chance level is a random draw of k candidates.
 
     Args:
         dataset: a retrieval set.
-        captions: the captions of each sample, at least one each.
+        captions: the captions of each sample, at least one per sample.
         image_features: unnormalised embeddings in order of the samples, [N, E].
-        text_features: unnormalised embedding [E] of every caption, by the caption.
+        text_features: unnormalised embedding [E] of every caption, keyed by the caption.
     """
     assert dataset.kind is Kind.RETRIEVAL
     assert len(captions) == len(image_features)
@@ -180,7 +180,7 @@ def score_retrieval(
 
 
 def benchmark_of(score_name: str) -> Benchmark:
-    """The row of the table a score belongs to; a set that is not in the table is called by its own name."""
+    """Find the row of the table that a score belongs to. A set that is not in the table gets its name as title."""
     name = score_name.partition("/")[0]
     return next((row for row in SUITE if row.name == name), Benchmark(name, name.replace("_", " "), ""))
 
@@ -191,7 +191,7 @@ def _proportion(right: np.ndarray, chance: float, metric: str) -> Score:
 
 
 def _grouped(right: np.ndarray, groups: np.ndarray, counts: np.ndarray, chance: float, metric: str) -> Score:
-    """A proportion over samples in groups: exact where each group holds one, else bootstrapped over groups."""
+    """Score samples in groups: the interval is exact if each group has one sample, else bootstrapped over groups."""
     if (counts == 1).all():
         return _proportion(right, chance, metric)
     hits = np.bincount(groups, weights=right, minlength=len(counts)).astype(np.float64)

@@ -1,5 +1,7 @@
-"""Charts of the report as small inline SVG, drawn by hand: text stays text, and the page's style sheet gives the
-colours, so a chart follows the reader's light or dark scheme. Every text put into a chart is escaped."""
+"""Draw the report's charts as small inline SVG.
+
+Text in a chart remains text. The page's style sheet sets the colours, so charts follow the light or dark colour scheme.
+All text in a chart is escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from markupsafe import Markup, escape
 
 from pipeline.eval.report.display import compact
 
-# Width and height in the units of the picture; the page scales a chart to its column.
+# Width and height in SVG units; the page scales a chart to its column.
 NORMAL, WIDE, SMALL = (520, 270), (1_080, 270), (255, 185)
 MAX_POINTS = 240
 _LEFT, _RIGHT, _BOTTOM = 50, 12, 40
@@ -19,7 +21,7 @@ _TOP_PLAIN, _TOP_WITH_LEGEND = 12, 32
 _BAR_STEP, _BAR_HEIGHT, _NOTE_WIDTH = 25, 16, 110
 _LINE_HEIGHT = 13
 _CHARACTER_WIDTH, _MAX_LABEL_CHARACTERS = 6.7, 24
-_DECADES_FOR_BARE_POWERS = 2.0
+_MIN_DECADES_FOR_POWERS_ONLY = 2.0
 _SLACK = 1e-9
 
 Points = Sequence[tuple[float, float]]
@@ -27,8 +29,10 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line of a chart. `faint` is the same line before smoothing, drawn thinly behind it; `band` is the area that
-    it varies in, as (x, low, high)."""
+    """One line of a chart.
+
+    `faint` is the line before smoothing, drawn thinly behind it. `band` is the range of the line as (x, low, high).
+    """
 
     label: str
     points: Points
@@ -37,14 +41,14 @@ class Series:
 
     @property
     def edge(self) -> Points:
-        """The outline of the band: along its lower side, and back."""
+        """The outline of the band: its lower side, then its upper side in reverse."""
         lower, upper = ([(x, low) for x, low, _ in self.band], [(x, high) for x, _, high in self.band])
         return [*lower, *reversed(upper)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One row of a chart of stacked bars: shares in [0, 1] that lie one behind the other, and a text at its end."""
+    """One row of a chart of stacked bars: shares in [0, 1], drawn one after the other, and a note at the end."""
 
     label: str
     shares: Sequence[float]
@@ -53,7 +57,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """One point of a chart with its interval; `strong` sets it apart from the others."""
+    """One point of a chart with its interval; `strong` highlights it."""
 
     label: str
     x: float
@@ -65,34 +69,34 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """How one direction of a chart is scaled and labelled."""
+    """The scale and label of an axis."""
 
     label: str = ""
     log: bool = False
     percent: bool = False
     from_zero: bool = False
 
-    def place(self, value: float) -> float:
-        """The value on the axis' own linear scale."""
+    def position(self, value: float) -> float:
+        """The value on a linear scale: its logarithm on a logarithmic axis."""
         return math.log10(value) if self.log else value
 
     def format(self, value: float) -> str:
-        """A tick's label."""
+        """Format a value of this axis."""
         return f"{100 * value:g}%" if self.percent else compact(value)
 
 
 def smooth(points: Points, window: int) -> list[tuple[float, float]]:
-    """The running mean of y over `window` points around each one, fewer at the ends."""
+    """The running mean of y over about `window` points around each point, fewer at the ends."""
     half = window // 2
     smoothed = []
     for index, (x, _) in enumerate(points):
-        near = points[max(0, index - half) : index + half + 1]
-        smoothed.append((x, sum(y for _, y in near) / len(near)))
+        neighbours = points[max(0, index - half) : index + half + 1]
+        smoothed.append((x, sum(y for _, y in neighbours) / len(neighbours)))
     return smoothed
 
 
 def thin(points: Points, *, log: bool = False) -> list[tuple[float, float]]:
-    """At most about MAX_POINTS of the points, the first and the last among them, even in x or (`log`) in log x."""
+    """Select at most MAX_POINTS points, evenly spaced in x or, with `log`, in log x. Keeps the first and the last."""
     if len(points) <= MAX_POINTS:
         return list(points)
     last = len(points) - 1
@@ -102,18 +106,18 @@ def thin(points: Points, *, log: bool = False) -> list[tuple[float, float]]:
 
 
 def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, size: tuple[int, int] = NORMAL) -> Markup:
-    """Lines over a common pair of axes, with a legend where there are several; empty without points.
+    """Draw lines on common axes, with a legend if there are several; empty without points.
 
-    Points that an axis cannot show (not finite, or not positive on a logarithmic one) are left out.
+    Omits points that an axis cannot show: those that are not finite, or not positive on a logarithmic axis.
     """
     shown = [line for line in (_visible(line, x, y) for line in series) if line.points]
     if not shown:
         return Markup("")
-    everything = [point for line in shown for point in (*line.points, *line.faint, *line.edge)]
+    all_points = [point for line in shown for point in (*line.points, *line.faint, *line.edge)]
     width, height = size
     top, right, bottom = _TOP_WITH_LEGEND if len(shown) > 1 else _TOP_PLAIN, width - _RIGHT, height - _BOTTOM
-    x_scale = _Scale(x, *_range([point[0] for point in everything], x), _LEFT, right)
-    y_scale = _Scale(y, *_range([point[1] for point in everything], y), bottom, top)
+    x_scale = _Scale(x, *_range([point[0] for point in all_points], x), _LEFT, right)
+    y_scale = _Scale(y, *_range([point[1] for point in all_points], y), bottom, top)
 
     def path(points: Points) -> str:
         return " ".join(f"{x_scale.pixel(across):.1f},{y_scale.pixel(up):.1f}" for across, up in points)
@@ -137,9 +141,9 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, size: tup
 
 
 def interval_chart(title: str, marks: Sequence[Mark], x: Axis, y: Axis, size: tuple[int, int] = NORMAL) -> Markup:
-    """Points with their intervals over a line at zero, each with its label; empty without points.
+    """Draw labelled points with their intervals, and a line at zero; empty without points.
 
-    A label is left out where it would lie on another mark's label; all are told where the pointer rests.
+    Omits a label that would overlap another mark's label. Every mark shows its label and values as a tooltip.
     """
     if not marks:
         return Markup("")
@@ -160,13 +164,13 @@ def interval_chart(title: str, marks: Sequence[Mark], x: Axis, y: Axis, size: tu
         parts.append(f'<path class="{kind}" d="{whisker}"/>')
         parts.append(f'<circle class="{kind}" cx="{across:.1f}" cy="{up:.1f}" r="3.5"/>')
         shown = _cut(mark.label)
-        long = _CHARACTER_WIDTH * len(shown)
-        before = across + 8 + long > right
-        start = across - 8 - long if before else across + 8
-        if all(abs(up - line) > _LINE_HEIGHT or start + long < begin or end < start for begin, end, line in labels):
-            labels.append((start, start + long, up))
-            place = f'class="end" x="{across - 8:.1f}"' if before else f'x="{across + 8:.1f}"'
-            parts.append(f'<text {place} y="{up:.1f}" dy=".32em">{escape(shown)}</text>')
+        length = _CHARACTER_WIDTH * len(shown)
+        is_left = across + 8 + length > right
+        start = across - 8 - length if is_left else across + 8
+        if all(abs(up - line) > _LINE_HEIGHT or start + length < begin or end < start for begin, end, line in labels):
+            labels.append((start, start + length, up))
+            anchor = f'class="end" x="{across - 8:.1f}"' if is_left else f'x="{across + 8:.1f}"'
+            parts.append(f'<text {anchor} y="{up:.1f}" dy=".32em">{escape(shown)}</text>')
         parts.append("</g>")
     summary = f"{title}: " + "; ".join(
         f"{mark.label} {y.format(mark.y)} at {x.label} {x.format(mark.x)}" for mark in marks
@@ -175,9 +179,9 @@ def interval_chart(title: str, marks: Sequence[Mark], x: Axis, y: Axis, size: tu
 
 
 def stacked_bars(title: str, bars: Sequence[Bar], width: int) -> Markup:
-    """Bars one below the other, each cut into its shares; empty without bars. The page explains the colours.
+    """Draw horizontal bars, each divided into its shares; empty without bars. The page explains the colours.
 
-    Share i is of class part-i. A label that is too long is cut, and told in full where the pointer rests on it.
+    Share i has the class part-i. Long labels are cut; every bar shows its full label as a tooltip.
     """
     if not bars:
         return Markup("")
@@ -186,9 +190,9 @@ def stacked_bars(title: str, bars: Sequence[Bar], width: int) -> Markup:
     scale = _Scale(Axis(percent=True), 0.0, 1.0, left, width - _NOTE_WIDTH)
     parts: list[str] = []
     for value in scale.ticks(4 if width < WIDE[0] else 10):
-        place = f"{scale.pixel(value):.1f}"
-        parts.append(f'<path class="grid" d="M{place},0V{height - 25}"/>')
-        parts.append(f'<text class="middle" x="{place}" y="{height - 8}">{scale.axis.format(value)}</text>')
+        across = f"{scale.pixel(value):.1f}"
+        parts.append(f'<path class="grid" d="M{across},0V{height - 25}"/>')
+        parts.append(f'<text class="middle" x="{across}" y="{height - 8}">{scale.axis.format(value)}</text>')
     for index, bar in enumerate(bars):
         top = index * _BAR_STEP + (_BAR_STEP - _BAR_HEIGHT) // 2
         middle = top + _BAR_HEIGHT / 2
@@ -209,7 +213,7 @@ def stacked_bars(title: str, bars: Sequence[Bar], width: int) -> Markup:
 
 @dataclass(frozen=True)
 class _Scale:
-    """From values of an axis to pixels."""
+    """Converts values of an axis to pixels."""
 
     axis: Axis
     low: float
@@ -218,14 +222,15 @@ class _Scale:
     last_pixel: float
 
     def pixel(self, value: float) -> float:
-        low, high = self.axis.place(self.low), self.axis.place(self.high)
-        return self.first_pixel + (self.axis.place(value) - low) / (high - low) * (self.last_pixel - self.first_pixel)
+        low, high = self.axis.position(self.low), self.axis.position(self.high)
+        share = (self.axis.position(value) - low) / (high - low)
+        return self.first_pixel + share * (self.last_pixel - self.first_pixel)
 
     def ticks(self, wanted: int) -> list[float]:
-        """Round values between low and high: powers of ten on a logarithmic axis, steps of 1, 2 or 5 elsewhere."""
+        """Round values between low and high: only powers of ten on a long logarithmic axis, else steps of 1, 2 or 5."""
         low, high = self.low, self.high
         if self.axis.log:
-            factors = (1,) if math.log10(high / low) > _DECADES_FOR_BARE_POWERS else (1, 2, 5)
+            factors = (1,) if math.log10(high / low) > _MIN_DECADES_FOR_POWERS_ONLY else (1, 2, 5)
             powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             candidates = [factor * 10.0**power for power in powers for factor in factors]
             return [value for value in candidates if low * (1 - _SLACK) <= value <= high * (1 + _SLACK)]
@@ -237,7 +242,7 @@ class _Scale:
 
 
 def _axes(x_scale: _Scale, y_scale: _Scale, size: tuple[int, int]) -> list[str]:
-    """Ticks of both axes, and what the lower one shows."""
+    """Draw the ticks of both axes and the label of the x axis."""
     width, height = size
     right, bottom = width - _RIGHT, height - _BOTTOM
     parts: list[str] = []
@@ -246,8 +251,8 @@ def _axes(x_scale: _Scale, y_scale: _Scale, size: tuple[int, int]) -> list[str]:
         parts.append(f'<path class="grid" d="M{_LEFT},{level}H{right}"/>')
         parts.append(f'<text class="end" x="{_LEFT - 7}" y="{level}" dy=".32em">{y_scale.axis.format(value)}</text>')
     for value in x_scale.ticks(max(2, width // 85)):
-        place = f"{x_scale.pixel(value):.1f}"
-        parts.append(f'<text class="middle" x="{place}" y="{bottom + 17}">{x_scale.axis.format(value)}</text>')
+        across = f"{x_scale.pixel(value):.1f}"
+        parts.append(f'<text class="middle" x="{across}" y="{bottom + 17}">{x_scale.axis.format(value)}</text>')
     parts.append(f'<text class="end" x="{right}" y="{height - 5}">{escape(x_scale.axis.label)}</text>')
     return parts
 
@@ -272,12 +277,12 @@ def _visible(line: Series, x: Axis, y: Axis) -> Series:
         label=line.label,
         points=[point for point in line.points if shows(point)],
         faint=[point for point in line.faint if shows(point)],
-        band=[(at, low, high) for at, low, high in line.band if shows((at, low)) and shows((at, high))],
+        band=[(across, low, high) for across, low, high in line.band if shows((across, low)) and shows((across, high))],
     )
 
 
 def _range(values: Sequence[float], axis: Axis) -> tuple[float, float]:
-    """The span of an axis, never empty."""
+    """The range of an axis; never empty."""
     low, high = min(values), max(values)
     if axis.from_zero:
         low = min(low, 0.0)

@@ -1,4 +1,4 @@
-"""Numbers, sizes, addresses and pictures as the report shows them."""
+"""Format numbers, sizes, URLs and pictures for the report."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from PIL import Image
 THUMBNAIL_PX = 144
 _JPEG_QUALITY = 78
 _MAX_PIXELS = 89_000_000
-# The web's own; Pillow knows many more, some of which call other programs.
+# The formats of the web. Pillow supports many more, some of which start other programs.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
 
 def compact(value: float) -> str:
-    """A number as people read it: 12,300 or 4.1M or 0.0005 or 5e-06."""
+    """Format a number in short form, such as 12,300, 4.1M, 0.0005 or 5e-06."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     magnitude = abs(value)
     for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        # Thousands are written out as long as they stay short.
+        # Numbers below 100,000 are written out.
         if magnitude >= factor and magnitude >= 1e5:
             return f"{value / factor:.3g}{suffix}"
     if magnitude >= 1_000:
@@ -34,12 +34,12 @@ def compact(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in [0, 1] as a percentage: 12.5%, and 0.25% where one decimal would say too little."""
+    """Format a share in [0, 1] as a percentage, with two decimals below 1%: 12.5%, 0.25%."""
     return f"{100 * share:.{2 if 0 < share < 0.01 else 1}f}%"
 
 
 def duration(seconds: float) -> str:
-    """A length of time, such as 0.4 s, 48 s, 3 min 05 s or 2 h 10 min."""
+    """Format a duration, such as 0.4 s, 48 s, 3 min 05 s or 2 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -51,7 +51,7 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """A number of bytes, such as 31.0 MiB."""
+    """Format a number of bytes, such as 31.0 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1_024:
             return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -60,15 +60,15 @@ def size(num_bytes: float) -> str:
 
 
 def host(url: str) -> str:
-    """The host of an address, or as much of the text as there is if it has none."""
+    """The host of a URL, or the whole text if it has none."""
     try:
         return urlsplit(url).hostname or url
-    except ValueError:  # an address from the web need not be one
+    except ValueError:  # a URL from the web may be malformed
         return url
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested plain values as (dotted name, text), in their order."""
+    """Yield nested plain values as (dotted name, text), in order."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{name}.")
@@ -77,21 +77,21 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def picture(image: bytes) -> Markup:
-    """The image as a small JPEG of our own making, as a data address for `src`.
+    """Encode the image again as a small JPEG, as a data URL for `src`.
 
     Raises:
-        ValueError: when it cannot be decoded, or has more pixels than anything the pipeline keeps.
+        ValueError: the image cannot be decoded, or has more pixels than the pipeline ever keeps.
     """
     try:
         with Image.open(io.BytesIO(image), formats=_FORMATS) as decoded:
             if decoded.width * decoded.height > _MAX_PIXELS:
-                raise ValueError(f"an image of {decoded.width}x{decoded.height} pixels is not shown")
-            # JPEG decodes straight to a smaller size.
+                raise ValueError(f"an image of {decoded.width}x{decoded.height} pixels is too large for the report")
+            # Decodes a JPEG directly at a reduced size.
             decoded.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
             small = decoded.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"an image of the report cannot be decoded ({error})") from error
-    small.info.clear()  # else Pillow copies the comment of the original
+    small.info.clear()  # otherwise Pillow copies the original's comment
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     small.save(content, "JPEG", quality=_JPEG_QUALITY, optimize=True)
@@ -99,7 +99,7 @@ def picture(image: bytes) -> Markup:
 
 
 def picture_if_readable(image: bytes | None) -> Markup | None:
-    """`picture` for a file that was rejected, which may well be the reason: None where it cannot be decoded."""
+    """`picture` for the image of a rejected pair; None if it is missing or cannot be decoded."""
     try:
         return None if image is None else picture(image)
     except ValueError:

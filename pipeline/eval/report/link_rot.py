@@ -1,4 +1,4 @@
-"""The report's look at link rot: what became of the addresses of the busiest domains, and of pages by their age."""
+"""Prepare the report's section on link rot: outcomes of image URLs, by domain and by the age of their page."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pipeline.eval.report.charts import NORMAL, WIDE, Bar, stacked_bars
 from pipeline.eval.report.display import compact, percent
 
 NUM_DOMAINS_SHOWN = 12
-FATES = {
+OUTCOMES = {
     "kept": "gave an image",
     "image_refused": "no usable image",
-    "policy": "off limits",
-    "transient": "failed, may come back",
-    "permanent": "gone",
+    "policy": "not allowed",
+    "transient": "temporary failure",
+    "permanent": "permanent failure",
 }
-"""What can become of an address, the best first, in words."""
+"""The possible outcomes of fetching a URL and their titles, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinkCount:
-    """What became of the addresses of a domain, a host or a year; the counts behind `tried` add up to it."""
+    """Outcomes for the URLs of a domain, a host or a year. The fields after `tried` add up to it."""
 
     by: str
     name: str | None
-    """None where the page has no date."""
+    """The domain, host or year; None for pages without a date."""
     tried: int
     kept: int
     transient: int
@@ -35,37 +35,39 @@ class LinkCount:
     policy: int
     image_refused: int
 
-    def share(self, fate: str) -> float:
-        """Of all that were tried, those to which this happened."""
-        count: int = getattr(self, fate)
+    def share(self, outcome: str) -> float:
+        """The share of the tried URLs with this outcome."""
+        count: int = getattr(self, outcome)
         return count / self.tried
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinkRotView:
-    """Link rot as the page shows it."""
+    """The content of the section on link rot."""
 
     num_tried: int
     share_kept: float
     shares: Sequence[tuple[str, str, float]]
-    """(fate, in words, share of all that were tried), those that happened."""
+    """(outcome, title, share of the tried URLs), without outcomes that did not occur."""
     domains: Markup
-    """Chart: the busiest domains."""
+    """Chart: the domains with the most URLs."""
     years: Markup
-    """Chart: the years in which the pages were captured; empty where all are of one."""
+    """Chart: the years in which the pages were captured; empty if there is only one."""
     oldest: LinkCount | None
     newest: LinkCount | None
-    """The first and the last of these years."""
+    """The last year; `oldest` is the first. Both are None if there is only one."""
 
 
 def view_link_rot(counts: Sequence[LinkCount]) -> LinkRotView | None:
-    """Totals and charts; None where nothing was tried."""
+    """Compute the content of the section; None if no URLs were tried."""
     years = sorted((row for row in counts if row.by == "year" and row.tried), key=lambda row: row.name or "~")
     dated = [row for row in years if row.name is not None]
     num_tried = sum(row.tried for row in years)
     if num_tried == 0:
         return None
-    shares = [(fate, words, sum(getattr(row, fate) for row in years) / num_tried) for fate, words in FATES.items()]
+    shares = [
+        (outcome, title, sum(getattr(row, outcome) for row in years) / num_tried) for outcome, title in OUTCOMES.items()
+    ]
     domains = sorted((row for row in counts if row.by == "domain"), key=lambda row: (-row.tried, row.name or ""))
     has_ages = len(dated) > 1
     return LinkRotView(
@@ -83,9 +85,9 @@ def _chart(title: str, rows: Sequence[LinkCount], width: int) -> Markup:
     bars = [
         Bar(
             label=row.name or "no date",
-            shares=[row.share(fate) for fate in FATES],
+            shares=[row.share(outcome) for outcome in OUTCOMES],
             note=f"{percent(row.share('kept'))} of {compact(row.tried)}",
         )
         for row in rows
     ]
-    return stacked_bars(f"{title}: share of addresses that gave an image", bars, width)
+    return stacked_bars(f"{title}: share of URLs that gave an image", bars, width)

@@ -1,7 +1,8 @@
-"""Objectives against each other (figure 2): zero-shot accuracy against images seen, and how many images each needs.
+"""Compare training objectives as in figure 2: zero-shot accuracy against images seen, and images needed.
 
-A point is one model kept along a run: its accuracy is the mean over the evaluation sets. Images needed for an accuracy
-are read off the run's first crossing, between points by the logarithm of images, and averaged over seeds likewise.
+A point of a curve is one model saved during a run; its accuracy is the mean over the evaluation sets. The images needed
+to reach an accuracy are those where the curve first crosses it. They are interpolated between points, and averaged over
+seeds, in the logarithm of images.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CURVES = pa.schema(
         ("num_samples", pa.int64()),
     ]
 )
-"""A row for each set that a kept model was scored on."""
+"""Schema with one row for each saved model and evaluation set."""
 SLOWEST = "caption"
 """The objective that figure 2 measures the others against."""
 _LEVEL = 0.05
@@ -39,50 +40,50 @@ _MAX_LEVELS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needed:
-    """How many images each objective needs to reach an accuracy."""
+class ImagesNeeded:
+    """The images that each objective needs to reach an accuracy."""
 
     accuracy: float
     images: Mapping[str, float | None]
-    """By objective, the geometric mean over seeds; None where a seed never gets there."""
+    """Geometric mean over seeds by objective; None if a seed never reaches the accuracy."""
 
     def times_faster(self, objective: str) -> float | None:
-        """How many times fewer images than the caption model; None where one of the two does not get there."""
-        own, slowest = self.images[objective], self.images.get(SLOWEST)
-        return slowest / own if own and slowest else None
+        """The caption model's images divided by this objective's; None if either never reaches the accuracy."""
+        images, slowest = self.images[objective], self.images.get(SLOWEST)
+        return slowest / images if images and slowest else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What figure 2 shows."""
+    """The data of figure 2."""
 
     curves: Mapping[str, Mapping[int, Points]]
-    """(images seen, accuracy) by objective and seed."""
+    """Curves of (images seen, accuracy) by objective and seed."""
     chance: float
-    needed: Sequence[Needed]
+    needed: Sequence[ImagesNeeded]
     finals: Mapping[str, Mapping[str, tuple[float, float, float]]]
-    """Mean, lowest and highest accuracy over seeds of the last models, by set and objective."""
+    """Mean, lowest and highest accuracy over the seeds' last models, by set and objective."""
 
     @property
     def num_seeds(self) -> int:
-        """Runs of each objective, at least."""
+        """The smallest number of runs of any objective."""
         return min(len(seeds) for seeds in self.curves.values())
 
 
 def compare(rows: pa.Table) -> Comparison:
-    """From rows of CURVES, at least one. Objectives come in the order of OBJECTIVES."""
-    found: dict[tuple[str, int], dict[int, list[float]]] = {}
+    """Compute the comparison from a non-empty table of CURVES. Objectives come in the order of OBJECTIVES."""
+    accuracies: dict[tuple[str, int], dict[int, list[float]]] = {}
     finals: dict[str, dict[str, list[float]]] = {}
     chances: dict[str, float] = {}
     last = max(rows["images_seen"].to_pylist())
     for row in sorted(rows.to_pylist(), key=lambda row: (OBJECTIVES.index(row["objective"]), row["seed"])):
-        points = found.setdefault((row["objective"], row["seed"]), {})
+        points = accuracies.setdefault((row["objective"], row["seed"]), {})
         points.setdefault(row["images_seen"], []).append(row["accuracy"])
         chances[row["set"]] = row["chance"]
         if row["images_seen"] == last:
             finals.setdefault(row["set"], {}).setdefault(row["objective"], []).append(row["accuracy"])
     curves: dict[str, dict[int, Points]] = {}
-    for (objective, seed), points in found.items():
+    for (objective, seed), points in accuracies.items():
         means = [(float(images), sum(points[images]) / len(points[images])) for images in sorted(points)]
         curves.setdefault(objective, {})[seed] = means
     chance = sum(chances.values()) / len(chances)
@@ -90,22 +91,26 @@ def compare(rows: pa.Table) -> Comparison:
         curves=curves,
         chance=chance,
         needed=[
-            Needed(accuracy=level, images={name: _mean_needed(own.values(), level) for name, own in curves.items()})
+            ImagesNeeded(
+                accuracy=level, images={name: _mean_needed(by_seed.values(), level) for name, by_seed in curves.items()}
+            )
             for level in _levels(curves, chance)
         ],
         finals={
-            name: {key: (sum(own) / len(own), min(own), max(own)) for key, own in by_objective.items()}
+            name: {key: (sum(values) / len(values), min(values), max(values)) for key, values in by_objective.items()}
             for name, by_objective in sorted(finals.items())
         },
     )
 
 
 def images_needed(points: Points, accuracy: float) -> float | None:
-    """Images seen when a curve first reaches an accuracy; None if it never does, the first point's if it starts there.
+    """The images seen when a curve first reaches an accuracy; None if it never does.
+
+    A curve that starts at or above the accuracy needs the images of its first point.
 
     Args:
         points: (images seen, accuracy), in order of images.
-        accuracy: to be reached.
+        accuracy: the accuracy to reach.
     """
     for index, (images, reached) in enumerate(points):
         if reached >= accuracy:
@@ -118,17 +123,17 @@ def images_needed(points: Points, accuracy: float) -> float | None:
 
 
 def band(by_seed: Mapping[int, Points]) -> list[tuple[float, float, float, float]]:
-    """(images seen, mean, lowest, highest) over the seeds that have a model there."""
+    """(images seen, mean, lowest, highest accuracy) over the seeds with a model at these images."""
     values: dict[float, list[float]] = {}
     for points in by_seed.values():
         for images, accuracy in points:
             values.setdefault(images, []).append(accuracy)
-    return [(images, sum(own) / len(own), min(own), max(own)) for images, own in sorted(values.items())]
+    return [(images, sum(seeds) / len(seeds), min(seeds), max(seeds)) for images, seeds in sorted(values.items())]
 
 
 def draw_figure(comparison: Comparison) -> bytes:
-    """The figure as a PNG: a line for the mean of each objective, a band from the lowest to the highest seed."""
-    from matplotlib.figure import Figure  # slow to import, and only needed here
+    """Draw the figure as a PNG: per objective, a line at the mean and a band from the lowest to the highest seed."""
+    from matplotlib.figure import Figure  # slow to import and needed only here
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -150,7 +155,7 @@ def draw_figure(comparison: Comparison) -> bytes:
 
 
 def draw_chart(comparison: Comparison) -> Markup:
-    """The figure for the report's page."""
+    """Draw the figure as SVG for the report's page."""
     lines = []
     for name, by_seed in comparison.curves.items():
         points = band(by_seed)
@@ -171,7 +176,7 @@ def _mean_needed(curves: Iterable[Points], accuracy: float) -> float | None:
 
 
 def _levels(curves: Mapping[str, Mapping[int, Points]], chance: float) -> list[float]:
-    """Round accuracies well above chance that some objective reaches with all seeds."""
+    """Round accuracies clearly above chance that at least one objective reaches with all seeds."""
     best = max(
         min(max(accuracy for _, accuracy in points) for points in by_seed.values()) for by_seed in curves.values()
     )

@@ -1,9 +1,9 @@
-"""What overlap with the training pairs does to scores (CLIP paper, section 5 and figure 17).
+"""Measure the effect of overlap with the training pairs on scores (CLIP paper, section 5 and figure 17).
 
-Each set is cut in two: Overlap, the pictures that were found among the training pairs, and Clean, the others. What the
-overlap may have added to a score is All - Clean; whether Overlap is more accurate than Clean by more than luck is told
-by the binomial tail of its hits at Clean's accuracy (one-tailed), and by its exact 99.5% interval. Both are of the
-pictures that were found: a detector that misses some makes Clean a little less clean.
+Each set is split in two: Overlap, the pictures that were found among the training pairs, and Clean, all others. The
+overlap may have raised a score by All - Clean. A one-tailed binomial test of Overlap's hits at Clean's accuracy, and an
+exact 99.5% interval, show whether Overlap is more accurate than Clean by more than chance. If the detector misses
+overlapping pictures, Clean still contains them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipeline.eval.report.charts import WIDE, Axis, Mark, interval_chart
 
 SIGNIFICANT = 0.05
 MOVED = 0.001
-"""A tenth of a point: from here on the paper says that a score moves."""
+"""A tenth of a percentage point. The paper counts larger changes of a score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """A share of hits and its exact 99.5% interval."""
+    """The share of correct predictions and its exact 99.5% interval."""
 
     value: float
     low: float
@@ -39,28 +39,28 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Contamination:
-    """One set: All, Overlap and Clean. Overlap is None where nothing was found, Clean where everything was."""
+    """A set's accuracy on All, Overlap and Clean. Overlap or Clean is None if it has no samples."""
 
     benchmark: str
     whole: Accuracy
     overlapping: Accuracy | None
     clean: Accuracy | None
     p_value: float | None
-    """How likely Overlap's hits, or more, are if it were as hard as Clean; None where there are not both."""
+    """Probability of at least Overlap's hits at Clean's accuracy; None if Overlap or Clean has no samples."""
 
     @property
     def share(self) -> float:
-        """Of the set's samples those in Overlap."""
+        """The share of the set's samples that are in Overlap."""
         return self.overlapping.num_samples / self.whole.num_samples if self.overlapping else 0.0
 
     @property
     def change(self) -> float:
-        """All - Clean: what the overlap may have added to the score."""
+        """All - Clean: the amount by which the overlap may have raised the score."""
         return self.whole.value - self.clean.value if self.clean else 0.0
 
     @property
     def difference(self) -> Accuracy | None:
-        """Overlap - Clean, with Overlap's interval; None where there are not both."""
+        """Overlap - Clean, with Overlap's interval; None if Overlap or Clean has no samples."""
         if self.overlapping is None or self.clean is None:
             return None
         value, low, high = (
@@ -71,90 +71,92 @@ class Contamination:
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapSummary:
-    """All sets together, as the paper sums them up."""
+    """The summary of all sets that the paper gives."""
 
     num_sets: int
     num_without: int
-    """Sets of which nothing was found."""
+    """Sets without overlap."""
     median_share: float
     mean_share: float
     num_moved: int
-    """Sets whose score changes by more than 0.1 points."""
+    """Sets whose score changes by more than 0.1 percentage points."""
     num_significant: int
-    """Sets whose p-value is below 0.05 shared out over all sets (Bonferroni)."""
+    """Sets whose p-value is below 0.05 divided by the number of sets (Bonferroni correction)."""
 
 
 def overlapping_items(overlaps: pa.Table, benchmark: str, set_sha256: str) -> frozenset[int]:
-    """The numbers of a set's samples that the training pairs show.
+    """The indices of a set's samples that also occur in the training pairs.
 
     Args:
-        overlaps: of a snapshot; the columns benchmark, set_sha256 and item are read.
+        overlaps: the overlaps of a snapshot, with the columns benchmark, set_sha256 and item.
         benchmark: name of the set.
-        set_sha256: of the set that was scored.
+        set_sha256: hash of the set that was scored.
 
     Raises:
-        ValueError: the overlaps are of another version of the set, whose numbers would mean other samples.
+        ValueError: the overlaps belong to another version of the set, in which the indices mean other samples.
     """
     columns = [overlaps[name].to_pylist() for name in ("benchmark", "set_sha256", "item")]
     rows = [(sha256, item) for name, sha256, item in zip(*columns, strict=True) if name == benchmark]
     if any(sha256 != set_sha256 for sha256, _ in rows):
-        raise ValueError(f"overlaps: made with another version of the set {benchmark}; make its index again")
+        raise ValueError(
+            f"overlaps: computed with another version of the set {benchmark}; compute its index and the overlaps again"
+        )
     return frozenset(item for _, item in rows)
 
 
 def contamination(benchmark: str, predictions: pa.Table, items: Collection[int]) -> Contamination:
-    """The scores of a set on All, Overlap and Clean.
+    """Compute the accuracy of a set on All, Overlap and Clean.
 
     Args:
         benchmark: name of the set.
-        predictions: CLASSIFIED, of which accuracy is taken, or RANKED, of which it is R@1 from image to text.
-        items: numbers of the samples in Overlap.
+        predictions: a table of CLASSIFIED, scored by accuracy, or of RANKED, scored by R@1 from image to text.
+        items: indices of the samples in Overlap.
     """
     samples, right = _hits(predictions)
-    found = np.isin(samples, np.fromiter(items, np.int64, len(items)))
-    whole, overlapping, clean = (_accuracy(right[rows]) for rows in (np.full(len(right), True), found, ~found))
+    overlaps = np.isin(samples, np.fromiter(items, np.int64, len(items)))
+    whole, overlapping, clean = (_accuracy(right[rows]) for rows in (np.full(len(right), True), overlaps, ~overlaps))
     assert whole is not None, f"{benchmark} has no samples"
     p_value = None
     if overlapping and clean:
-        p_value = upper_tail(int(right[found].sum()), overlapping.num_samples, clean.value)
+        p_value = upper_tail(int(right[overlaps].sum()), overlapping.num_samples, clean.value)
     return Contamination(benchmark=benchmark, whole=whole, overlapping=overlapping, clean=clean, p_value=p_value)
 
 
 def summarise(sets: Sequence[Contamination]) -> OverlapSummary:
-    """All sets together; at least one."""
+    """Summarise all sets; at least one is needed."""
     return OverlapSummary(
         num_sets=len(sets),
-        num_without=sum(one.overlapping is None for one in sets),
-        median_share=median(one.share for one in sets),
-        mean_share=fmean(one.share for one in sets),
-        num_moved=sum(abs(one.change) > MOVED for one in sets),
-        num_significant=sum(one.p_value is not None and one.p_value < SIGNIFICANT / len(sets) for one in sets),
+        num_without=sum(result.overlapping is None for result in sets),
+        median_share=median(result.share for result in sets),
+        mean_share=fmean(result.share for result in sets),
+        num_moved=sum(abs(result.change) > MOVED for result in sets),
+        num_significant=sum(result.p_value is not None and result.p_value < SIGNIFICANT / len(sets) for result in sets),
     )
 
 
 def draw_differences(sets: Sequence[Contamination], size: tuple[int, int] = WIDE) -> Markup:
-    """Overlap - Clean of each set against its share of overlap, with intervals, as the paper's figure 17.
+    """Draw Overlap - Clean of each set with its interval against the share of overlap, as in the paper's figure 17.
 
-    A set stands out where its p-value is below 0.05, by itself.
+    Sets with a p-value below 0.05, without correction, are highlighted.
     """
     marks = [
         Mark(
-            label=benchmark_of(one.benchmark).title,
-            x=one.share,
+            label=benchmark_of(result.benchmark).title,
+            x=result.share,
             y=difference.value,
             low=difference.low,
             high=difference.high,
-            strong=one.p_value is not None and one.p_value < SIGNIFICANT,
+            strong=result.p_value is not None and result.p_value < SIGNIFICANT,
         )
-        for one in sets
-        if (difference := one.difference)
+        for result in sets
+        if (difference := result.difference)
     ]
     x, y = Axis(label="overlap, share of the set", percent=True, from_zero=True), Axis(percent=True)
-    return interval_chart("Accuracy on overlapping pictures less that on clean ones", marks, x, y, size)
+    return interval_chart("Accuracy on overlapping pictures minus accuracy on clean pictures", marks, x, y, size)
 
 
 def _hits(predictions: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Number and outcome of each sample."""
+    """The index of each sample, and whether its prediction is correct."""
     if "rank" in predictions.column_names:
         by_image = next(iter(DIRECTIONS))
         rows = predictions.filter(pa.array([name == by_image for name in predictions["direction"].to_pylist()]))

@@ -1,4 +1,4 @@
-"""The report's look at the queries: head and tail before and after balancing, and where the queries came from."""
+"""Prepare the report's section on queries: counts before and after balancing, and the queries' sources."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.eval.report.charts import Axis, Series, line_chart, thin
 NUM_QUERIES_LISTED = 10
 HEAD_SHARE = 0.1
 SOURCES = {"unigram": "single words", "bigram": "word pairs", "title": "article titles", "wordnet": "WordNet synsets"}
-"""The sources of a query list in the order of paper section 2.2, in words."""
+"""The sources of a query list with their titles, in the order of paper section 2.2."""
 
 
 @dataclass(frozen=True)
 class QueryCount:
-    """Pairs that a query matches, before and after balancing."""
+    """The number of pairs that a query matches, before and after balancing."""
 
     text: str
     source: str
@@ -28,50 +28,50 @@ class QueryCount:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCount:
-    """The queries of one source together. A pair counts once for each query that it matches."""
+    """Totals of the queries of one source. A pair counts once for each query that it matches."""
 
     title: str
     num_queries: int
     num_matched: int
-    """Queries that some pair matches."""
+    """Queries that match at least one pair."""
     before: int
     after: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryView:
-    """The queries as the page shows them."""
+    """The content of the section on queries."""
 
     num_queries: int
     num_unmatched: int
     head_before: float
-    """Share of all matches that the most frequent tenth of the queries holds, before balancing."""
+    """Share of all matches that belong to the most frequent tenth of the queries, before balancing."""
     head_after: float
-    """The same tenth's share afterwards."""
+    """Share of all matches that belong to the same queries, after balancing."""
     half_before: int
-    """How many of the most frequent queries it takes to hold half of all matches, before balancing."""
+    """Number of most frequent queries that together have half of all matches, before balancing."""
     half_after: int
-    """How many of them, in the same order, it takes afterwards."""
+    """The same number after balancing, with the queries in the same order."""
     head: Sequence[QueryCount]
     tail: Sequence[QueryCount]
     most: int
-    """The largest count."""
+    """The largest number of pairs of a query, before balancing."""
     shares: Markup
-    """Chart: the share of all matches that the most frequent queries hold, by their number."""
+    """Chart: share of all matches in the n most frequent queries, against n."""
     counts: Markup
-    """Chart: pairs of each query, by rank."""
+    """Chart: pairs per query, by rank."""
     sources: Sequence[SourceCount]
 
 
 def view_queries(queries: Sequence[QueryCount]) -> QueryView:
-    """Head, tail, sources and charts of the queries, before and after balancing."""
+    """Compute the content of the section from all queries."""
     ranked = sorted(queries, key=lambda query: (-query.before, query.text))
     matched = [query for query in ranked if query.before]
     head = matched[:NUM_QUERIES_LISTED]
     before, after = [query.before for query in matched], [query.after for query in matched]
     share_before, share_after = _cumulative(before), _cumulative(after)
     half_before, half_after = (1 + sum(share < 0.5 for share in shares) for shares in (share_before, share_after))
-    title = "Share of all matches in the most frequent queries, half of them "
+    title = "Share of all matches in the most frequent queries; half of the matches are "
     title += f"in {half_before:,} before balancing and in {half_after:,} after"
     return QueryView(
         num_queries=len(ranked),
@@ -86,13 +86,13 @@ def view_queries(queries: Sequence[QueryCount]) -> QueryView:
         shares=_chart(
             title, share_before, share_after, "number of most frequent queries", Axis(percent=True, from_zero=True)
         ),
-        counts=_chart("Pairs of each query", before, sorted(after, reverse=True), "rank of the query", Axis(log=True)),
+        counts=_chart("Pairs per query", before, sorted(after, reverse=True), "rank of the query", Axis(log=True)),
         sources=_by_source(queries),
     )
 
 
 def _by_source(queries: Sequence[QueryCount]) -> list[SourceCount]:
-    """One row for each source, in the order of SOURCES, unknown ones last."""
+    """One row per source, in the order of SOURCES; unknown sources come last."""
     order = [*SOURCES, *sorted({query.source for query in queries} - SOURCES.keys())]
     groups = ((name, [query for query in queries if query.source == name]) for name in order)
     return [
@@ -109,7 +109,7 @@ def _by_source(queries: Sequence[QueryCount]) -> list[SourceCount]:
 
 
 def _chart(title: str, before: Sequence[float], after: Sequence[float], label: str, y: Axis) -> Markup:
-    """Values by the queries' places, from the first."""
+    """A chart of values against the rank of the query, starting at 1."""
     series = [
         Series(label=name, points=thin(list(enumerate(values, 1)), log=True))
         for name, values in (("before balancing", before), ("after balancing", after))
@@ -118,11 +118,11 @@ def _chart(title: str, before: Sequence[float], after: Sequence[float], label: s
 
 
 def _cumulative(counts: Sequence[int]) -> list[float]:
-    """The share of the sum that the first 1, 2, 3, ... counts hold."""
+    """The sum of the first 1, 2, 3, ... counts, as a share of the total."""
     total = sum(counts)
     return [part / total for part in accumulate(counts)] if total else []
 
 
 def _share_of_head(shares: Sequence[float]) -> float:
-    """Cumulative share of the first tenth."""
+    """The cumulative share at the first tenth of the queries."""
     return shares[max(1, round(HEAD_SHARE * len(shares))) - 1] if shares else 0.0

@@ -1,7 +1,7 @@
-"""The report of a run: one self-contained HTML page without scripts, for screen (light and dark) and for print.
+"""Write the report of a run as one self-contained HTML page without scripts, for light and dark screens and for print.
 
-Everything that came from the web is untrusted: texts are escaped, addresses are shown and never linked, pictures are
-decoded and written anew, and the page forbids itself every request (Content-Security-Policy).
+All content from the web is untrusted. Texts are escaped, URLs are shown but never linked, pictures are decoded and
+encoded again, and a Content-Security-Policy forbids the page all requests.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pipeline.eval.report.overlap import Contamination, draw_differences, summar
 from pipeline.eval.report.queries import QueryCount, view_queries
 
 NUM_LARGE_CURVES = 2
-_WINDOWS_OF_SMOOTHING = 30
+_NUM_SMOOTHING_WINDOWS = 30
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the funnel: what came in, what was kept, what was dropped and why."""
+    """A stage of the funnel: numbers of rows that entered, were kept, and were dropped for each reason."""
 
     name: str
     rows_in: int
@@ -41,7 +41,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class KeptPair:
-    """A pair of the snapshot; `image` is an encoded image."""
+    """A pair of the snapshot. `image` is an encoded image."""
 
     image: bytes
     caption: str
@@ -50,7 +50,7 @@ class KeptPair:
 
 @dataclass(frozen=True)
 class RejectedPair:
-    """A pair that was dropped; `image` is None where none was fetched, and is shown where it can be decoded."""
+    """A pair that was dropped. `image` is None if none was fetched, and not shown if it cannot be decoded."""
 
     image: bytes | None
     caption: str
@@ -61,7 +61,7 @@ class RejectedPair:
 
 @dataclass(frozen=True)
 class Example:
-    """A prediction: the image, its true class, and the most probable classes with their probabilities, best first."""
+    """A prediction: the image, its true class, and the most probable classes with probabilities, highest first."""
 
     image: bytes
     truth: str
@@ -76,7 +76,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotFacts:
-    """The snapshot in four figures."""
+    """The snapshot's id and size."""
 
     snapshot_id: str
     num_pairs: int
@@ -86,26 +86,26 @@ class SnapshotFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
-    """What a report is made of. Every part may be left out, and its section is then left out too."""
+    """The content of a report. Every part is optional; the page omits the sections of missing parts."""
 
     title: str
     funnel: Sequence[Stage] = ()
     queries: Sequence[QueryCount] = ()
     link_rot: Sequence[LinkCount] = ()
-    """By domain and by year of the page."""
+    """Counts by domain and by the year of the page."""
     kept_pairs: Sequence[KeptPair] = ()
     rejected: Sequence[RejectedPair] = ()
     metrics: Sequence[Mapping[str, float]] = ()
     """Rows of the trainer's metrics.jsonl."""
     scores: Mapping[str, Score] = field(default_factory=dict)
-    """By score name, as `suite` gives them."""
+    """Scores by name; the names are those of `suite`."""
     overlap: Sequence[Contamination] = ()
-    """Of the evaluation sets with the training pairs."""
+    """Overlap of each evaluation set with the training pairs."""
     objectives: Comparison | None = None
-    """Of figure 2."""
+    """The comparison of objectives, as in figure 2."""
     examples: Sequence[Example] = ()
     configuration: Mapping[str, Any] = field(default_factory=dict)
-    """Nested plain values."""
+    """The run's options, as nested plain values."""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds_by_stage: Mapping[str, float] = field(default_factory=dict)
     snapshot: SnapshotFacts | None = None
@@ -120,18 +120,18 @@ class ResultView:
 
     @property
     def metric(self) -> str:
-        """What was measured, in words."""
+        """The name of the metric as shown on the page."""
         direction = next((text for key, text in DIRECTIONS.items() if f"/{key}_" in self.name), "")
         return f"{direction}, {self.score.metric.upper()}" if direction else self.score.metric
 
     @property
     def times_chance(self) -> float:
-        """How many times better than a blind guess."""
+        """The score divided by the score of random guessing."""
         return self.score.value / self.score.chance
 
     @property
     def verdict(self) -> str:
-        """Where the interval lies."""
+        """Whether the whole interval is above or below chance."""
         if self.score.low > self.score.chance:
             return "above chance"
         return "below chance" if self.score.high < self.score.chance else "may be chance"
@@ -141,13 +141,13 @@ def write_report(inputs: ReportInputs, path: str | Path) -> None:
     """Write the page.
 
     Raises:
-        ValueError: an image cannot be decoded (one of a rejected pair is only not shown).
+        ValueError: an image cannot be decoded, unless it belongs to a rejected pair.
     """
     Path(path).write_text(render_report(inputs), encoding="utf-8")
 
 
 def render_report(inputs: ReportInputs) -> str:
-    """The page as text. Raises as `write_report`."""
+    """Render the page as text. Raises the errors of `write_report`."""
     folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
@@ -183,10 +183,10 @@ def render_report(inputs: ReportInputs) -> str:
 
 
 def key_figures(inputs: ReportInputs) -> list[tuple[str, str]]:
-    """The figures at the head of the page as (value, what it counts), as far as there are any."""
+    """The available figures for the head of the page, as (value, label)."""
     figures = []
     if inputs.funnel:
-        figures.append((display.compact(inputs.funnel[0].rows_in), "came in"))
+        figures.append((display.compact(inputs.funnel[0].rows_in), "rows read"))
     if inputs.snapshot:
         figures.append((display.compact(inputs.snapshot.num_pairs), "pairs kept"))
     if inputs.queries:
@@ -196,14 +196,14 @@ def key_figures(inputs: ReportInputs) -> list[tuple[str, str]]:
         figures.append((display.compact(max(steps)), "training steps"))
     speeds = sorted(row["samples_per_second"] for row in inputs.metrics if "samples_per_second" in row)
     if speeds:
-        figures.append((display.compact(round(speeds[len(speeds) // 2])), "pairs a second"))
+        figures.append((display.compact(round(speeds[len(speeds) // 2])), "pairs per second"))
     if inputs.seconds_by_stage:
-        figures.append((display.duration(sum(inputs.seconds_by_stage.values())), "from start to end"))
+        figures.append((display.duration(sum(inputs.seconds_by_stage.values())), "total time"))
     return figures
 
 
 def learning_curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, Markup]]:
-    """(heading, chart) for each quantity of the trainer's log that is there, the two that matter most first."""
+    """(heading, chart) for each quantity in the trainer's metrics. Loss and accuracy come first."""
     accuracies = {"accuracy_image_to_text": "image to text", "accuracy_text_to_image": "text to image"}
     charts = [
         ("Loss", {"loss": "loss"}, Axis()),
@@ -211,7 +211,7 @@ def learning_curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, M
         ("Learning rate", {"learning_rate": "learning rate"}, Axis(from_zero=True)),
         ("Logit scale", {"logit_scale": "logit scale"}, Axis()),
         ("Gradient norm", {"gradient_norm": "gradient norm"}, Axis(from_zero=True)),
-        ("Pairs a second", {"samples_per_second": "pairs a second"}, Axis(from_zero=True)),
+        ("Pairs per second", {"samples_per_second": "pairs per second"}, Axis(from_zero=True)),
     ]
     drawn: list[tuple[str, Markup]] = []
     for heading, names, y in charts:
@@ -224,7 +224,7 @@ def learning_curves(metrics: Sequence[Mapping[str, float]]) -> list[tuple[str, M
 
 
 def group_results(scores: Mapping[str, Score]) -> list[tuple[Benchmark, list[ResultView]]]:
-    """The rows of the results table: benchmarks in the order of the suite, unknown ones last."""
+    """The rows of the results table by benchmark, in the order of the suite; unknown benchmarks come last."""
     order = {row.name: index for index, row in enumerate(SUITE)}
     rows = [ResultView(name, score) for name, score in scores.items()]
     rows.sort(key=lambda row: order.get(benchmark_of(row.name).name, len(order)))
@@ -232,7 +232,7 @@ def group_results(scores: Mapping[str, Score]) -> list[tuple[Benchmark, list[Res
 
 
 def group_rejected(pairs: Sequence[RejectedPair]) -> dict[str, list[RejectedPair]]:
-    """The rejected pairs by stage, in the order of their first ones."""
+    """The rejected pairs by stage. Stages come in the order of their first pair."""
     stages: dict[str, list[RejectedPair]] = {}
     for pair in pairs:
         stages.setdefault(pair.stage, []).append(pair)
@@ -241,7 +241,7 @@ def group_rejected(pairs: Sequence[RejectedPair]) -> dict[str, list[RejectedPair
 
 def _curve(metrics: Sequence[Mapping[str, float]], name: str, label: str) -> Series:
     points: Points = [(row["step"], row[name]) for row in metrics if name in row and "step" in row]
-    window = len(points) // _WINDOWS_OF_SMOOTHING
+    window = len(points) // _NUM_SMOOTHING_WINDOWS
     if window < 2:
         return Series(label=label, points=thin(points))
     return Series(label=label, points=thin(smooth(points, window)), faint=thin(points))

@@ -1,4 +1,5 @@
-"""Evaluation sets on disk, and the prompts of their classes.
+"""Define evaluation sets on disk, and the prompts of their classes.
 
-Imports nothing of ours. Start with `evaluation_sets`, which opens a folder and checks it before anything is scored.
+Imports no other package of this project. Start with `evaluation_sets`: the files of a set, and the checks before
+scoring.
 """

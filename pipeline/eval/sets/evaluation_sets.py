@@ -1,8 +1,8 @@
-"""Evaluation sets: what a folder of one holds, and the checks it passes before anything is scored.
+"""Define the files of an evaluation set, and check them before scoring.
 
 A set is a folder with `dataset.json` (name, kind, classes, templates) and `test.parquet` (LABELLED or CAPTIONED).
-A sample's number is its row number in test.parquet. Labels point into the set's own `classes`; everything after
-this module speaks of classes by name.
+A sample's number is its row number in test.parquet. A label is an index into the set's own `classes`; predictions name
+classes by name.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DESCRIPTION_FILE = "dataset.json"
 SAMPLES_FILE = "test.parquet"
 LABELLED = pa.schema([("image", pa.large_binary()), ("label", pa.int32())])
 CAPTIONED = pa.schema([("image", pa.large_binary()), ("captions", pa.list_(pa.string()))])
-# A row group is what one task reads and encodes.
+# One task reads and encodes one row group.
 ROWS_PER_GROUP = 256
 _DIGIT_SIZE_PX = 64
 _DIGIT_LEVELS = 16
 
 
 class Kind(StrEnum):
-    """What a set is scored by."""
+    """The task that a set is scored on."""
 
     CLASSIFICATION = "classification"
     RETRIEVAL = "retrieval"
@@ -43,8 +43,8 @@ class Kind(StrEnum):
 class Dataset:
     """The description of an evaluation set, without its samples.
 
-    Classification: `classes` in the order the labels count, and the `templates` that turn a class into prompts.
-    Retrieval: neither.
+    A classification set has `classes`, in the order of the label numbers, and `templates`, which turn a class name into
+    prompts. A retrieval set has neither.
     """
 
     name: str
@@ -59,17 +59,17 @@ class Dataset:
 
 
 def parse_description(content: bytes, source: str) -> Dataset:
-    """Read dataset.json.
+    """Parse the content of dataset.json.
 
     Raises:
-        ValueError: naming `source`, when it is not JSON, lacks a key, or describes no possible set.
+        ValueError: it is not JSON, lacks a key, or describes an invalid set. The message names `source`.
     """
     try:
         fields = json.loads(content)
     except ValueError as error:
         raise ValueError(f"{source}: not JSON ({error})") from error
     if not isinstance(fields, dict) or not re.fullmatch(r"\w[\w.-]*", str(fields.get("name", ""))):
-        raise ValueError(f"{source}: needs a name of letters, digits, _, - and . (files are called after it)")
+        raise ValueError(f"{source}: needs a name of letters, digits, _, - and . (it is used in file names)")
     if fields.get("kind") not in list(Kind):
         raise ValueError(f"{source}: kind is {fields.get('kind')!r}; it must be one of {', '.join(Kind)}")
     kind = Kind(fields["kind"])
@@ -84,10 +84,10 @@ def parse_description(content: bytes, source: str) -> Dataset:
 
 
 def check_columns(dataset: Dataset, columns: Sequence[str], source: str) -> None:
-    """Check that test.parquet has the columns of its kind.
+    """Check that test.parquet has the columns of the set's kind.
 
     Raises:
-        ValueError: naming `source` and the column.
+        ValueError: a column is missing. The message names `source` and the column.
     """
     for name in dataset.schema.names:
         if name not in columns:
@@ -95,18 +95,18 @@ def check_columns(dataset: Dataset, columns: Sequence[str], source: str) -> None
 
 
 def check_samples(dataset: Dataset, samples: pa.Table, source: str) -> None:
-    """Check the rows, all but their images: no empty set, no label without a class, no image without a caption.
+    """Check the samples without their images: every label must have a class, every image a caption.
 
     Raises:
-        ValueError: naming `source` and the first sample that is wrong.
+        ValueError: the set is empty, or a sample is invalid. The message names `source` and the first such sample.
     """
     if samples.num_rows == 0:
-        raise ValueError(f"{source}: holds no samples")
+        raise ValueError(f"{source}: has no samples")
     if dataset.kind is Kind.CLASSIFICATION:
         labels = samples["label"].to_numpy()
-        wrong = np.flatnonzero(~((labels >= 0) & (labels < len(dataset.classes))))
-        if len(wrong):
-            first, count = wrong[0], len(dataset.classes)
+        invalid = np.flatnonzero(~((labels >= 0) & (labels < len(dataset.classes))))
+        if len(invalid):
+            first, count = invalid[0], len(dataset.classes)
             raise ValueError(f"{source}: sample {first} has label {labels[first]}, but the set has {count} classes")
     else:
         counts = pc.fill_null(pc.list_value_length(samples["captions"]), 0).to_numpy()
@@ -115,19 +115,19 @@ def check_samples(dataset: Dataset, samples: pa.Table, source: str) -> None:
 
 
 def serialise(dataset: Dataset, samples: pa.Table) -> dict[str, bytes]:
-    """The files of a set, by name: what `parse_description` and a Parquet reader take back."""
+    """Serialise a set to the content of its files, by file name. `parse_description` and a Parquet reader read them."""
     table = io.BytesIO()
     pq.write_table(samples.cast(dataset.schema), table, row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
     return {DESCRIPTION_FILE: json.dumps(asdict(dataset), indent=2).encode(), SAMPLES_FILE: table.getvalue()}
 
 
 def sklearn_digits() -> tuple[Dataset, pa.Table]:
-    """The 1,797 handwritten digits that come with scikit-learn (UCI optical recognition), dark ink on white paper.
+    """Load the 1,797 handwritten digits of scikit-learn (UCI optical recognition), drawn dark on white.
 
-    Prompts are the paper's for MNIST, and two plainer ones.
+    The prompts are the paper's prompt for MNIST and two simpler ones.
 
     Raises:
-        ValueError: when scikit-learn is not installed.
+        ValueError: scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits

@@ -1,4 +1,4 @@
-"""Prompts: each class name set into each template (CLIP paper, section 3.1.4)."""
+"""Make prompts: insert each class name into each template (CLIP paper, section 3.1.4)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
 def check_templates(templates: Sequence[str], source: str) -> None:
-    """Refuse an empty list, and a template without exactly one `{}`.
+    """Check that there is a template, and that each one has exactly one `{}`.
 
     Raises:
-        ValueError: naming `source`, the place the templates were read from.
+        ValueError: a check fails. The message names `source`, the file that the templates were read from.
     """
     if not templates:
         raise ValueError(f"{source}: templates is empty; give at least one, such as {DEFAULT_TEMPLATES[0]!r}")
     for template in templates:
         if template.count(SLOT) != 1:
-            raise ValueError(f"{source}: template {template!r} must hold exactly one {SLOT} for the class name")
+            raise ValueError(f"{source}: template {template!r} must have exactly one {SLOT} for the class name")
 
 
 def fill(template: str, class_name: str) -> str:
-    """The template with the class name in its slot; braces inside the class name stay as they are."""
+    """Insert the class name into the template. Braces inside the class name are kept."""
     return template.replace(SLOT, class_name)
 
 

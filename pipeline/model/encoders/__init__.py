@@ -1,5 +1,5 @@
-"""Image encoders beside CLIP: models of timm to compare with, the duplicate detector, embeddings of pictures.
+"""Image encoders besides CLIP: baselines from timm, the duplicate detector, and embeddings of encoded images.
 
-May import `model.config`, `images`, `towers` and `weights`. Start with `image_encoder`, which the data chain uses;
-`baselines` are the models of figure 10, `duplicate_detector` is appendix C's.
+May import `model.config`, `images`, `towers` and `weights`. Start with `image_encoder`, which the corpus pipeline uses.
+`baselines` opens the models of figure 10; `duplicate_detector` is the detector of appendix C.
 """

@@ -1,10 +1,10 @@
-"""The duplicate detector: an image tower whose embeddings are near for two versions of one picture (appendix C).
+"""Define the duplicate detector, whose embeddings of two versions of one picture are close (appendix C).
 
-The paper took a ResNet-50 with weight norms instead of batch norms, so that no picture tells of its neighbours in the
-batch, with GELU and anti-aliasing. Here the norms are of groups over standardised kernels, which are as silent about
-the neighbours. A detector sees the whole picture, squashed into a square: nothing of it is cropped away.
+The paper used a ResNet-50 with GELU, anti-aliasing, and weight norms instead of batch norms, so that an embedding does
+not depend on the other pictures of its batch. Group norms over standardised kernels, used here, have the same property.
+A detector's input is the whole picture, squashed into a square: nothing is cropped.
 
-A detector is a folder of two files: detector.safetensors and detector.json.
+A detector is saved as a folder of two files: detector.safetensors and detector.json.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ DETECTOR_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """What makes one detector different from another."""
+    """The architecture of a detector."""
 
     embed_dim: int
-    """Dimensions of an embedding: 2 bytes of every picture each."""
+    """Dimensions of an embedding. Each takes 2 bytes per picture."""
     image: ImageTowerConfig
 
 
@@ -50,10 +50,10 @@ DETECTORS: Mapping[str, DetectorConfig] = {
 
 
 def detector_config(name: str) -> DetectorConfig:
-    """The detector of that name.
+    """The configuration of the detector with this name.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: no detector has this name. The message lists all names.
     """
     if name not in DETECTORS:
         raise ValueError(f"detector={name} is not known; choose one of {', '.join(sorted(DETECTORS))}")
@@ -61,7 +61,7 @@ def detector_config(name: str) -> DetectorConfig:
 
 
 class Detector(nn.Module):
-    """uint8 B x 3 x S x S -> embeddings float32 B x E of length one."""
+    """A network: uint8 B x 3 x S x S -> embeddings float32 B x E of length one."""
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
@@ -69,13 +69,13 @@ class Detector(nn.Module):
         self.tower = ImageTower(config.image, config.embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The embeddings."""
+        """Compute the embeddings."""
         features: Tensor = self.tower(normalise(images))
         return F.normalize(features.float(), dim=-1)
 
 
 def squash(pixels: Pixels, image_size: int) -> Pixels:
-    """The whole picture uint8 height x width x 3 as a square uint8 3 x S x S, whatever its shape was."""
+    """Resize a whole picture, uint8 height x width x 3, to a square, uint8 3 x S x S, ignoring its aspect ratio."""
     kernel = cv2.INTER_AREA if min(pixels.shape[:2]) > image_size else cv2.INTER_CUBIC
     square = cv2.resize(pixels, (image_size, image_size), interpolation=kernel)
     return np.ascontiguousarray(np.asarray(square, np.uint8).transpose(2, 0, 1))
@@ -89,23 +89,23 @@ def to_files(detector: Detector) -> dict[str, bytes]:
 
 
 def from_files(files: Mapping[str, bytes], source: str) -> Detector:
-    """The detector that `to_files` wrote, float32 on the CPU.
+    """The detector that `to_files` wrote; float32, on the CPU.
 
     Args:
         files: content by name.
-        source: where they come from, for messages.
+        source: where the files come from, for messages.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or the two belong to different detectors.
+        ValueError: a file is damaged, or the files belong to different detectors.
     """
     if missing := [name for name in DETECTOR_FILES if name not in files]:
-        raise FileNotFoundError(f"{source} is not a duplicate detector: {', '.join(missing)} missing")
+        raise FileNotFoundError(f"{source} is not a duplicate detector: it lacks {', '.join(missing)}")
     try:
         fields = json.loads(files[CONFIG_FILE])
         config = DetectorConfig(embed_dim=fields["embed_dim"], image=ImageTowerConfig(**fields["image"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{source}/{CONFIG_FILE}: not the configuration of a detector ({error})") from error
+        raise ValueError(f"{source}/{CONFIG_FILE}: not a valid detector configuration ({error})") from error
     detector = Detector(config)
     try:
         detector.load_state_dict(safetensors.torch.load(files[WEIGHTS_FILE]))

@@ -1,8 +1,8 @@
-"""Encoded images -> embeddings of length one, by a duplicate detector or by a model's image tower.
+"""Compute embeddings of encoded images with a duplicate detector or a model's image tower.
 
-A detector is made for the purpose: it holds copies together and everything else apart. A CLIP holds pictures of one
-thing together as well, so its threshold must be higher, and still confuses pictures that differ in details only (the
-paper's authors gave this up for the detector, appendix C).
+A detector is trained for this purpose: its embeddings of copies are close, and those of different pictures far apart. A
+CLIP also gives close embeddings to pictures of the same subject. It needs a higher threshold, and still confuses
+pictures that differ only in details; the paper's authors therefore replaced it by the detector (appendix C).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Prepare = Callable[[bytes], Tensor]
 
 
 class ImageEncoder:
-    """A network with what prepares its images; calls take encoded images and give float32 [N, E] of length one."""
+    """A network and its preprocessing. A call turns N encoded images into embeddings, float32 N x E of length one."""
 
     def __init__(self, encode: Callable[[Tensor], Tensor], prepare: Prepare, batch_size: int, device: str) -> None:
         self._encode = encode
@@ -37,7 +37,7 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """The embeddings. Raises ValueError where an image cannot be decoded."""
+        """Compute the embeddings. Raises ValueError if an image cannot be decoded."""
         assert images
         embeddings = []
         for start in range(0, len(images), self._batch_size):
@@ -47,16 +47,16 @@ class ImageEncoder:
 
 
 def encoder_from_files(files: Mapping[str, bytes], source: str, batch_size: int, device: str) -> ImageEncoder:
-    """The encoder in a folder: a detector of jobs.detector or a model of jobs.pretrain.
+    """The encoder in a folder: a detector from jobs.detector, or a model from jobs.pretrain.
 
     Args:
-        files: content by name, of those of ENCODER_FILES that are there.
-        source: where they come from, for messages.
+        files: content by name, of those ENCODER_FILES that the folder contains.
+        source: where the files come from, for messages.
         batch_size: images in a forward pass.
         device: where the network runs.
 
     Raises:
-        FileNotFoundError: it is neither.
+        FileNotFoundError: the folder contains neither.
         ValueError: a file is damaged.
     """
     if duplicate_detector.CONFIG_FILE in files:
@@ -66,7 +66,7 @@ def encoder_from_files(files: Mapping[str, bytes], source: str, batch_size: int,
             detector, lambda image: torch.from_numpy(duplicate_detector.squash(decode(image), size)), batch_size, device
         )
     if model_folder.CONFIG_FILE not in files:
-        raise FileNotFoundError(f"{source} holds no image encoder: neither a detector nor a model")
+        raise FileNotFoundError(f"{source} contains no image encoder: neither a detector nor a model")
     network = model_folder.from_files(files, source).network.to(device).eval()
     preprocess = preprocess_for(network.config.image.image_size)
     return ImageEncoder(

@@ -1,5 +1,5 @@
-"""Images for a model: the crop of training, and the preprocessing of evaluation.
+"""Prepare images for a model: the random crop of training, and the preprocessing of evaluation.
 
-May import `towers`. `random_crop` works without torch, because reading processes start faster so; `preprocess` matches
-open_clip bit for bit. Start with the one you need.
+May import `towers`. `random_crop` does not import torch, so that reading processes start faster. `preprocess` matches
+open_clip bit for bit. Start with whichever module you need.
 """

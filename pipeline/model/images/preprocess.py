@@ -1,6 +1,6 @@
-"""From a picture to what the image tower takes, bit for bit as open_clip prepares pictures for the released models.
+"""Prepare pictures for evaluation, bit for bit as open_clip does for the released models.
 
-Shape: S side of the square input.
+Shapes: S side of the square input.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,15 @@ Preprocess = Callable[[Image.Image], Tensor]
 
 
 def preprocess_for(image_size: int) -> Preprocess:
-    """How evaluation sees a picture: shorter side resized to S, centre crop, RGB, normalised; -> float32 3 x S x S.
+    """The preprocessing of evaluation: a PIL image -> normalised float32 3 x S x S.
 
-    As the released transform, it resizes before it converts to RGB: a palette image loses pixels instead of blending
-    its colours, and what lies behind transparent pixels shows. It differs where that transform makes a picture white:
-    of 16 bits a pixel the upper eight count.
+    Resizes the shorter side to S, crops the centre and converts to RGB. As in the released transform, the conversion
+    comes after the resize: a palette image is resampled without blending its colours, and the colours behind
+    transparent pixels become visible. Unlike the released transform, which turns images of 16 bits per channel white,
+    it uses their upper eight bits.
 
     Raises:
-        ValueError: the picture is of mode F, of which nobody knows which value is white.
+        ValueError: the picture has mode F, whose range of values is unknown. The returned function raises it.
     """
 
     def preprocess(image: Image.Image) -> Tensor:
@@ -41,10 +42,10 @@ def preprocess_for(image_size: int) -> Preprocess:
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with eight bits a channel. Raises ValueError for mode F."""
+    """The picture with eight bits per channel. Raises ValueError for mode F."""
     if image.mode == "F":
         raise ValueError("an image of mode F has no known range: scale it to 0..255 and convert it to 'L' first")
     if not image.mode.startswith("I"):
         return image
-    # Mode I is how Pillow reads some files of 16 bits
+    # Pillow reads some files of 16 bits per channel as mode I
     return Image.fromarray((np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8))

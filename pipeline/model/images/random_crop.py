@@ -1,4 +1,4 @@
-"""Pictures in training: decoding and the random crop. Without torch, because reading tasks start faster so."""
+"""Decode and randomly crop training images. Does not import torch, so that reading tasks start faster."""
 
 import cv2
 import numpy as np
@@ -7,25 +7,26 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 
 REDUCED_SHRINK = 1.5
-"""A crop that is decoded at a fraction of its size is still so many times as large as what becomes of it: then it
-differs from Pillow's bicubic kernel hardly more than one that is decoded in full (docs/results.md)."""
+"""A crop decoded at reduced size must still be this many times as large as the result. At 1.5 it differs from Pillow's
+bicubic resize hardly more than a crop that was decoded in full (docs/results.md)."""
 _AREA_SHRINK = 1.2
-"""Below it the cubic kernel is nearer to Pillow's, which widens with the scale, and takes a quarter of the time."""
+"""Up to this shrink factor, crops are resized with OpenCV's cubic kernel. It is closer to Pillow's kernel, which widens
+with the scale, than the area kernel, and takes a quarter of the time."""
 _REDUCED = {factor: getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}") for factor in (8, 4, 2)}
-_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of JPEG segments that tell height and width (ITU-T T.81, table B.1)."""
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of the JPEG segments that contain height and width (ITU-T T.81, table B.1)."""
 
 
 def decode(data: bytes, least_side: float | None = None) -> Pixels:
-    """Pixels uint8 height x width x 3 (RGB) of a compressed image.
+    """Decode a compressed image to pixels, uint8 height x width x 3 (RGB).
 
     Args:
-        data: JPEG, or another type that OpenCV reads.
-        least_side: a JPEG is decoded at a half, a quarter or an eighth of its size, which is faster, where its shorter
-            side keeps so many pixels; None: in full.
+        data: a JPEG, or another format that OpenCV reads.
+        least_side: minimum shorter side of the result in pixels. A JPEG is decoded at a half, a quarter or an eighth
+            of its size, which is faster, if its shorter side keeps this many pixels. None: decode in full.
 
     Raises:
-        ValueError: OpenCV cannot read it.
+        ValueError: OpenCV cannot read the data.
     """
     shorter = 0 if least_side is None else _shorter_side(data)
     factor = next((factor for factor in _REDUCED if least_side and shorter // factor >= least_side), 1)
@@ -33,26 +34,26 @@ def decode(data: bytes, least_side: float | None = None) -> Pixels:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if pixels is None:
         raise ValueError(f"an image of {len(data)} bytes cannot be decoded")
-    if factor > 1:  # these flags know one order of colours only
+    if factor > 1:  # the flags for reduced sizes always give BGR
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     return np.asarray(pixels, np.uint8)
 
 
 def random_square_crop(pixels: Pixels, image_size: int, share: float, at: tuple[float, float]) -> Pixels:
-    """The paper's only augmentation: a square crop of the resized picture (section 2.3).
+    """Cut a square crop and resize it: the paper's only augmentation (section 2.3).
 
     Args:
         pixels: uint8 height x width x 3.
-        image_size: S, side of the result.
-        share: side of the crop as a share of the picture's shorter side.
-        at: where the crop lies, from 0 (top, left) to 1 (bottom, right).
+        image_size: S, the side of the result.
+        share: the crop's side as a share of the picture's shorter side.
+        at: vertical and horizontal position of the crop, from 0 (top, left) to 1 (bottom, right).
 
     Returns:
         uint8 3 x S x S, which may be a view of `pixels`.
     """
     height, width, _ = pixels.shape
     side = max(1, round(share * min(height, width)))
-    top, left = (int(fraction * (room - side + 1)) for fraction, room in zip(at, (height, width), strict=True))
+    top, left = (int(fraction * (length - side + 1)) for fraction, length in zip(at, (height, width), strict=True))
     crop = pixels[top : top + side, left : left + side]
     if side != image_size:
         kernel = cv2.INTER_AREA if side > _AREA_SHRINK * image_size else cv2.INTER_CUBIC
@@ -61,10 +62,10 @@ def random_square_crop(pixels: Pixels, image_size: int, share: float, at: tuple[
 
 
 def _shorter_side(jpeg: bytes) -> int:
-    """In pixels, as the header says; 0 where it is not that of a JPEG."""
-    at = 2 if jpeg.startswith(b"\xff\xd8") else len(jpeg)
-    while at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
-        if jpeg[at + 1] in _SIZES:
-            return min(int.from_bytes(jpeg[start : start + 2]) for start in (at + 5, at + 7))
-        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+    """The shorter side in pixels, from the header of a JPEG; 0 for any other data."""
+    offset = 2 if jpeg.startswith(b"\xff\xd8") else len(jpeg)
+    while offset + 9 <= len(jpeg) and jpeg[offset] == 0xFF:
+        if jpeg[offset + 1] in _FRAME_MARKERS:
+            return min(int.from_bytes(jpeg[start : start + 2]) for start in (offset + 5, offset + 7))
+        offset += 2 + int.from_bytes(jpeg[offset + 2 : offset + 4])
     return 0

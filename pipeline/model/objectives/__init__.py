@@ -1,5 +1,5 @@
-"""What a network is trained for: contrastive, and the rivals of figure 2, over the same image tower.
+"""Networks and losses of the training objectives: CLIP, and the alternatives that figure 2 compares with it.
 
-May import `towers` and `model.config`. Start with `clip`, then `loss`, which computes the contrastive loss in tiles on
-any number of ranks; `networks` chooses the network of an objective.
+All of them have the same image tower. May import `towers` and `model.config`. Start with `clip`, then `loss`, which
+computes the contrastive loss in tiles on any number of ranks. `networks` builds the network of an objective.
 """

@@ -1,4 +1,4 @@
-"""CLIP: two towers and a learned scale (sections 2.3 and 2.4)."""
+"""Define CLIP: two towers and a learned scale (sections 2.3 and 2.4)."""
 
 import math
 
@@ -16,12 +16,12 @@ MAX_LOG_SCALE = math.log(paper.MAX_LOGIT_SCALE.value)
 
 
 class CLIP(nn.Module):
-    """An image and a text tower over one space of E dimensions; the objective decides between the text towers.
+    """An image tower and a text tower that map into one space of E dimensions.
 
-    Zero-shot, an image is of the class whose prompt has the largest cosine with it
-    (pipeline/eval/protocols/zero_shot.py).
+    The text tower is a transformer, or a bag of words for the objective "contrastive-bag". A zero-shot prediction is
+    the class whose prompt has the largest cosine similarity with the image (pipeline/eval/protocols/zero_shot.py).
 
-    `logit_scale` is the logarithm of the factor before the cosine similarities, as in OpenAI's `clip`.
+    `logit_scale` is the logarithm of the factor that multiplies the cosine similarities, as in OpenAI's `clip`.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,19 +33,23 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(paper.INITIAL_TEMPERATURE.value)))
 
     def encode_image(self, images: Tensor, *, normalize: bool = False) -> Tensor:
-        """Normalised images float B x 3 x S x S -> features B x E; of length one where `normalize` is set, and then
-        float32 at least."""
+        """Normalised images float B x 3 x S x S -> features B x E.
+
+        With `normalize` they have length one and at least float32 precision.
+        """
         features: Tensor = self.image_tower(images)
         return _normalize(features) if normalize else features
 
     def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
-        """Tokens int B x L -> features B x E; of length one where `normalize` is set, and then
-        float32 at least."""
+        """Tokens int B x L -> features B x E.
+
+        With `normalize` they have length one and at least float32 precision.
+        """
         features: Tensor = self.text_tower(tokens)
         return _normalize(features) if normalize else features
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled cosine similarities of M images and N texts: float32 (M x N, N x M)."""
+        """The scaled cosine similarities of M images and N texts, and their transpose: float32 M x N and N x M."""
         logits_per_image = self.logit_scale.exp() * (
             self.encode_image(images, normalize=True) @ self.encode_text(tokens, normalize=True).T
         )
@@ -53,7 +57,7 @@ class CLIP(nn.Module):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keeps the factor at 100 at most (section 2.5)."""
+        """Limit the factor to 100 (section 2.5)."""
         self.logit_scale.clamp_(max=MAX_LOG_SCALE)
 
 

@@ -1,20 +1,21 @@
-"""Contrastive losses over the global batch and their exact gradients, on one rank or many, in tiles.
+"""Compute contrastive losses over the global batch and their exact gradients, in tiles, on one rank or many.
 
-The matrix of logits X = s I T^t is never held. Rank k owns the rows of its n images, against the texts of all ranks:
+The full matrix of logits X = s I T^t is never stored. Each rank computes the rows of its n images against the texts of
+all ranks, in two passes over tiles of X:
 
-1. Tiles of X give, online, each row's and each column's greatest value and sum of exponentials; the columns' are then
-   combined over the ranks. What follows from them is the loss.
-2. The same tiles again, now as gradient G of the loss with respect to X; dI = s G T stays here, dT = s G^t I is summed
-   over the ranks, and d log s is the sum of I * dI.
+1. The first pass computes a running maximum and a running sum of exponentials for each row and column. The columns'
+   values are then combined over the ranks. The loss follows from these sums.
+2. The second pass computes the same tiles again and turns them into G, the gradient of the loss with respect to X.
+   dI = s G T is needed on this rank only, dT = s G^t I is summed over the ranks, and d log s is the sum of I * dI.
 
-Four products of matrices instead of six, memory for one tile and the features, and no overflow at any scale, because
-the greatest value is always subtracted. A pair's own logit is kept apart from the others, so that small losses are
-exact. SigLIP's loss (Zhai et al. 2023) needs no sums, hence one sweep and three products. Tiling after FlashAttention
-(Dao et al. 2022) and Inf-CL (Cheng et al. 2024); objective: section 2.3, figure 3.
+This takes four matrix products instead of six, and memory for one tile and the features. Nothing overflows at any
+scale, because the maximum is always subtracted. The logit of the matching pair is added separately, so that small
+losses are exact. SigLIP's loss (Zhai et al. 2023) needs no sums, hence one pass and three products. The tiling follows
+FlashAttention (Dao et al. 2022) and Inf-CL (Cheng et al. 2024); the objective is that of section 2.3 and figure 3.
 
-Features are normalised by the caller. What is half precision is computed in float32, float64 stays.
+The caller normalises the features. Half-precision features are computed in float32, float64 features in float64.
 
-Shapes: n rows of this rank, N rows of the global batch, E joint embedding, R x C a tile.
+Shapes: n rows of this rank, N rows of the global batch, E joint embedding, R x C one tile.
 """
 
 from collections.abc import Iterator
@@ -30,44 +31,46 @@ Group = dist.ProcessGroup
 
 TILE = {"cpu": (1024, 1024), "cuda": (4096, 8192)}
 """Rows and columns of a tile, by device."""
-_SPAN = 60.0
-"""Logits of a tile whose greatest rows and columns lie closer together share one exponential for both directions: with
-the tile's greatest value subtracted, what matters to any of them is far from float32's least number, exp(-87)."""
+_SHARED_EXP_SPAN = 60.0
+"""If the maxima of a tile's rows and columns differ by less than this, both directions share one exponential of the
+tile. With the tile's maximum subtracted, every exponential that matters is then far above float32's smallest normal
+number, exp(-87)."""
 
 
 @dataclass(frozen=True)
 class LossGradients:
-    """The mean loss of the global batch, alike on all ranks, and its gradients."""
+    """The mean loss of the global batch, equal on all ranks, and its gradients."""
 
     loss: Tensor
-    """Scalar."""
+    """The mean loss, a scalar."""
     image_features: Tensor
-    """n x E, of this rank's rows."""
+    """Gradient of this rank's image features, n x E."""
     text_features: Tensor
-    """n x E, of this rank's rows."""
+    """Gradient of this rank's text features, n x E."""
     log_scale: Tensor
-    """Scalar, alike on all ranks, so it must not be summed over them again."""
+    """Scalar gradient, already summed over the ranks and therefore equal on all of them."""
     bias: Tensor
-    """The same of the bias; zero where there is none."""
+    """Scalar gradient, summed over the ranks like that of `log_scale`; zero for a loss without a bias."""
     accuracy_image_to_text: float
-    """Share of the global batch's images that are more similar to their own text than to any other."""
+    """Share of the global batch's images that are more similar to their own text than to any other text."""
     accuracy_text_to_image: float
+    """Share of the global batch's texts that are more similar to their own image than to any other image."""
 
 
 def contrastive_loss(
     image_features: Tensor, text_features: Tensor, log_scale: Tensor, group: Group | None = None
 ) -> Tensor:
-    """The mean of both directions' cross-entropies over the global batch: a scalar, alike on all ranks.
+    """The mean cross-entropy of both directions over the global batch: a scalar, equal on all ranks.
 
-    Differentiable once. Each rank's gradients are those of the global mean with respect to its own rows, so the towers'
-    are to be summed over the ranks (where they are averaged, multiply the loss by the number of ranks); that of
-    `log_scale` is alike on all ranks.
+    Differentiable once. Each rank gets the gradient of the global mean with respect to its own rows. Gradients of the
+    towers' parameters must therefore be summed over the ranks; if they are averaged instead, multiply the loss by the
+    number of ranks. The gradient of `log_scale` is equal on all ranks and must not be summed.
 
     Args:
-        image_features: n x E, of length one; each rank may have another n.
-        text_features: n x E; row i belongs to row i of the images.
-        log_scale: scalar, the logarithm of the factor before the cosine similarities.
-        group: the ranks that share the batch; those of torch.distributed, where it is initialised.
+        image_features: n x E, of length one; n may differ between ranks.
+        text_features: n x E, of length one; row i belongs to row i of the images.
+        log_scale: scalar, the logarithm of the factor that multiplies the cosine similarities.
+        group: the ranks that share the batch; by default all ranks of torch.distributed, if it is initialised.
     """
     loss: Tensor = _Loss.apply(image_features, text_features, log_scale, None, group)
     return loss
@@ -76,9 +79,9 @@ def contrastive_loss(
 def sigmoid_loss(
     image_features: Tensor, text_features: Tensor, log_scale: Tensor, bias: Tensor, group: Group | None = None
 ) -> Tensor:
-    """SigLIP's loss: every pair of the N x N is judged by itself, matching or not; summed, over N. A scalar.
+    """SigLIP's loss: each of the N x N pairs is classified separately as matching or not. A scalar: their sum over N.
 
-    Args and gradients as in `contrastive_loss`; `bias` is a scalar that is added to all logits.
+    Arguments and gradients are as in `contrastive_loss`. `bias` is a scalar that is added to all logits.
     """
     loss: Tensor = _Loss.apply(image_features, text_features, log_scale, bias, group)
     return loss
@@ -91,7 +94,7 @@ def loss_gradients(
     bias: Tensor | None = None,
     group: Group | None = None,
 ) -> LossGradients:
-    """Loss, gradients and accuracies at once: of `sigmoid_loss` where there is a bias, of `contrastive_loss` else."""
+    """Loss, gradients and accuracies together: of `sigmoid_loss` if `bias` is given, else of `contrastive_loss`."""
     with torch.no_grad():
         dtype = torch.promote_types(image_features.dtype, torch.float32)
         ranks = _Ranks.of(group, len(image_features), image_features.device)
@@ -105,34 +108,34 @@ def loss_gradients(
 
 
 def num_ranks(group: Group | None = None) -> int:
-    """How many processes share a batch: one where torch.distributed is not initialised."""
+    """The number of processes that share a batch; one if torch.distributed is not initialised."""
     return dist.get_world_size(group) if dist.is_initialized() else 1
 
 
 class _Loss(torch.autograd.Function):
-    """The gradients are there as soon as the loss is, so the backward pass only hands them out."""
+    """Computes the gradients together with the loss; the backward pass only scales them."""
 
     @staticmethod
     def forward(
         ctx: Any, images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor | None, group: Group | None
     ) -> Tensor:
-        found = loss_gradients(images, texts, log_scale, bias, group)
-        ctx.save_for_backward(found.image_features, found.text_features, found.log_scale, found.bias)
+        result = loss_gradients(images, texts, log_scale, bias, group)
+        ctx.save_for_backward(result.image_features, result.text_features, result.log_scale, result.bias)
         ctx.dtypes = images.dtype, texts.dtype
-        return found.loss
+        return result.loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        of_images, of_texts, of_scale, of_bias = (gradient * saved for saved in ctx.saved_tensors)
-        images, texts = ctx.dtypes
+        d_images, d_texts, d_log_scale, d_bias = (gradient * saved for saved in ctx.saved_tensors)
+        images_dtype, texts_dtype = ctx.dtypes
         needs_bias = ctx.needs_input_grad[3]
-        return of_images.to(images), of_texts.to(texts), of_scale, of_bias if needs_bias else None, None
+        return d_images.to(images_dtype), d_texts.to(texts_dtype), d_log_scale, d_bias if needs_bias else None, None
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """What one rank compares: its n images and the N texts of all; its own rows are those from `start` on."""
+    """The features that one rank compares: its n images and the N texts of all ranks, its own n from row `start` on."""
 
     images: Tensor
     texts: Tensor
@@ -141,130 +144,147 @@ class _Batch:
 
     @property
     def own_logits(self) -> Tensor:
-        """Of each image and its text: n."""
-        own = self.texts[self.start : self.start + len(self.images)]
-        return self.scale * (self.images * own).sum(dim=1)
+        """The logit of each image with its own text: n."""
+        own_texts = self.texts[self.start : self.start + len(self.images)]
+        return self.scale * (self.images * own_texts).sum(dim=1)
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor, Tensor | None]]:
-        """Rows and columns of each tile, its logits R x C (overwritten by the next), and its part of the diagonal."""
+        """Yield each tile's rows, columns, logits R x C, and a view of the logits of its matching pairs.
+
+        The next tile overwrites the logits. The view is None in a tile without matching pairs.
+        """
         num_rows, num_columns = TILE[self.images.device.type]
-        space = self.images.new_empty(min(num_rows, len(self.images)) * min(num_columns, len(self.texts)))
+        buffer = self.images.new_empty(min(num_rows, len(self.images)) * min(num_columns, len(self.texts)))
         for top in range(0, len(self.images), num_rows):
             rows = slice(top, min(top + num_rows, len(self.images)))
             scaled = self.scale * self.images[rows]
             for left in range(0, len(self.texts), num_columns):
                 columns = slice(left, min(left + num_columns, len(self.texts)))
                 shape = (rows.stop - top, columns.stop - left)
-                logits = space[: shape[0] * shape[1]].view(shape)
+                logits = buffer[: shape[0] * shape[1]].view(shape)
                 torch.mm(scaled, self.texts[columns].T, out=logits)
                 offset = self.start + top - left
                 crosses = -shape[0] < offset < shape[1]
                 yield rows, columns, logits, logits.diagonal(offset) if crosses else None
 
 
-class _Online:
-    """Greatest value and logarithm of the sum of exponentials of rows or columns that come tile by tile."""
+class _RunningSums:
+    """The maximum and the log-sum-exp of each row or column, updated tile by tile."""
 
     def __init__(self, like: Tensor, count: int) -> None:
-        self.most = like.new_full((count,), torch.finfo(like.dtype).min)
+        self.maxima = like.new_full((count,), torch.finfo(like.dtype).min)
         self._sum = like.new_zeros(count)
 
-    def add(self, where: slice, most: Tensor, added: Tensor, reference: Tensor) -> None:
-        """A tile's greatest values, and its sums of exponentials from which `reference` was subtracted."""
-        before = self.most[where]
-        most = torch.maximum(before, most)
-        self._sum[where] = self._sum[where] * (before - most).exp() + added * (reference - most).exp()
-        self.most[where] = most
+    def add(self, where: slice, maxima: Tensor, sums: Tensor, reference: Tensor) -> None:
+        """Add a tile's maxima and sums of exp(logit - reference)."""
+        before = self.maxima[where]
+        after = torch.maximum(before, maxima)
+        self._sum[where] = self._sum[where] * (before - after).exp() + sums * (reference - after).exp()
+        self.maxima[where] = after
 
     def combine(self, ranks: "_Ranks") -> None:
-        """With those of the other ranks."""
-        before, self.most = self.most, ranks.greatest(self.most)
-        self._sum = ranks.sum(self._sum * (before - self.most).exp())
+        """Add the values of the other ranks."""
+        before, self.maxima = self.maxima, ranks.max(self.maxima)
+        self._sum = ranks.sum(self._sum * (before - self.maxima).exp())
 
     @property
     def logsumexp(self) -> Tensor:
-        """Minus infinity where nothing was added."""
-        return self.most + self._sum.log()
+        """The log-sum-exp; minus infinity for an empty sum."""
+        return self.maxima + self._sum.log()
 
 
-def _add_tile(rows: _Online, row: slice, columns: _Online, column: slice, logits: Tensor) -> None:
-    """A tile's part of the sums of its rows and its columns; overwrites the tile."""
-    lowest = torch.finfo(logits.dtype).min  # not minus infinity, which a row may consist of
-    most_of_row, most_of_column = logits.amax(1).clamp_(min=lowest), logits.amax(0).clamp_(min=lowest)
-    most = most_of_row.max()
-    if most - torch.minimum(most_of_row.min(), most_of_column.min()) < _SPAN:
-        logits.sub_(most).exp_()
-        rows.add(row, most_of_row, logits.sum(1), most)
-        columns.add(column, most_of_column, logits.sum(0), most)
+def _add_tile(rows: _RunningSums, row: slice, columns: _RunningSums, column: slice, logits: Tensor) -> None:
+    """Add a tile to the sums of its rows and columns; overwrites the tile."""
+    lowest = torch.finfo(logits.dtype).min  # a row may be all minus infinity, whose difference with itself is NaN
+    row_maxima, column_maxima = logits.amax(1).clamp_(min=lowest), logits.amax(0).clamp_(min=lowest)
+    tile_max = row_maxima.max()
+    if tile_max - torch.minimum(row_maxima.min(), column_maxima.min()) < _SHARED_EXP_SPAN:
+        logits.sub_(tile_max).exp_()
+        rows.add(row, row_maxima, logits.sum(1), tile_max)
+        columns.add(column, column_maxima, logits.sum(0), tile_max)
     else:
-        rows.add(row, most_of_row, (logits - most_of_row[:, None]).exp_().sum(1), most_of_row)
-        columns.add(column, most_of_column, logits.sub_(most_of_column).exp_().sum(0), most_of_column)
+        rows.add(row, row_maxima, (logits - row_maxima[:, None]).exp_().sum(1), row_maxima)
+        columns.add(column, column_maxima, logits.sub_(column_maxima).exp_().sum(0), column_maxima)
 
 
 def _softmax_gradient(logits: Tensor, row_sums: Tensor, column_sums: Tensor) -> Tensor:
-    """exp(X - row sums) + exp(X - column sums), of a tile R x C; overwrites it."""
-    most = logits.max()
-    if most - torch.minimum(row_sums.min(), column_sums.min()) < _SPAN:
-        factors = (most - row_sums).exp()[:, None] + (most - column_sums).exp()
-        return logits.sub_(most).exp_().mul_(factors)
-    of_rows = (logits - row_sums[:, None]).exp_()
-    return logits.sub_(column_sums).exp_().add_(of_rows)
+    """exp(X - row_sums) + exp(X - column_sums) for a tile X of R x C logits; overwrites the tile.
+
+    The sums are log-sum-exps, so this adds the softmax over each row and the softmax over each column.
+    """
+    tile_max = logits.max()
+    if tile_max - torch.minimum(row_sums.min(), column_sums.min()) < _SHARED_EXP_SPAN:
+        factors = (tile_max - row_sums).exp()[:, None] + (tile_max - column_sums).exp()
+        return logits.sub_(tile_max).exp_().mul_(factors)
+    row_softmax = (logits - row_sums[:, None]).exp_()
+    return logits.sub_(column_sums).exp_().add_(row_softmax)
 
 
 def _contrastive(batch: _Batch, ranks: "_Ranks") -> LossGradients:
     images, texts, own = batch.images, batch.texts, batch.own_logits
-    mine = slice(batch.start, batch.start + len(images))
-    rows, columns = _Online(images, len(images)), _Online(images, len(texts))
+    own_columns = slice(batch.start, batch.start + len(images))
+    rows, columns = _RunningSums(images, len(images)), _RunningSums(images, len(texts))
     for row, column, logits, diagonal in batch.tiles():
         if diagonal is not None:
             diagonal.fill_(-torch.inf)
         _add_tile(rows, row, columns, column, logits)
     columns.combine(ranks)
-    others_of_image, others_of_text = rows.logsumexp, columns.logsumexp  # without the pair itself
-    loss = F.softplus(others_of_image - own).sum() + F.softplus(others_of_text[mine] - own).sum()
-    own_gradient = -torch.sigmoid(others_of_image - own) - torch.sigmoid(others_of_text[mine] - own)
-    row_sums = torch.logaddexp(others_of_image, own)
-    column_sums = torch.logaddexp(others_of_text, ranks.gather(own))
+    row_rest, column_rest = rows.logsumexp, columns.logsumexp  # without the matching pair
+    loss = F.softplus(row_rest - own).sum() + F.softplus(column_rest[own_columns] - own).sum()
+    own_gradient = -torch.sigmoid(row_rest - own) - torch.sigmoid(column_rest[own_columns] - own)
+    row_sums = torch.logaddexp(row_rest, own)
+    column_sums = torch.logaddexp(column_rest, ranks.gather(own))
 
     gradients = _Gradients(batch)
     for row, column, logits, diagonal in batch.tiles():
         gradient = _softmax_gradient(logits, row_sums[row], column_sums[column])
         gradients.add(row, column, gradient, diagonal, own_gradient)
-    hits = (own > rows.most).sum(), (own > columns.most[mine]).sum()
+    hits = (own > rows.maxima).sum(), (own > columns.maxima[own_columns]).sum()
     return gradients.finish(ranks, loss, images.new_zeros(()), hits, divisor=2 * len(texts))
 
 
 def _sigmoid(batch: _Batch, bias: Tensor, ranks: "_Ranks") -> LossGradients:
     images, texts, own = batch.images, batch.texts, batch.own_logits
-    mine = slice(batch.start, batch.start + len(images))
+    own_columns = slice(batch.start, batch.start + len(images))
     loss = F.softplus(-own - bias).sum()
     own_gradient = -torch.sigmoid(-own - bias)
-    most_of_image = torch.full_like(own, -torch.inf)
-    most_of_text = images.new_full((len(texts),), -torch.inf)
-    of_bias = images.new_zeros(())
+    image_maxima = torch.full_like(own, -torch.inf)
+    text_maxima = images.new_full((len(texts),), -torch.inf)
+    d_bias = images.new_zeros(())
     gradients = _Gradients(batch)
     for row, column, logits, diagonal in batch.tiles():
         if diagonal is not None:
             diagonal.fill_(-torch.inf)
-        most_of_image[row] = torch.maximum(most_of_image[row], logits.amax(1))
-        most_of_text[column] = torch.maximum(most_of_text[column], logits.amax(0))
+        image_maxima[row] = torch.maximum(image_maxima[row], logits.amax(1))
+        text_maxima[column] = torch.maximum(text_maxima[column], logits.amax(0))
         logits += bias
         loss += F.softplus(logits).sum()
         gradient = logits.sigmoid_()
-        of_bias += gradients.add(row, column, gradient, diagonal, own_gradient).sum()
-    hits = (own > most_of_image).sum(), (own > ranks.greatest(most_of_text)[mine]).sum()
-    return gradients.finish(ranks, loss, of_bias, hits, divisor=len(texts))
+        d_bias += gradients.add(row, column, gradient, diagonal, own_gradient).sum()
+    hits = (own > image_maxima).sum(), (own > ranks.max(text_maxima)[own_columns]).sum()
+    return gradients.finish(ranks, loss, d_bias, hits, divisor=len(texts))
 
 
 class _Gradients:
-    """Adds up what the gradient with respect to the logits makes of the features', tile by tile."""
+    """Accumulates the gradients of the features from the gradient of the logits, tile by tile."""
 
     def __init__(self, batch: _Batch) -> None:
         self._batch = batch
         self._images, self._texts = torch.zeros_like(batch.images), torch.zeros_like(batch.texts)
 
     def add(self, row: slice, column: slice, gradient: Tensor, diagonal: Tensor | None, own: Tensor) -> Tensor:
-        """A tile's gradient R x C, whose part of the diagonal is filled from that of all own logits first."""
+        """Add a tile's gradient R x C, after setting its `diagonal` to the gradients of the matching pairs' logits.
+
+        Args:
+            row: the tile's rows.
+            column: the tile's columns.
+            gradient: of the tile's logits.
+            diagonal: a view of the tile's matching pairs, or None if it has none.
+            own: gradients of all n logits of matching pairs.
+
+        Returns:
+            The completed gradient.
+        """
         batch = self._batch
         if diagonal is not None:
             first = max(row.start, column.start - batch.start)
@@ -274,21 +294,21 @@ class _Gradients:
         return gradient
 
     def finish(
-        self, ranks: "_Ranks", loss: Tensor, of_bias: Tensor, hits: tuple[Tensor, Tensor], divisor: int
+        self, ranks: "_Ranks", loss: Tensor, d_bias: Tensor, hits: tuple[Tensor, Tensor], divisor: int
     ) -> LossGradients:
-        """Of the global mean: what has been added up is divided so."""
+        """Sum over the ranks and divide by `divisor`, which turns sums into means of the global batch."""
         batch = self._batch
-        of_images = self._images.mul_(batch.scale / divisor)
-        of_texts = ranks.sum_of_own(self._texts.mul_(batch.scale / divisor))
-        shares = torch.stack([loss / divisor, (of_images * batch.images).sum(), of_bias / divisor, *hits])
-        total_loss, of_scale, all_of_bias, *all_hits = ranks.sum(shares)
-        to_text, to_image = (count.item() / len(batch.texts) for count in all_hits)
-        return LossGradients(total_loss, of_images, of_texts, of_scale, all_of_bias, to_text, to_image)
+        d_images = self._images.mul_(batch.scale / divisor)
+        d_texts = ranks.reduce_scatter(self._texts.mul_(batch.scale / divisor))
+        local = torch.stack([loss / divisor, (d_images * batch.images).sum(), d_bias / divisor, *hits])
+        total_loss, d_log_scale, total_d_bias, *total_hits = ranks.sum(local)
+        to_text, to_image = (count.item() / len(batch.texts) for count in total_hits)
+        return LossGradients(total_loss, d_images, d_texts, d_log_scale, total_d_bias, to_text, to_image)
 
 
 @dataclass(frozen=True)
 class _Ranks:
-    """Those that share the global batch, and how many rows each of them has."""
+    """The ranks that share the global batch, and the number of rows of each."""
 
     group: Group | None
     sizes: tuple[int, ...]
@@ -304,11 +324,11 @@ class _Ranks:
 
     @property
     def start(self) -> int:
-        """The first row of this rank."""
+        """The index of this rank's first row in the global batch."""
         return sum(self.sizes[: self.rank])
 
     def gather(self, own: Tensor) -> Tensor:
-        """n x ... of each rank -> N x ...; padded meanwhile, because all_gather wants equal sizes."""
+        """n x ... on each rank -> N x ... on all ranks. Pads the rows, because all_gather needs equal sizes."""
         if len(self.sizes) == 1:
             return own
         padded = own.new_zeros(max(self.sizes), *own.shape[1:])
@@ -318,26 +338,26 @@ class _Ranks:
         return torch.cat([rows[:size] for rows, size in zip(gathered, self.sizes, strict=True)])
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over the ranks, of tensors of one shape; overwrites them."""
+        """The sum over the ranks of tensors of equal shape; overwrites them."""
         if len(self.sizes) > 1:
             dist.all_reduce(values, group=self.group)
         return values
 
-    def greatest(self, values: Tensor) -> Tensor:
-        """Over the ranks, of tensors of one shape."""
-        found = values.clone()
+    def max(self, values: Tensor) -> Tensor:
+        """The elementwise maximum over the ranks of tensors of equal shape."""
+        maxima = values.clone()
         if len(self.sizes) > 1:
-            dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
-        return found
+            dist.all_reduce(maxima, dist.ReduceOp.MAX, group=self.group)
+        return maxima
 
-    def sum_of_own(self, values: Tensor) -> Tensor:
-        """This rank's n rows of the sum over the ranks of N x E; padded meanwhile, where the ranks' rows differ."""
+    def reduce_scatter(self, values: Tensor) -> Tensor:
+        """This rank's n rows of the sum over the ranks of N x E. Pads the rows if the ranks' numbers of rows differ."""
         if len(self.sizes) == 1:
             return values
-        most = max(self.sizes)
-        if min(self.sizes) < most:
+        longest = max(self.sizes)
+        if min(self.sizes) < longest:
             parts = torch.split(values, list(self.sizes))
-            values = torch.cat([F.pad(part, (0, 0, 0, most - len(part))) for part in parts])
-        own = values.new_empty(most, *values.shape[1:])
+            values = torch.cat([F.pad(part, (0, 0, 0, longest - len(part))) for part in parts])
+        own = values.new_empty(longest, *values.shape[1:])
         dist.reduce_scatter_tensor(own, values, group=self.group)
         return own[: self.sizes[self.rank]]

@@ -1,4 +1,4 @@
-"""The rival objectives of figure 2, each a network over the same image tower.
+"""Build the network of an objective of figure 2; all of them have the same image tower.
 
 | objective | network | text | zero-shot score of a prompt for an image |
 |---|---|---|---|
@@ -7,8 +7,8 @@
 | bag | BagPredictor | unique words to predict | mean log-probability of its unique words |
 | caption | Captioner | tokens to predict, in order | log-likelihood |
 
-Over several templates, cosines are taken with the normalised mean of the prompts' embeddings (section 3.1.4); the other
-scores are averaged.
+With several templates, a cosine is taken with the normalised mean of the prompts' embeddings (section 3.1.4). The other
+scores are averaged over the templates.
 """
 
 import torch
@@ -19,12 +19,12 @@ from pipeline.model.objectives.caption_model import Captioner
 from pipeline.model.objectives.clip import CLIP
 
 Separable = BagPredictor | Captioner
-"""Networks whose loss is a mean over the pairs: what a pair adds to it does not depend on the others."""
+"""Networks whose loss is a sum of one term per pair, each independent of the other pairs."""
 Network = CLIP | Separable
 
 
 def network_for(config: ModelConfig) -> Network:
-    """A freshly initialised network of the configuration's objective."""
+    """A newly initialised network for the configuration's objective."""
     if config.objective == "bag":
         return BagPredictor(config)
     if config.objective == "caption":
@@ -33,9 +33,9 @@ def network_for(config: ModelConfig) -> Network:
 
 
 def empty_network(config: ModelConfig) -> Network:
-    """A network on the meta device, for weights to fill: quick, because no initial value is computed."""
+    """A network on the meta device, ready to load weights. It is quick to build: no initial values are computed."""
     with torch.device("meta"):
         network = network_for(config)
-    saved = set(network.state_dict())
-    assert all(name in saved for name, _ in network.named_buffers()), "a buffer that is not saved would stay empty"
+    saved_names = set(network.state_dict())
+    assert all(name in saved_names for name, _ in network.named_buffers()), "a buffer that is not saved stays empty"
     return network

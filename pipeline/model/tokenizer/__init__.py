@@ -1,4 +1,4 @@
-"""Byte-pair encoding of captions (CLIP, section 2.4): trained on a corpus, or as released.
+"""Encode captions with byte pairs (section 2.4), using a trained or the released vocabulary.
 
-May import `pipeline.paper`. Start with `tokenizer`; `vocabulary` is the layout of the entries.
+May import `pipeline.paper`. Start with `tokenizer`. `vocabulary` defines the order of the entries.
 """

@@ -1,4 +1,4 @@
-"""The activation of the paper's transformers."""
+"""Implement QuickGELU, the activation of the paper's transformers."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ _SLOPE = 1.702
 
 
 class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), as in the released models. For the way back it holds x alone, which autograd would not."""
+    """x sigmoid(1.702 x), as in the released models. Keeps only x for the backward pass; autograd would keep more."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape and dtype as given."""
-        found: Tensor = _QuickGELU.apply(x)
-        return found
+        """Apply the activation; shape and dtype do not change."""
+        activated: Tensor = _QuickGELU.apply(x)
+        return activated
 
 
 class _QuickGELU(torch.autograd.Function):
@@ -27,5 +27,5 @@ class _QuickGELU(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        of_x: Tensor = torch.ops.aten.silu_backward(gradient, _SLOPE * x)  # x sigmoid(a x) is silu(a x) / a
-        return of_x
+        d_x: Tensor = torch.ops.aten.silu_backward(gradient, _SLOPE * x)  # x sigmoid(a x) is silu(a x) / a
+        return d_x

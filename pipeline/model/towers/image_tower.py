@@ -1,4 +1,4 @@
-"""The image tower (timm) and the scale of what it takes.
+"""Build the image tower from timm, and normalise its input.
 
 Shapes: B batch, S side of the square input, D width, E joint embedding.
 """
@@ -14,17 +14,17 @@ from pipeline.model.towers.activation import QuickGELU
 
 
 class ImageTower(nn.Module):
-    """Normalised images float B x 3 x S x S -> features float B x E: a timm model and a linear projection.
+    """A timm model and a linear projection: normalised images float B x 3 x S x S -> features float B x E.
 
-    An image tower of the paper starts from the released code's values, any other from timm's. The projection has a bias
-    where the paper's ResNets have it: there it is the last layer of the attention pool.
+    Image towers of the paper start from the initial values of the released code, all others from timm's. The projection
+    has a bias in the paper's ResNets only, where it is the last layer of the attention pool.
     """
 
     def __init__(self, config: ImageTowerConfig, embed_dim: int) -> None:
         super().__init__()
-        import timm  # takes seconds, which only those who build a tower should pay
+        import timm  # takes seconds, so only building a tower imports it
 
-        from pipeline.model.towers import initial_values  # and so does this
+        from pipeline.model.towers import initial_values  # imports timm
 
         options = dict(config.options)
         if config.weight_standardisation:
@@ -32,9 +32,9 @@ class ImageTower(nn.Module):
         if "_quickgelu_" in config.architecture:
             options["act_layer"] = QuickGELU
         create = partial(timm.create_model, config.architecture, pretrained=False, num_classes=0, **options)
-        if initial_values.is_of_the_paper(config.architecture):
+        if initial_values.is_paper_architecture(config.architecture):
             device = torch.get_default_device()
-            with torch.device("meta"):  # timm would compute values that are overwritten
+            with torch.device("meta"):  # skips timm's initial values, which are overwritten below
                 trunk = create()
             self.trunk = trunk.to_empty(device=device)
             initial_values.initialise(self.trunk)
@@ -52,14 +52,14 @@ class ImageTower(nn.Module):
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 ... x 3 x S x S in 0..255 -> float32 of the same shape, with the paper's mean and deviation per channel."""
+    """uint8 ... x 3 x S x S -> float32 of the same shape, normalised with the paper's mean and deviation."""
     mean, std = _statistics(images.device)
     return images.float().div_(255).sub_(mean).div_(std)
 
 
 @cache
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Once for each device, for which the CPU waits where it is a GPU."""
+    """The mean and standard deviation on a device. Cached, because the CPU waits for every copy to a GPU."""
     with torch.inference_mode(False):
-        mean, std = (torch.tensor(known.value, device=device) for known in (paper.IMAGE_MEAN, paper.IMAGE_STD))
+        mean, std = (torch.tensor(values.value, device=device) for values in (paper.IMAGE_MEAN, paper.IMAGE_STD))
         return mean.view(3, 1, 1), std.view(3, 1, 1)

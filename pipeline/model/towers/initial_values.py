@@ -1,8 +1,8 @@
-"""Initial values of the paper's image towers, which are not those that timm gives them.
+"""Set the initial values of the paper's image towers, which differ from timm's.
 
-The released code sets a few and leaves the rest to torch's own defaults, which `reset_parameters` gives:
-convolutions and linear layers uniform within in^-0.5, norms of gain one and bias zero, attention's common input
-projection uniform as Glorot and Bengio (2010) have it.
+The released code sets a few parameters and leaves the others to torch's defaults, which `reset_parameters` sets:
+convolutions and linear layers are uniform within +-fan_in^-0.5, and norms have gain one and bias zero. The joint
+query, key and value projection of an attention layer is uniform as in Glorot and Bengio (2010).
 """
 
 from timm.layers.attention import Attention
@@ -11,13 +11,13 @@ from timm.models import ByobNet, VisionTransformer
 from torch import nn
 
 
-def is_of_the_paper(architecture: str) -> bool:
-    """Whether timm's name is that of an image tower of the paper, whatever its size."""
+def is_paper_architecture(architecture: str) -> bool:
+    """Whether timm's architecture is one of the paper's image towers, of any size."""
     return architecture.endswith("_clip") or "_clip_quickgelu_" in architecture
 
 
 def initialise(trunk: nn.Module) -> None:
-    """Overwrite every parameter and buffer of an image tower of the paper, which may be uninitialised memory.
+    """Overwrite every parameter and buffer of an image tower of the paper; they may be uninitialised memory.
 
     Raises AssertionError for any other network.
     """
@@ -44,7 +44,7 @@ def _initialise_transformer(trunk: VisionTransformer) -> None:
 
 def _initialise_resnet(trunk: ByobNet) -> None:
     for name, gain in trunk.named_parameters():
-        if name.endswith("conv3_1x1.bn.weight"):  # the last norm of a block, which so begins as its shortcut
+        if name.endswith("conv3_1x1.bn.weight"):  # the last norm of a block, which then starts as its shortcut
             nn.init.zeros_(gain)
     pool = trunk.get_submodule("head")
     assert isinstance(pool, AttentionPool2d)

@@ -1,4 +1,4 @@
-"""The text tower: a causal transformer that reads the caption's features off its end token (section 2.4).
+"""Encode captions with a causal transformer, taking the features at the end token (section 2.4).
 
 Shapes: B batch, L tokens, D width, H heads, K head width, V vocabulary, E joint embedding.
 """
@@ -29,19 +29,19 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:  # noqa: N803
-        """Shape and dtype as given."""
+        """Apply the block; shape and dtype do not change."""
         batch, length, width = x_BLD.shape
         q_k_v = self.attention_in(self.attention_norm(x_BLD)).view(batch, length, 3, self.heads, -1)
         q_BHLK, k_BHLK, v_BHLK = q_k_v.permute(2, 0, 3, 1, 4).unbind()  # noqa: N806
-        read = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=True)
-        x_BLD = x_BLD + self.attention_out(read.transpose(1, 2).reshape(batch, length, width))  # noqa: N806
+        attended_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, is_causal=True)  # noqa: N806
+        x_BLD = x_BLD + self.attention_out(attended_BHLK.transpose(1, 2).reshape(batch, length, width))  # noqa: N806
         hidden = self.mlp_in(self.mlp_norm(x_BLD))
         residual: Tensor = self.mlp_out(self.activation(hidden))
         return x_BLD + residual
 
 
 def initialise_blocks(blocks: nn.Sequential, config: TextTowerConfig) -> None:
-    """The released code's initial values."""
+    """Set the released code's initial values of the blocks."""
     width_std = config.width**-0.5
     residual_std = width_std * (2 * config.layers) ** -0.5
     for block in blocks:
@@ -57,11 +57,13 @@ def initialise_blocks(blocks: nn.Sequential, config: TextTowerConfig) -> None:
 
 
 class TokenTable(nn.Embedding):
-    """An embedding whose rows, and their gradient, are float32 at least, even where its weights are half precision:
-    many captions' rows are added up in the gradient of one token."""
+    """An embedding whose output and gradients are at least float32, even if its weights are half precision.
+
+    The gradient of a token's row is a sum over many captions, for which half precision is too coarse.
+    """
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens int ... -> rows ... x D."""
+        """Tokens int ... -> embeddings ... x D."""
         if self.weight.dtype.itemsize >= 4:
             return super().forward(tokens)
         rows: Tensor = _HalfRows.apply(self.weight, tokens)
@@ -82,10 +84,10 @@ class _HalfRows(torch.autograd.Function):
 
 
 class TextTower(nn.Module):
-    """Tokens int B x L, padded behind the end token -> features float B x E.
+    """Tokens int B x L, padded after the end token -> features float B x E.
 
-    Because attention is causal, nothing behind the end token matters: any padding gives the same features. The end
-    token is the last entry of the vocabulary.
+    Attention is causal, so the tokens after the end token have no effect, and any padding gives the same features. The
+    end token is the last entry of the vocabulary.
     """
 
     def __init__(self, config: TextTowerConfig, embed_dim: int) -> None:
@@ -99,7 +101,7 @@ class TextTower(nn.Module):
         self._initialise(config)
 
     def _initialise(self, config: TextTowerConfig) -> None:
-        """The released code's initial values."""
+        """Set the released code's initial values of all parameters."""
         nn.init.normal_(self.token_embedding.weight, std=paper.TOKEN_EMBEDDING_STD.value)
         nn.init.normal_(self.position_embedding, std=paper.POSITION_EMBEDDING_STD.value)
         nn.init.normal_(self.projection.weight, std=config.width**-0.5)

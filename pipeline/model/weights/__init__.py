@@ -1,6 +1,6 @@
-"""Weights in and out: our folders, and the files and folders of OpenAI, open_clip and transformers.
+"""Read and write weights: our own folders, and the files and folders of OpenAI, open_clip and transformers.
 
-May import `objectives`, `tokenizer` and `model.config`; runs nothing that a file contains. Start with `loading`, which
-says what can be opened; `weight_files` reads tensors, `parameter_names` translates names, `convert` fits weights into a
-model, `model_folder` and `foreign_folders` write.
+May import `objectives`, `tokenizer` and `model.config`. Never runs code that a file contains. Start with `loading`,
+which opens everything supported. `weight_files` reads tensors, `parameter_names` translates names, `convert` copies
+weights into a model; `model_folder` writes our format and `foreign_folders` those of others.
 """

@@ -1,7 +1,8 @@
-"""Weights of others into a model of ours and back: OpenAI's names, open_clip's, and those of transformers' CLIPModel.
+"""Convert weights between this project and OpenAI's code, open_clip and transformers' CLIPModel.
 
-What does not fit is refused as a whole, with a list of what is missing, what is unexpected and what has another shape.
-Only an image tower's positions are made to fit, because the paper itself goes on from 224 to 336 pixels with them.
+Weights that do not fit the model are refused as a whole. The error lists missing and unexpected weights, and those of a
+different shape. Only the position embeddings of an image tower are resized to fit, as the paper does when it goes from
+224 to 336 pixels.
 """
 
 from __future__ import annotations
@@ -21,18 +22,17 @@ from pipeline.model.weights.parameter_names import Names, Style, is_extra, style
 _MAX_LISTED = 5
 _POSITIONS = ("image_tower.trunk.pos_embed", "image_tower.trunk.head.pos_embed")
 _COUNTER = ".num_batches_tracked"
-"""Of batch norms, which do without it: the paper's models keep running means of fixed momentum."""
+"""Suffix of batch counters. Batch norms with a fixed momentum, as in the paper's models, do not need their value."""
 
 
 def import_state(model: Network, state: Mapping[str, Tensor]) -> None:
-    """Set a model's weights, whichever of the styles of parameter_names.py they are in, and whatever floating type
-    they have.
+    """Set a model's weights from a state in any style of parameter_names.py and of any floating-point type.
 
-    Position embeddings of an image tower are interpolated if they are of another resolution. A model on the meta device
-    takes the tensors as they are, without a copy where the style allows.
+    Position embeddings of an image tower are interpolated if they belong to another resolution. A model on the meta
+    device takes the tensors over without copying them, if the style allows.
 
     Raises:
-        ValueError: a weight is missing, unexpected or of another shape; the model stays as it was.
+        ValueError: a weight is missing, unexpected or of another shape. The model is then unchanged.
     """
     state = _plain_names(state)
     style = style_of(set(state))
@@ -59,10 +59,10 @@ def import_state(model: Network, state: Mapping[str, Tensor]) -> None:
 
 
 def export_state(model: CLIP, style: Style) -> dict[str, Tensor]:
-    """A model's weights under the names of a style, detached; like those of `state_dict()` they may share its memory.
+    """A model's weights under the names of a style, detached. They may share the model's memory, as in `state_dict()`.
 
     Raises:
-        ValueError: the style has no names for the model's towers, or its readers would take it for another model.
+        ValueError: the style has no names for the model's towers, or its readers would misinterpret the model.
     """
     state = model.state_dict()
     names = Names(state, style)
@@ -80,11 +80,11 @@ def export_state(model: CLIP, style: Style) -> dict[str, Tensor]:
     return exported
 
 
-def recognise(state: Mapping[str, Tensor]) -> str:
-    """The name of the model in the table to which these weights belong, by their names and shapes.
+def recognise_model(state: Mapping[str, Tensor]) -> str:
+    """The name of the model in the table to which these weights belong, judged by their names and shapes.
 
     Raises:
-        ValueError: to none.
+        ValueError: no model in the table has such weights.
     """
     state = _plain_names(state)
     style = style_of(set(state))
@@ -95,28 +95,28 @@ def recognise(state: Mapping[str, Tensor]) -> str:
                 theirs = export_state(empty_clip(config), style)
             except ValueError:  # this style has no names for that model
                 continue
-            plain = {key: t.shape for key, t in theirs.items() if not is_extra(key, style)}
-            if _without_counters(plain) == _without_counters(shapes):
+            expected = {key: tensor.shape for key, tensor in theirs.items() if not is_extra(key, style)}
+            if _without_counters(expected) == _without_counters(shapes):
                 return name
-    raise ValueError(f"the weights (style {style}) are those of no model in the table: {', '.join(MODELS)}")
+    raise ValueError(f"the weights (style {style}) do not belong to any model in the table: {', '.join(MODELS)}")
 
 
 def empty_clip(config: ModelConfig) -> CLIP:
-    """A model on the meta device, for `import_state` to fill: quick, because no initial value is computed."""
+    """A model on the meta device, ready for `import_state`. It is quick to build: no initial values are computed."""
     model = empty_network(config)
     assert isinstance(model, CLIP)
     return model
 
 
 def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what training in several processes, and open_clip's models with exchangeable text towers, prepend."""
+    """Remove the prefixes of distributed training ("module.") and of open_clip's custom text towers ("text.")."""
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     has_text_prefix = "text.token_embedding.weight" in plain and any(name.startswith("visual.") for name in plain)
     return {name.removeprefix("text.") if has_text_prefix else name: tensor for name, tensor in plain.items()}
 
 
 def _interpolate(positions: Tensor, shape: torch.Size) -> Tensor:
-    """Positions [1 x] N x D of a square grid, one without a place before them, for a grid of another size."""
+    """Resize the positions of a square grid, [1 x] N x D, to another grid. The first position is outside the grid."""
     grid, new = _grid(positions.shape), _grid(shape)
     if grid is None or new is None or grid == new or positions.shape[-1] != shape[-1]:
         return positions
@@ -134,20 +134,20 @@ def _grid(shape: torch.Size) -> int | None:
     return side if side * side == shape[-2] - 1 else None
 
 
-def _refuse_misfits(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor], style: Style) -> None:
+def _refuse_misfits(expected: Mapping[str, torch.Size], given: Mapping[str, Tensor], style: Style) -> None:
     misshapen = [
-        f"{name} {list(found[name].shape)} instead of {list(shape)}"
+        f"{name} {list(given[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name].shape != shape
+        if name in given and given[name].shape != shape
     ]
     lists = (
-        ("missing", [name for name in expected if name not in found]),
-        ("unexpected", [name for name in found if name not in expected]),
+        ("missing", [name for name in expected if name not in given]),
+        ("unexpected", [name for name in given if name not in expected]),
         ("misshapen", misshapen),
     )
     if any(names for _, names in lists):
-        said = "; ".join(f"{len(names)} {kind} ({_shortened(names)})" for kind, names in lists if names)
-        raise ValueError(f"the weights (style {style}) are not those of this model: {said}")
+        problems = "; ".join(f"{len(names)} {kind} ({_shortened(names)})" for kind, names in lists if names)
+        raise ValueError(f"the weights (style {style}) are not those of this model: {problems}")
 
 
 def _shortened(names: list[str]) -> str:
@@ -160,9 +160,9 @@ def _without_counters(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Size]
 
 
 def _refuse_heads(model: CLIP) -> None:
-    """OpenAI's readers take a transformer's number of heads from its width."""
+    """Refuse heads not of width 64, because OpenAI's readers derive the number of heads from the width."""
     text = model.config.text
     blocks: Collection[object] = getattr(model.image_tower.trunk, "blocks", ())
     widths = {block.attn.head_dim for block in blocks} | {text.width // text.heads}  # type: ignore[attr-defined]
     if widths != {64}:
-        raise ValueError(f"style=openai knows heads of 64 dimensions only; this model has {sorted(widths)}")
+        raise ValueError(f"style=openai supports only heads of 64 dimensions; this model's heads have {sorted(widths)}")

@@ -1,6 +1,6 @@
-"""Folders that other tools open: open_clip's, and those of transformers' CLIPModel.
+"""Write models in the formats of other tools: open_clip, transformers' CLIPModel and OpenAI's code.
 
-Each is a file of weights and one of configuration; OpenAI's own style is a file of weights alone.
+The first two are folders with a file of weights and a configuration file. OpenAI's style is a file of weights only.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ WEIGHTS_FILES = (
     *("open_clip_model.safetensors", "model.safetensors"),
     *("open_clip_pytorch_model.bin", "pytorch_model.bin"),
 )
-"""By whichever name a folder of theirs has them."""
+"""Names that the weights can have in a folder of another tool."""
 
 
 def to_files(network: CLIP, style: Style) -> dict[str, bytes]:
-    """The content of the files in which a style keeps a model, by name.
+    """The content of a model's files in a style, by name.
 
     Raises:
-        ValueError: the style cannot hold this model.
+        ValueError: the style cannot represent this model.
     """
     state = {name: tensor.cpu().contiguous() for name, tensor in export_state(network, style).items()}
-    # transformers asks in which framework's manner a file is written
+    # transformers requires the name of the framework
     weights = safetensors.torch.save(state, metadata={"format": "pt"})
     if style == "huggingface":
         return {"model.safetensors": weights, "config.json": _json(huggingface_config(network))}
@@ -40,7 +40,7 @@ def to_files(network: CLIP, style: Style) -> dict[str, bytes]:
 
 
 def huggingface_config(network: CLIP) -> dict[str, Any]:
-    """The configuration of transformers' CLIPModel for a model whose image tower is a vision transformer."""
+    """The configuration for transformers' CLIPModel. The image tower must be a vision transformer."""
     text, image = network.config.text, network.config.image
     blocks, width, patch_size = _transformer(network)
     shared = {"projection_dim": network.config.embed_dim, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -75,7 +75,7 @@ def huggingface_config(network: CLIP) -> dict[str, Any]:
 
 
 def open_clip_config(network: CLIP) -> dict[str, Any]:
-    """What open_clip reads beside its weights."""
+    """The configuration that open_clip reads beside the weights."""
     text, image = network.config.text, network.config.image
     state = network.image_tower.trunk.state_dict()
     vision: dict[str, Any] = {"image_size": image.image_size}
@@ -103,7 +103,7 @@ def open_clip_config(network: CLIP) -> dict[str, Any]:
 
 
 def _transformer(network: CLIP) -> tuple[Any, int, int]:
-    """Blocks, width and patch size of a vision transformer."""
+    """The blocks, width and patch size of a vision transformer."""
     patches: Tensor = network.image_tower.trunk.get_parameter("patch_embed.proj.weight")
     blocks: nn.Module = network.image_tower.trunk.get_submodule("blocks")
     return blocks, patches.shape[0], patches.shape[-1]

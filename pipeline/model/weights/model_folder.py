@@ -1,4 +1,4 @@
-"""A model as a folder of three files: model.safetensors, config.json, tokenizer.json."""
+"""Save and load a model as a folder of three files: model.safetensors, config.json and tokenizer.json."""
 
 import json
 from collections.abc import Mapping
@@ -35,11 +35,11 @@ def to_files(model: Model) -> dict[str, bytes]:
 
 
 def from_files(files: Mapping[str, bytes], source: str) -> Model:
-    """The model that `to_files` wrote, float32 on the CPU, also where it was trained with weights in half precision.
+    """The model that `to_files` wrote, on the CPU. Half-precision weights are converted to float32.
 
     Args:
         files: content by name.
-        source: where they come from, for messages.
+        source: where the files come from, for messages.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -47,7 +47,7 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
     """
     missing = [name for name in MODEL_FILES if name not in files]
     if missing:
-        raise FileNotFoundError(f"{source} is not a model: {', '.join(missing)} missing")
+        raise FileNotFoundError(f"{source} is not a model: it lacks {', '.join(missing)}")
     try:
         config = ModelConfig.from_dict(json.loads(files[CONFIG_FILE]))
     except ValueError as error:
@@ -68,28 +68,28 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
         raise ValueError(f"{source}/{TOKENIZER_FILE}: {error}") from error
     if tokenizer.vocab_size != config.text.vocab_size:
         raise ValueError(
-            f"{source}/{TOKENIZER_FILE} has {tokenizer.vocab_size} entries, the model {config.text.vocab_size}"
+            f"{source}/{TOKENIZER_FILE} has {tokenizer.vocab_size} entries, but the model has {config.text.vocab_size}"
         )
     return Model(network, tokenizer)
 
 
 def save(model: Model, folder: str | Path) -> None:
-    """Write a model into a local folder, which is created."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    """Write a model into a local folder. Creates the folder."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
     for name, data in to_files(model).items():
-        (place / name).write_bytes(data)
+        (path / name).write_bytes(data)
 
 
 def load(folder: str | Path) -> Model:
     """Read a model from a local folder.
 
     Raises:
-        FileNotFoundError: there is no model.
-        ValueError: a file is damaged.
+        FileNotFoundError: the folder or one of its files does not exist.
+        ValueError: a file is damaged, or the files belong to different models.
     """
-    place = Path(folder)
-    if not place.is_dir():
-        raise FileNotFoundError(f"no model at '{folder}': there is no such folder")
-    there = [name for name in MODEL_FILES if (place / name).exists()]
-    return from_files({name: (place / name).read_bytes() for name in there}, str(folder))
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no model at '{folder}': the folder does not exist")
+    existing = [name for name in MODEL_FILES if (path / name).exists()]
+    return from_files({name: (path / name).read_bytes() for name in existing}, str(folder))

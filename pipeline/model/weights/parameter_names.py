@@ -1,8 +1,9 @@
-"""What others call the parameters of a CLIP.
+"""Translate the names of a CLIP's parameters between this project and other code.
 
-Four styles: `ours`; `openai`, the released code's; `open_clip`, which is the same without three numbers beside the
-weights; `huggingface`, the CLIPModel of transformers, which holds queries, keys and values apart and turns both
-projections around. Every parameter has one rule in each style, and none is ignored.
+There are four styles of names. `ours` is this project's. `openai` is the released code's, which also stores three
+numbers beside the weights; `open_clip` is the same without them. `huggingface` is the CLIPModel of transformers, which
+has separate queries, keys and values, and transposes both projections. Each style has exactly one rule for every
+parameter; no parameter is ignored.
 
 Shapes: N positions, D width, E joint embedding.
 """
@@ -25,7 +26,7 @@ _IMAGE_PROJECTION, _TEXT_PROJECTION = "image_tower.projection.weight", "text_tow
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 _QKV = "[qkv]"
-"""Stands in a name of theirs for three names, of queries, keys and values."""
+"""Placeholder in a foreign name that stands for three parameters: queries, keys and values."""
 
 
 def _openai_convolution(match: re.Match[str]) -> str:
@@ -38,7 +39,7 @@ def _openai_shortcut(match: re.Match[str]) -> str:
     return f"visual.layer{int(stage) + 1}.{block}.downsample.{'0' if kind == 'conv' else '1'}.{field}"
 
 
-# The layers of a block: in our text tower or in timm's, OpenAI's, Hugging Face's
+# The layers of a block, as patterns for our text tower or timm, then OpenAI's and Hugging Face's names
 _LAYERS = (
     *(r"attention_norm|norm1", r"attention_in|attn\.qkv", r"attention_out|attn\.proj"),
     *(r"mlp_norm|norm2", r"mlp_in|mlp\.fc1", r"mlp_out|mlp\.fc2"),
@@ -103,19 +104,19 @@ _EXTRAS: Mapping[Style, str] = {
     "open_clip": r"attn_mask",
     "huggingface": r"(text|vision)_model\.embeddings\.position_ids",
 }
-"""Entries that are no weights: numbers that the shapes say as well, and constant masks and counts."""
+"""Patterns of entries that are not weights: numbers that also follow from the shapes, constant masks, position ids."""
 
 
 def is_extra(name: str, style: Style) -> bool:
-    """Whether an entry of theirs is known to be no weight."""
+    """Whether an entry of a foreign state is known not to be a weight."""
     return re.fullmatch(_EXTRAS[style], name) is not None
 
 
 def style_of(names: set[str]) -> Style:
-    """In which style these names are.
+    """The style in which these names are written.
 
     Raises:
-        ValueError: in none.
+        ValueError: the names are in none of the styles.
     """
     if any(name.startswith(("image_tower.", "text_tower.")) for name in names):
         return "ours"
@@ -123,18 +124,22 @@ def style_of(names: set[str]) -> Style:
         return "huggingface"
     if any(name.startswith("visual.") for name in names):
         return "openai" if "input_resolution" in names else "open_clip"
-    some = ", ".join(sorted(names)[:3]) or "no entry at all"
-    raise ValueError(f"these are no weights of a CLIP that is known here (styles: {', '.join(STYLES)}): {some}")
+    first_names = ", ".join(sorted(names)[:3]) or "no entries"
+    raise ValueError(f"these weights are not those of a CLIP in a known style ({', '.join(STYLES)}): {first_names}")
 
 
 class Names:
-    """The parameters of one model in one style."""
+    """Translates the parameters of one model into one style, and back."""
 
     def __init__(self, ours: Mapping[str, Tensor], style: Style) -> None:
-        """Takes the state of a model of ours, whose tensors may be on the meta device.
+        """Look up the foreign name or names of every parameter.
+
+        Args:
+            ours: the state of a model of this project; its tensors may be on the meta device.
+            style: the foreign style.
 
         Raises:
-            ValueError: the style has no names for these towers.
+            ValueError: the style has no name for a parameter.
         """
         self.style = style
         is_transformer = _CLS in ours
@@ -144,14 +149,14 @@ class Names:
         images = _OPENAI_TRANSFORMER if is_transformer else _OPENAI_RESNET
         rules = _HUGGINGFACE if style == "huggingface" else (*_OPENAI, *images)
         self.theirs = {name: [name] if style == "ours" else _translate(name, rules) for name in ours}
-        if strangers := [name for name, theirs in self.theirs.items() if not theirs]:
+        if unnamed := [name for name, theirs in self.theirs.items() if not theirs]:
             raise ValueError(
-                f"style={style} has no names for this model: {len(strangers)} of its weights, {strangers[0]} the "
-                "first, have no counterpart there"
+                f"style={style} has no names for this model: {len(unnamed)} of its weights have no counterpart, "
+                f"the first of which is {unnamed[0]}"
             )
 
     def to_theirs(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """A parameter of ours as they hold it: under one name, or three."""
+        """Convert a parameter to the foreign style: one tensor by name, or three."""
         theirs = self.theirs[name]
         if self.style != "ours" and name in (_CLS, _POSITIONS):  # 1 x 1 x D, 1 x N x D
             tensor = tensor.squeeze(0).squeeze(0)
@@ -160,7 +165,7 @@ class Names:
         return dict(zip(theirs, tensor.chunk(len(theirs)) if len(theirs) > 1 else [tensor], strict=True))
 
     def to_ours(self, name: str, tensors: list[Tensor], shape: torch.Size) -> Tensor:
-        """A parameter as we hold it, of their tensors in the order of `theirs`."""
+        """Convert a parameter from the foreign style; the order of `tensors` is that of `theirs[name]`."""
         tensor = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         return (tensor.T.contiguous() if name in self._transposed else tensor).view(shape)
 
@@ -168,6 +173,6 @@ class Names:
 def _translate(name: str, rules: tuple[Rule, ...]) -> list[str]:
     for ours, theirs in rules:
         if match := re.fullmatch(ours, name):
-            found = theirs(match) if callable(theirs) else match.expand(theirs)
-            return [found.replace(_QKV, part) for part in "qkv"] if _QKV in found else [found]
+            translated = theirs(match) if callable(theirs) else match.expand(theirs)
+            return [translated.replace(_QKV, part) for part in "qkv"] if _QKV in translated else [translated]
     return []

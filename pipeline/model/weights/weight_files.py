@@ -1,9 +1,9 @@
-"""Files of weights that others have written, read without running anything that they hold.
+"""Read weights from untrusted files without running any code in them.
 
-Three formats: safetensors; what `torch.save` writes, read with `weights_only`; and the TorchScript archives in which
-OpenAI released its models. The last are programs: `torch.jit.load` compiles what is in them. Here only their tensors
-are read, from the zip file and its data.pkl, by an unpickler that knows tensors, containers and blank objects in the
-place of modules, and refuses everything else.
+Three formats are supported: safetensors; files of `torch.save`, which are read with `weights_only`; and the TorchScript
+archives in which OpenAI released its models. TorchScript archives contain code, which `torch.jit.load` would compile.
+This module reads only their tensors, from the data.pkl in the zip file. Its unpickler creates tensors, containers and
+empty stand-ins for modules, and refuses everything else.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "DoubleStorage": torch.float64,
 }
 
-_REFUSED = "refused, because reading it would run a program that it holds"
+_REFUSED = "refused, because reading it would run code that it contains"
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:
-    """The tensors in a file of weights by name, on the CPU, whatever its format.
+    """Read the tensors of a file of weights, by name, onto the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, holds no weights, or holds something else than plain data, which is not run.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, contains no weights, or contains code. The code is not run.
     """
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at '{path}': there is no such file")
+        raise FileNotFoundError(f"no weights at '{path}': the file does not exist")
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path}: damaged, perhaps half of a download ({error})") from error
+            raise ValueError(f"{path}: damaged, perhaps by an incomplete download ({error})") from error
     if not zipfile.is_zipfile(path):
         return _read_torch(path)
     with zipfile.ZipFile(path) as archive:
@@ -64,22 +64,22 @@ def read_state(file: str | Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a pickle's protocol: it is read or refused all the same
+        with warnings.catch_warnings(action="ignore"):  # warnings about the pickle protocol, which do not matter here
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's message advises to run the program; of it the name alone is of use here
+        # torch's message advises to run the code anyway, so only the name in it is reported
         if program := re.search(r"(?:GLOBAL|instantiate class|func|operand) ([\w.]+)", str(error)):
             raise ValueError(f"{path}: {_REFUSED} ({program[1]})") from error
-        raise ValueError(f"{path}: damaged, or no file of weights") from error
+        raise ValueError(f"{path}: damaged, or not a file of weights") from error
     except (RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise ValueError(f"{path}: damaged, or no file of weights ({_first_line(error)})") from error
+        raise ValueError(f"{path}: damaged, or not a file of weights ({_first_line(error)})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]  # a checkpoint of open_clip: the optimizer is beside it
+        content = content["state_dict"]  # a checkpoint of open_clip, which also contains the optimizer
     is_state = isinstance(content, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
     if not is_state:
-        raise ValueError(f"{path}: holds no weights by name")
+        raise ValueError(f"{path}: does not map names to weights")
     return dict(content)
 
 
@@ -91,29 +91,29 @@ def _read_script(archive: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
     names = archive.namelist()
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise ValueError(f"{path}: damaged: {len(pickles)} files data.pkl instead of one")
+        raise ValueError(f"{path}: damaged: contains {len(pickles)} data.pkl files instead of one")
     folder = pickles[0].removesuffix("data.pkl")
     try:
         with archive.open(pickles[0]) as stream:
             module = _Unpickler(stream, lambda key: _read_entry(archive, f"{folder}data/{key}")).load()
         if not isinstance(module, _Blank):
-            raise pickle.UnpicklingError("holds no module")
+            raise pickle.UnpicklingError("contains no module")
         return dict(_tensors(module, ""))
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path}: {error}") from error
-    except Exception as error:  # a pickle can fail in any way, and it is always the file that is to blame
+    except Exception as error:  # unpickling a damaged file can raise anything
         raise ValueError(f"{path}: damaged ({_first_line(error)})") from error
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytearray:
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED:
-        raise pickle.UnpicklingError(f"refused: {name} is compressed, which no such archive is")
+        raise pickle.UnpicklingError(f"refused: {name} is compressed, which TorchScript archives never are")
     return bytearray(archive.read(entry))
 
 
 class _Blank:
-    """What stands for a module: its attributes, and nothing that could be called."""
+    """A stand-in for a module: it has the module's attributes, but no methods."""
 
     __slots__ = ("attributes",)
 
@@ -122,7 +122,7 @@ class _Blank:
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-            raise pickle.UnpicklingError("damaged: a module's state is no dictionary of names")
+            raise pickle.UnpicklingError("damaged: the state of a module is not a dictionary of names")
         self.attributes = state
 
 
@@ -135,7 +135,7 @@ def _tensors(module: _Blank, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Tensors, containers and blank modules; `read` gives the bytes of a storage by its key."""
+    """Creates tensors, containers and stand-ins for modules only; `read` returns the bytes of a storage by its key."""
 
     def __init__(self, stream: Any, read: Callable[[str], bytearray]) -> None:
         super().__init__(stream)
@@ -143,12 +143,12 @@ class _Unpickler(pickle.Unpickler):
         self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a global; it is never the thing itself."""
+        """The harmless replacement of a global; the real object is never imported."""
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if module == "__torch__" or module.startswith("__torch__."):
             return _Blank
-        known = {
+        replacements = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
             ("torch.jit._pickle", "build_intlist"): list,
@@ -157,15 +157,15 @@ class _Unpickler(pickle.Unpickler):
             ("torch.jit._pickle", "build_tensorlist"): list,
             ("torch.jit._pickle", "restore_type_tag"): _first,
         }
-        if (module, name) not in known:
+        if (module, name) not in replacements:
             raise pickle.UnpicklingError(f"{_REFUSED} ({module}.{name})")
-        return known[module, name]
+        return replacements[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """A storage as a tensor of one dimension."""
+        """Read a storage as a one-dimensional tensor."""
         kind, dtype, key, _device, num_elements = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"refused: a reference to '{kind}'")
+            raise pickle.UnpicklingError(f"refused: a reference to '{kind}', not to a storage of tensors")
         if key not in self._storages:
             data = self._read(key)
             if len(data) != num_elements * dtype.itemsize:
@@ -176,7 +176,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _rebuild_tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_flags: object) -> Tensor:
-    """A view of a storage; torch refuses one that reaches outside."""
+    """A view of a storage; torch raises if the view exceeds the storage."""
     if math.prod(size) == 0:
         return storage.new_empty(tuple(size))
     return storage.as_strided(tuple(size), tuple(stride), offset)

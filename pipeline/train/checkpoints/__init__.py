@@ -1,5 +1,6 @@
-"""Checkpoints of a run, and the weights that it starts from.
+"""Save and load the checkpoints of a run, and read the weights that a run starts from.
 
-May import `model`; storage is handed in as `storage_protocol.Storage`. Start with `checkpoint`: a folder of files whose
-manifest is written last. `background_saver` writes during training, `initial_weights` opens what --start_from names.
+May import `model`; the storage is passed in as a `storage_protocol.Storage`. Start with `checkpoint`: a checkpoint is a
+folder of files whose manifest is written last. `background_saver` writes checkpoints during training, `initial_weights`
+reads the weights that --start_from names.
 """

@@ -1,14 +1,14 @@
-"""Checkpoints: a folder of files for each, its manifest written last.
+"""Save and load checkpoints: one folder of files per checkpoint, its manifest written last.
 
     checkpoints/step-00000400/model.safetensors, config.json, tokenizer.json    the model, as pipeline.load reads it
                               optimizer.pt                                      state of the optimizer
                               progress.json                                     steps and seconds so far
-                              manifest.json                                     size and sha256 of each of these
+                              manifest.json                                     size and sha256 of each file above
 
-Every file is read back and compared before the manifest is written, which makes the folder a checkpoint. One whose
-manifest does not fit its files is skipped for the one before it, and removed once the run has gone on from there, so
-that it never counts as one to keep; where all are damaged, the run is refused. Folders without a manifest are what a
-killed run has left, and are removed.
+Every file is read back and compared before the manifest is written. Only a folder with a manifest is a checkpoint.
+A checkpoint whose files do not match its manifest is damaged: the run resumes from the checkpoint before it, and then
+removes the damaged one, so that it does not take the place of a good one. If all checkpoints are damaged, the run is
+refused. A folder without a manifest was left by a killed run, and is removed.
 """
 
 import hashlib
@@ -31,30 +31,30 @@ from pipeline.train.checkpoints.storage_protocol import Storage
 logger = logging.getLogger("clip")
 
 WRITE_ATTEMPTS = 3
-"""How often a file is written that reads back as another."""
+"""How many times a file is written before a difference on reading it back is an error."""
 MANIFEST_FILE, OPTIMIZER_FILE, PROGRESS_FILE = "manifest.json", "optimizer.pt", "progress.json"
 _FILES = (PROGRESS_FILE, *MODEL_FILES, OPTIMIZER_FILE)
 
-_Found = TypeVar("_Found")
+_Content = TypeVar("_Content")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """How far a run has progressed."""
 
     num_steps: int
-    """Steps taken."""
+    """Number of steps so far, including skipped steps."""
     seconds: float
-    """Time spent on them, over all resumptions."""
+    """Training time so far, over all resumptions."""
     chunk_size: int | None = None
-    """What was found best, or has fitted, and is to go on with (chunks.py)."""
+    """The chunk size to continue with: the fastest that was found, or one that fits in memory (chunks.py)."""
     skipped_steps: int = 0
-    """How many of them were not taken (nonfinite_steps.py)."""
+    """How many of the steps did not update the weights (nonfinite_steps.py)."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on. The order of the data and the crops are functions of the step."""
+    """The state that a run resumes from. It holds no reader state: data order and crops are functions of the step."""
 
     model: Model
     optimizer: dict[str, Any]
@@ -62,7 +62,7 @@ class Checkpoint:
     progress: Progress
 
     def copied(self) -> "Checkpoint":
-        """As it is now, in the host's memory: training may go on while the copy is written."""
+        """Copy the present state to host memory, so that training can continue while the copy is written."""
         network = empty_network(self.model.network.config)
         network.load_state_dict(_copied(self.model.network.state_dict()), assign=True)
         return Checkpoint(Model(network, self.model.tokenizer), _copied(self.optimizer), self.progress)
@@ -70,64 +70,67 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of a run: the newest ones, and of each so many steps the first."""
+    """The checkpoints of a run. Keeps the newest ones, and optionally the first of every interval of steps."""
 
     uri: str
-    files: Storage
+    storage: Storage
     keep: int = 2
-    """How many of the newest are kept."""
+    """How many of the newest checkpoints are kept."""
     keep_every_steps: int = 0
-    """The first one of each so many steps is kept as well, if this is not 0."""
+    """Keep also the first checkpoint of every interval of this many steps; 0 turns this off."""
 
     def save(self, checkpoint: Checkpoint) -> dict[str, bytes]:
-        """Write a checkpoint and return its files; what is not to be kept is removed when it is complete.
+        """Write a checkpoint and return its files. Then remove the checkpoints that are not to be kept.
 
         Raises:
-            OSError: a file cannot be stored as it is.
+            OSError: a file cannot be written, or repeatedly reads back different.
         """
         folder = self._folder(checkpoint.progress.num_steps)
         content = _to_files(checkpoint)
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
         records = {name: {"num_bytes": len(data), "sha256": hashes[name]} for name, data in content.items()}
-        self.files.delete(self.files.join(folder, MANIFEST_FILE))  # of a damaged one, which this one replaces
+        self.storage.delete(self.storage.join(folder, MANIFEST_FILE))  # exists if a damaged checkpoint is replaced
         for name, data in content.items():
-            self._write(self.files.join(folder, name), data, hashes[name])
-        self.files.write_bytes(self.files.join(folder, MANIFEST_FILE), json.dumps(records, indent=1).encode())
+            self._write(self.storage.join(folder, name), data, hashes[name])
+        self.storage.write_bytes(self.storage.join(folder, MANIFEST_FILE), json.dumps(records, indent=1).encode())
         self.collect(checkpoint.progress.num_steps)
         return content
 
     def collect(self, newest: int) -> None:
-        """Remove the checkpoints that are not to be kept, and what is left of those that were never finished.
+        """Remove the checkpoints that are not to be kept, and the folders of unfinished ones.
 
-        Of a run's processes one may do so, and not while another writes.
+        Only one process of a run may call this, and not while a checkpoint is being written.
 
         Args:
-            newest: steps of the checkpoint that was just saved, or gone on from. Later ones were skipped as damaged.
+            newest: steps of the checkpoint that was just saved or resumed from. Later checkpoints are damaged.
         """
-        found = self._found()
-        complete = [num_steps for num_steps in found if found[num_steps] and num_steps <= newest]
-        kept, reached = set(complete[: self.keep]), 0
+        is_complete = self._list_steps()
+        complete = [num_steps for num_steps in is_complete if is_complete[num_steps] and num_steps <= newest]
+        kept, last_interval = set(complete[: self.keep]), 0
         for num_steps in reversed(complete if self.keep_every_steps else []):
-            if num_steps // self.keep_every_steps > reached:
-                reached = num_steps // self.keep_every_steps
+            if num_steps // self.keep_every_steps > last_interval:
+                last_interval = num_steps // self.keep_every_steps
                 kept.add(num_steps)
-        for num_steps in found:
+        for num_steps in is_complete:
             if num_steps not in kept:
                 folder = self._folder(num_steps)
-                self.files.delete(self.files.join(folder, MANIFEST_FILE))  # first: half of one is none
-                self.files.delete(folder)
+                # The manifest first, so that a half-deleted folder is no checkpoint
+                self.storage.delete(self.storage.join(folder, MANIFEST_FILE))
+                self.storage.delete(folder)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, on the CPU; None where none was ever finished.
+        """Load the newest undamaged checkpoint, on the CPU; None if no checkpoint was ever completed.
 
         Raises:
-            ValueError: all that were finished are damaged.
+            ValueError: all completed checkpoints are damaged.
         """
         return self._newest(lambda folder: _from_files(self._read(folder, _FILES), folder))
 
     def description(self) -> tuple[str, bytes, bytes] | None:
-        """Of the newest checkpoint in which these are whole: its folder, and what of it says which model it is of, as
-        bytes: the configuration and the tokenizer. None, and raises, as `latest`."""
+        """Return the files that identify a checkpoint's model: (folder, bytes of config.json, bytes of tokenizer.json).
+
+        They come from the newest checkpoint in which both files are undamaged. None and errors as for `latest`.
+        """
 
         def describe(folder: str) -> tuple[str, bytes, bytes]:
             content = self._read(folder, (CONFIG_FILE, TOKENIZER_FILE))
@@ -135,31 +138,35 @@ class CheckpointFolder:
 
         return self._newest(describe)
 
-    def _newest(self, read: Callable[[str], _Found]) -> _Found | None:
-        """What is read from the newest folder that `read` finds whole; each that is not is logged as a warning."""
+    def _newest(self, read: Callable[[str], _Content]) -> _Content | None:
+        """Call `read` on the folders, newest first, until one is undamaged. Logs a warning for each damaged folder."""
         damaged = []
-        for num_steps, complete in self._found().items():
+        for num_steps, complete in self._list_steps().items():
             try:
                 return read(self._folder(num_steps))
             except (FileNotFoundError, ValueError) as error:
-                logger.warning("checkpoint skipped, the one before it is tried: %s", error)
+                logger.warning("checkpoint skipped, trying the one before it: %s", error)
                 if complete:
                     damaged.append(error)
         if damaged:
             raise ValueError(
-                f"{self.uri}: no checkpoint in it is whole (the newest: {damaged[0]}). Remove this folder, to start "
-                "anew, or choose another output"
+                f"{self.uri}: every checkpoint in it is damaged (the newest: {damaged[0]}). Remove this folder to "
+                "start again from step 0, or choose another output"
             )
         return None
 
-    def _found(self) -> dict[int, bool]:
-        """Steps of all checkpoint folders, the newest first, and whether each has a manifest."""
+    def steps(self) -> list[int]:
+        """The steps after which the complete checkpoints were taken, ascending."""
+        return sorted(num_steps for num_steps, complete in self._list_steps().items() if complete)
+
+    def _list_steps(self) -> dict[int, bool]:
+        """The steps of all checkpoint folders, newest first, and whether each folder has a manifest."""
         try:
-            found = self.files.list_files(self.uri)
+            uris = self.storage.list_files(self.uri)
         except FileNotFoundError:
             return {}
         complete: dict[int, bool] = {}
-        for uri in found:
+        for uri in uris:
             _, folder, name = uri.rsplit("/", 2)
             if folder.startswith("step-"):
                 num_steps = int(folder.removeprefix("step-"))
@@ -167,33 +174,33 @@ class CheckpointFolder:
         return dict(sorted(complete.items(), reverse=True))
 
     def _folder(self, num_steps: int) -> str:
-        return self.files.join(self.uri, f"step-{num_steps:08d}")
+        return self.storage.join(self.uri, f"step-{num_steps:08d}")
 
     def _write(self, uri: str, data: bytes, sha256: str) -> None:
         for _ in range(WRITE_ATTEMPTS):
-            self.files.write_bytes(uri, data)
+            self.storage.write_bytes(uri, data)
             digest = hashlib.sha256()
-            for chunk in self.files.read_chunks(uri):
+            for chunk in self.storage.read_chunks(uri):
                 digest.update(chunk)
             if digest.hexdigest() == sha256:
                 return
-        raise OSError(f"{uri}: what is read back is not what was written, {WRITE_ATTEMPTS} times")
+        raise OSError(f"{uri}: read back different from what was written, {WRITE_ATTEMPTS} times; check the storage")
 
     def _read(self, folder: str, names: Sequence[str]) -> dict[str, bytes]:
-        """Storage of a checkpoint, verified.
+        """Read files of a checkpoint and verify them against its manifest.
 
         Raises:
-            FileNotFoundError: a file, or the manifest, is missing.
-            ValueError: a file is not the one that was written.
+            FileNotFoundError: a file or the manifest is missing.
+            ValueError: a file differs from the manifest, or the manifest is damaged.
         """
         try:
-            manifest = json.loads(self.files.read_bytes(self.files.join(folder, MANIFEST_FILE)))
+            manifest = json.loads(self.storage.read_bytes(self.storage.join(folder, MANIFEST_FILE)))
             records = {name: (manifest[name]["num_bytes"], manifest[name]["sha256"]) for name in names}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder}/{MANIFEST_FILE} is damaged: {error!r}") from error
         content = {}
         for name, (num_bytes, sha256) in records.items():
-            data = self.files.read_bytes(self.files.join(folder, name))
+            data = self.storage.read_bytes(self.storage.join(folder, name))
             if len(data) != num_bytes:
                 raise ValueError(f"{folder}/{name}: {num_bytes} bytes expected, {len(data)} found")
             digest = hashlib.sha256(data).hexdigest()
@@ -206,7 +213,7 @@ class CheckpointFolder:
 def _to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
     buffer = io.BytesIO()
     torch.save(checkpoint.optimizer, buffer)
-    # The small one first: a killed run's folder shows in a listing once it has a file that is whole
+    # The smallest file first: a folder is listed, and so cleaned up after a killed run, once it holds one file
     return {
         PROGRESS_FILE: json.dumps(asdict(checkpoint.progress)).encode(),
         **model_folder.to_files(checkpoint.model),
@@ -224,7 +231,7 @@ def _from_files(content: dict[str, bytes], folder: str) -> Checkpoint:
 
 
 def _copied(tree: Any) -> Any:
-    """Nested dictionaries and lists with a copy of each tensor, on the CPU."""
+    """Copy nested dictionaries and lists, with a copy of each tensor on the CPU."""
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, dict):

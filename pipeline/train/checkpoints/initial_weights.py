@@ -1,7 +1,8 @@
-"""Weights that a run starts from instead of chance: another run's model, or one of others.
+"""Read the weights that a run starts from instead of random values: a model of another run, or a foreign one.
 
-The paper's last model is made so: ViT-L/14, trained for one more epoch at 336 pixels (section 2.5). What may differ is
-the resolution, for which an image tower's positions are interpolated, and the vocabulary, which comes with the weights.
+The paper's last model is made this way: ViT-L/14, trained for one more epoch at 336 pixels (section 2.5). The
+weights may differ from the configured model in two things: the resolution, for which the positions of an image tower
+are interpolated, and the vocabulary, which comes with the weights.
 """
 
 from __future__ import annotations
@@ -20,63 +21,68 @@ from pipeline.model.weights.model_folder import Model
 from pipeline.train.checkpoints.storage_protocol import Storage
 
 
-def read_start(place: str, config: ModelConfig, files: Storage) -> tuple[Model, str]:
-    """The model to start from, with the sizes of `config`, and the SHA-256 of what was read.
+def read_start(location: str, config: ModelConfig, storage: Storage) -> tuple[Model, str]:
+    """Read the model to start from and fit it to the sizes of `config`. Returns it with the SHA-256 of its files.
 
     Args:
-        place: a folder of jobs.pretrain, local or at a URI; or a local folder or file of others (loading.py).
-        config: what is to be trained; its vocabulary counts for nothing.
-        files: where URIs are.
+        location: a folder of jobs.pretrain, local or at a URI; or a local folder or file of a foreign model
+            (loading.py).
+        config: the model to train; its vocabulary size is ignored.
+        storage: where URIs are read.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a file is damaged, or the weights are those of another network.
+        FileNotFoundError: there is no model at the location.
+        ValueError: a file is damaged, or the weights belong to a different network.
     """
     try:
-        model = _read(place, files)
+        model = _read(location, storage)
         digest = hashlib.sha256()
         for data in model_folder.to_files(model).values():
             digest.update(data)
         return _fit(model, config), digest.hexdigest()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"start_from={place}: {error}") from error
+        raise FileNotFoundError(f"start_from={location}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"start_from={place}: {error}") from error
+        raise ValueError(f"start_from={location}: {error}") from error
 
 
-def read_folder(folder: str, files: Storage) -> Model:
-    """The model in a folder of ours, local or at a URI. Raises as `model_folder.from_files`."""
-    places = {name: files.join(folder, name) for name in model_folder.MODEL_FILES}
+def read_folder(folder: str, storage: Storage) -> Model:
+    """Read a model in this program's own format from a folder or URI. Raises as `model_folder.from_files`."""
+    uris = {name: storage.join(folder, name) for name in model_folder.MODEL_FILES}
     return model_folder.from_files(
-        {name: files.read_bytes(place) for name, place in places.items() if files.exists(place)}, folder
+        {name: storage.read_bytes(uri) for name, uri in uris.items() if storage.exists(uri)}, folder
     )
 
 
-def _read(place: str, files: Storage) -> Model:
-    local = Path(place.removeprefix("file://"))
-    if local.exists():
-        return read_model(local)
-    if place in MODELS:
-        raise FileNotFoundError("a model's name, which says no weights; give the folder or the file that has them")
-    return read_folder(place, files)
+def _read(location: str, storage: Storage) -> Model:
+    path = Path(location.removeprefix("file://"))
+    if path.exists():
+        return read_model(path)
+    if location in MODELS:
+        raise FileNotFoundError("this is the name of a model; give the folder or the file of its weights")
+    return read_folder(location, storage)
 
 
 def _fit(model: Model, config: ModelConfig) -> Model:
-    """The same weights in a network of that configuration, on the CPU."""
-    found, wanted = _computes(model.network.config), _computes(config)
-    different = [key for key in wanted if found.get(key) != wanted[key]]
+    """Load the same weights into a network of another configuration, on the CPU."""
+    actual, expected = _fixed_settings(model.network.config), _fixed_settings(config)
+    different = [key for key in expected if actual.get(key) != expected[key]]
     if different:
-        told = "; ".join(f"{key} is {found.get(key)} there and {wanted[key]} here" for key in different)
-        raise ValueError(f"the weights are those of another network than the model's: {told}")
+        details = "; ".join(
+            f"{key} is {actual.get(key)} in the weights, {expected[key]} in the model" for key in different
+        )
+        raise ValueError(f"the weights are not those of the configured model: {details}")
     vocab_size = model.network.config.text.vocab_size
     network = empty_network(replace(config, text=replace(config.text, vocab_size=vocab_size)))
     import_state(network, model.network.state_dict())
     return Model(network, model.tokenizer)
 
 
-def _computes(config: ModelConfig) -> dict[str, Any]:
-    """What a network computes with its weights, whatever the resolution and the vocabulary; timm ends the names of its
-    architectures with the resolution, and takes it as an option."""
+def _fixed_settings(config: ModelConfig) -> dict[str, Any]:
+    """The settings that must equal those of the weights: all but resolution and vocabulary size.
+
+    timm puts the resolution at the end of an architecture's name, and takes it as the option img_size as well.
+    """
     image = asdict(config.image)
     size = image.pop("image_size")
     image["architecture"] = config.image.architecture.removesuffix(f"_{size}")

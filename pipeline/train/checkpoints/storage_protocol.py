@@ -1,29 +1,29 @@
-"""What training asks of a storage; the module cluster.storage is one."""
+"""The storage functions that training needs, as a protocol; the module cluster.storage implements it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 
 class Storage(Protocol):
-    """Whole files at URIs; a file becomes visible complete or not at all."""
+    """Reads and writes whole files at URIs. A file becomes visible only when it is complete."""
 
     def read_bytes(self, uri: str) -> bytes:
-        """The content of a file; FileNotFoundError where there is none."""
+        """Read a file. Raises FileNotFoundError if it does not exist."""
 
     def read_chunks(self, uri: str) -> Iterator[bytes]:
-        """The content of a file, a piece at a time."""
+        """Read a file in pieces."""
 
     def write_bytes(self, uri: str, data: bytes) -> None:
-        """Writes a file, replacing the one that is there."""
+        """Write a file, replacing an existing one."""
 
     def exists(self, uri: str) -> bool:
-        """Whether there is a file."""
+        """Whether the file exists."""
 
     def list_files(self, uri: str, suffixes: Sequence[str] = ()) -> list[str]:
-        """All files below a folder, sorted; FileNotFoundError where there is none."""
+        """List all files below a folder, sorted. Raises FileNotFoundError if the folder does not exist."""
 
     def join(self, uri: str, *parts: str) -> str:
-        """The URI of something below a folder."""
+        """Build the URI of a file or folder below `uri`."""
 
     def delete(self, uri: str) -> None:
-        """Removes a file or a folder."""
+        """Remove a file or a folder."""

@@ -1,5 +1,5 @@
-"""What a run costs before it runs: floating-point operations and memory of a step.
+"""Compute the cost of a run in advance: floating-point operations and memory of a step.
 
-May import `model` and `train.reading`. `flops` also gives the share of a device's peak (MFU) that metrics report;
-`memory` is what docs/scaling.md is computed from. Start with either.
+May import `model` and `train.reading`. `flops` also computes the model FLOPs utilisation (MFU) that metrics report;
+docs/scaling.md is computed from `memory`. Start with either.
 """

@@ -1,12 +1,13 @@
-"""Floating-point operations of training, counted from the network, and the share of a device's peak that they are.
+"""Count the floating-point operations of training from the network, and relate them to a device's peak.
 
-Model FLOPs utilisation (MFU, Chowdhery et al. 2022) asks what a step is worth, not what it did: forward and backward
-pass of every sample, three times the forward pass, with captions at the full context, as others count theirs. Forward
-passes that gradient caching or checkpointing repeats are not counted, nor that captions here are cut to their length.
-So it compares samples per second with those of others; what the device did is another figure.
+Model FLOPs utilisation (MFU, Chowdhery et al. 2022) counts the work that a step requires, not the work that the device
+does: forward and backward pass of every sample, which cost three times the forward pass. Every caption counts at the
+full context length, as in other projects, although this program cuts captions to their length. Forward passes that
+gradient caching or checkpointing repeats are not counted. MFU thus compares samples per second between projects; it
+does not measure what the device computed.
 
-Counted are products of matrices and convolutions, a multiplication and an addition as two. The similarities of the
-contrastive loss are left out: 8 N E for each of N samples, at most 0.5% of a step of the paper (RN50's).
+Matrix products and convolutions are counted, a multiplication and an addition as two operations. The similarities of
+the contrastive loss are left out: 8 N E for each of N samples, at most 0.5% of a step in the paper (for RN50).
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.objectives.clip import CLIP
 from pipeline.model.objectives.networks import empty_network
 
-PEAKS: tuple[tuple[str, float], ...] = (
+PEAK_FLOPS: tuple[tuple[str, float], ...] = (
     ("V100 PCIE", 112e12),
-    ("V100", 125e12),  # float16, for it has no bfloat16
+    ("V100", 125e12),  # float16, because the V100 has no bfloat16
     ("A10", 125e12),
     ("A30", 165e12),
     ("A100", 312e12),
@@ -37,30 +38,31 @@ PEAKS: tuple[tuple[str, float], ...] = (
     ("H200", 989e12),
     ("B200", 2250e12),
 )
-"""FLOP/s of a device whose name has these words, the first that fits: bfloat16 products of dense matrices, by NVIDIA's
-data sheets, which from the A100 on print twice as much beside it, for sparse ones."""
+"""Peak FLOP/s by the words in a device's name; the first match counts. The values are for bfloat16 products of dense
+matrices, from NVIDIA's data sheets. From the A100 on, the data sheets also print twice that value, for sparse ones."""
 
 
 @dataclass(frozen=True)
 class ForwardFlops:
-    """Of one sample."""
+    """Operations of one sample's forward pass."""
 
     image: int
+    """Operations of the image tower."""
     text: int
-    """What reads the caption, or writes it."""
+    """Operations of the part that encodes or predicts the caption."""
 
     @property
     def training(self) -> int:
-        """Forward and backward pass: the gradients of a product's two factors take a product each."""
+        """Operations of forward and backward pass. The backward pass computes two products for each forward product."""
         return 3 * (self.image + self.text)
 
 
 def forward_flops(config: ModelConfig, num_tokens: int | None = None) -> ForwardFlops:
-    """Counted on the meta device, so quickly and without memory.
+    """Count the operations of one sample's forward pass. Runs on the meta device, so it is fast and needs no memory.
 
     Args:
-        config: any objective.
-        num_tokens: length of the caption, start and end included; unset: the whole context.
+        config: the model, of any objective.
+        num_tokens: length of the caption, including start and end token; None: the full context length.
     """
     network = empty_network(config).eval()
     size = config.image.image_size
@@ -79,21 +81,23 @@ def _count(forward: Callable[[], Tensor]) -> int:
 
 
 def peak_flops(device_name: str) -> float | None:
-    """FLOP/s that the device of this name (torch.cuda.get_device_name) could do; None where it is not in the table,
-    and for a slice of a device."""
+    """The peak FLOP/s of a device by its name (torch.cuda.get_device_name).
+
+    None if PEAK_FLOPS does not contain the device, and for a MIG slice of a device.
+    """
     words = set(re.split(r"[^A-Za-z0-9]+", device_name.upper()))
     if "MIG" in words:
         return None
-    return next((peak for name, peak in PEAKS if set(name.upper().split()) <= words), None)
+    return next((peak for name, peak in PEAK_FLOPS if set(name.upper().split()) <= words), None)
 
 
 def utilisation_per_rate(config: ModelConfig, device: torch.device, num_workers: int) -> float | None:
-    """What a run's samples per second are to be multiplied by for its MFU; None where no peak is known, as on a CPU.
+    """The factor that turns a run's samples per second into its MFU; None if no peak is known, as on a CPU.
 
     Args:
-        config: of what is trained.
-        device: of this worker; the others have the same.
-        num_workers: among whom the samples are shared.
+        config: the model that is trained.
+        device: device of this worker; all workers must have the same kind.
+        num_workers: number of workers that share the samples.
     """
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return None if peak is None else forward_flops(config).training / (num_workers * peak)

@@ -1,11 +1,11 @@
-"""What a step of a contrastive run holds in the memory of a worker's device, worked out without that device.
+"""Compute the device memory that a step of a contrastive run needs on one worker, without that device.
 
-What a chunk's graph holds is counted, not estimated: the tower runs on tensors that have shapes and types but no data
-(torch's fake tensors), under the autocast of training, and autograd tells what it saves. They are CPU tensors, because
-only these have fused attention without a device; it saves what CUDA's does.
+The size of a chunk's graph is counted, not estimated: the tower runs on tensors that have shapes and types but no data
+(torch's fake tensors), under the autocast of training, and autograd's hooks report the saved tensors. These are CPU
+tensors, because fused attention without a device exists only for them; it saves the same tensors as CUDA's.
 
-Not in it: what a backward pass takes for a moment (a few activations of one chunk), workspaces of convolutions, the
-CUDA context, and what the allocator cannot use. RESERVE is for them.
+Not included: temporary tensors of a backward pass (a few activations of one chunk), workspaces of convolutions, the
+CUDA context, and fragmented memory. RESERVED_SHARE covers them.
 """
 
 from __future__ import annotations
@@ -25,51 +25,51 @@ from pipeline.model.objectives.loss import TILE
 from pipeline.model.objectives.networks import empty_network
 from pipeline.train.reading.prefetch import AHEAD
 
-RESERVE = 0.1
-"""Share of a device's memory that is not planned with."""
+RESERVED_SHARE = 0.1
+"""Share of a device's memory that is kept free for everything this module does not count."""
 _FLOAT = 4
-"""Bytes of a float32."""
+"""Size of a float32 in bytes."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Bytes that the graph of one chunk of a tower holds."""
+    """Memory of the autograd graph of one chunk in one tower, in bytes."""
 
     fixed: int
-    """Whatever the chunk: the weights in half precision."""
+    """Independent of the chunk size: the weights in half precision."""
     per_sample: int
 
     def num_bytes(self, num_samples: int) -> int:
-        """Of a chunk of so many."""
+        """Size of the graph of a chunk of `num_samples`."""
         return self.fixed + num_samples * self.per_sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What one worker's device holds, in bytes."""
+    """Memory that one worker needs on its device, in bytes."""
 
     num_parameters: int
     moments: int
-    """Of Adam, both."""
+    """Both of Adam's moments."""
     batch: int
-    """Pixels and tokens of the worker's share, its features, those of all texts, and the tiles of the loss."""
+    """Pixels, tokens and features of the worker's share, the text features of all workers, and the loss's tiles."""
     image: Graph
     text: Graph
 
     @property
     def state(self) -> int:
-        """Weights, gradients and moments: there all the time."""
+        """Weights, gradients and moments, which are always in memory."""
         return 2 * _FLOAT * self.num_parameters + self.moments
 
     def peak(self, num_images: int, num_texts: int) -> int:
-        """The most at once, with the graph of one chunk of each tower, of so many samples."""
+        """Peak memory, with the graphs of one chunk of `num_images` and one of `num_texts` at the same time."""
         return self.state + self.batch + self.image.num_bytes(num_images) + self.text.num_bytes(num_texts)
 
     def largest_chunk(self, device_bytes: int) -> int:
-        """The largest power of two of samples, alike in both towers, that a device has room for; 0 where a single one
-        is too much."""
-        room, chunk_size = (1 - RESERVE) * device_bytes, 1
-        while self.peak(chunk_size, chunk_size) <= room:
+        """The largest chunk size for both towers, a power of two, that fits in a device's memory; 0 if not even one
+        sample fits."""
+        usable_bytes, chunk_size = (1 - RESERVED_SHARE) * device_bytes, 1
+        while self.peak(chunk_size, chunk_size) <= usable_bytes:
             chunk_size *= 2
         return chunk_size // 2
 
@@ -82,14 +82,14 @@ def footprint(
     num_tokens: int | None = None,
     moment_bytes: int = _FLOAT,
 ) -> Footprint:
-    """Of a contrastive run under bfloat16 autocast.
+    """Compute the footprint of a contrastive run under bfloat16 autocast.
 
     Args:
-        config: what is trained.
-        global_batch_size: over all workers.
-        num_workers: among whom it is shared.
-        num_tokens: length of captions, start and end included; unset: the whole context.
-        moment_bytes: of each of Adam's moments.
+        config: the model that is trained.
+        global_batch_size: pairs per step, over all workers.
+        num_workers: number of workers that share the batch.
+        num_tokens: length of captions, including start and end token; None: the full context length.
+        moment_bytes: bytes per parameter of each of Adam's two moments.
     """
     network = empty_network(config).train()
     assert isinstance(network, CLIP)
@@ -101,7 +101,7 @@ def footprint(
     return Footprint(
         num_parameters=num_parameters,
         moments=2 * moment_bytes * num_parameters,
-        # The share and those prefetched; its features and their gradients; texts of all and their gradient; two tiles
+        # Share and prefetched shares; its features and their gradients; all text features and their gradients; 2 tiles
         batch=num_local * (1 + AHEAD) * (3 * size**2 + 4 * length)
         + (4 * num_local + 2 * global_batch_size) * feature
         + 2 * tile,
@@ -111,9 +111,10 @@ def footprint(
 
 
 def _graph(tower: nn.Module, dtype: torch.dtype, *shape: int) -> Graph:
-    """Of two sizes of a chunk, since the bytes are linear in it. (Of one, batch norms over 1 x 1 pixels refuse.)"""
-    few, more = (_saved_bytes(tower, num_samples, dtype, shape) for num_samples in (2, 3))
-    return Graph(fixed=few - 2 * (more - few), per_sample=more - few)
+    """Measure two chunk sizes; the bytes are linear in the size. Size 1 fails in batch norms over 1 x 1 pixels."""
+    of_two, of_three = (_saved_bytes(tower, num_samples, dtype, shape) for num_samples in (2, 3))
+    per_sample = of_three - of_two
+    return Graph(fixed=of_two - 2 * per_sample, per_sample=per_sample)
 
 
 def _saved_bytes(tower: nn.Module, num_samples: int, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
@@ -121,7 +122,7 @@ def _saved_bytes(tower: nn.Module, num_samples: int, dtype: torch.dtype, shape: 
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # kept, so that no other takes its place
+        storages[storage._cdata] = storage  # a reference, so that no other storage reuses its address
         return tensor
 
     with FakeTensorMode():
@@ -130,5 +131,5 @@ def _saved_bytes(tower: nn.Module, num_samples: int, dtype: torch.dtype, shape: 
         chunk = torch.empty(num_samples, *shape, dtype=dtype)
         with saved_tensors_hooks(count, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
             functional_call(tower, weights | buffers, (chunk,))
-        own = {tensor.untyped_storage()._cdata for tensor in (weights | buffers).values()}
-        return sum(int(storage.nbytes()) for key, storage in storages.items() if key not in own)
+        not_in_graph = {tensor.untyped_storage()._cdata for tensor in (weights | buffers).values()}
+        return sum(int(storage.nbytes()) for key, storage in storages.items() if key not in not_in_graph)

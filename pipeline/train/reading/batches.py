@@ -1,4 +1,4 @@
-"""Rows of the snapshot -> arrays of a training step."""
+"""Read and decode the rows of training steps into arrays."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +16,16 @@ from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.train.reading.plan import Plan
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-"""image uint8 n x 3 x S x S; tokens int32 n x context length; length int32 n; step int64 n."""
+"""Columns of n pairs: image uint8 [n, 3, S, S], tokens int32 [n, context_length], length int32 [n], step int64 [n]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReader:
-    """Reads one worker's share of a step. Plain data until it reads, so that reading tasks can have it.
+    """Reads one worker's share of a step. It is plain data until the first read, so that Ray can send it to tasks.
 
-    What it has read and made then stays for the steps to come: row groups, the epoch's order, the tokenizer and what it
-    remembers. Of 400 million pairs the order alone takes as long as 1,000 images.
+    A reader caches row groups, the epoch's order and the tokenizer for later steps. For 400 million pairs, computing
+    the
+    order takes as long as reading 1,000 images.
     """
 
     shards: Shards
@@ -38,18 +39,18 @@ class StepReader:
     context_length: int
 
     def read(self, steps: Sequence[int]) -> Iterator[Arrays]:
-        """The share of each step, in order.
+        """Read this worker's share of each step, in the order of `steps`.
 
         Raises:
-            ValueError: a file is not what the snapshot says, or an image cannot be decoded.
+            ValueError: a file does not match the snapshot, or an image cannot be decoded.
         """
-        cv2.setNumThreads(1)  # as many as the reading task has CPUs
+        cv2.setNumThreads(1)  # a reading task reserves one CPU
         for step in steps:
-            epoch, places = self.plan.share(step, self.local_batch_sizes, self.rank)
-            num_rows = sum(len(rows.numbers) for rows in places)
+            epoch, row_groups = self.plan.share(step, self.local_batch_sizes, self.rank)
+            num_rows = sum(len(rows.numbers) for rows in row_groups)
             images = np.empty((num_rows, 3, self.image_size, self.image_size), np.uint8)
             captions: list[str] = []
-            for rows in places:
+            for rows in row_groups:
                 table = self._shard_reader.take(rows)
                 self._crop(rows, table["image"], epoch, images[len(captions) :])
                 captions += table["caption"].to_pylist()
@@ -65,24 +66,26 @@ class StepReader:
         return Tokenizer.from_json(self.tokenizer_json, self.context_length)
 
     def _crop(self, rows: Rows, images: pa.ChunkedArray, epoch: int, crops: Pixels) -> None:
-        """Random square crops of a row group's images, into `crops`.
+        """Write random square crops of a row group's images into `crops`.
 
-        Where each lies depends on seed, epoch and row, so not on who decodes it.
+        The position of a crop depends only on seed, epoch and row, and not on the worker that decodes it.
         """
         tops, lefts = (
             draw(self.seed, purpose, epoch, rows.numbers) / 2.0**64 for purpose in (Purpose.CROP_TOP, Purpose.CROP_LEFT)
         )
         least_side = REDUCED_SHRINK * self.image_size / self.crop_share
-        for number, (row, image, *at) in enumerate(zip(rows.rows, images.to_pylist(), tops, lefts, strict=True)):
+        for index, (row, image, top, left) in enumerate(zip(rows.rows, images.to_pylist(), tops, lefts, strict=True)):
             try:
                 pixels = decode(image, least_side)
             except ValueError as error:
                 where = f"{self.shards.paths[rows.shard]}: row {row} of row group {rows.row_group}"
-                raise ValueError(f"{where}: {error}; the snapshot's images are decoded before they get in") from error
-            crops[number] = random_square_crop(pixels, self.image_size, self.crop_share, (at[0], at[1]))
+                raise ValueError(
+                    f"{where}: {error}; images are decoded before a snapshot is written, so the file may be damaged"
+                ) from error
+            crops[index] = random_square_crop(pixels, self.image_size, self.crop_share, (top, left))
 
 
 def _encode(tokenizer: Tokenizer, captions: Sequence[str]) -> Arrays:
     tokens, lengths = tokenizer.encode_arrays(captions)
-    room = tokenizer.context_length - tokens.shape[1]
-    return {"tokens": np.pad(tokens, ((0, 0), (0, room))), "length": lengths}
+    padding = tokenizer.context_length - tokens.shape[1]
+    return {"tokens": np.pad(tokens, ((0, 0), (0, padding))), "length": lengths}

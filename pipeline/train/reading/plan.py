@@ -1,9 +1,8 @@
-"""Which pairs make which step: a pure function of (shards, seed, epoch, step), the same for any number of workers.
+"""Choose the pairs of each step as a pure function of (shards, seed, epoch, step), for any number of workers.
 
-Step s of an epoch takes rows [s B, (s + 1) B) of the epoch's order (pipeline/data/snapshots/epoch_order.py); rows
-beyond the last whole
-batch sit this epoch out. Within a step the order of rows makes no difference to the loss. They are sorted by place
-before the workers share them out, so that a worker reads few row groups.
+Step s of an epoch takes rows [s B, (s + 1) B) of the epoch's order (pipeline/data/snapshots/epoch_order.py). Rows after
+the last whole batch are not used in this epoch. The order of rows within a step does not affect the loss. The rows of a
+step are sorted by row number before they are divided among the workers, so that each worker reads few row groups.
 """
 
 from collections.abc import Sequence
@@ -14,16 +13,16 @@ from pipeline.data.snapshots.epoch_order import Int64, Order, Rows, ShardInfo
 
 
 class Plan:
-    """The order of a run.
+    """The rows of every step of a run.
 
     Args:
-        shards: in the snapshot's order; rows are numbered through them.
-        global_batch_size: B.
-        shuffle_row_groups: row groups of a window.
-        seed: of the order.
+        shards: the snapshot's shards, in order; row numbers count through all of them.
+        global_batch_size: the number of pairs B in a step.
+        shuffle_row_groups: the number of row groups in a shuffle window.
+        seed: the seed of the order.
 
     Raises:
-        ValueError: there are fewer rows than one batch has.
+        ValueError: the snapshot has fewer rows than one batch.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Plan:
             )
 
     def step(self, step: int) -> tuple[int, Int64]:
-        """The epoch that a step of the run belongs to, and the numbers of its B rows, ascending."""
+        """The epoch of a step of the run, and the ascending numbers of its B rows."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         start, stop = step_in_epoch * self.global_batch_size, (step_in_epoch + 1) * self.global_batch_size
         first, last = (self._order.window_at(epoch, position) for position in (start, stop - 1))
@@ -49,7 +48,7 @@ class Plan:
         return epoch, np.sort(rows[start - offset : stop - offset])
 
     def share(self, step: int, local_batch_sizes: Sequence[int], rank: int) -> tuple[int, list[Rows]]:
-        """The epoch of a step, and one worker's part of its rows, by row group."""
+        """The epoch of a step, and the rows of one worker, grouped by row group."""
         epoch, numbers = self.step(step)
         start = sum(local_batch_sizes[:rank])
         return epoch, self._order.locate(numbers[start : start + local_batch_sizes[rank]])

@@ -1,4 +1,4 @@
-"""Batches that are on the device before they are asked for."""
+"""Copy batches to the device before they are needed."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -14,14 +14,15 @@ from pipeline.train.reading.batches import Arrays
 from pipeline.train.step.gradients import Batch
 
 AHEAD = 1
-"""Batches beside the one that is being learned from: where a step takes longer than a copy, more would wait longer."""
+"""Number of batches prepared in advance. One is enough, because a step takes longer than a copy."""
 Item = TypeVar("Item")
 
 
 def to_device(arrays: Iterator[Arrays], device: torch.device) -> Iterator[Batch]:
-    """The batches of a worker, lengths excepted on the device; reading begins at once.
+    """The batches of a worker on the device, except that lengths stay on the CPU. Reading begins immediately.
 
-    On CUDA a thread copies them to pinned memory, and from there, in a stream of its own, while the step before runs.
+    On CUDA, a thread copies each batch to pinned memory, and then to the device in a separate stream while the previous
+    step runs.
     """
     if device.type == "cuda":
         return _copied_to_cuda(arrays, device)
@@ -29,15 +30,16 @@ def to_device(arrays: Iterator[Arrays], device: torch.device) -> Iterator[Batch]
 
 
 def ahead(items: Iterator[Item], number: int) -> Iterator[Item]:
-    """The same items, so many of them taken in advance, by a thread. What that stumbles over is raised in its place."""
+    """Iterate over `items`, fetching `number` of them in advance in a thread. Its errors are raised at their
+    position."""
     thread = ThreadPoolExecutor(1)
     end = object()
-    taken = deque(thread.submit(next, items, end) for _ in range(number))
+    fetched = deque(thread.submit(next, items, end) for _ in range(number))
 
     def hand_out() -> Iterator[Item]:
         try:
-            while (item := taken.popleft().result()) is not end:
-                taken.append(thread.submit(next, items, end))
+            while (item := fetched.popleft().result()) is not end:
+                fetched.append(thread.submit(next, items, end))
                 yield item  # type: ignore[misc]
         finally:
             thread.shutdown(wait=False, cancel_futures=True)
@@ -50,7 +52,7 @@ def _to_host(arrays: Arrays, *, pinned: bool = False) -> Batch:
 
 
 def _tensor(array: npt.NDArray[np.generic], *, pinned: bool) -> Tensor:
-    """A copy: the array lies in Ray's shared memory, which must not be written to and is wanted back."""
+    """Copy an array out of Ray's shared memory, which is read-only and should be released early."""
     dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
     tensor = torch.empty(array.shape, dtype=dtype, pin_memory=pinned)
     np.copyto(tensor.numpy(), array)
@@ -61,21 +63,21 @@ def _copied_to_cuda(arrays: Iterator[Arrays], device: torch.device) -> Iterator[
     copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copied() -> Iterator[tuple[Batch, torch.cuda.Event]]:
-        torch.cuda.set_device(device)  # of this thread, or each worker takes memory of the first GPU
-        for part in arrays:
-            host = _to_host(part, pinned=True)
+        torch.cuda.set_device(device)  # per thread; otherwise every worker allocates memory on the first GPU
+        for batch_arrays in arrays:
+            host = _to_host(batch_arrays, pinned=True)
             with torch.cuda.stream(copying):
                 images, tokens = (tensor.to(device, non_blocking=True) for tensor in (host.images, host.tokens))
             yield Batch(images, tokens, host.lengths), copying.record_event()
 
-    parts = ahead(copied(), AHEAD)
+    batches = ahead(copied(), AHEAD)
 
     def hand_out() -> Iterator[Batch]:
-        for batch, done in parts:
+        for batch, copy_done in batches:
             computing = torch.cuda.current_stream(device)
-            computing.wait_event(done)
+            computing.wait_event(copy_done)
             for tensor in (batch.images, batch.tokens):
-                tensor.record_stream(computing)  # or its memory is given to the next copy too early
+                tensor.record_stream(computing)  # otherwise the next copy may reuse its memory too early
             yield batch
 
     return hand_out()

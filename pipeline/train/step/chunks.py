@@ -1,7 +1,7 @@
-"""How a worker cuts its share of a step: chunks that pay and fit, graphs that are kept, and less of both on need.
+"""Choose chunk size and graph budget of a worker; reduce them after out-of-memory.
 
-None of it makes a difference to the gradient but by rounding, and only the size of the chunks makes that one; so a run
-remembers the size (`Checkpoint.progress`), and one that goes on with it goes on bit for bit.
+Both change memory use and speed. Chunk size also changes the gradient, but only by rounding. Checkpoints therefore
+store the size (`Checkpoint.progress`), and a resumed run that uses it continues bit for bit.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ logger = logging.getLogger("clip")
 
 MIN_PROBED_CHUNK = 8
 WORTHWHILE_GAIN = 1.05
-"""A chunk twice as large must be so much faster; where two doublings in a row are not, probing ends."""
+"""Factor by which a larger chunk must raise the rate to be chosen. Probing ends after two doublings that do not."""
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
-"""Of a device's free memory, what graphs may take when nobody has set a budget."""
+"""Share of a device's free memory that graphs may use if no budget is set."""
 
 
 class Chunks:
-    """The cuts of one worker, over the steps of a run.
+    """Chunk size and graph budget of one worker over the steps of a run.
 
     Args:
-        size: samples of a chunk; unset: the first step's batch is probed for it.
-        budget_bytes: for the graphs of chunks that are kept; unset: of the memory that the first step has left, and the
-            optimizer's moments, which it makes.
-        norm_group_size: images of a chunk, where batch norms fix it.
-        bf16: precision of the towers.
-        workers_on_node: how many share the CPU's memory.
-        length_multiple: chunks of captions are padded to a multiple of so many tokens, for compiled towers.
+        size: samples per chunk. Unset: measured on the first step's batch.
+        budget_bytes: memory for kept graphs. Unset: derived from the memory that is free after the first step, when the
+            optimizer's moments exist.
+        norm_group_size: images per chunk in networks with batch norms; None in others.
+        bf16: whether the towers run under bfloat16 autocast.
+        workers_on_node: the number of workers that share this node's CPU memory.
+        length_multiple: captions of a chunk are padded to a multiple of this number of tokens, for compiled towers.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Chunks:
         self._has_taken_a_step = False
 
     def set_gradients(self, network: Network, batch: Batch, group: Group | None = None) -> StepResult:
-        """The step's gradients (gradients.py), tried again with smaller chunks until they fit.
+        """Compute the step's gradients (gradients.py), retrying with smaller chunks until they fit into memory.
 
         Raises:
-            torch.OutOfMemoryError: not even one sample at a time does.
+            torch.OutOfMemoryError: not even a single sample fits.
         """
         device = batch.images.device
         if self.size is None:
@@ -76,72 +76,75 @@ class Chunks:
                         length_multiple=self._length_multiple, budget=self._budget, group=group,
                     )  # fmt: skip
             except OutOfMemoryElsewhereError:
-                pass  # that rank takes less, and all take the step again
+                pass  # the other rank reduces its memory use, and all ranks retry the step
             except torch.OutOfMemoryError as error:
-                self._take_less(error)
+                self._reduce_memory(error)
             else:
                 self._has_taken_a_step = True
                 return result
             set_random_state(states, device)
 
-    def _take_less(self, error: torch.OutOfMemoryError) -> None:
-        """No graphs to keep at first, then chunks of half the size."""
+    def _reduce_memory(self, error: torch.OutOfMemoryError) -> None:
+        """Stop keeping graphs if any are kept; otherwise halve the chunk size."""
         assert self.size is not None
         if self._budget.max_bytes:
             self._budget_bytes = self._budget.max_bytes = 0
-            logger.warning("out of memory: no more graphs are kept than the last ones (%s)", error)
+            logger.warning("out of memory: from now on, only the last chunk of each tower keeps its graph (%s)", error)
         elif self.size > 1 and self._norm_group_size is None:
             self.size //= 2
-            logger.warning("out of memory: %d samples in a chunk from here on (%s)", self.size, error)
+            logger.warning("out of memory: chunk size reduced to %d samples (%s)", self.size, error)
         else:
             unit = f"norm_group_size={self._norm_group_size} images" if self._norm_group_size else "one sample"
-            raise torch.OutOfMemoryError(f"{unit} of this model is more than the worker's memory can hold") from error
+            raise torch.OutOfMemoryError(
+                f"a step of {unit} does not fit into the worker's memory; give workers more memory or train a smaller "
+                "model"
+            ) from error
 
     def _probe(self, network: Network, batch: Batch, group: Group | None) -> int:
-        """The size whose rate is best, or nearly; the least of all workers', so that they finish together."""
+        """Measure the size with nearly the highest rate; the minimum over all workers, so that they finish together."""
         if self._norm_group_size is not None:
             return self._norm_group_size
         begin_step(network)
         device = batch.images.device
         states = random_state(device)
-        best_size, best_rate, misses = 1, 0.0, 0
-        for size in _doubled(len(batch.images)):
+        best_size, best_rate, num_misses = 1, 0.0, 0
+        for size in _sizes_to_probe(len(batch.images)):
             try:
                 with of_one_type():
                     seconds = self._time_chunk(network, batch, size)
             except torch.OutOfMemoryError:
                 break
             if size / seconds > WORTHWHILE_GAIN * best_rate:
-                best_size, best_rate, misses = size, size / seconds, 0
+                best_size, best_rate, num_misses = size, size / seconds, 0
             else:
-                misses += 1
-            if misses == 2:
+                num_misses += 1
+            if num_misses == 2:
                 break
         network.zero_grad(set_to_none=True)
         set_random_state(states, device)
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # what did not fit says nothing of a step
+            torch.cuda.reset_peak_memory_stats(device)  # probes used more memory than a step does
         if num_ranks(group) > 1:
-            least = torch.tensor([best_size], device=device)
-            dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
-            best_size = int(least)
-        logger.info("%d samples in a chunk", best_size)
+            min_size = torch.tensor([best_size], device=device)
+            dist.all_reduce(min_size, dist.ReduceOp.MIN, group=group)
+            best_size = int(min_size)
+        logger.info("chunk size: %d samples", best_size)
         return best_size
 
     def _time_chunk(self, network: Network, batch: Batch, size: int) -> float:
-        """Seconds, forward and back, of as many of the batch's samples, those with the longest captions."""
+        """Seconds of a forward and backward pass over the `size` samples of the batch with the longest captions."""
         longest = torch.argsort(batch.lengths, stable=True)[-size:]
         rows = longest.to(batch.images.device)
-        part = Batch(batch.images[rows], batch.tokens[rows], batch.lengths[longest])
-        for _ in range(2):  # the first one warms up
-            _finish(rows.device)
+        chunk = Batch(batch.images[rows], batch.tokens[rows], batch.lengths[longest])
+        for _ in range(2):  # the first pass is a warm-up
+            _synchronize(rows.device)
             began = time.perf_counter()
-            pass_alone(network, part, bf16=self._bf16)
-            _finish(rows.device)
+            pass_alone(network, chunk, bf16=self._bf16)
+            _synchronize(rows.device)
         return time.perf_counter() - began
 
 
-def _doubled(num_rows: int) -> Iterator[int]:
+def _sizes_to_probe(num_rows: int) -> Iterator[int]:
     size = min(MIN_PROBED_CHUNK, num_rows)
     while size < num_rows:
         yield size
@@ -149,32 +152,35 @@ def _doubled(num_rows: int) -> Iterator[int]:
     yield num_rows
 
 
-def _finish(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def spare_bytes(device: torch.device, workers_on_node: int) -> int:
-    """What the graphs of a worker may take beside what its busiest step so far has taken; CPUs' memory is shared."""
+    """Bytes that kept graphs of a worker may use in addition to the peak of its steps so far.
+
+    Workers of a node share the CPU's memory.
+    """
     share = MEMORY_SHARE[device.type]
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        room = free + torch.cuda.memory_reserved(device)
-        return max(0, int(share * room) - torch.cuda.max_memory_allocated(device))
+        usable = free + torch.cuda.memory_reserved(device)
+        return max(0, int(share * usable) - torch.cuda.max_memory_allocated(device))
     return int(share * available_memory()) // workers_on_node
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this machine, or the container that we are in, could still give out; 0 where nobody tells.
+    """Bytes of memory available on this machine or in this container; 0 if unknown.
 
     Args:
-        root: where proc and sys are.
+        root: the folder that contains proc and sys.
     """
-    found = []
+    limits = []
     with contextlib.suppress(FileNotFoundError):
         fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-        found.append(1024 * int(fields["MemAvailable"].split()[0]))
-    with contextlib.suppress(FileNotFoundError, ValueError):  # a limit that is "max" is none
+        limits.append(1024 * int(fields["MemAvailable"].split()[0]))
+    with contextlib.suppress(FileNotFoundError, ValueError):  # "max" means no limit
         group = root / "sys/fs/cgroup"
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return min(found, default=0)
+        limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(limits, default=0)

@@ -1,4 +1,4 @@
-"""What the graphs of chunks hold in memory, measured, and which of them a budget can keep."""
+"""Measure the memory of autograd graphs, and choose how many graphs a budget can keep."""
 
 from __future__ import annotations
 
@@ -10,51 +10,55 @@ from torch import Tensor
 
 
 class Budget:
-    """Bytes for the graphs that are kept from pass 1 to pass 2, beside the last one of each tower.
+    """Memory budget, in bytes, for graphs that are kept from pass 1 to pass 2, beside the last graph of each tower.
 
-    How much a graph holds is measured where one is made (the tensors that autograd saves, each storage once), as bytes
-    for each element of the input, and known from the first step's last chunks on. Texts and images share the budget.
+    The size of a graph is measured once per tower, on the first step's last chunk: the tensors that autograd saves,
+    counting each storage once, in bytes per element of the input. Texts and images share the budget.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes_per_input: dict[str, float] = {}
-        """By tower: bytes that a graph holds for each element of the input, of the first chunk that had one."""
-        self._left = max_bytes
+        """Bytes of a graph per element of the input, by tower, measured on the first chunk with a graph."""
+        self._remaining_bytes = max_bytes
         self._weights: Callable[[], Iterable[Tensor]] = tuple
 
     def begin(self, weights: Callable[[], Iterable[Tensor]] = tuple) -> None:
-        """A step begins: nothing is kept.
+        """Begin a step with no kept graphs.
 
         Args:
-            weights: gives the network's.
+            weights: a callable that returns the network's parameters.
         """
-        self._left = self.max_bytes
+        self._remaining_bytes = self.max_bytes
         self._weights = weights
 
     def first_kept(self, tower: str, chunks: Sequence[Tensor]) -> int:
-        """From which chunk on graphs are kept: the last one's is, and before it as many as there is room for."""
+        """Index of the first chunk whose graph is kept: the last chunk, or an earlier one as far as the budget
+        allows."""
         first = len(chunks) - 1
         while first > 0 and tower in self.bytes_per_input:
             num_bytes = int(self.bytes_per_input[tower] * chunks[first - 1].numel())
-            if num_bytes > self._left:
+            if num_bytes > self._remaining_bytes:
                 break
-            self._left -= num_bytes
+            self._remaining_bytes -= num_bytes
             first -= 1
         return first
 
     @contextmanager
     def measured(self, tower: str, chunk: Tensor) -> Iterator[None]:
-        """A graph is made of this chunk; the first time, what it holds is counted, but for weights and copies of them
-        in another precision, which are known by their shapes: graphs share them."""
+        """Measure the graph that is built in this block from `chunk`, if it is the tower's first.
+
+        Graphs share the weights and their copies in another precision, so tensors with the shape of a weight are not
+        counted.
+        """
         if tower in self.bytes_per_input:
             yield
             return
         storages: dict[int, int] = {}
-        of_weights = {shape for weight in self._weights() for shape in (weight.shape, weight.shape[::-1])}
+        weight_shapes = {shape for weight in self._weights() for shape in (weight.shape, weight.shape[::-1])}
 
         def count(tensor: Tensor) -> Tensor:
-            if tensor.shape not in of_weights:
+            if tensor.shape not in weight_shapes:
                 storage = tensor.untyped_storage()
                 storages[storage.data_ptr()] = storage.nbytes()
             return tensor

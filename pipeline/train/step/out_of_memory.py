@@ -1,4 +1,4 @@
-"""A step for which memory is short on any rank: all of them hear of it, and none has taken it."""
+"""Make an out-of-memory error on one rank end the step on all ranks."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from torch import nn
 from pipeline.model.objectives.loss import Group
 from pipeline.train.network.sharding import ranks_lacking
 
-_SIGNS = (
+_MESSAGES = (
     "can't allocate memory",  # torch on a CPU
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
-    "unable to find an engine to execute this computation",  # cuDNN, whose workspace had no room
+    "unable to find an engine to execute this computation",  # cuDNN, if its workspace does not fit
 )
-"""Of errors that mean the same and are of no type of their own."""
+"""Parts of the messages of out-of-memory errors that are raised as plain RuntimeErrors."""
 
 
 class OutOfMemoryElsewhereError(RuntimeError):
-    """Another rank could not hold its part of the step, so nobody has taken it."""
+    """Another rank ran out of memory, so no rank completed the step."""
 
 
 @contextmanager
 def by_all_or_none(network: nn.Module, group: Group | None) -> Iterator[None]:
-    """What is done within, without a word to other ranks, is done by all or, where memory is short on any, by none.
+    """If any rank runs out of memory in this block, every rank raises. The block must not communicate.
 
     Raises:
-        torch.OutOfMemoryError: it is short here.
-        OutOfMemoryElsewhereError: it is on another rank.
+        torch.OutOfMemoryError: this rank ran out of memory.
+        OutOfMemoryElsewhereError: another rank ran out of memory.
     """
     error = None
     try:
         with of_one_type():
             yield
-    except torch.OutOfMemoryError as found:
-        error = found
+    except torch.OutOfMemoryError as caught:
+        error = caught
     num_lacking = ranks_lacking(network, error is not None, group)
     if error:
         raise error
@@ -47,12 +47,12 @@ def by_all_or_none(network: nn.Module, group: Group | None) -> Iterator[None]:
 
 @contextmanager
 def of_one_type() -> Iterator[None]:
-    """Every error that says there is no memory is a torch.OutOfMemoryError."""
+    """Convert every kind of out-of-memory error to torch.OutOfMemoryError."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        if any(sign in str(error) for sign in _SIGNS):
+        if any(message in str(error) for message in _MESSAGES):
             raise torch.OutOfMemoryError(str(error)) from error
         raise

@@ -1,4 +1,4 @@
-"""The curves of a run as one picture: loss, accuracies, learning rate and log scale, scores of validation."""
+"""Draw the curves of a run as one image: loss, accuracies, learning rate, logit scale, gradient norm, validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMOOTHED_ROWS = 100
-"""A curve of more rows than this is drawn faintly, and over it its mean over some eightieths of the run."""
+"""A curve of more points than this is drawn faintly, with its smoothed mean (`smoothed`) on top."""
 MAX_LABELS = 12
 VALIDATION = "Validation"
 _INK, _GRID = "#3c4043", "#dadce0"
@@ -23,13 +23,13 @@ Points = tuple[list[float], list[float]]
 
 
 def draw_curves(rows: Sequence[Metrics], validation: Sequence[ValidationRow] = ()) -> bytes:
-    """A PNG of what there is: two panels a row, against images seen.
+    """Draw a PNG with a panel for each quantity that the run has, two panels per row, against images seen.
 
     Args:
-        rows: of metrics.jsonl, at least one.
-        validation: of validation.jsonl.
+        rows: the rows of metrics.jsonl, at least one.
+        validation: the rows of validation.jsonl.
     """
-    from matplotlib.figure import Figure  # slow to import, and only needed here, at the end of a run
+    from matplotlib.figure import Figure  # slow to import, and needed only at the end of a run
 
     panels = _panels(rows, validation)
     columns = min(2, len(panels))
@@ -52,7 +52,7 @@ def draw_curves(rows: Sequence[Metrics], validation: Sequence[ValidationRow] = (
 
 
 def _panels(rows: Sequence[Metrics], validation: Sequence[ValidationRow]) -> dict[str, dict[str, Points]]:
-    """Title -> label -> curve; what the objective does not have is left out."""
+    """Map each panel's title to its curves by label; a panel without any values is left out."""
     panels = {
         "Loss": {"": _points((row.images_seen, row.loss) for row in rows)},
         "Accuracy within the batch": {
@@ -84,7 +84,7 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Points], *, noisy: bool) -> None
 
 
 def _draw_scores(axes: Axes, lines: Mapping[str, Points]) -> None:
-    """Those that end highest, if they are too many to be told apart."""
+    """Draw the curves that end highest, at most MAX_LABELS of them: more cannot be distinguished."""
     best = sorted(lines, key=lambda name: lines[name][1][-1], reverse=True)[:MAX_LABELS]
     for number, name in enumerate(best):
         style = "-" if number < len(_COLOURS) else "--"
@@ -115,15 +115,19 @@ def _dress(axes: Axes, title: str, *, shares: bool, num_lines: int) -> None:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """The mean around each place, with exponentially less weight on what is further away, before it and after it."""
-    keep = 1 - 80 / len(values)
-    forwards, backwards = _fading(values, keep), _fading(values[::-1], keep)[::-1]
+    """Smooth a curve without lag: the average of an exponential moving average in each direction.
+
+    The weight of a point decays by a factor e over 1/80 of the curve.
+    """
+    decay = 1 - 80 / len(values)
+    forwards, backwards = _moving_average(values, decay), _moving_average(values[::-1], decay)[::-1]
     return [(before + after) / 2 for before, after in zip(forwards, backwards, strict=True)]
 
 
-def _fading(values: Sequence[float], keep: float) -> list[float]:
+def _moving_average(values: Sequence[float], decay: float) -> list[float]:
+    """The exponential moving average, divided by the sum of its weights."""
     means, total, weight = [], 0.0, 0.0
     for value in values:
-        total, weight = keep * total + value, keep * weight + 1
+        total, weight = decay * total + value, decay * weight + 1
         means.append(total / weight)
     return means

@@ -1,4 +1,4 @@
-"""What a run tells of itself while it goes on: metrics.jsonl, validation.jsonl, TensorBoard, lines for people."""
+"""Record a run's metrics during training: metrics.jsonl, validation.jsonl, TensorBoard events, log lines."""
 
 import json
 import logging
@@ -16,68 +16,68 @@ from pipeline.train.checkpoints.checkpoint import Progress
 from pipeline.train.checkpoints.storage_protocol import Storage
 from pipeline.train.config import TrainConfig
 from pipeline.train.step.gradients import StepResult
-from pipeline.train.telemetry.tensorboard_events import Board
+from pipeline.train.telemetry.tensorboard_events import EventFile
 
 logger = logging.getLogger("clip")
 
 METRICS_FILE, VALIDATION_FILE = "metrics.jsonl", "validation.jsonl"
 INTERVAL_SECONDS = 5.0
-"""Between two lines for people, and at least between two writes of the rows between checkpoints."""
+"""Time between two log lines, and the minimum time between two writes of metrics.jsonl outside checkpoints."""
 WRITE_SHARE = 0.01
-"""Of the time, at most, goes into these writes, which all workers wait for. The file is written anew each time, because
-S3 cannot append, and so it never ends in half a line; the longer it is the longer that takes."""
+"""Maximum share of the training time for these writes, because all workers wait for them. Each one rewrites the whole
+file, because S3 cannot append and the file must never end in half a line; so a longer file takes longer to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One step, as the first worker sees it."""
+    """The results of one step on the first worker."""
 
     num_steps: int
     """Steps of the run so far, this one included."""
     result: StepResult
     logit_scale: float | None
-    """The factor itself, before the step; None where the objective has none."""
+    """The factor itself, not its logarithm, before the step; None if the objective has no logit scale."""
     learning_rate: float
     gradient_norm: float
-    """Of the whole gradient, before it is scaled down."""
+    """Norm of the whole gradient, before clipping."""
     waited_seconds: float
     """How long the first worker waited for its batch."""
     taken: bool
-    """False where the step was skipped, because loss or gradient is not finite."""
+    """False if the step was skipped because its loss or gradient is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """A row of metrics.jsonl, which leaves out what is None or not finite."""
+    """A row of metrics.jsonl. The file leaves out values that are None or not finite."""
 
     step: int
-    """Steps taken, this one included."""
+    """Steps so far, this one included."""
     epoch: float
     """Passes over the data so far."""
     loss: float = math.nan
-    """Of this step's global batch, before its update; so are the accuracies. Not finite where the step was skipped for
-    it, nor is then the gradient's norm."""
+    """Loss of this step's global batch before the update, like the accuracies. In a skipped step the loss or the
+    gradient norm is not finite."""
     accuracy_image_to_text: float | None = None
-    """None, as the next two, where the objective has no such thing."""
+    """None, like the next two fields, if the objective does not define it."""
     accuracy_text_to_image: float | None = None
     logit_scale: float | None = None
     """The factor itself, not its logarithm."""
     learning_rate: float
     gradient_norm: float = math.nan
     skipped_steps: int = 0
-    """Steps so far that were not taken (nonfinite_steps.py)."""
+    """Steps so far that did not update the weights (nonfinite_steps.py)."""
     samples_per_second: float
-    """Of all workers, since the row before."""
+    """Rate of all workers together, since the previous row."""
     data_wait_share: float
-    """Share of that time that the first worker waited for data."""
+    """Share of the time since the previous row that the first worker waited for data."""
     images_seen: int
     peak_memory_gib: float
-    """Of the first worker's device; on the CPU, of its process."""
+    """Peak memory of the first worker's device, or of its process on the CPU."""
     seconds: float
     """Training time so far, over all resumptions."""
     mfu: float | None = None
-    """Model FLOPs utilisation: the share of the devices' peak that the samples are worth; None where no peak is known,
-    as on a CPU."""
+    """Model FLOPs utilisation: the FLOP/s that the samples need, as a share of the devices' peak. None if the peak is
+    unknown, as on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,50 +85,51 @@ class ValidationRow:
     """A row of validation.jsonl."""
 
     step: int
-    """Steps that the model has taken."""
+    """Steps that the model was trained for."""
     images_seen: int
     scores: Mapping[str, float]
 
 
 class Recorder:
-    """Times the steps of a run and writes what becomes of them: metrics.jsonl, TensorBoard's events, lines for people.
+    """Times the steps of a run and writes their metrics: metrics.jsonl, TensorBoard events, log lines.
 
-    Rows beyond the resumption, left by a run that was killed after its last checkpoint, are dropped.
+    Rows of steps after `done`, left by a job that was killed after its last checkpoint, are dropped.
 
     Args:
         output: folder of the run.
-        files: its storage.
-        config: of the run.
-        done: how far it was.
-        num_steps: of the whole run.
-        steps_per_epoch: of them.
-        device: whose memory is told of.
-        utilisation_per_rate: what samples a second are multiplied by for the MFU, where that is known.
+        storage: where the run is.
+        config: recipe of the run.
+        done: progress of the checkpoint that the run resumes from.
+        num_steps: steps of the whole run.
+        steps_per_epoch: steps of one epoch.
+        device: device whose peak memory is recorded.
+        utilisation_per_rate: factor from samples per second to MFU (flops.py); None if unknown.
     """
 
     def __init__(
-        self, output: str, files: Storage, config: TrainConfig, done: Progress, *, num_steps: int, steps_per_epoch: int,
-        device: torch.device, utilisation_per_rate: float | None = None,
+        self, output: str, storage: Storage, config: TrainConfig, done: Progress, *, num_steps: int,
+        steps_per_epoch: int, device: torch.device, utilisation_per_rate: float | None = None,
     ) -> None:  # fmt: skip
-        self._uri, self._files = files.join(output, METRICS_FILE), files
-        self._validation_uri = files.join(output, VALIDATION_FILE)
+        self._uri, self._storage = storage.join(output, METRICS_FILE), storage
+        self._validation_uri = storage.join(output, VALIDATION_FILE)
         self._config, self._num_steps, self._steps_per_epoch, self._device = config, num_steps, steps_per_epoch, device
         self._utilisation_per_rate = utilisation_per_rate
-        self._lines = [_line(_told(row)) for row in read_metrics(output, files) if row.step <= done.num_steps]
-        scores = read_validation(output, files)
+        rows = [row for row in read_metrics(output, storage) if row.step <= done.num_steps]
+        self._lines = [_line(_finite_values(row)) for row in rows]
+        scores = read_validation(output, storage)
         self._scores = [row for row in scores if row.step <= done.num_steps]
         if len(self._scores) < len(scores):
             self._write_scores()
-        self._board = Board(files.join(output, "tensorboard"), files, done.num_steps + 1)
+        self._event_file = EventFile(storage.join(output, "tensorboard"), storage, done.num_steps + 1)
         self._done = done
         self._step = self._row_step = done.num_steps
-        self._started = self._row_started = self._written = self._said = time.monotonic()
+        self._started = self._row_started = self._written = self._logged = time.monotonic()
         self._write_seconds = 0.0
         self._waited = 0.0
         self._skipped = done.skipped_steps
 
     def step(self, record: StepRecord) -> None:
-        """Count one more step, and write a row of it if one is due."""
+        """Count one more step, and record a row of metrics if one is due."""
         self._step = record.num_steps
         self._skipped += not record.taken
         self._waited += record.waited_seconds
@@ -155,53 +156,53 @@ class Recorder:
             mfu=None if self._utilisation_per_rate is None else rate * self._utilisation_per_rate,
         )
         self._row_step, self._row_started, self._waited = self._step, now, 0.0
-        told = _told(row)
-        self._lines.append(_line(told))
-        self._board.add({name: value for name, value in told.items() if name != "step"}, row.step)
+        values = _finite_values(row)
+        self._lines.append(_line(values))
+        self._event_file.add({name: value for name, value in values.items() if name != "step"}, row.step)
         last = self._step == self._num_steps
         if last or now - self._written >= max(INTERVAL_SECONDS, self._write_seconds / WRITE_SHARE):
             self.flush()
-        if last or now - self._said >= INTERVAL_SECONDS:
-            self._said = now
-            logger.info("%s", self._for_people(row))
+        if last or now - self._logged >= INTERVAL_SECONDS:
+            self._logged = now
+            logger.info("%s", self._log_line(row))
 
     def validated(self, num_steps: int, scores: Mapping[str, float]) -> None:
-        """Write the scores of the model after so many steps."""
+        """Write the validation scores of the model after `num_steps` steps."""
         row = ValidationRow(step=num_steps, images_seen=num_steps * self._config.global_batch_size, scores=scores)
         self._scores.append(row)
-        self._board.add({f"validation/{name}": value for name, value in scores.items()}, num_steps)
+        self._event_file.add({f"validation/{name}": value for name, value in scores.items()}, num_steps)
         self._write_scores()
-        told = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
-        logger.info("validation after step %d: %s", num_steps, told)
+        percentages = ", ".join(f"{name} {value:.1%}" for name, value in scores.items())
+        logger.info("validation after step %d: %s", num_steps, percentages)
 
     def flush(self) -> Progress:
-        """Write all rows; returns how far the run is. Before each checkpoint, so that none of its rows is missing."""
-        begun = time.monotonic()
-        self._files.write_bytes(self._uri, b"".join(self._lines))
-        self._board.flush()
+        """Write all rows and return the progress so far. Call it before each checkpoint, so that no row is lost."""
+        started = time.monotonic()
+        self._storage.write_bytes(self._uri, b"".join(self._lines))
+        self._event_file.flush()
         self._written = time.monotonic()
-        self._write_seconds = self._written - begun
+        self._write_seconds = self._written - started
         return Progress(self._step, self._done.seconds + self._written - self._started, skipped_steps=self._skipped)
 
     def close(self) -> None:
-        """Write what TensorBoard has not got yet."""
-        self._board.flush()
+        """Write the TensorBoard events that are not written yet."""
+        self._event_file.flush()
 
     def _write_scores(self) -> None:
-        self._files.write_bytes(self._validation_uri, b"".join(_line(asdict(row)) for row in self._scores))
+        self._storage.write_bytes(self._validation_uri, b"".join(_line(asdict(row)) for row in self._scores))
 
-    def _for_people(self, row: Metrics) -> str:
+    def _log_line(self, row: Metrics) -> str:
         rate = (row.step - self._done.num_steps) / (row.seconds - self._done.seconds)
-        left = timedelta(seconds=round((self._num_steps - row.step) / rate))
+        remaining = timedelta(seconds=round((self._num_steps - row.step) / rate))
         accuracies = (row.accuracy_image_to_text, row.accuracy_text_to_image)
-        told = " and ".join(f"{accuracy:.0%}" for accuracy in accuracies if accuracy is not None)
+        shares = " and ".join(f"{accuracy:.0%}" for accuracy in accuracies if accuracy is not None)
         return (
-            f"step {row.step:,}/{self._num_steps:,}: loss {row.loss:.3f}, {f'accuracy {told}, ' if told else ''}"
-            f"{row.samples_per_second:,.0f} samples/s, {left} left"
+            f"step {row.step:,}/{self._num_steps:,}: loss {row.loss:.3f}, {f'accuracy {shares}, ' if shares else ''}"
+            f"{row.samples_per_second:,.0f} samples/s, {remaining} left"
         )
 
 
-def _told(row: Metrics) -> dict[str, float]:
+def _finite_values(row: Metrics) -> dict[str, float]:
     return {name: value for name, value in asdict(row).items() if value is not None and math.isfinite(value)}
 
 
@@ -209,22 +210,22 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
-def read_metrics(output: str, files: Storage) -> list[Metrics]:
-    """The rows of a run; none where it has not logged any."""
-    return [Metrics(**row) for row in _read(files.join(output, METRICS_FILE), files)]
+def read_metrics(output: str, storage: Storage) -> list[Metrics]:
+    """Read a run's rows of metrics.jsonl; empty if it has not written any."""
+    return [Metrics(**row) for row in _read(storage.join(output, METRICS_FILE), storage)]
 
 
-def read_validation(output: str, files: Storage) -> list[ValidationRow]:
-    """The scores of a run's models; none where there are none."""
-    return [ValidationRow(**row) for row in _read(files.join(output, VALIDATION_FILE), files)]
+def read_validation(output: str, storage: Storage) -> list[ValidationRow]:
+    """Read a run's rows of validation.jsonl; empty if it has not written any."""
+    return [ValidationRow(**row) for row in _read(storage.join(output, VALIDATION_FILE), storage)]
 
 
-def _read(uri: str, files: Storage) -> list[Any]:
-    return [json.loads(line) for line in files.read_bytes(uri).decode().splitlines()] if files.exists(uri) else []
+def _read(uri: str, storage: Storage) -> list[Any]:
+    return [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()] if storage.exists(uri) else []
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """The most memory so far: of the device's tensors, or on the CPU of this process."""
+    """Peak memory so far in GiB: of the tensors on a CUDA device, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""What one worker needs for its steps, put together from a run and its last checkpoint."""
+"""Build everything that one worker needs for its steps, from a run and its last checkpoint."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Worker:
 
     rank: int
     steps: range
-    """Numbers of the steps that are left; the first step of a run is 0."""
+    """Numbers of the remaining steps; the first step of a run is 0."""
     model: Model
     """On the worker's device; `network` is its network."""
     optimizer: torch.optim.Optimizer
@@ -64,25 +64,25 @@ class Worker:
 
     def next_batch(self) -> tuple[Batch, float]:
         """The next batch, and the seconds that this rank waited for it."""
-        asked = time.monotonic()
-        return next(self.batches), time.monotonic() - asked
+        started = time.monotonic()
+        return next(self.batches), time.monotonic() - started
 
     def whole_state(self) -> tuple[Model, dict[str, Any]]:
-        """The model and the optimizer's state without shards. All ranks call it, as each holds its shards."""
+        """Gather the model and the optimizer's state from all shards. All ranks must call this together."""
         return whole_model(self.model), whole_optimizer(self.optimizer)
 
 
 def build(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Validation | None) -> Worker:
-    """Put a worker together: network, optimizer, batches from the last checkpoint on, and what watches over them.
+    """Build a worker: network, optimizer, batches from the last checkpoint on, decisions after steps.
 
     Args:
         run: the run.
-        tokenizer_json: its vocabulary.
+        tokenizer_json: the run's tokenizer.
         run_lock: the actor of run_lock.RunLock.
-        validation: how models are scored; None: not at all.
+        validation: how models are scored; None: they are not scored.
 
     Raises:
-        FileNotFoundError: the output is a folder that this node does not share with the job's.
+        FileNotFoundError: the output is a folder that this node does not share with the job's node.
         RuntimeError: the workers found different checkpoints.
     """
     _check_output_is_shared(run.output)
@@ -128,7 +128,7 @@ def _check_output_is_shared(output: str) -> None:
 def _restore(
     run: Pretraining, tokenizer_json: str, device: torch.device
 ) -> tuple[Model, torch.optim.Optimizer, Progress]:
-    """Model and optimizer of the last checkpoint, or those that a run begins with, prepared for this device."""
+    """Load model and optimizer of the last checkpoint, or create initial ones, and prepare them for this device."""
     checkpoint = run.checkpoints().latest()
     model = checkpoint.model if checkpoint else run.new_model(tokenizer_json)
     done = checkpoint.progress if checkpoint else Progress(num_steps=0, seconds=0.0)
@@ -141,7 +141,7 @@ def _restore(
     if checkpoint:
         load_optimizer(optimizer, checkpoint.optimizer)
         num_workers = ray.train.get_context().get_world_size()
-        logger.info("going on at step %d with %d workers", done.num_steps, num_workers)
+        logger.info("resuming at step %d with %d workers", done.num_steps, num_workers)
     return model, optimizer, done
 
 
@@ -160,12 +160,12 @@ def _reader(run: Pretraining, local_batch_sizes: list[int], rank: int, tokenizer
 
 
 def _broadcast_weights(network: Network, num_steps: int) -> None:
-    """Start all workers from the first one's weights, after checking that they found the same checkpoint."""
+    """Copy the first worker's weights to all workers, after checking that all found the same checkpoint."""
     if ray.train.get_context().get_world_size() == 1:
         return
     found = torch.tensor([num_steps, -num_steps], device=next(network.parameters()).device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     if found[0] != -found[1]:
-        raise RuntimeError(f"workers disagree about the checkpoint: steps {-int(found[1])} and {int(found[0])}")
+        raise RuntimeError(f"workers found different checkpoints: steps {-int(found[1])} and {int(found[0])}")
     for tensor in network.state_dict().values():
         dist.broadcast(tensor, src=0)

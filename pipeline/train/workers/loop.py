@@ -19,19 +19,19 @@ from pipeline.train.workers.validation import Validation
 
 
 def train(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Validation | None) -> int:
-    """Train until the last step, or until this group of workers is to save and leave.
+    """Train until the last step, or until this group of workers must save and leave.
 
     Args:
         run: the run.
-        tokenizer_json: its vocabulary.
+        tokenizer_json: the run's tokenizer.
         run_lock: the actor of run_lock.RunLock.
-        validation: how models are scored; None: not at all.
+        validation: how models are scored; None: they are not scored.
 
     Returns:
-        The steps that the run has taken so far, over all resumptions.
+        The number of steps of the run so far, over all resumptions.
 
     Raises:
-        FileNotFoundError, RuntimeError: as `build`.
+        FileNotFoundError, RuntimeError: as for `build`.
         FloatingPointError: too many steps in a row were not finite.
     """
     worker = build(run, tokenizer_json, run_lock, validation)
@@ -54,11 +54,11 @@ def train(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Vali
 
 
 def take_step(worker: Worker, step: int, config: TrainConfig) -> StepRecord:
-    """Take one step with the other workers: gradients of the global batch, then the optimizer, unless it is skipped.
+    """Take one step together with the other workers: gradients of the global batch, then the optimizer unless skipped.
 
     Args:
         worker: this rank.
-        step: its number, from 0.
+        step: number of the step, from 0.
         config: the recipe.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the first worker does beside its steps: metrics, checkpoints, models that are kept, their validation."""
+"""Write the outputs of a run on the first worker: metrics, checkpoints, kept models, validation scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster import storage
 from pipeline.model.config import ModelConfig
 from pipeline.model.objectives.loss import num_ranks
 from pipeline.model.weights.model_folder import Model
-from pipeline.train.checkpoints.background_saver import Saved, Saver
+from pipeline.train.checkpoints.background_saver import BackgroundSaver, SavedCheckpoint
 from pipeline.train.checkpoints.checkpoint import Checkpoint, Progress
 from pipeline.train.costs.flops import utilisation_per_rate
 from pipeline.train.step.chunks import Chunks
@@ -22,15 +22,15 @@ from pipeline.train.workers.validation import Scores, Validation, Validator
 
 
 class RankZero:
-    """Keeps what a run leaves.
+    """Writes metrics, checkpoints and models between steps, and has checkpoints validated.
 
     Args:
         run: the run.
-        config: of what is trained.
-        done: how far the run was.
-        device: of this worker.
-        chunks: how this worker cuts its share of a step.
-        validation: how models are scored; None: not at all.
+        config: the model that is trained.
+        done: progress of the checkpoint that the run resumes from.
+        device: device of this worker.
+        chunks: chooses this worker's chunk size.
+        validation: how models are scored; None: they are not scored.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class RankZero:
         )  # fmt: skip
         checkpoints = run.checkpoints()
         checkpoints.collect(done.num_steps)
-        self._saver = Saver(checkpoints)
+        self._saver = BackgroundSaver(checkpoints)
         self._validator = Validator(validation) if validation else None
 
     def after(
@@ -64,38 +64,41 @@ class RankZero:
 
         Args:
             record: the step, taken or skipped.
-            decision: what all workers do after it.
-            state: the model and the optimizer's state, where either is to be written.
+            decision: what all workers do after the step.
+            state: the model and the optimizer's state if one of them is due to be written, else None.
         """
         self._recorder.step(record)
         images_seen = record.num_steps * self._run.train.global_batch_size
         if images_seen in self._run.train.keep_models_at:
             assert state is not None
             write_model(state[0], kept_model(self._run.output, images_seen))
-        self._saved(self._saver.finished())
+        self._validate(self._saver.finished())
         if self._validator:
             self._record(self._validator.finished())
         if decision.save:
-            self._saved(self._saver.wait())
+            self._validate(self._saver.wait())
             progress = replace(self._recorder.flush(), chunk_size=self._chunks.size)
             assert state is not None
             self._saver.begin(Checkpoint(*state, progress))
 
     def leave(self) -> None:
-        """The run goes on elsewhere, or another time: wait until the checkpoint is written."""
+        """Wait until the checkpoint is written, before the workers leave an unfinished run."""
         self._saver.wait()
         self._recorder.close()
 
     def finish(self, model: Model) -> None:
-        """The last step has been taken: wait for its checkpoint, and write the model. It is scored when the workers are
-        gone (trainer.py): a validation may be waiting for what they hold, so none is waited for here."""
+        """Wait for the checkpoint of the last step, and write the final model.
+
+        The final model is scored after the workers have left (trainer.py). This function waits for no validation,
+        because a validation task may be waiting for the workers' resources.
+        """
         self._saver.wait()
         write_model(model, storage.join(self._run.output, "model"))
         if self._validator:
             self._record(self._validator.finished())
         self._recorder.close()
 
-    def _saved(self, saved: Saved | None) -> None:
+    def _validate(self, saved: SavedCheckpoint | None) -> None:
         if saved and self._validator:
             self._validator.begin(saved)
 

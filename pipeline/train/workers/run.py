@@ -1,4 +1,4 @@
-"""What a run of pretraining is: what it learns from, what it makes of it, and where in its folder that lies."""
+"""Define a pretraining run: its data, model, recipe, and the files in its folder."""
 
 import json
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ from pipeline.train.network.bf16_text_weights import halve_text_weights
 from pipeline.train.reading.plan import Plan
 
 START_FOLDER = "start"
-"""Of a run: the model that it started from, where one was given."""
+"""Folder in a run's output that holds a copy of the model given by --start_from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """A run, as its workers need it."""
+    """A pretraining run, as its workers need it."""
 
     output: str
     """Folder of the run, local or s3://."""
@@ -36,10 +36,10 @@ class Pretraining:
     model: ModelConfig
     train: TrainConfig
     start_from: str | None = None
-    """Folder or file of the weights to start from (initial_weights.py); unset: initial values by the seed."""
+    """Folder or file of the weights to start from (initial_weights.py); None: random values from the seed."""
 
     def plan(self) -> Plan:
-        """Which rows make which step."""
+        """The plan that assigns rows to steps."""
         config = self.train
         return Plan(
             self.shards,
@@ -49,16 +49,16 @@ class Pretraining:
         )
 
     def num_steps(self) -> int:
-        """Steps of the whole run."""
+        """The number of steps of the whole run."""
         return self.plan().steps_per_epoch * self.train.epochs
 
     def open_shards(self) -> Shards:
-        """The snapshot's files."""
+        """Open the snapshot's files."""
         filesystem, _ = storage.filesystem(self.shards[0].path)
         return Shards(filesystem, tuple(storage.filesystem(shard.path)[1] for shard in self.shards), self.shards)
 
     def tokenizer(self) -> Tokenizer:
-        """The run's vocabulary, learned once from the snapshot's captions."""
+        """Read the run's tokenizer. The first call learns it from the snapshot's captions and writes it."""
         text = self.model.text
         uri = storage.join(self.output, "tokenizer.json")
         if not storage.exists(uri):
@@ -68,12 +68,12 @@ class Pretraining:
         return Tokenizer.from_json(storage.read_bytes(uri).decode(), text.context_length)
 
     def keep_start(self, start: Model) -> None:
-        """Put the model to start from where every worker can read it; the run's vocabulary is the one it came with."""
+        """Copy the model to start from into the output, where all workers can read it, and use its tokenizer."""
         write_model(start, storage.join(self.output, START_FOLDER))
         storage.write_bytes(storage.join(self.output, "tokenizer.json"), start.tokenizer.to_json().encode())
 
     def new_model(self, tokenizer_json: str) -> Model:
-        """The one to start from, or one freshly initialised from the run's seed."""
+        """Return the model to start from, or one initialised from the run's seed."""
         if self.start_from:
             return read_folder(storage.join(self.output, START_FOLDER), storage)
         tokenizer = Tokenizer.from_json(tokenizer_json, self.model.text.context_length)
@@ -81,17 +81,17 @@ class Pretraining:
         return Model(network_for(self._model_with(tokenizer)), tokenizer)
 
     def checkpoints(self) -> CheckpointFolder:
-        """Those of the run."""
+        """The folder of the run's checkpoints."""
         config = self.train
         folder = storage.join(self.output, "checkpoints")
         return CheckpointFolder(folder, storage, config.keep_checkpoints, config.keep_checkpoint_every_steps)
 
-    def refuse_batches(self) -> None:
-        """Check that the batches can be made, and shared out to the workers, before anything is written.
+    def check_batches(self) -> None:
+        """Check that batches can be formed and divided among the workers, before anything is written.
 
         Raises:
-            ValueError: the snapshot has fewer pairs than a batch, or the workers cannot share one out, or the model has
-                no text tower whose weights could be halved.
+            ValueError: the snapshot has fewer pairs than a batch, or a batch cannot be divided among the workers, or
+                text_weights = "bf16" for a model without a text tower.
         """
         self.plan()
         network = empty_network(self.model)
@@ -101,28 +101,28 @@ class Pretraining:
         _, most = self.train.workers
         self.train.local_batch_sizes(most, unit)
 
-    def refuse_missing_shards(self) -> None:
-        """Check that every shard is there, by listing their folders.
+    def check_shards_exist(self) -> None:
+        """Check that every shard exists, by listing the shards' folders.
 
         Raises:
-            FileNotFoundError: one is not; the message names it.
+            FileNotFoundError: a shard is missing; the message names it.
         """
-        places = [storage.absolute(shard.path) for shard in self.shards]
-        there = {entry.uri for folder in {_folder(place) for place in places} for entry in storage.entries(folder)}
-        for place in places:
-            if place not in there:
-                raise FileNotFoundError(f"{place}: this shard of the snapshot is gone")
+        uris = [storage.absolute(shard.path) for shard in self.shards]
+        existing = {entry.uri for folder in {_folder(uri) for uri in uris} for entry in storage.entries(folder)}
+        for uri in uris:
+            if uri not in existing:
+                raise FileNotFoundError(f"{uri}: this shard of the snapshot is gone")
 
-    def refuse_other_checkpoints(self, tokenizer: Tokenizer) -> None:
-        """Check that the newest checkpoint is of the run's model and its tokenizer.
+    def check_checkpoint_model(self, tokenizer: Tokenizer) -> None:
+        """Check that the newest checkpoint has the run's model configuration and tokenizer.
 
         Raises:
-            ValueError: it is of others; the message says what differs. Or all are damaged.
+            ValueError: it has different ones, and the message names the differences; or all checkpoints are damaged.
         """
-        found = self.checkpoints().description()
-        if found is None:
+        description = self.checkpoints().description()
+        if description is None:
             return
-        folder, config, entries = found
+        folder, config, entries = description
         differing = list(differences(json.loads(config), json.loads(json.dumps(self._model_with(tokenizer).to_dict()))))
         if not differing and json.loads(entries) != json.loads(tokenizer.to_json()):
             differing = ["the entries of the tokenizer"]
@@ -133,17 +133,17 @@ class Pretraining:
             )
 
     def _model_with(self, tokenizer: Tokenizer) -> ModelConfig:
-        """The model has as many token embeddings as the tokenizer has entries."""
+        """The model's configuration with one token embedding per entry of the tokenizer."""
         return replace(self.model, text=replace(self.model.text, vocab_size=tokenizer.vocab_size))
 
 
 def kept_model(output: str, images_seen: int) -> str:
-    """The folder of the model that a run has kept after so many images (TrainConfig.keep_models_at)."""
+    """The folder of the model that a run keeps after `images_seen` images (TrainConfig.keep_models_at)."""
     return storage.join(output, "models", f"images-{images_seen:012d}")
 
 
 def write_model(model: Model, folder: str) -> None:
-    """Put a model's files into a folder, local or s3://."""
+    """Write a model's files to a folder, local or s3://."""
     for name, data in model_folder.to_files(model).items():
         storage.write_bytes(storage.join(folder, name), data)
 

@@ -1,6 +1,6 @@
-"""One job trains in a folder at a time, and through the actor that sees to it, its workers are told to save and leave.
+"""Let only one job at a time train in a folder. The same actor passes requests to save and leave to the workers.
 
-A room of its own: its actor need not load torch.
+A separate module so that the actor does not import torch.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from ray.exceptions import ActorAlreadyExistsError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 NAMESPACE = "clip-training"
-TAKEN_SECONDS = 15.0
-"""How long the name of a job that has just been killed may still be taken."""
+NAME_RELEASE_SECONDS = 15.0
+"""How long the actor name of a job that was just killed may still be in use."""
 
 
 class RunLock:
-    """An actor through which a job has its workers save and leave, and hears that they have."""
+    """The actor that passes requests to save and leave from a job to its workers, and the confirmation back."""
 
     def __init__(self) -> None:
-        self._asked, self._saved = asyncio.Event(), asyncio.Event()
+        self._leave_requested, self._saved = asyncio.Event(), asyncio.Event()
 
-    async def ask(self) -> None:
-        """For a job that is being stopped: ask for a checkpoint, and return when it is written."""
-        self._saved.clear()  # of workers that have left before
-        self._asked.set()
+    async def save_and_leave(self) -> None:
+        """Called by a job that is being stopped: ask all workers to save and leave, and wait for the checkpoint."""
+        self._saved.clear()  # set by workers that left earlier
+        self._leave_requested.set()
         await self._saved.wait()
 
-    async def move(self) -> None:
-        """Ask the workers that are there to leave, as those that will be there instead are more or fewer."""
-        asked, self._asked = self._asked, asyncio.Event()
-        asked.set()
+    async def leave_for_resize(self) -> None:
+        """Ask the present workers to save and leave, because a group of another size will replace them."""
+        requested, self._leave_requested = self._leave_requested, asyncio.Event()
+        requested.set()
 
-    async def asked(self) -> None:
-        """For the workers: return when they are asked."""
-        await self._asked.wait()
+    async def leave_requested(self) -> None:
+        """Called by the workers: wait for a request to save and leave."""
+        await self._leave_requested.wait()
 
     async def saved(self) -> None:
-        """For the workers: the checkpoint is written."""
+        """Called by the workers: confirm that the checkpoint is written."""
         self._saved.set()
 
 
 @contextlib.contextmanager
 def only_job(output: str) -> Iterator[Any]:
-    """The actor of the only job of this cluster that trains in a folder; it goes when the job ends, however it ends.
+    """Start the actor that makes this the only job of the cluster that trains in a folder. It ends with the job.
 
     Raises:
-        ValueError: another one trains there.
+        ValueError: another job trains in the folder.
     """
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(RunLock).options(
         name=actor_name(output), namespace=NAMESPACE, num_cpus=0, scheduling_strategy=node,
-        max_restarts=-1, max_task_retries=-1,  # else its death would look like its word
+        max_restarts=-1, max_task_retries=-1,  # otherwise its death would look like a request
     )  # fmt: skip
-    deadline = time.monotonic() + TAKEN_SECONDS
+    deadline = time.monotonic() + NAME_RELEASE_SECONDS
     while True:
         try:
             run_lock: Any = actor.remote()
@@ -67,7 +67,7 @@ def only_job(output: str) -> Iterator[Any]:
         except ActorAlreadyExistsError:
             if time.monotonic() > deadline:
                 raise ValueError(
-                    f"output={output}: another job trains there now; wait for it, stop it, or choose another output"
+                    f"output={output}: another job trains in it now; wait for it, stop it, or choose another output"
                 ) from None
         time.sleep(0.2)
     try:
@@ -77,5 +77,5 @@ def only_job(output: str) -> Iterator[Any]:
 
 
 def actor_name(output: str) -> str:
-    """What the actor of a folder's job is called."""
+    """The name of the actor of the job that trains in a folder."""
     return f"stop-{sha256(output.encode()).hexdigest()[:16]}"

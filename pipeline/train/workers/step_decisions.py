@@ -1,7 +1,8 @@
-"""What workers are told from outside between two steps: that nodes come or go, that the job is being stopped.
+"""Decide after each step whether to save a checkpoint, and whether to leave because nodes change or the job stops.
 
-The first worker looks at its clock and at what it is told, and all do the same after the same step. Ray Train's word
-for a node that goes away is a barrier, so it is asked for every second or so, by all.
+The first worker decides, by its clock and the requests it received, and broadcasts the decision, so that all workers
+act after the same step. Ray Train's get_preemption_info() is a collective call, so all workers poll it together, about
+once a second.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import torch.distributed as dist
 
 from pipeline.train.config import TrainConfig
 
-ASK_SECONDS = 1.0
-"""How often it is asked whether a node is going away: spot notices come from 30 seconds to two minutes ahead."""
-_SAVE, _LEAVE, _ASK = 1, 2, 4
+POLL_SECONDS = 1.0
+"""Time between two checks for node preemption. Spot instances get a notice 30 seconds to two minutes in advance."""
+_SAVE, _LEAVE, _POLL = 1, 2, 4  # flags of a decision
 
 
 @dataclass(frozen=True)
@@ -27,55 +28,56 @@ class Decision:
     """What all workers do after a step."""
 
     save: bool
-    """A checkpoint, now."""
+    """Save a checkpoint now."""
     leave: bool
-    """And then leave, to be started again on other nodes, or not at all."""
+    """Leave after saving: the job restarts the workers on other nodes, or stops."""
 
 
 class StepDecisions:
-    """Decides after each step, alike on all workers.
+    """Makes the same decision on all workers after each step.
 
     Args:
         config: when checkpoints are due.
-        num_steps: of the whole run.
+        num_steps: number of steps of the whole run.
         run_lock: the actor of run_lock.RunLock.
-        device: of this worker.
+        device: device of this worker.
     """
 
     def __init__(self, config: TrainConfig, *, num_steps: int, run_lock: Any, device: torch.device) -> None:
         self._config, self._num_steps, self._device = config, num_steps, device
         context = ray.train.get_context()
         self._num_workers = context.get_world_size()
-        self._asked = self._saved = time.monotonic()
-        self._leave_asked = run_lock.asked.remote() if context.get_world_rank() == 0 else None
+        self._polled_at = self._saved_at = time.monotonic()
+        self._leave_request = run_lock.leave_requested.remote() if context.get_world_rank() == 0 else None
 
     def after(self, num_steps: int) -> Decision:
-        """What to do after so many steps. All workers call it."""
-        word = self._from_first(self._decide(num_steps) if self._leave_asked is not None else 0)
-        if word & _ASK and ray.train.get_preemption_info() is not None:
-            word |= _SAVE | _LEAVE
-        if word & _SAVE:
-            self._saved = time.monotonic()
-        return Decision(bool(word & _SAVE), bool(word & _LEAVE))
+        """The decision after `num_steps` steps. All workers must call this after every step."""
+        flags = self._broadcast(self._decide(num_steps) if self._leave_request is not None else 0)
+        if flags & _POLL and ray.train.get_preemption_info() is not None:
+            flags |= _SAVE | _LEAVE
+        if flags & _SAVE:
+            self._saved_at = time.monotonic()
+        return Decision(bool(flags & _SAVE), bool(flags & _LEAVE))
 
     def _decide(self, num_steps: int) -> int:
-        """The first worker's word."""
-        config, now, word = self._config, time.monotonic(), 0
+        """The flags of the first worker's decision."""
+        config, now, flags = self._config, time.monotonic(), 0
         if num_steps % config.checkpoint_every_steps == 0 or num_steps == self._num_steps:
-            word |= _SAVE
-        if config.checkpoint_every_minutes and now - self._saved >= 60 * config.checkpoint_every_minutes:
-            word |= _SAVE
-        if ray.wait([self._leave_asked], timeout=0)[0]:
-            ray.get(self._leave_asked)  # an actor that is gone says nothing, it fails
-            word |= _SAVE | _LEAVE
-        if now - self._asked >= ASK_SECONDS:
-            self._asked = now
-            word |= _ASK
-        return word
+            flags |= _SAVE
+        if config.checkpoint_every_minutes and now - self._saved_at >= 60 * config.checkpoint_every_minutes:
+            flags |= _SAVE
+        if ray.wait([self._leave_request], timeout=0)[0]:
+            ray.get(self._leave_request)  # raises if the actor died, which is not a request
+            flags |= _SAVE | _LEAVE
+        if now - self._polled_at >= POLL_SECONDS:
+            self._polled_at = now
+            flags |= _POLL
+        return flags
 
-    def _from_first(self, word: int) -> int:
+    def _broadcast(self, flags: int) -> int:
+        """Send the first worker's flags to all workers."""
         if self._num_workers == 1:
-            return word
-        message = torch.tensor(word, device=self._device)
+            return flags
+        message = torch.tensor(flags, device=self._device)
         dist.broadcast(message, src=0)
         return int(message)

@@ -1,4 +1,4 @@
-"""A worker's share of each step, from a Ray Data pipeline of its own that reads ahead. Without torch, as batches.py."""
+"""Read a worker's share of each step ahead, with a Ray Data pipeline per worker. Imports no torch, like batches.py."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,13 +15,13 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.reading.batches import Arrays, StepReader
 
 READS_AHEAD = 4
-"""Reading tasks whose rows a worker may have waiting for it."""
+"""Number of reading tasks whose rows may wait for a worker."""
 READS_PER_PIPELINE = 4096
-"""A pipeline holds the list of its reading tasks in memory, so a long run has several, one after the other."""
+"""Reading tasks of one pipeline. It keeps the list of its tasks in memory, so a long run uses several in sequence."""
 
 
 def stream(reader: StepReader, steps: range, config: TrainConfig) -> Iterator[Arrays]:
-    """The worker's share of each step, in order."""
+    """Yield the worker's share of each step, in order."""
     configure_data()
     local_batch_size = reader.local_batch_sizes[reader.rank]
     stride = max(1, config.rows_per_read // local_batch_size)
@@ -39,7 +39,7 @@ def stream(reader: StepReader, steps: range, config: TrainConfig) -> Iterator[Ar
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(read, batch_size=None)
         options = dataset.context.execution_options
         options.preserve_order = True
-        # Each worker's pipeline takes the whole cluster for its own, so both are told their share
+        # By default each worker's pipeline plans with all resources of the cluster, so limit it to its share
         options.resource_limits = ExecutionResources(
             cpu=config.read_cpus_per_worker, object_store_memory=READS_AHEAD * bytes_per_read
         )
@@ -47,21 +47,25 @@ def stream(reader: StepReader, steps: range, config: TrainConfig) -> Iterator[Ar
 
 
 def checked(arrays: Iterator[Arrays], steps: range, local_batch_size: int) -> Iterator[Arrays]:
-    """The same arrays, if they are the right ones: Ray Data itself does not notice when rows are missing."""
+    """Yield the same arrays after checking their steps and sizes: Ray Data does not detect missing rows.
+
+    Raises:
+        RuntimeError: samples are missing, or there are too many.
+    """
     for step in steps:
         part = next(arrays, None)
-        found = part["step"].tolist() if part else []
-        if part is None or found != [step] * local_batch_size:
+        received = part["step"].tolist() if part else []
+        if part is None or received != [step] * local_batch_size:
             raise RuntimeError(
-                f"{local_batch_size} samples of step {step} expected, {len(found)} of {set(found)} found"
+                f"expected {local_batch_size} samples of step {step}, received {len(received)} of steps {set(received)}"
             )
         yield part
     if next(arrays, None) is not None:
-        raise RuntimeError(f"no more samples expected after step {steps.stop - 1}")
+        raise RuntimeError(f"received samples after the last step, {steps.stop - 1}")
 
 
 @lru_cache(maxsize=1)
 def _reader(reference: ObjectRef[StepReader]) -> StepReader:
-    """This process's reader: tasks that follow each other find what the earlier ones have read and made."""
+    """The reader of this process. Consecutive tasks share it, so they reuse its cached rows and its epoch order."""
     reader: StepReader = ray.get(reference)
     return reader

@@ -1,4 +1,4 @@
-"""Models are scored while they are trained: a task of its own for the newest checkpoint, on resources of its own."""
+"""Score models during training: a separate Ray task, with its own resources, validates the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from cluster.resources import Pool
 from pipeline.model.weights import model_folder
 from pipeline.model.weights.model_folder import MODEL_FILES, Model
-from pipeline.train.checkpoints.background_saver import Saved
+from pipeline.train.checkpoints.background_saver import SavedCheckpoint
 
 logger = logging.getLogger("clip")
 
@@ -23,21 +23,21 @@ class Validation:
     """How a run's models are scored."""
 
     score: Callable[[Model], Mapping[str, float]]
-    """Runs in a task. Scores by name, such as accuracies."""
+    """Called in the task. Returns scores by name, such as accuracies."""
     pool: Pool
-    """What the task holds while it runs."""
+    """Resources that the task holds while it runs."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of the model after so many steps."""
+    """Scores of the model after `num_steps` steps."""
 
     num_steps: int
     values: Mapping[str, float]
 
 
 class Validator:
-    """Scores one model at a time. A failure is told of, and stops nothing."""
+    """Scores one model at a time. A failed validation is logged and does not stop training."""
 
     def __init__(self, validation: Validation) -> None:
         self._score = validation.score
@@ -46,29 +46,29 @@ class Validator:
         self._running: Any = None
         self._num_steps = 0
 
-    def begin(self, saved: Saved) -> None:
-        """Score the model of a checkpoint; the one before must have been taken by `finished` or `wait`, else this one
-        is left out."""
+    def begin(self, saved: SavedCheckpoint) -> None:
+        """Begin to score the model of a checkpoint. Skips it if `finished` or `wait` has not yet returned the previous
+        scores."""
         if self._running is not None:
-            logger.info("no validation after step %d: that after step %d still runs", saved.num_steps, self._num_steps)
+            logger.info("no validation after step %d: step %d is still being scored", saved.num_steps, self._num_steps)
             return
         files = {name: saved.files[name] for name in MODEL_FILES}
         self._running, self._num_steps = self._task.remote(files, self._score), saved.num_steps
 
     def finished(self) -> Scores | None:
-        """What has come out since it was last asked for, if anything."""
+        """Return the scores if the task has ended since the last call, else None."""
         if self._running is None or not ray.wait([self._running], timeout=0)[0]:
             return None
         return self.wait()
 
     def wait(self) -> Scores | None:
-        """What comes out of the model that is being scored, if there is one."""
+        """Wait for the running task and return its scores; None if no task runs or the task failed."""
         if self._running is None:
             return None
         try:
             return Scores(self._num_steps, ray.get(self._running))
         except RayError as error:
-            logger.warning("validation after step %d failed, which stops nothing: %s", self._num_steps, error)
+            logger.warning("validation after step %d failed, the run continues without it: %s", self._num_steps, error)
             return None
         finally:
             self._running = None

@@ -1,7 +1,7 @@
-"""What block lists cost: `python -m tests.perf.crawl.block_lists` reads long ones of each kind and asks for other
-entries.
+"""Measure the cost of block lists: `python -m tests.perf.crawl.block_lists`.
 
-The rows of docs/safety.md. Each list is read in a process of its own, and pickled as Ray would share it.
+Reads a long list of each kind and looks up entries that it does not contain; prints the rows of docs/safety.md. Each
+list is read in a separate process, and its size is that of its pickle, as Ray would share it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from pipeline.data.safety.block_lists import BlockLists, read_block_lists
 from pipeline.data.safety.screening import SafetyConfig
 
 SECONDS = 2.0
-"""Of lookups."""
+"""Duration of the lookups."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of list: its option, its entries, and how one is asked for."""
+    """A kind of list: its option, its entries, and the lookup of an entry."""
 
     option: str
     entry: Callable[[int], str]
-    ask: Callable[[BlockLists, int], object]
+    look_up: Callable[[BlockLists, int], object]
     phash_radius: int = 3
 
 
@@ -45,7 +45,7 @@ def _phash(number: int) -> str:
     return _digest(number)[:16]
 
 
-def _address(number: int) -> str:
+def _url(number: int) -> str:
     return f"https://images-{number % 9_973}.example.org/pictures/{number}.jpg"
 
 
@@ -53,23 +53,25 @@ def _domain(number: int) -> str:
     return f"shop-{number}.example.org"
 
 
-def _ask_picture(lists: BlockLists, number: int) -> object:
-    return lists.why_not_picture(int(_phash(number), 16))
+def _look_up_picture(lists: BlockLists, number: int) -> object:
+    return lists.picture_block_reason(int(_phash(number), 16))
 
 
 KINDS: Mapping[str, Kind] = {
-    "sha256": Kind(option="block_sha256", entry=_digest, ask=lambda lists, n: lists.why_not_file(_digest(n))),
-    "phash, radius 3": Kind(option="block_phash", entry=_phash, ask=_ask_picture),
-    "phash, radius 10": Kind(option="block_phash", entry=_phash, ask=_ask_picture, phash_radius=10),
+    "sha256": Kind(option="block_sha256", entry=_digest, look_up=lambda lists, n: lists.file_block_reason(_digest(n))),
+    "phash, radius 3": Kind(option="block_phash", entry=_phash, look_up=_look_up_picture),
+    "phash, radius 10": Kind(option="block_phash", entry=_phash, look_up=_look_up_picture, phash_radius=10),
     "domains": Kind(
-        option="block_domains", entry=_domain, ask=lambda lists, n: lists.why_not_url(f"http://www.{_domain(n)}/x.jpg")
+        option="block_domains",
+        entry=_domain,
+        look_up=lambda lists, n: lists.url_block_reason(f"http://www.{_domain(n)}/x.jpg"),
     ),
-    "addresses": Kind(option="block_urls", entry=_address, ask=lambda lists, n: lists.why_not_url(_address(n))),
+    "addresses": Kind(option="block_urls", entry=_url, look_up=lambda lists, n: lists.url_block_reason(_url(n))),
 }
 
 
 def measure(name: str, num_entries: int) -> str:
-    """A row of the table: bytes in memory, seconds of reading, lookups a second of one core."""
+    """One row of the table: bytes in memory, seconds to read, lookups per second on one core."""
     kind = KINDS[name]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "list.txt"
@@ -80,21 +82,21 @@ def measure(name: str, num_entries: int) -> str:
         lists = read_block_lists(SafetyConfig(**options), partial(open, mode="rb"))
         read_seconds = time.perf_counter() - started
     size = len(pickle.dumps(lists, 5))
-    started, asked = time.perf_counter(), 0
+    started, num_lookups = time.perf_counter(), 0
     for number in count(num_entries):
-        kind.ask(lists, number)
-        asked += 1
+        kind.look_up(lists, number)
+        num_lookups += 1
         if time.perf_counter() - started > SECONDS:
             break
-    return f"| {name} | {size / 1e6:,.0f} MB | {read_seconds:,.0f} s | {asked / SECONDS:,.0f} |"
+    return f"| {name} | {size / 1e6:,.0f} MB | {read_seconds:,.0f} s | {num_lookups / SECONDS:,.0f} |"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure every kind and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_entries", type=int, default=10_000_000)
     options = parser.parse_args()
-    print(f"| list of {options.num_entries:,} | in memory | read in | lookups a second |\n|---|---:|---:|---:|")
+    print(f"| list of {options.num_entries:,} | in memory | read in | lookups per second |\n|---|---:|---:|---:|")
     for name in KINDS:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             print(pool.submit(measure, name, options.num_entries).result(), flush=True)

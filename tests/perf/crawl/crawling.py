@@ -1,10 +1,10 @@
-"""Crawling against img2dataset: `python -m tests.perf.crawl.crawling`; needs CLIP_DATA.
+"""Compare crawling with img2dataset: `python -m tests.perf.crawl.crawling`; needs CLIP_DATA.
 
-20,000 photographs of 512x384 under 400 host names, each sent after 50 to 200 ms: the whole command of jobs.crawl (from
-a table of addresses, with robots.txt, limits and address checks), the whole command of img2dataset, and a bare loop of
-aiohttp and img2dataset's Resizer in two processes. The steady rate is the server's: between the first tenth of the
-photographs and the last. The outputs are compared byte by byte, and memory is that of all processes of a command
-(proportional set size), looked at twice a second.
+The web has 20,000 photographs of 512x384 under 400 host names, each sent after 50 to 200 ms. Three programs fetch them:
+the command jobs.crawl (from a table of URLs, with robots.txt, limits and address checks), the command img2dataset, and
+a bare loop of aiohttp and img2dataset's Resizer in two processes. The steady rate is measured by the server and leaves
+out the first and the last tenth of the photographs. The outputs are compared byte by byte. Memory is the proportional
+set size of all processes of a command, sampled twice a second.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NUM_HOSTS = 400
 NUM_PHOTOGRAPHS = 2_000
 SIZE = (512, 384)
 IN_FLIGHT = 128
-"""Of each of the peer's two processes, and of each of the bare loop's."""
+"""Simultaneous requests of each of the peer's two processes, and of each process of the bare loop."""
 _PEER = """
 import sys
 from img2dataset import download
@@ -51,22 +51,22 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Measured:
-    """One command."""
+    """The measurements of one program."""
 
     name: str
     seconds: float
     steady: float
-    """Images a second."""
+    """Images per second, without the first and the last tenth."""
     peak_mib: float
 
 
 def urls_of(count: int) -> list[str]:
-    """Addresses in an order that spreads the hosts."""
+    """URLs in an order that alternates between hosts."""
     return [f"http://host-{i % NUM_HOSTS:03d}.example/{i}.jpg" for i in range(count)]
 
 
 def crawl_command(folder: Path, output: Path, port: int) -> list[str]:
-    """jobs.crawl over the table of addresses."""
+    """The jobs.crawl command for the table of URLs."""
     options = {
         "input": folder / "addresses.parquet",
         "queries": folder / "queries.parquet",
@@ -80,7 +80,7 @@ def crawl_command(folder: Path, output: Path, port: int) -> list[str]:
 
 
 def measure(name: str, command: Sequence[str], port: int, **environment: str) -> Measured:
-    """Run a command to its end."""
+    """Run a command to completion and measure it."""
     sent(port)
     started = time.monotonic()
     process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -88,22 +88,24 @@ def measure(name: str, command: Sequence[str], port: int, **environment: str) ->
         output, _ = process.communicate()
     seconds = time.monotonic() - started
     if process.returncode:
-        raise RuntimeError(f"{name} ended with {process.returncode}:\n{output.decode()[-3000:]}")
+        raise RuntimeError(f"{name} failed with exit status {process.returncode}:\n{output.decode()[-3000:]}")
     return Measured(name, seconds, steady_rate(sent(port)), memory.peak_bytes / 2**20)
 
 
 def steady_rate(times: Sequence[float]) -> float:
-    """Photographs a second between the first tenth and the last."""
+    """Photographs per second, without the first and the last tenth."""
     first, last = len(times) // 10, len(times) * 9 // 10
     return (last - first) / (times[last] - times[first])
 
 
 def bare(urls: Sequence[str], port: int) -> Measured:
-    """aiohttp and the Resizer, and nothing else: no rules, no limits, no checks, no output."""
+    """Measure aiohttp and the Resizer alone: no robots.txt, limits, checks or output."""
     context = multiprocessing.get_context("spawn")
     sent(port)
     with context.Pool(2, _load) as pool:
-        pool.starmap(_fetch_and_resize, [(urls[:2], port)] * 2, chunksize=1)  # starts and imports are no part of it
+        pool.starmap(
+            _fetch_and_resize, [(urls[:2], port)] * 2, chunksize=1
+        )  # warm up: process start and imports are not measured
         sent(port)
         started = time.monotonic()
         done = pool.starmap(_fetch_and_resize, [(urls[0::2], port), (urls[1::2], port)], chunksize=1)
@@ -113,7 +115,7 @@ def bare(urls: Sequence[str], port: int) -> Measured:
 
 
 _resizer: Any = None
-"""In a process of the bare loop."""
+"""The Resizer of a process of the bare loop."""
 
 
 def _load() -> None:
@@ -128,20 +130,20 @@ def _fetch_and_resize(urls: Sequence[str], port: int) -> int:
         slots, threads = asyncio.Semaphore(IN_FLIGHT), ThreadPoolExecutor(1)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=IN_FLIGHT)) as session:
 
-            async def one(url: str) -> bool:
+            async def fetch(url: str) -> bool:
                 async with slots:
                     async with session.get(url, proxy=f"http://127.0.0.1:{port}") as response:
                         body = await response.read()
                     loop = asyncio.get_running_loop()
                     return (await loop.run_in_executor(threads, lambda: _resizer(io.BytesIO(body))))[0] is not None
 
-            return sum(await asyncio.gather(*(one(url) for url in urls)))
+            return sum(await asyncio.gather(*(fetch(url) for url in urls)))
 
     return asyncio.run(run())
 
 
 def images(folder: Path) -> dict[str, bytes]:
-    """The JPEG of each address, from either's output."""
+    """The JPEG of each URL in the output of jobs.crawl or img2dataset."""
     files = sorted(str(file) for file in folder.glob("*.parquet"))
     table = pyarrow.dataset.dataset(files).to_table(["url", "jpg", "status"])
     rows = zip(*(table[name].to_pylist() for name in ("url", "jpg", "status")), strict=True)
@@ -149,7 +151,7 @@ def images(folder: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Measure all three and print the table."""
+    """Measure all three programs and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=2)
@@ -168,19 +170,21 @@ def main() -> None:
             theirs = measure("img2dataset", command, port, **quiet)
             ours = measure("jobs.crawl", crawl_command(folder, folder / f"ours-{number}", port), port)
             loop = bare(urls, port)
-            for one in (ours, theirs, loop):
-                whole = len(urls) / one.seconds
+            for measured in (ours, theirs, loop):
+                whole = len(urls) / measured.seconds
                 print(
-                    f"{one.name:12} {one.steady:6.0f} steady  {whole:6.0f} whole  {one.peak_mib:6.0f} MiB", flush=True
+                    f"{measured.name:12} {measured.steady:6.0f} steady  {whole:6.0f} whole  "
+                    f"{measured.peak_mib:6.0f} MiB",
+                    flush=True,
                 )
             print(
                 f"ratios: steady {ours.steady / theirs.steady:.2f}, whole {theirs.seconds / ours.seconds:.2f}, "
                 f"of the bare loop {ours.steady / loop.steady:.2f}",
                 flush=True,
             )
-        mine, peers = images(folder / "ours-0" / "fetched"), images(folder / "peer-0")
-        same = sum(mine[url] == jpg for url, jpg in peers.items() if url in mine)
-        print(f"{len(mine)} and {len(peers)} images, {same} of them the same byte for byte")
+        our_images, peer_images = images(folder / "ours-0" / "fetched"), images(folder / "peer-0")
+        num_equal = sum(our_images[url] == jpg for url, jpg in peer_images.items() if url in our_images)
+        print(f"{len(our_images)} and {len(peer_images)} images, {num_equal} of them equal byte for byte")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A web of photographs on loopback, fast enough not to be what is measured, in a process of its own.
+"""Serve photographs on loopback from a separate process, fast enough not to be the bottleneck of a measurement.
 
-It answers every path on every host, also as a proxy, with one of its photographs after 50 to 200 ms; robots.txt with
-404; and /sent with the times at which it sent photographs since it was last asked.
+Every path on every host returns one of the photographs after 50 to 200 ms; the server also works as a proxy. robots.txt
+returns 404. /sent returns the times at which photographs were sent since the previous request for /sent.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.05, 0.2
-"""Until a photograph is sent; which one and how long is a function of its path."""
+"""Range of delays before a photograph is sent. The path determines the photograph and its delay."""
 
 
 @contextmanager
 def image_server(data: Path, size: tuple[int, int], num_photographs: int) -> Iterator[int]:
-    """Serve photographs of a size, and give the port."""
+    """Serve photographs of this size; yields the port."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=_run, args=(theirs, data, size, num_photographs), name="image server")
@@ -41,14 +41,14 @@ def image_server(data: Path, size: tuple[int, int], num_photographs: int) -> Ite
 
 
 def sent(port: int) -> list[float]:
-    """When photographs were sent since the last call, seconds, ascending."""
+    """The times in seconds at which photographs were sent since the last call, in ascending order."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/sent") as response:
-        found: list[float] = json.load(response)
-    return found
+        times: list[float] = json.load(response)
+    return times
 
 
 def photographs(data: Path, size: tuple[int, int], count: int) -> list[bytes]:
-    """Real photographs (224 pixels wide and high) enlarged to a size, JPEG of quality 90."""
+    """Real photographs of 224x224 pixels, enlarged to `size` and encoded as JPEG of quality 90."""
     images = pq.read_table(data / "photos.parquet", columns=["image"])["image"][:count].to_pylist()
     return [_enlarged(image, size) for image in images]
 
@@ -60,7 +60,7 @@ def _enlarged(image: bytes, size: tuple[int, int]) -> bytes:
 
 
 class _Web(asyncio.Protocol):
-    """One connection; `times` is that of all of them."""
+    """One connection; all connections share `times`."""
 
     def __init__(self, bodies: Sequence[bytes], times: list[float]) -> None:
         self._bodies, self._times = bodies, times
@@ -74,7 +74,7 @@ class _Web(asyncio.Protocol):
         while b"\r\n\r\n" in self._received:
             head, _, self._received = self._received.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1]
-            number = zlib.crc32(path.rpartition(b"/")[2])  # a proxy is asked for the whole address
+            number = zlib.crc32(path.rpartition(b"/")[2])  # requests to a proxy contain the whole URL
             if path.endswith(b"/robots.txt"):
                 self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             elif path == b"/sent":

@@ -1,8 +1,8 @@
-"""What img2dataset itself writes, read back: `python -m tests.perf.crawl.img2dataset_folders`.
+"""Read folders that img2dataset itself has written: `python -m tests.perf.crawl.img2dataset_folders`.
 
-A web of five addresses on loopback, one of which is missing, goes through img2dataset in both of its formats; the
-folders must give the same candidates, with the image of each success and the address of each failure. Imported, they
-must give the same pairs: the images and captions of the successes, byte for byte.
+img2dataset downloads five URLs from a loopback server, one of them missing, in both of its formats. Both folders must
+give the same candidates: an image for each success and a URL for the failure. Imported, both must give the same pairs:
+the images and captions of the successes, byte for byte.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NUM_IMAGES = 4
 
 
 def candidates(folder: Path) -> pa.Table:
-    """The candidates of a folder, as a crawl reads it."""
+    """Read the candidates of a folder as a crawl does."""
     inputs = list_inputs(str(folder), "")
     check_inputs(inputs)
     found = pa.concat_tables([read_input(uri, ExtractConfig()) for uri in inputs])
@@ -43,13 +43,13 @@ def candidates(folder: Path) -> pa.Table:
 
 
 def imported(folder: Path) -> pa.Table:
-    """The pairs of a folder, as jobs.import_pairs reads it."""
+    """Read the pairs of a folder as jobs.import_pairs does."""
     found = pa.concat_tables([read_pairs(uri) for uri in list_pairs(str(folder))])
     return found.filter(found["reason"].is_null()).sort_by("pair_id")
 
 
 def compare(folder: Path) -> int:
-    """Run img2dataset and compare; how many candidates there were."""
+    """Run img2dataset and compare its folders; returns the number of candidates."""
     urls = [f"http://host-{number}.example/{number}.jpg" for number in range(NUM_IMAGES + 1)]
     table = pa.table({"url": urls, "caption": [f"a picture of the number {number}" for number in range(len(urls))]})
     pyarrow.csv.write_csv(table, folder / "urls.csv")
@@ -75,4 +75,4 @@ def compare(folder: Path) -> int:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        print(f"{compare(Path(name))} candidates and {NUM_IMAGES} pairs of either format")
+        print(f"{compare(Path(name))} candidates and {NUM_IMAGES} pairs in each format")

@@ -1,12 +1,13 @@
-"""Which identifier of languages: fastText's small model or lingua, on short texts, by what a filter for English does.
+"""Compare language identifiers as filters for English on short texts: fastText's small model and lingua.
 
     pip install lingua-language-detector==2.1.1
     python -m tests.perf.crawl.languages --captions captions.parquet
 
-A text is refused where the likeliest language is another one: likely enough by itself, or so many times as likely as
-English. English texts that are refused are lost; texts in other languages that are not refused come through. English:
-captions people wrote, their first words, the demo's, WordNet's nouns and names, messages of programs. Other languages:
-the translations of such messages that Debian's packages install, and the demo's foreign captions.
+A text is refused if its most likely language is not English and both its probability and its odds against English
+reach the limits of a rule. Refused English texts are lost; other texts that are not refused pass the filter.
+
+English texts: human captions, their first words, the demo's captions, WordNet's nouns and names, messages of programs.
+Other texts: translations of such messages from Debian packages, and the demo's foreign captions.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LATIN = ("ca", "cs", "da", "de", "es", "fi", "fr", "hu", "id", "it", "nb", "nl",
 OTHER_SCRIPTS = ("ar", "bg", "el", "fa", "he", "hi", "ja", "ko", "ru", "th", "uk", "zh_CN")
 WITHOUT_BLANKS = frozenset({"ja", "th", "zh_CN"})
 CHARACTERS_PER_WORD = 2.5
-"""Of languages without blanks between words."""
+"""Average word length in languages without blanks between words."""
 RULES: Mapping[str, tuple[float, float]] = {
     "p 0.5": (0.5, 1.0),
     "p 0.8": (0.8, 1.0),
@@ -43,20 +44,20 @@ RULES: Mapping[str, tuple[float, float]] = {
     "odds 16": (0.3, 16.0),
     "odds 64": (0.3, 64.0),
 }
-"""Probability and odds against English that another language must reach."""
+"""Minimum probability and minimum odds against English at which a text in another language is refused."""
 NUM_TEXTS = 250
-"""Of each other language and length; twelve times as many of each kind of English."""
+"""Texts of each other language and length. Each kind of English has up to twelve times as many."""
 
 Identify = Callable[[Sequence[str]], Sequence[Guess]]
 
 
 def sample(texts: Iterable[str], count: int) -> list[str]:
-    """As many of them, the same ones each time, without order."""
+    """Select at most `count` different texts; the selection does not depend on their order."""
     return sorted(set(texts), key=hash128)[:count]
 
 
 def english(captions: Sequence[str]) -> dict[str, list[str]]:
-    """Texts that must not be refused, by kind."""
+    """English texts by kind; none should be refused."""
     count = 12 * NUM_TEXTS
     rng = np.random.default_rng(0)
     lemmas = [line.split(" ", 5)[4].replace("_", " ") for line in WORDNET.read_text().splitlines() if line[0] != " "]
@@ -77,7 +78,7 @@ def english(captions: Sequence[str]) -> dict[str, list[str]]:
 
 
 def foreign() -> dict[str, dict[str, list[str]]]:
-    """Texts that should be refused, by kind and language."""
+    """Texts in other languages, by kind and language; all should be refused."""
     rng = np.random.default_rng(0)
     demo = (foreign_caption(sample_scene(rng, "shape"), rng) for _ in range(NUM_TEXTS))
     kinds: dict[str, dict[str, list[str]]] = {"demo's foreign": {"six": sample(demo, NUM_TEXTS)}}
@@ -92,7 +93,7 @@ def foreign() -> dict[str, dict[str, list[str]]]:
 
 
 def num_words(text: str, language: str) -> int:
-    """Words of a text, guessed where no blanks part them."""
+    """The number of words in a text, estimated for languages without blanks between words."""
     return round(len(text) / CHARACTERS_PER_WORD) if language in WITHOUT_BLANKS else len(text.split())
 
 
@@ -100,7 +101,7 @@ _TECHNICAL = re.compile(r"[%{}<>\\|_&@\d\n=/$*#~^+\"'`«»“”„\ufffd]|--")
 
 
 def translations(language: str) -> Iterator[tuple[str, str]]:
-    """Messages of installed programs in English and a language, less those with options, paths, places for values."""
+    """Messages of installed programs in English and in a language, without options, paths or format placeholders."""
     for file in sorted((LOCALES / language / "LC_MESSAGES").glob("*.mo")):
         if not file.name.startswith("iso_"):  # lists of names
             for message, translation in catalogue(file.read_bytes()):
@@ -109,7 +110,7 @@ def translations(language: str) -> Iterator[tuple[str, str]]:
 
 
 def catalogue(data: bytes) -> Iterator[tuple[str, str]]:
-    """Message and translation of a compiled catalogue (GNU gettext manual, "The Format of GNU MO Files")."""
+    """Read messages and translations of a compiled catalogue (GNU gettext manual, "The Format of GNU MO Files")."""
     order = "<" if data[:4] == b"\xde\x12\x04\x95" else ">"
     count, messages, translated = struct.unpack_from(f"{order}3I", data, 8)
     for i in range(count):
@@ -122,13 +123,13 @@ def catalogue(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def fasttext() -> Identify:
-    """What the pipeline does."""
+    """The identifier that the pipeline uses."""
     identify = LanguageIdentifier()
     return lambda texts: identify(texts, "en")
 
 
 def lingua(*, low_accuracy: bool) -> Identify:
-    """Lingua with all of its languages, loaded at once."""
+    """Lingua with all of its languages, loaded in advance."""
     from lingua import Language, LanguageDetectorBuilder
 
     builder = LanguageDetectorBuilder.from_all_languages().with_preloaded_language_models()
@@ -146,12 +147,12 @@ def lingua(*, low_accuracy: bool) -> Identify:
 
 
 def lingua_high() -> Identify:
-    """Lingua as it comes."""
+    """Lingua with its default settings."""
     return lingua(low_accuracy=False)
 
 
 def lingua_low() -> Identify:
-    """Lingua with models of three letters only."""
+    """Lingua with trigram models only."""
     return lingua(low_accuracy=True)
 
 
@@ -164,20 +165,20 @@ TOOLS: Mapping[str, Callable[[], Identify]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One tool on all texts."""
+    """The measurements of one tool on all texts."""
 
     tool: str
     captions_per_second: float
-    """Of one core."""
+    """Captions per second on one core."""
     mebibytes: float
-    """What the process grew by."""
+    """Growth of the process."""
     load_seconds: float
     refused: Mapping[str, Mapping[str, float]]
-    """Share of each kind's texts that a rule refuses; of several languages, the mean of their shares."""
+    """Share of texts that each rule refuses, by kind; the mean over the languages of a kind."""
 
 
 def measure(tool: str, captions: Sequence[str]) -> Measured:
-    """One tool, in a process of its own."""
+    """Measure one tool; run this in a separate process."""
     before, started = resident_mebibytes(), time.perf_counter()
     identify = TOOLS[tool]()
     identify(captions[:100])
@@ -196,37 +197,39 @@ def measure(tool: str, captions: Sequence[str]) -> Measured:
 
 
 def share_refused(guesses: Sequence[Guess], min_confidence: float, min_odds: float) -> float:
-    """How many of the texts are said not to be English."""
+    """The share of texts that a rule refuses."""
     refused = [g.language != "en" and g.confidence >= min_confidence and g.odds >= min_odds for g in guesses]
     return sum(refused) / len(refused)
 
 
 def resident_mebibytes() -> float:
-    """Memory of this process."""
+    """Resident memory of this process."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def tables(measured: Sequence[Measured]) -> str:
-    """Cost, and what each rule refuses, in Markdown."""
+    """Tables of cost and of refused shares, in Markdown."""
     lines = ["| tool | captions/s/core | memory, MiB | loading, s |", "|---|---:|---:|---:|"]
     lines += [
-        f"| {one.tool} | {one.captions_per_second:,.0f} | {one.mebibytes:,.0f} | {one.load_seconds:.2f} |"
-        for one in measured
+        f"| {tool.tool} | {tool.captions_per_second:,.0f} | {tool.mebibytes:,.0f} | {tool.load_seconds:.2f} |"
+        for tool in measured
     ]
-    columns = [f"{one.tool}: {rule}" for one in measured for rule in RULES]
+    columns = [f"{tool.tool}: {rule}" for tool in measured for rule in RULES]
     lines += ["", f"| refused, % | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for kind in measured[0].refused:
-        shares = [f"{100 * one.refused[kind][rule]:.2f}" for one in measured for rule in RULES]
+        shares = [f"{100 * tool.refused[kind][rule]:.2f}" for tool in measured for rule in RULES]
         lines.append(f"| {kind} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all tools and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", required=True, help="a Parquet file with English captions in its column `text`")
-    parser.add_argument("--num_captions", type=int, default=10_000, help="how many of them, evenly spread")
+    parser.add_argument(
+        "--num_captions", type=int, default=10_000, help="number of captions to use, evenly spread over the file"
+    )
     options = parser.parse_args()
     texts = pq.read_table(options.captions, columns=["text"])["text"].to_pylist()
     chosen = texts[:: max(1, len(texts) // options.num_captions)]

@@ -1,7 +1,7 @@
-"""Matching at the paper's scale: `python -m tests.perf.crawl.matching`; needs CLIP_DATA.
+"""Measure matching at the paper's scale: `python -m tests.perf.crawl.matching`; needs CLIP_DATA.
 
-Speed on one core against pyahocorasick, driven text by text over texts that were normalised beforehand; memory of
-either; and the growth from one actor of Ray Data to two.
+Measures the speed on one core compared with pyahocorasick (text by text, on texts normalized beforehand), the memory of
+both, and the speedup from one Ray Data actor to two.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.perf.corpus.rows import Row, row
 
 NUM_QUERIES = 500_000
 WORDNET = "/usr/share/wordnet"
-CAPTIONS_A_PART = 110_000
+CAPTIONS_PER_PART = 110_000
 DATA = Path(os.environ.get("CLIP_DATA", "../shared/data"))
 
 
@@ -41,23 +41,23 @@ def captions() -> pa.StringArray:
 
 
 def query_list() -> list[str]:
-    """WordNet's synsets, the words and pairs of Wikipedia's sample, and what three of its words in a row there are."""
+    """WordNet's synsets, then the words and word pairs of a Wikipedia sample, then its sequences of three words."""
     data = (DATA / "enwiki-sample.xml.bz2").read_bytes()
     texts = [text for text in read_articles(io.BytesIO(data), ByteRange("", 0, len(data)))["text"].to_pylist() if text]
     terms = count_terms(texts)["term"].to_pylist()
     triples = (" ".join(words[i : i + 3]) for words in (text.split() for text in texts) for i in range(len(words)))
-    found: dict[str, None] = {}
+    queries: dict[str, None] = {}
     for text in chain(wordnet_synsets(WORDNET), terms, triples):
-        if len(found) == NUM_QUERIES:
+        if len(queries) == NUM_QUERIES:
             break
         if form := normalize(text):
-            found[form] = None
-    assert len(found) == NUM_QUERIES, f"the sample has {len(found)} queries"
-    return list(found)
+            queries[form] = None
+    assert len(queries) == NUM_QUERIES, f"the sample gives only {len(queries)} queries"
+    return list(queries)
 
 
 def automaton(queries: list[str]) -> ahocorasick.Automaton:
-    """The peer's."""
+    """Build the automaton of the peer."""
     built = ahocorasick.Automaton()
     for index, query in enumerate(queries):
         built.add_word(query, (index, len(query)))
@@ -66,7 +66,7 @@ def automaton(queries: list[str]) -> ahocorasick.Automaton:
 
 
 def peer_matches(built: ahocorasick.Automaton, texts: list[str]) -> list[list[int]]:
-    """What the peer finds on word boundaries in texts that are normalised already."""
+    """The peer's matches at word boundaries, in normalized texts."""
     matches = []
     for text in texts:
         found = set()
@@ -81,7 +81,7 @@ def peer_matches(built: ahocorasick.Automaton, texts: list[str]) -> list[list[in
 
 
 def matching() -> Row:
-    """Captions a second on one core, from a column of strings to lists of ids, normalisation included."""
+    """Measure captions per second on one core, from a column of strings to lists of ids, including normalization."""
     queries, texts = query_list(), captions()
     matcher, built = Matcher(queries), automaton(queries)
     normalized = [normalize(text) for text in texts.to_pylist()]
@@ -97,7 +97,7 @@ def matching() -> Row:
 
 
 def memory_mib(build: Callable[[list[str]], object]) -> float:
-    """What a process of its own grows by when it builds a matcher, and uses it."""
+    """The memory growth of a separate process that builds a matcher."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_grown, (build,))
 
@@ -117,7 +117,7 @@ def _resident() -> int:
 
 
 class _Actor:
-    """A matcher, as the crawl's pool keeps one."""
+    """An actor that keeps a matcher, as in the actor pool of a crawl."""
 
     def __init__(self, queries: list[str]) -> None:
         self._matcher = Matcher(queries)
@@ -128,19 +128,19 @@ class _Actor:
 
 
 def through_ray_data(num_actors: int, num_parts: int = 30) -> float:
-    """Captions a second, from the first part that is done to the last."""
+    """Captions per second, between the completion of the first parts and of the last part."""
     texts = captions()
-    parts = [pa.table({"text": texts.slice(0, CAPTIONS_A_PART)}) for _ in range(num_parts)]
+    parts = [pa.table({"text": texts.slice(0, CAPTIONS_PER_PART)}) for _ in range(num_parts)]
     with session(SessionConfig(address="local", num_cpus=4)):
         pool = Pool(size=num_actors)
         arguments = pool.map_batches_arguments()
         dataset = ray.data.from_arrow(parts).map_batches(_Actor, fn_constructor_args=(query_list(),), **arguments)
         times = [time.perf_counter() for _ in dataset.iter_batches(batch_size=None)]
-    return (len(times) - num_actors) * CAPTIONS_A_PART / (times[-1] - times[num_actors - 1])
+    return (len(times) - num_actors) * CAPTIONS_PER_PART / (times[-1] - times[num_actors - 1])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     measured = matching()
     print(f"{measured.work}: {measured.ours:,.0f} captions/s, {measured.peer_name}: {measured.peer:,.0f}")
     print(f"ratio {measured.ratio:.2f}")

@@ -1,7 +1,8 @@
-"""Resizing large photographs: `python -m tests.perf.crawl.resizing`; needs CLIP_DATA.
+"""Measure resizing of large photographs: `python -m tests.perf.crawl.resizing`; needs CLIP_DATA.
 
-Originals of 1600x1200, to 256 pixels: ours with `resizer = "scaled"`, ours as img2dataset does it, and img2dataset's
-Resizer itself, on one core; and how far the pictures are from each other.
+Resizes originals of 1600x1200 to 256 pixels on one core: with our processor and `resizer = "scaled"`, with our
+processor and `resizer = "img2dataset"`, and with img2dataset's Resizer itself. Also measures how much the pictures of
+"scaled" differ from those of img2dataset.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ NUM_PHOTOGRAPHS = 60
 
 
 def psnr(one: bytes, other: bytes) -> float:
-    """Peak signal-to-noise ratio of two JPEGs of one size, dB."""
+    """The peak signal-to-noise ratio of two JPEGs of equal size, in dB."""
     a, b = (np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), np.float64) for image in (one, other))
     return float(10 * np.log10(255**2 / ((a - b) ** 2).mean()))
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     from img2dataset.resizer import Resizer
 
     images = photographs(DATA, SIZE, NUM_PHOTOGRAPHS)

@@ -7,15 +7,15 @@ from tests.perf.crawl.languages import Measured, catalogue, num_words, sample, s
 
 
 def compiled(order: str, *pairs: tuple[bytes, bytes]) -> bytes:
-    """A message catalogue: header, table of messages, table of translations, texts."""
+    """Build a message catalogue: header, table of messages, table of translations, texts."""
     count, texts = len(pairs), b""
-    places: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
+    entries: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
     for pair in pairs:
         for column, text in enumerate(pair):
-            places[column].append((len(text), 28 + 16 * count + len(texts)))
+            entries[column].append((len(text), 28 + 16 * count + len(texts)))
             texts += text + b"\0"
     head = struct.pack(f"{order}7I", 0x950412DE, 0, count, 28, 28 + 8 * count, 0, 0)
-    return head + b"".join(struct.pack(f"{order}2I", *place) for column in (0, 1) for place in places[column]) + texts
+    return head + b"".join(struct.pack(f"{order}2I", *entry) for column in (0, 1) for entry in entries[column]) + texts
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -24,7 +24,7 @@ def test_messages_of_a_catalogue_are_read(order: str) -> None:
     assert list(catalogue(compiled(order, *pairs))) == [("Open", "Öffnen"), ("Cut", "\ufffd")]
 
 
-def test_words_are_counted_or_guessed() -> None:
+def test_words_are_counted_or_estimated() -> None:
     assert num_words("ein Hund", "de") == 2
     assert num_words("一只棕色的狗在草", "zh_CN") == 3
 
@@ -35,13 +35,13 @@ def test_a_sample_does_not_depend_on_the_order() -> None:
     assert len(set(sample(texts, 7))) == 7
 
 
-def test_refused_are_those_likely_enough_in_another_language() -> None:
+def test_texts_likely_in_another_language_are_refused() -> None:
     guesses = [Guess("en", 0.9, 1.0), Guess("de", 0.9, 90.0), Guess("de", 0.5, 3.0), Guess(None, 0.0, 1.0)]
     assert share_refused(guesses, 0.5, 1.0) == 0.5
     assert share_refused(guesses, 0.5, 4.0) == share_refused(guesses, 0.8, 1.0) == 0.25
 
 
-def test_tables_name_tools_and_rules() -> None:
+def test_tables_contain_tools_and_rules() -> None:
     shares = {"p 0.5": 0.01, "p 0.8": 0.0, "odds 4": 0.0, "odds 16": 0.5, "odds 64": 0.0}
     one = Measured(tool="x", captions_per_second=1234.5, mebibytes=5, load_seconds=0.5, refused={"captions": shares})
     text = tables([one])

@@ -1,6 +1,6 @@
-"""WAT records of HTML pages in Common Crawl's layout, made by the standard library's parser: what to measure with.
+"""Build WAT records of HTML pages in Common Crawl's layout with the standard library's parser, for measurements.
 
-A page gives three records, as in Common Crawl: of its request, its response and its metadata. Tags, attributes and the
+As in Common Crawl, a page gives three records: for its request, its response and its metadata. Tags, attributes and the
 order of keys are those of ia-web-commons.
 """
 
@@ -35,7 +35,7 @@ _REQUEST_HEADERS = {
 
 
 class HtmlPage(NamedTuple):
-    """A page that was answered with 200."""
+    """A page with HTTP status 200."""
 
     url: str
     html: str
@@ -89,7 +89,7 @@ class _Reader(HTMLParser):
 
 
 def html_metadata(html: str) -> dict[str, Any]:
-    """What ia-web-commons calls HTML-Metadata."""
+    """The HTML-Metadata object of ia-web-commons for a page."""
     reader = _Reader()
     reader.feed(html)
     return {**({"Head": reader.head} if reader.head else {}), **({"Links": reader.links} if reader.links else {})}
@@ -117,7 +117,7 @@ def _entity(length: int) -> dict[str, str]:
 
 
 def envelope(url: str, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of a record's WAT record."""
+    """The JSON object that describes a record in a WAT file."""
     types = {"metadata": "application/warc-fields"}
     content_type = types.get(kind, f"application/http; msgtype={kind}")
     lengths = {"Deflate-Length": "423", "Header-Length": "10", "Footer-Length": "8", "Inflated-CRC": "1106529533"}
@@ -141,7 +141,7 @@ def envelope(url: str, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record(url: str, content: Mapping[str, Any]) -> bytes:
-    """A WAT record, not compressed."""
+    """An uncompressed WAT record."""
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     head = (
         f"WARC/1.0\r\nWARC-Type: metadata\r\nWARC-Target-URI: {url}\r\nWARC-Date: 2024-05-31T01:17:49Z\r\n"

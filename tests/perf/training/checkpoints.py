@@ -17,7 +17,7 @@ from pipeline.model.config import model_config
 from pipeline.model.objectives.clip import CLIP
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.model.weights.model_folder import Model
-from pipeline.train.checkpoints.background_saver import Saver
+from pipeline.train.checkpoints.background_saver import BackgroundSaver
 from pipeline.train.checkpoints.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pipeline.train.config import TrainConfig
 from pipeline.train.optimizer.optimizer import make_optimizer
@@ -40,7 +40,7 @@ def main() -> None:
     model = Model(network, Tokenizer.released(config.text.vocab_size, config.text.context_length))
     pauses, writes = [], []
     with tempfile.TemporaryDirectory() as folder:
-        saver = Saver(CheckpointFolder(folder, storage, keep=1))
+        saver = BackgroundSaver(CheckpointFolder(folder, storage, keep=1))
         for number in range(ROUNDS):
             began = time.perf_counter()
             saver.begin(Checkpoint(model, optimizer.state_dict(), Progress(number, 0.0)))

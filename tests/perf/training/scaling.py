@@ -29,8 +29,8 @@ from pipeline.model.config import ModelConfig, model_config
 from pipeline.model.images.random_crop import decode, random_square_crop
 from pipeline.model.tokenizer.tokenizer import Tokenizer
 from pipeline.train.config import TrainConfig
-from pipeline.train.costs.flops import PEAKS, ForwardFlops, forward_flops
-from pipeline.train.costs.memory import RESERVE, Footprint, footprint
+from pipeline.train.costs.flops import PEAK_FLOPS, ForwardFlops, forward_flops
+from pipeline.train.costs.memory import RESERVED_SHARE, Footprint, footprint
 from tests.perf.crawl.matching import DATA
 
 RECIPES = ("rn50", "rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b32", "vit_b16", "vit_l14", "vit_l14_336px")
@@ -96,7 +96,7 @@ class Needs:
     def gpus_that_keep_all(self, device_bytes: int) -> float:
         """On so many the graphs of the whole global batch have room, so that no forward pass is repeated."""
         found = self.memory_of_short_texts
-        room = (1 - RESERVE) * device_bytes - found.state - found.batch - found.image.fixed - found.text.fixed
+        room = (1 - RESERVED_SHARE) * device_bytes - found.state - found.batch - found.image.fixed - found.text.fixed
         return math.ceil(self.train.global_batch_size * (found.image.per_sample + found.text.per_sample) / room)
 
     @property
@@ -106,12 +106,12 @@ class Needs:
 
     def gpu_days(self, gpu: str, mfu: float) -> float:
         """How long one GPU would take."""
-        return self.total_flops / (dict(PEAKS)[gpu] * mfu * DAY)
+        return self.total_flops / (dict(PEAK_FLOPS)[gpu] * mfu * DAY)
 
     @property
     def samples_per_second(self) -> float:
         """Of one A100."""
-        return dict(PEAKS)["A100"] * MFU / self.flops.training
+        return dict(PEAK_FLOPS)["A100"] * MFU / self.flops.training
 
     @property
     def step_seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Web archives made with warcio, the other reader and writer of them, and by hand where it refuses to."""
+"""Build web archives with warcio, an independent implementation, or by hand if warcio refuses the record."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ HTML = (("Content-Type", "text/html; charset=utf-8"),)
 
 
 class Archive:
-    """Writes an archive record by record."""
+    """Write an archive record by record."""
 
     def __init__(self, compressed: bool = True) -> None:
         self._sink = io.BytesIO()
@@ -35,7 +35,7 @@ class Archive:
         status: str | None = "200 OK",
         headers: Iterable[tuple[str, str]] = HTML,
     ) -> int:
-        """Write one record, with a HTTP message where `status` is given, and return its first byte in the file."""
+        """Write one record, as an HTTP message unless `status` is None, and return its offset in the file."""
         start = self._sink.tell()
         http = StatusAndHeaders(status, list(headers), protocol="HTTP/1.1") if status else None
         # Without the length, warcio buffers the body in a file that it does not close
@@ -47,18 +47,18 @@ class Archive:
 
 
 def response(message: bytes, url: str = "http://a.example/") -> bytes:
-    """A record around a HTTP response that warcio would not write."""
+    """A record with an HTTP response that warcio would refuse to write."""
     head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nContent-Type: application/http\r\n"
     return b"%sContent-Length: %d\r\n\r\n%s\r\n\r\n" % (head.encode(), len(message), message)
 
 
 def members(*records: bytes) -> bytes:
-    """Records, each in a gzip member of its own."""
+    """Concatenate records, each compressed as one gzip member."""
     return b"".join(gzip.compress(record) for record in records)
 
 
 def image_page(name: str) -> bytes:
-    """A page with one image of one caption."""
+    """A page with one image that has one caption."""
     return f'<p>{"lorem ipsum " * 20}</p><img src="/{name}.jpg" alt="the picture {name}">'.encode()
 
 
@@ -68,12 +68,12 @@ def read(data: bytes, config: ExtractConfig | None = None) -> pa.Table:
 
 
 def open_file(uri: str) -> BinaryIO:
-    """A local file, as read_archive wants it opened."""
+    """Open a local file; the opener for `read_archive`."""
     return Path(uri).open("rb")
 
 
 def offsets_by_warcio(file: Path) -> list[int]:
-    """Where the records of a file begin, as warcio sees it."""
+    """The offsets of a file's records according to warcio."""
     with file.open("rb") as stream:
         records = ArchiveIterator(stream)
         return [records.get_record_offset() for _ in records]

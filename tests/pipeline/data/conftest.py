@@ -1,4 +1,4 @@
-"""Where data sets lie."""
+"""Fixtures for locations of data sets."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import pytest
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> str:
-    """An empty data set."""
+    """The URI of an empty data set in a local folder."""
     return str(tmp_path / "data set")
 
 
 @pytest.fixture(params=["local", "file", "s3"])
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty data set on each kind of storage."""
+    """The URI of an empty data set, once for each kind of storage."""
     if request.param == "s3":
         return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
     return str(tmp_path / "data set") if request.param == "local" else (tmp_path / "data-set").as_uri()

@@ -1,4 +1,4 @@
-"""Small data sets whose pairs are numbers."""
+"""Build small data sets whose pairs are identified by numbers."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ def sha256(number: int, picture: str = "") -> str:
 
 
 def pairs(numbers: Iterable[int], picture: str = "") -> pa.Table:
-    """PAIRS; pair n has queries n % 3 and 3."""
+    """PAIRS with these numbers; pair n has the queries n % 3 and 3."""
     rows = [
         {
             "pair_id": pair_id(number),
@@ -43,7 +43,7 @@ def pairs(numbers: Iterable[int], picture: str = "") -> pa.Table:
 
 
 def add_shard(dataset: str, numbers: Iterable[int], picture: str = "") -> Shard:
-    """Write a shard, in groups of 4 rows."""
+    """Write a shard in row groups of 4 rows."""
     table, sink = pairs(numbers, picture), pa.BufferOutputStream()
     with writer(sink, table.schema) as file:
         file.write_table(table, row_group_size=ROWS_PER_GROUP)
@@ -51,22 +51,22 @@ def add_shard(dataset: str, numbers: Iterable[int], picture: str = "") -> Shard:
     digest = hashlib.sha256(data).hexdigest()
     path = f"data/run/part-00000-{digest[:16]}.parquet"
     storage.write_bytes(storage.join(dataset, path), data)
-    whole, rest = divmod(table.num_rows, ROWS_PER_GROUP)
-    groups = (*[ROWS_PER_GROUP] * whole, *([rest] if rest else []))
+    num_full, num_remaining = divmod(table.num_rows, ROWS_PER_GROUP)
+    groups = (*[ROWS_PER_GROUP] * num_full, *([num_remaining] if num_remaining else []))
     return Shard(path=path, num_rows=table.num_rows, num_bytes=len(data), sha256=digest, row_groups=groups)
 
 
 def counts(numbers: Iterable[int]) -> pa.Table:
     """QUERY_COUNTS of these pairs."""
     ids = [query for number in numbers for query in (number % NUM_QUERIES, NUM_QUERIES)]
-    found = {query: ids.count(query) for query in sorted(set(ids))}
-    return pa.table([list(found), list(found.values())], schema=QUERY_COUNTS)
+    num_by_query = {query: ids.count(query) for query in sorted(set(ids))}
+    return pa.table([list(num_by_query), list(num_by_query.values())], schema=QUERY_COUNTS)
 
 
 def make(
     dataset: str, *shards: Iterable[int], metadata: Mapping[str, Any] | None = None, parent: str | None = None
 ) -> Snapshot:
-    """Commit shards of these pairs."""
+    """Commit one shard for each group of numbers."""
     lists = [list(shard) for shard in shards]
     written = [add_shard(dataset, numbers) for numbers in lists]
     total = counts(number for numbers in lists for number in numbers)
@@ -74,7 +74,7 @@ def make(
 
 
 def readable(snapshot: Snapshot) -> list[int]:
-    """The pairs that a reader sees, in order."""
+    """The numbers of the pairs that a reader sees, in order."""
     tables = [
         shard.read_row_group(group, ["caption"]) for shard in snapshot.shards for group in range(len(shard.row_groups))
     ]
@@ -82,6 +82,6 @@ def readable(snapshot: Snapshot) -> list[int]:
 
 
 def stored(snapshot: Snapshot) -> list[int]:
-    """The pairs whose bytes are there, in order."""
+    """The numbers of the pairs that the files contain, in order."""
     texts = [text for shard in snapshot.shards for text in pq.read_table(shard.path)["caption"].to_pylist()]
     return [int(text.removeprefix("number ")) for text in texts]

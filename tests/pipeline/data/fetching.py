@@ -1,4 +1,4 @@
-"""Fetching from a test's web."""
+"""Fetch from the local web server of a test."""
 
 import asyncio
 from typing import Any
@@ -11,15 +11,15 @@ A = "http://a.example"
 
 
 def config(address: str, **options: Any) -> FetchConfig:
-    """Every host below .example is at an address, and may be asked without pauses."""
+    """A configuration that connects to `address` for every host below .example, without pauses."""
     return FetchConfig(**{"connect_to": {"*.example": address}, "min_interval_seconds": 0.0, **options})
 
 
 def fetched(settings: FetchConfig, *urls: str, owns_all: bool = True) -> list[bytes | Refused]:
-    """The bytes at each address, or why there are none; asked for side by side."""
+    """Fetch all URLs concurrently; returns the bytes or the refusal of each."""
 
     async def fetch_all() -> list[bytes | Refused]:
-        fetcher = Fetcher(settings, NO_LISTS.why_not_url, owns_all=owns_all)
+        fetcher = Fetcher(settings, NO_LISTS.url_block_reason, owns_all=owns_all)
         try:
             return await asyncio.gather(*(fetch(fetcher, url) for url in urls))
         finally:
@@ -35,13 +35,14 @@ def fetched(settings: FetchConfig, *urls: str, owns_all: bool = True) -> list[by
 
 
 def refusals(settings: FetchConfig, *urls: str, owns_all: bool = True) -> list[Refused]:
-    """Why there is nothing at any of the addresses."""
-    found = [one for one in fetched(settings, *urls, owns_all=owns_all) if isinstance(one, Refused)]
-    assert len(found) == len(urls)
-    return found
+    """The refusals of all URLs; every URL must be refused."""
+    results = fetched(settings, *urls, owns_all=owns_all)
+    refused = [result for result in results if isinstance(result, Refused)]
+    assert len(refused) == len(urls)
+    return refused
 
 
 def outcomes(settings: FetchConfig, *urls: str, owns_all: bool = True) -> list[bytes | str]:
-    """The bytes at each address, or the reason."""
-    found = fetched(settings, *urls, owns_all=owns_all)
-    return [one.reason if isinstance(one, Refused) else one for one in found]
+    """The bytes or the reason for refusal of each URL."""
+    results = fetched(settings, *urls, owns_all=owns_all)
+    return [result.reason if isinstance(result, Refused) else result for result in results]

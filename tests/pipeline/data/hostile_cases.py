@@ -1,4 +1,4 @@
-"""The hostile web's cases: what a host does, and how its image may end. Each is a host of its own."""
+"""Cases of the hostile web: one host each, with its behaviour and the accepted outcomes of its image."""
 
 import asyncio
 import gzip
@@ -38,7 +38,7 @@ CONFIG = FetchConfig(
     attempts=1,
 )
 MAX_SECONDS = CONFIG.total_timeout_seconds + 3.0
-"""The deadline, and what two busy cores add to it."""
+"""The deadline, plus the delay that two busy cores may add."""
 GOOD: tuple[Reason | None, ...] = (None,)
 BROKEN = (Reason.CONNECTION,)
 BREAKS_OFF = (Reason.INCOMPLETE,)
@@ -54,16 +54,16 @@ REFUSED = (Reason.CLIENT_ERROR,)
 
 @dataclass(frozen=True)
 class Case:
-    """What a host does, and how its image may end."""
+    """The behaviour of a host, and the accepted outcomes of its image."""
 
     expected: tuple[Reason | None, ...]
     host: Host
     url: str = ""
-    """http://HOST/x.jpg unless given."""
+    """The URL to fetch; http://HOST/x.jpg if empty."""
 
     @property
     def max_seconds(self) -> float:
-        """That any of its connections may be open: only what has to be waited for takes until the deadline."""
+        """Maximum time that a connection may stay open. Only cases that time out may last until the deadline."""
         return MAX_SECONDS if Reason.TIMEOUT in self.expected else CONFIG.total_timeout_seconds
 
 
@@ -262,7 +262,7 @@ NAMES = {
     "at a link's address": found_at(PRIVATE, ("fe80::1%1",)),
     **{
         f"slow lookup {i}": case((*LATE, *BROKEN), ok(PHOTO), lookup_seconds=CONFIG.total_timeout_seconds + 0.5)
-        for i in range(12)  # more than asyncio has threads for lookups on a small machine
+        for i in range(12)  # more than asyncio's lookup threads on a small machine
     },
 }
 ICC_BOMB, TEXT_BOMB = (
@@ -352,7 +352,7 @@ CASES = dict(_named())
 
 
 def host_of(name: str) -> str:
-    """A case whose name can be a host's has it, for others to lead there."""
+    """The host name of a case: the case's own name if valid as a host name, so that other cases can redirect to it."""
     plain = name.partition(": ")[2]
     return f"{plain}.test" if re.fullmatch("[a-z][a-z0-9-]*", plain) else f"case-{list(CASES).index(name)}.test"
 

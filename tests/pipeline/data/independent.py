@@ -1,4 +1,4 @@
-"""Another reading of web archives, with warcio and the standard library's HTML parser, to compare extraction with."""
+"""Read web archives with warcio and the standard library's HTML parser, as a reference for extraction."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from urllib.parse import urldefrag, urljoin
 import brotli
 from warcio.archiveiterator import ArchiveIterator
 
-_ADDRESSES = ("data-src", "data-original", "data-lazy-src", "data-srcset", "srcset", "src")
+_URL_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src", "data-srcset", "srcset", "src")
 _WEB_CHARSETS = {"gb2312": "gbk", "iso-8859-1": "cp1252"}
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 
 
 class Outcome(NamedTuple):
-    """What a record gives: its kind, and how often each (address, source, caption) stands on its page."""
+    """The kind of a record, and the count of each (URL, source, caption) on its page."""
 
     kind: str
     candidates: Counter[tuple[str, str, str]]
 
 
 class Images(HTMLParser):
-    """Images with a text, in the order of the page."""
+    """Collect the images that have a text, in the order of the page."""
 
     def __init__(self, page_url: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Images(HTMLParser):
             self._figures.append(([], None))
         elif tag == "figcaption" and self._figures:
             self._caption = []
-        elif tag == "img" and any(values.get(name, "").strip() for name in _ADDRESSES):
+        elif tag == "img" and any(values.get(name, "").strip() for name in _URL_ATTRIBUTES):
             if self._pictures:
                 values["sources"] = self._pictures[0]["sources"]
                 self._pictures.append(values)
@@ -77,23 +77,23 @@ class Images(HTMLParser):
             self._caption.append(f"{data} ")
 
     def candidates(self) -> Counter[tuple[str, str, str]]:
-        """How often each address, source and caption stands there, blanks made one."""
-        counted = Counter((self._address(values), name, " ".join(text.split())) for values, name, text in self.found)
+        """The count of each (URL, source, caption), with runs of blanks collapsed."""
+        counted = Counter((self._url(values), name, " ".join(text.split())) for values, name, text in self.found)
         if self._og.get("og:image") and "og:image:alt" in self._og:
             counted[self._join(self._og["og:image"]), "og:image:alt", " ".join(self._og["og:image:alt"].split())] += 1
         return counted
 
-    def _address(self, values: dict[str, str]) -> str:
-        """The joined src, or "" where there is more to choose from, or where the image is in the address."""
-        more = any(values.get(name) for name in (*_ADDRESSES[:-1], "sources"))
+    def _url(self, values: dict[str, str]) -> str:
+        """The absolute src, or "" if the image has several URLs or a data: URL."""
+        more = any(values.get(name) for name in (*_URL_ATTRIBUTES[:-1], "sources"))
         return "" if more or values["src"].startswith("data:") else self._join(values["src"])
 
-    def _join(self, address: str) -> str:
-        return urldefrag(urljoin(self.base, address.strip())).url.replace(":80/", "/", 1)
+    def _join(self, url: str) -> str:
+        return urldefrag(urljoin(self.base, url.strip())).url.replace(":80/", "/", 1)
 
 
 def read(file: Path) -> list[Outcome]:
-    """The outcome of every record."""
+    """Read the outcome of every record of a file."""
     with file.open("rb") as stream:
         return [_outcome(record) for record in ArchiveIterator(stream)]
 
@@ -109,16 +109,16 @@ def _outcome(record: Any) -> Outcome:
         return Outcome("redirect" if status.startswith("3") else "error", Counter())
     if content_type.split(";")[0].strip().lower() not in {"text/html", "application/xhtml+xml"}:
         return Outcome("not html", Counter())
-    is_brotli = record.http_headers.get_header("Content-Encoding") == "br"  # with which warcio fails since brotli 1.2
+    is_brotli = record.http_headers.get_header("Content-Encoding") == "br"  # warcio fails since brotli 1.2
     body = brotli.decompress(record.raw_stream.read()) if is_brotli else record.content_stream().read()
     return Outcome("page", images_of(body, content_type, record.rec_headers["WARC-Target-URI"]))
 
 
 def images_of(body: bytes, content_type: str, page_url: str) -> Counter[tuple[str, str, str]]:
-    """The candidates of a page."""
-    named = _CHARSET.search(content_type.encode()) or _CHARSET.search(body[:1024])
+    """The count of each candidate of a page."""
+    declared = _CHARSET.search(content_type.encode()) or _CHARSET.search(body[:1024])
     try:
-        label = named[1].decode().lower() if named else "utf-8"
+        label = declared[1].decode().lower() if declared else "utf-8"
         html = body.decode(_WEB_CHARSETS.get(label, label), "replace")
     except LookupError:
         html = body.decode("utf-8", "replace")

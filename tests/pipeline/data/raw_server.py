@@ -1,4 +1,4 @@
-"""A server on loopback that answers with bytes, HTTP or not, and sees every connection."""
+"""Run a loopback server that sends arbitrary bytes and records every connection."""
 
 import socket
 import threading
@@ -8,17 +8,17 @@ from types import TracebackType
 from typing import Self
 
 Answer = Callable[[str, int], bytes | None]
-"""What to send for a path that is asked for the n-th time (0 is first); None closes the connection without a word."""
+"""Returns the bytes to send for the n-th request of a path (from 0), or None to close without a response."""
 
 
 def ok(body: bytes, *headers: str) -> bytes:
-    """A plain answer."""
+    """A complete 200 response."""
     lines = ["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 class RawServer:
-    """Serves while its `with` block runs, one connection for each request."""
+    """Serve while the `with` block runs, with one connection per request."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
@@ -28,7 +28,7 @@ class RawServer:
         self.address = f"127.0.0.1:{self.port}"
         self.num_connections = 0
         self.requests: list[str] = []
-        """The head of each request."""
+        """The request line and headers of each request."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -43,7 +43,7 @@ class RawServer:
 
     @property
     def paths(self) -> list[str]:
-        """What was asked for, in order."""
+        """The requested paths, in order."""
         return [request.split(" ", 2)[1] for request in self.requests]
 
     def _serve(self) -> None:
@@ -53,7 +53,7 @@ class RawServer:
             except OSError:  # closed
                 return
             self.num_connections += 1
-            with connection, suppress(ConnectionError):  # clients hang up on what they do not like
+            with connection, suppress(ConnectionError):  # a client may close the connection early
                 self._reply(connection)
 
     def _reply(self, connection: socket.socket) -> None:
@@ -61,7 +61,7 @@ class RawServer:
         while b"\r\n\r\n" not in head:
             received = connection.recv(1 << 16)
             head += received
-            if not received or not head[:1].isalpha():  # TLS, for one
+            if not received or not head[:1].isalpha():  # not HTTP; for example TLS
                 return
         self.requests.append(head.decode("latin-1"))
         path = self.paths[-1]

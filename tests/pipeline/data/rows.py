@@ -1,4 +1,4 @@
-"""Rows of the stages' schemas, of which a test says only what matters to it."""
+"""Build rows of the stages' schemas from only the columns that a test needs, and small images."""
 
 import io
 import struct
@@ -16,22 +16,22 @@ from pipeline.schemas import CANDIDATES, FETCHED, PICTURES, conform
 
 
 def candidates(**columns: Sequence[Any]) -> pa.Table:
-    """CANDIDATES with these columns; ids are made of the row numbers where none are given."""
+    """CANDIDATES with these columns; pair ids default to hashes of the row numbers."""
     return conform(pa.table(_with_ids(columns)), CANDIDATES)
 
 
 def fetched(**columns: Sequence[Any]) -> pa.Table:
-    """FETCHED with these columns; ids are made of the row numbers where none are given."""
+    """FETCHED with these columns; pair ids default to hashes of the row numbers."""
     return conform(pa.table(_with_ids(columns)), FETCHED)
 
 
 def pictures_of(**columns: Sequence[Any]) -> pa.Table:
-    """PICTURES with these columns; ids are made of the row numbers where none are given."""
+    """PICTURES with these columns; pair ids default to hashes of the row numbers."""
     return conform(pa.table(_with_ids(columns)), PICTURES)
 
 
 def ids(count: int, salt: str = "") -> list[str]:
-    """Some pair ids."""
+    """`count` different pair ids."""
     return [hash128(salt, str(number)) for number in range(count)]
 
 
@@ -41,25 +41,25 @@ def _with_ids(columns: dict[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
 
 
 def encode(image: Image.Image, image_type: str = "PNG", **options: Any) -> bytes:
-    """The bytes of a picture's file."""
+    """Encode a picture."""
     sink = io.BytesIO()
     image.save(sink, image_type, **options)
     return sink.getvalue()
 
 
 def photo_like(seed: int, width: int = 120, height: int = 90, mode: str = "RGB") -> Image.Image:
-    """Smooth random colours, which survive resizing and JPEG as photographs do."""
+    """A picture of smooth random colours, which survive resizing and JPEG like a photograph."""
     coarse: npt.NDArray[np.uint8] = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
 def opened(data: bytes) -> Image.Image:
-    """The picture in a file."""
+    """Open an encoded picture."""
     return Image.open(io.BytesIO(data))
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says how large it is and then holds a few bytes of zeros."""
+    """A PNG whose header gives this size, but which contains only a few zero bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

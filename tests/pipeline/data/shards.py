@@ -1,4 +1,4 @@
-"""Shards on disk for tests, each made as curate makes them."""
+"""Write shards to disk for tests, in the same way as curate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.pipeline.data.rows import ids
 
 
 def pairs_of(count: int, image_bytes: int = 20) -> pa.Table:
-    """PAIRS whose images and captions tell their numbers."""
+    """PAIRS whose images and captions contain the row number."""
     return conform(
         pa.table(
             {
@@ -29,13 +29,13 @@ def pairs_of(count: int, image_bytes: int = 20) -> pa.Table:
 
 
 def write_shards(uri: str | Path, tables: Sequence[pa.Table], max_rows: int = 10) -> tuple[ShardInfo, ...]:
-    """A file for each table."""
+    """Write one file per table."""
     stage = Stage(str(uri), len(tables))
     parts = [stage.write(index, table, row_groups=RowGroups(max_rows=max_rows)) for index, table in enumerate(tables)]
     return tuple(ShardInfo(storage.join(str(uri), part.file or ""), part.row_groups) for part in parts)
 
 
 def opened(infos: Sequence[ShardInfo]) -> Shards:
-    """The shards, to be read."""
+    """Open shards for reading."""
     filesystem, _ = storage.filesystem(infos[0].path)
     return Shards(filesystem, tuple(storage.filesystem(info.path)[1] for info in infos), tuple(infos))

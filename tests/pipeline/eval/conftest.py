@@ -1,4 +1,4 @@
-"""A made-up run with everything a report can show, hostile texts among it."""
+"""Fixtures: an invented run with all content that a report can show, including hostile texts, and a small model."""
 
 import math
 import random
@@ -62,7 +62,7 @@ def make_queries() -> list[QueryCount]:
 
 
 def make_link_rot() -> list[LinkCount]:
-    """Of 14 domains, the busiest first, and of pages of 14 years and of none."""
+    """Counts of 14 domains, the largest first, of pages of 14 years, and of pages without a year."""
     names = [
         "cdn.example",
         "shop.example",
@@ -83,8 +83,8 @@ def make_link_rot() -> list[LinkCount]:
 
 
 def make_overlap() -> list[Contamination]:
-    """Sets with no overlap, little and much of it; of Overlap and of Clean so many, and so many right."""
-    rows = {
+    """Sets with no, little and much overlap."""
+    rows = {  # overlapping samples, correct ones among them, clean samples, correct ones among them
         "rendered_shape": (0, 0, 400, 352),
         "rendered_colour": (61, 60, 439, 427),
         "rendered_digit": (104, 21, 396, 40),

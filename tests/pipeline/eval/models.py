@@ -1,4 +1,4 @@
-"""A model for the tests of the evaluation."""
+"""A small model for the tests of the evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.pipeline.eval.pictures import PAIRS
 
 
 def save_small_model(folder: Path, objective: Objective = "contrastive") -> None:
-    """The tiny model with random weights, always the same."""
+    """Save the tiny model with random weights from a fixed seed."""
     config = replace(model_config("tiny"), objective=objective)
     captions = [text for pair in PAIRS for text in pair]
     tokenizer = Tokenizer.train(captions, config.text.vocab_size, config.text.context_length)

@@ -1,4 +1,4 @@
-"""Small pictures for the tests of the evaluation."""
+"""Small images for the tests of the evaluation."""
 
 import io
 import json
@@ -33,7 +33,7 @@ PAIRS = [(f"a {colour} {shape}", f"one {shape} in {colour}") for colour in COLOU
 
 
 def make_sets(folder: Path) -> None:
-    """Two evaluation sets of 15 pictures, in row groups of 4: "colours" and "pairs"."""
+    """Write two evaluation sets of 15 images each, in row groups of 4: "colours" and "pairs"."""
     images = [draw(shape, colour) for colour in COLOURS for shape in SHAPES]
     labels = [index // len(SHAPES) for index in range(len(images))]
     tables = {

@@ -1,4 +1,4 @@
-"""Predictions of a set, of which a test says only what was right."""
+"""Predictions of a set for tests that define only which samples are correct."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from pipeline.eval.protocols.suite import CLASSIFIED
 
 
 def classified(right: Sequence[bool]) -> pa.Table:
-    """CLASSIFIED of samples that count from 0."""
+    """A CLASSIFIED table with samples numbered from 0."""
     rows: list[dict[str, object]] = [
         {"sample": i, "truth": "a", "predicted": "a" if hit else "b", "labels": [], "probabilities": []}
         for i, hit in enumerate(right)

@@ -23,7 +23,7 @@ PROMPTS = {colour: f"a {colour} shape" for colour in COLOURS}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has learnt three colours, and nothing else."""
+    """A model trained only to distinguish three colours."""
     tokenizer = Tokenizer.train(PROMPTS.values(), 600, 12)
     options = {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16], "kernel_sizes": 3, "ls_init_value": None}
     config = ModelConfig(
@@ -54,14 +54,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_image_near_an_unsafe_prompt_is_unsafe(model: Path) -> None:
+def test_an_image_that_matches_an_unsafe_prompt_is_unsafe(model: Path) -> None:
     classifier = ZeroShotClassifier(str(model), unsafe=[PROMPTS["red"]], safe=[PROMPTS["blue"], PROMPTS["green"]])
     red, blue, green = classifier([draw("triangle", colour) for colour in COLOURS])
     assert red > 0.9
     assert max(blue, green) < 0.1
 
 
-def test_the_unsafe_prompts_count_together(model: Path) -> None:
+def test_the_probabilities_of_all_unsafe_prompts_are_added(model: Path) -> None:
     classifier = ZeroShotClassifier(
         str(model), unsafe=[PROMPTS["red"], PROMPTS["blue"]], safe=[PROMPTS["green"]], batch_size=2
     )
@@ -81,17 +81,17 @@ def test_prompts_must_be_lists(prompts: list[str], model: Path) -> None:
         ZeroShotClassifier(str(model), unsafe=prompts, safe=["a"])
 
 
-def test_an_image_that_cannot_be_read_stops_the_job(model: Path) -> None:
+def test_an_unreadable_image_stops_the_job_and_is_named(model: Path) -> None:
     with pytest.raises(ValueError, match=r"safety\.classifier: the image of sample 1 cannot be read"):
         ZeroShotClassifier(str(model), unsafe=["a"], safe=["b"])([draw("circle", "red"), b"<html>"])
 
 
-def test_the_manual_configures_it() -> None:
-    manual = (Path(__file__).parents[3] / "docs" / "safety.md").read_text(encoding="utf-8")
-    lists, judged = (tomllib.loads(block)["safety"] for block in re.findall(r"```toml\n(.*?)```", manual, re.DOTALL))
-    assert find_classifier(SafetyConfig(**lists, **judged)) is ZeroShotClassifier
+def test_the_configuration_in_the_documentation_is_valid() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "safety.md").read_text(encoding="utf-8")
+    lists, classifier = (tomllib.loads(block)["safety"] for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
+    assert find_classifier(SafetyConfig(**lists, **classifier)) is ZeroShotClassifier
 
 
-def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model at"):
         ZeroShotClassifier(str(tmp_path / "none"), unsafe=["a"], safe=["b"])

@@ -1,4 +1,4 @@
-"""Networks and batches small enough to check gradients on."""
+"""Networks and batches that are small enough to check gradients."""
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ CONFIG = ModelConfig(
     ),
     text=TextTowerConfig(width=16, heads=2, layers=2, context_length=12, vocab_size=600),
 )
-"""With dropout in the image tower, so random numbers decide the features in training."""
+"""A configuration with dropout in the image tower, so that features are random in training."""
 
 
 def small_clip(seed: int = 0) -> CLIP:
@@ -30,13 +30,13 @@ def small_clip(seed: int = 0) -> CLIP:
 
 
 def small_batch(size: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Images uint8, tokens int64 with end tokens, and lengths."""
+    """Images uint8, tokens int64 with end tokens, and the lengths of the texts."""
     generator = torch.Generator().manual_seed(seed)
     side, length = CONFIG.image.image_size, CONFIG.text.context_length
     images = torch.randint(0, 256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
     lengths = torch.randint(3, length + 1, (size,), generator=generator)
     tokens = torch.randint(0, CONFIG.text.vocab_size - 2, (size, length), generator=generator)
-    places = torch.arange(length)
-    tokens[places >= lengths[:, None]] = 0
-    tokens[places == lengths[:, None] - 1] = CONFIG.text.vocab_size - 1
+    positions = torch.arange(length)
+    tokens[positions >= lengths[:, None]] = 0
+    tokens[positions == lengths[:, None] - 1] = CONFIG.text.vocab_size - 1
     return images, tokens, lengths

@@ -1,8 +1,8 @@
-"""Our forward pass against open_clip's and Hugging Face's on the same weights, at full size, a process for each model.
+"""Compare forward passes with open_clip and Hugging Face: the same weights at full size, one process per model.
 
     python -m tests.pipeline.model.parity ViT-B/32 RN50x64 ...
 
-Prints a line of JSON for each name: the differences, relative to the peer's largest value, and the processor's seconds.
+Prints one line of JSON per name, with the differences relative to the peer's largest value, and the CPU seconds.
 """
 
 import json
@@ -25,11 +25,11 @@ from pipeline.model.weights.convert import empty_clip, export_state, import_stat
 from pipeline.model.weights.foreign_folders import huggingface_config
 
 PATTERN_LENGTH = 999_983
-"""A prime, so that no two rows of a matrix are alike."""
+"""A prime, so that all rows of a matrix differ."""
 
 
 def fill(model: nn.Module) -> None:
-    """Cheap pseudo-random values for a model on the meta device, scaled so that activations stay near one."""
+    """Fill a model on the meta device with cheap pseudo-random values, scaled to keep activations near one."""
     model.to_empty(device="cpu")
     pattern = torch.randn(PATTERN_LENGTH, generator=torch.Generator().manual_seed(0))
     offset = 0
@@ -48,7 +48,7 @@ def fill(model: nn.Module) -> None:
 
 
 def inputs(model: CLIP) -> tuple[Tensor, Tensor]:
-    """An image, and a caption that is shorter than the context."""
+    """An image, and a caption shorter than the context length."""
     generator = torch.Generator().manual_seed(1)
     text, size = model.config.text, model.config.image.image_size
     tokens = torch.zeros(1, text.context_length, dtype=torch.int64)
@@ -57,8 +57,8 @@ def inputs(model: CLIP) -> tuple[Tensor, Tensor]:
     return torch.randn(1, 3, size, size, generator=generator), tokens
 
 
-def draw_near(text: TextTower, image: Tensor) -> None:
-    """Turn captions towards the image, as training does: a cosine near zero would be nothing but rounding."""
+def align_texts(text: TextTower, image: Tensor) -> None:
+    """Align the text features with the image, as training does. A cosine near zero would consist of rounding errors."""
     embed_dim, width = text.projection.weight.shape
     text.final_norm.bias.add_(1)
     text.projection.weight.add_(math.sqrt(embed_dim) / width * nn.functional.normalize(image).T)
@@ -71,7 +71,7 @@ def compare(name: str) -> dict[str, object]:
     images, tokens = inputs(model)
     image = model.encode_image(images)
     assert isinstance(model.text_tower, TextTower)
-    draw_near(model.text_tower, image)
+    align_texts(model.text_tower, image)
     ours = outputs(image, model.encode_text(tokens), model.logit_scale)
 
     theirs = open_clip_model(name, export_state(model, "open_clip"))
@@ -89,10 +89,10 @@ def compare(name: str) -> dict[str, object]:
             None, config=CLIPConfig(**huggingface_config(model)), state_dict=export_state(model, "huggingface")
         )
         hugging.eval()
-        read = hugging(pixel_values=images, input_ids=tokens)
-        peer = {"image": read.image_embeds, "text": read.text_embeds, "logits": read.logits_per_image}
-        mine = {key: nn.functional.normalize(value, dim=-1) for key, value in ours.items() if key != "logits"}
-        result["huggingface"] = differences(mine | {"logits": ours["logits"]}, peer)
+        output = hugging(pixel_values=images, input_ids=tokens)
+        peer = {"image": output.image_embeds, "text": output.text_embeds, "logits": output.logits_per_image}
+        normalised = {key: nn.functional.normalize(value, dim=-1) for key, value in ours.items() if key != "logits"}
+        result["huggingface"] = differences(normalised | {"logits": ours["logits"]}, peer)
         returned = empty_clip(model_config(name))
         import_state(returned, hugging.state_dict())
         result["returned"] = result["returned"] and same(model, returned)
@@ -117,13 +117,13 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def open_clip_model(name: str, state: dict[str, Tensor]) -> Any:
-    """The model that open_clip makes of these weights, which it holds without a copy."""
+    """The model of open_clip with these weights, which are not copied."""
     config = open_clip.get_model_config(name.replace("/", "-").replace("@336px", "-336") + "-quickgelu")
     with torch.device("meta"):
         model = open_clip.CLIP(**config)
     model.load_state_dict(state, assign=True)
     length = model.context_length
-    model.attn_mask = torch.full((length, length), -math.inf).triu(1)  # a buffer that it does not save
+    model.attn_mask = torch.full((length, length), -math.inf).triu(1)  # a buffer that is not in the state
     return model.eval()
 
 
@@ -135,7 +135,7 @@ def report(name: str) -> None:
 def main(names: Iterable[str]) -> None:
     for name in names:
         child = multiprocessing.get_context("fork").Process(target=report, args=(name,))
-        child.start()  # in fresh memory, but everything is imported already
+        child.start()  # a fork has its own memory, but all modules are already imported
         child.join()
         if child.exitcode != 0:
             sys.exit(f"{name}: failed")

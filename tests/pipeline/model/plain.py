@@ -1,4 +1,4 @@
-"""The losses as their papers write them, on the whole matrix of logits, for autograd."""
+"""Reference losses, computed by autograd from the full matrix of logits as in the papers."""
 
 import torch
 import torch.nn.functional as F

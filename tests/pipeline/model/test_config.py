@@ -9,18 +9,18 @@ from pipeline.model.weights.convert import empty_clip
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_a_model_of_the_table_survives_json(name: str) -> None:
+def test_a_configuration_survives_json(name: str) -> None:
     config = model_config(name)
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_unknown_model_names_those_there_are() -> None:
+def test_an_unknown_model_lists_all_models() -> None:
     with pytest.raises(ValueError, match=r"model=huge is not known; choose one of .*tiny"):
         model_config("huge")
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
+    ("name", "similar"),
     [
         ("vit-b32", "ViT-B/32"),
         ("ViT-B-16", "ViT-B/16"),
@@ -29,16 +29,16 @@ def test_unknown_model_names_those_there_are() -> None:
         ("smal", "small"),
     ],
 )
-def test_unknown_model_names_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"model={name} is not known; did you mean {near}")):
+def test_an_unknown_model_suggests_similar_names(name: str, similar: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"model={name} is not known; did you mean {similar}")):
         model_config(name)
 
 
-def test_the_papers_models_are_there() -> None:
+def test_the_table_has_all_models_of_the_paper() -> None:
     assert {name for name in MODELS if name[0].isupper()} == set(paper.MODEL_SIZES) == set(PAPER_ARCHITECTURES)
 
 
-def test_the_laptops_models_are_as_described() -> None:
+def test_the_small_model_has_the_described_layers() -> None:
     model = empty_clip(model_config("small"))
     layers = [
         {name.split(".")[1] for name in tower.state_dict() if ".attn.qkv" in name or "attention_in" in name}
@@ -51,7 +51,7 @@ def test_the_laptops_models_are_as_described() -> None:
 
 
 @pytest.mark.parametrize("damage", [{"embed_dim": None}, {"image": {"size": 3}}])
-def test_damaged_configuration(damage: dict[str, object]) -> None:
+def test_an_invalid_configuration_raises(damage: dict[str, object]) -> None:
     values = {key: value for key, value in (model_config("tiny").to_dict() | damage).items() if value is not None}
-    with pytest.raises(ValueError, match="not the configuration of a model"):
+    with pytest.raises(ValueError, match="not a valid model configuration"):
         ModelConfig.from_dict(values)

@@ -15,8 +15,8 @@ from pipeline.train.config import TrainConfig
         ({"max_gradient_norm": 0.0}, "max_gradient_norm=0.0: must be above zero"),
         ({"text_weights": "bf16", "shard_weights": True}, "text_weights=bf16 with shard_weights=true"),
         ({"text_weights": "bf16", "precision": "fp32"}, "text_weights=bf16 with precision=fp32: .* precision=bf16"),
-        ({"global_batch_size": 3, "num_workers": 4}, "global_batch_size=3 cannot be shared out to num_workers=4"),
-        ({"global_batch_size": 3, "max_workers": 4}, "global_batch_size=3 cannot be shared out to max_workers=4"),
+        ({"global_batch_size": 3, "num_workers": 4}, "global_batch_size=3 cannot be divided among num_workers=4"),
+        ({"global_batch_size": 3, "max_workers": 4}, "global_batch_size=3 cannot be divided among max_workers=4"),
         ({"min_workers": 2}, "min_workers=2 is more than max_workers=1"),
         ({"min_workers": 0}, "min_workers=0: must be above zero"),
         ({"checkpoint_every_minutes": -1}, "checkpoint_every_minutes=-1: must not be negative"),
@@ -50,7 +50,7 @@ def test_a_batch_is_shared_out_evenly() -> None:
 @pytest.mark.parametrize(("num_workers", "unit"), [(1, 3), (6, 2), (1, 20)])
 def test_a_batch_that_cannot_be_shared_out_in_groups(num_workers: int, unit: int) -> None:
     with pytest.raises(
-        ValueError, match=rf"global_batch_size=10 .* to {num_workers} workers .* norm_group_size={unit},"
+        ValueError, match=rf"global_batch_size=10 .* among {num_workers} workers .* norm_group_size={unit},"
     ):
         TrainConfig(global_batch_size=10).local_batch_sizes(num_workers, unit)
 

@@ -26,7 +26,7 @@ from jobs.demo.web.prose import corpus
 from jobs.demo.web.scenes import COLOURS, SHAPES, WORDS, describe, sample_scene
 from jobs.demo.web.site import build_site
 from pipeline.data.sources.extract import ExtractConfig, read_archive
-from pipeline.data.text.caption_rules import CaptionConfig, apply_rules, why_not
+from pipeline.data.text.caption_rules import CaptionConfig, apply_rules, rejection_reason
 from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
 from tests.web import Reply, Web, serve
@@ -284,11 +284,11 @@ def test_old_charsets_and_base_addresses_occur(site: Path) -> None:
 def test_junk_is_junk_and_other_languages_share_no_word() -> None:
     rng = np.random.default_rng(0)
     config = CaptionConfig()
-    assert all(why_not(junk_caption(rng), config) for _ in range(500))
+    assert all(rejection_reason(junk_caption(rng), config) for _ in range(500))
     english = set(re.findall(r"\w+", " ".join(corpus([], rng)).casefold()))
     for _ in range(500):
         caption = foreign_caption(sample_scene(rng, "shape"), rng)
-        assert why_not(caption, config) is None or not caption.isascii()
+        assert rejection_reason(caption, config) is None or not caption.isascii()
         assert not english & set(re.findall(r"\w+", caption.casefold()))
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.cards import card as cards
-from pipeline.data.cards.card import Card, Count, Topic, add, card, count, largest
+from pipeline.data.cards.card import Card, Count, Topic, card, count, most_frequent_names, sum_card_counts
 from pipeline.data.cards.card_pages import to_html, to_markdown
 from pipeline.schemas import CARD_COUNTS, PAIRS, conform
 from tests.pipeline.data.rows import ids
@@ -92,19 +92,19 @@ def test_pairs_are_counted_by_every_topic() -> None:
 
 @given(st.integers(0, 4))
 @settings(max_examples=5, deadline=None)
-def test_counts_of_shards_add_up_to_those_of_all_pairs(cut: int) -> None:
+def test_counts_of_shards_sum_to_the_counts_of_all_pairs(cut: int) -> None:
     table = pairs()
-    apart = add(pa.concat_tables([count(table.slice(0, cut)), count(table.slice(cut))]))
-    assert counted(apart) == counted(count(table))
-    assert apart.num_rows == count(table).num_rows
+    summed = sum_card_counts(pa.concat_tables([count(table.slice(0, cut)), count(table.slice(cut))]))
+    assert counted(summed) == counted(count(table))
+    assert summed.num_rows == count(table).num_rows
 
 
-def test_of_many_names_the_largest_are_told_and_the_rest_together() -> None:
+def test_a_topic_lists_its_most_frequent_names_and_sums_the_others() -> None:
     rows = [("domain", f"d{number:03d}", number) for number in range(1, 101)]
     counts = pa.table(list(zip(*rows, strict=True)), schema=CARD_COUNTS)
-    halves = [largest(counts.slice(start, 50)) for start in (0, 50)]
-    best = largest(pa.concat_tables(halves))
-    assert best == largest(counts)
+    halves = [most_frequent_names(counts.slice(start, 50)) for start in (0, 50)]
+    best = most_frequent_names(pa.concat_tables(halves))
+    assert best == most_frequent_names(counts)
     assert best["num_pairs"].to_pylist() == list(range(100, 100 - cards.NUM_NAMES, -1))
     topic = made(best, num_pairs=5_050).topics[0]
     assert topic.counts[0] == Count("d100", 100, 100 / 5_050)
@@ -116,8 +116,8 @@ def made(counts: pa.Table, **changes: object) -> Card:
     return card(RECORD | changes, counts, query_counts)
 
 
-def test_the_card_tells_what_the_record_and_the_counts_tell() -> None:
-    found = made(largest(add(count(pairs()))))
+def test_the_card_has_the_data_of_the_record_and_the_counts() -> None:
+    found = made(most_frequent_names(sum_card_counts(count(pairs()))))
     (crawl, steps), (curation, last) = found.funnels
     assert (crawl, [step.title for step in steps]) == ("Crawl", [cards.STEPS["candidates"], cards.STEPS["fetched"]])
     assert steps[0].dropped == (Count("caption is <empty>", 2, 0.2),)
@@ -125,17 +125,17 @@ def test_the_card_tells_what_the_record_and_the_counts_tell() -> None:
     assert (curation, [step.kept for step in last]) == ("Curation", [4])
     by_title = {topic.title: topic for topic in found.topics}
     assert by_title["Languages of the captions"].counts == (Count("en", 3, 0.75), Count("unknown", 1, 0.25))
-    assert [line.name for line in by_title["Queries of a pair"].counts] == ["1", "2", "11 or more"], "in their order"
+    assert [line.name for line in by_title["Queries per pair"].counts] == ["1", "2", "11 or more"], "in ascending order"
     assert found.queries == Topic(
         "Queries by their number of pairs",
         (Count("1", 1, 1 / 3), Count("100 to 999", 1, 1 / 3), Count("10,000 or more", 1, 1 / 3)),
         0,
     )
-    assert ("Pairs drawn for a query", "20000") in found.settings
-    assert any("No classifier" in limit for limit in found.limits)
+    assert ("Maximum pairs per query", "20000") in found.settings
+    assert any("classifier of unsafe images" in limit for limit in found.limits)
 
 
-def test_limits_are_those_of_the_crawls() -> None:
+def test_limits_depend_on_the_crawls() -> None:
     safe = CRAWL | {"safety": {"classifier": "a:B"}, "block_lists": {"block_urls": ["x"]}}
     configuration = RECORD["configuration"]
     counts = CARD_COUNTS.empty_table()
@@ -152,26 +152,26 @@ OVERLAP = {
 
 
 @pytest.mark.parametrize("overlap", [None, OVERLAP])
-def test_both_pages_tell_it_and_trust_nothing_from_the_web(overlap: dict[str, Any] | None) -> None:
+def test_both_pages_show_the_card_and_escape_texts_from_the_web(overlap: dict[str, Any] | None) -> None:
     table = pairs().set_column(
         pairs().schema.get_field_index("caption_source"), "caption_source", pa.array(["<b>|`x`", "alt", "alt", "alt"])
     )
     query_counts = pa.table({"query_id": [1], "num_pairs": pa.array([1], pa.int64())})
-    found = card(RECORD | {"overlap": overlap}, largest(add(count(table))), query_counts)
+    found = card(RECORD | {"overlap": overlap}, most_frequent_names(sum_card_counts(count(table))), query_counts)
     page, text = to_html(found), to_markdown(found)
-    for told in ("v00000002", "1.2 MB", "site0.example", "One of each picture, balanced"):
-        assert told in page
-        assert told in text
-    assert ("They were not looked for" in page) == ("They were not looked for" in text) == (overlap is None)
-    assert ("kept, and are marked" in page) == ("| imagenet | 2 | 50.0% |" in text) == (overlap is not None)
+    for expected in ("v00000002", "1.2 MB", "site0.example", "One per picture, balanced"):
+        assert expected in page
+        assert expected in text
+    assert ("were not compared" in page) == ("pairs were not compared" in text) == (overlap is None)
+    assert ("kept and marked" in page) == ("| imagenet | 2 | 50.0% |" in text) == (overlap is not None)
     assert "<b>|" not in page
     assert html.escape("<b>|`x`") in page
     assert "\\<b\\>\\|\\`x\\`" in text
     assert "caption is <empty>" not in page
-    assert "http" not in page.replace("http-equiv", ""), "it loads nothing"
+    assert "http" not in page.replace("http-equiv", ""), "the page must not load anything"
 
 
-def test_a_card_of_nothing_can_be_made() -> None:
+def test_a_snapshot_without_pairs_has_a_card() -> None:
     query_counts = pa.table({"num_pairs": pa.array([], pa.int64())})
     found = card(RECORD | {"num_pairs": 0, "funnel": []}, CARD_COUNTS.empty_table(), query_counts)
     assert "v00000002" in to_html(found)

@@ -22,10 +22,10 @@ JPEG = encode(photo_like(5, 200, 150), "JPEG")
 
 
 def crawl(settings: FetchConfig, table: pa.Table, **options: Any) -> list[dict[str, Any]]:
-    one = Crawler(settings, ImageConfig(num_decoders=1), **options)
-    done = one(table)
-    one.close()
-    one.close()  # a second time does nothing
+    crawler = Crawler(settings, ImageConfig(num_decoders=1), **options)
+    done = crawler(table)
+    crawler.close()
+    crawler.close()  # a second call has no effect
     assert done.schema == FETCHED
     return list(done.to_pylist())
 
@@ -40,7 +40,7 @@ def test_candidates_become_pictures_or_reasons(tmp_path: Path) -> None:
             caption=["a", "b", "c", "d", "e"],
         )
         rows = crawl(config(site.address), table)
-        assert sorted(site.paths("a.example")) == ["/1.jpg", "/2.jpg", "/3.jpg", "/robots.txt"], "and nothing else"
+        assert sorted(site.paths("a.example")) == ["/1.jpg", "/2.jpg", "/3.jpg", "/robots.txt"], "no other requests"
     processor = ImageProcessor(ImageConfig())
     assert [row["jpg"] for row in rows] == [processor(JPEG).jpg, processor(picture(1)).jpg, None, None, None]
     assert [(row["reason"], row["status"], row["error_message"]) for row in rows] == [
@@ -55,7 +55,7 @@ def test_candidates_become_pictures_or_reasons(tmp_path: Path) -> None:
     assert [row["caption"] for row in rows] == ["a", "b", "c", "d", "e"]
 
 
-def test_what_has_moved_is_asked_for_where_it_is(tmp_path: Path) -> None:
+def test_rows_with_a_redirect_url_are_requested_there(tmp_path: Path) -> None:
     answers: dict[str, Answer] = {
         f"{A}/1.jpg": Route(status=301, headers={"Location": "http://b.example/1.jpg"}),
         "http://b.example/1.jpg": picture(1),
@@ -67,12 +67,12 @@ def test_what_has_moved_is_asked_for_where_it_is(tmp_path: Path) -> None:
         again = table.append_column("redirect_url", pa.array([moved["redirect_url"]]))
         (found,) = crawl(config(site.address), again, owns_all=False)
         assert (found["reason"], found["redirect_url"], found["url"]) == (None, None, f"{A}/1.jpg")
-        (alone,) = crawl(config(site.address), table)
-        assert alone == found
+        (followed,) = crawl(config(site.address), table)
+        assert followed == found
 
 
 class SlowDecoders:
-    """Stands in for the decoders: one image at a time, a hundredth of a second each; counts the bytes that wait."""
+    """Replacement for the decoders: takes 10 ms for each image, one at a time, and counts the waiting bytes."""
 
     waiting = most = 0
 
@@ -81,7 +81,7 @@ class SlowDecoders:
         self._turn = asyncio.Semaphore(1)
 
     async def start(self) -> None:
-        """Nothing has to be started."""
+        """Do nothing."""
 
     async def __call__(self, data: bytes) -> Picture:
         SlowDecoders.waiting += len(data)
@@ -92,11 +92,11 @@ class SlowDecoders:
         return Picture(jpg=data)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 def test_fetching_does_not_outrun_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While originals wait, no request starts: of 40 images only so many are in memory at once."""
+    """No request starts while too many originals wait, so only a few of 40 images are in memory at once."""
     monkeypatch.setattr(crawler, "Decoders", SlowDecoders)
     body = bytes(10_000)
     urls = [f"http://host-{i}.example/x.jpg" for i in range(40)]
@@ -107,22 +107,22 @@ def test_fetching_does_not_outrun_decoding(tmp_path: Path, monkeypatch: pytest.M
     assert 20_000 <= SlowDecoders.most <= 50_000 + 3 * len(body)
 
 
-def test_a_piece_is_there_before_the_whole_table_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_yielded_before_the_whole_table_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crawler, "PIECE_ROWS", 2)
     answers: dict[str, Answer] = {f"http://host-{i}.example/x.jpg": picture(i) for i in range(4)}
     late = "http://host-4.example/x.jpg"
     answers[late] = (picture(4), Route(delay_seconds=1.5))
     with web(tmp_path, answers) as site:
         table = candidates(url=[*answers], caption=list("abcde"))
-        one = Crawler(config(site.address), ImageConfig(num_decoders=1))
-        pieces = one.pieces(table)
+        single = Crawler(config(site.address), ImageConfig(num_decoders=1))
+        pieces = single.pieces(table)
         first = [next(pieces), next(pieces)]
-        seen = time.monotonic()
+        first_done = time.monotonic()
         done = [*first, *pieces]
-        one.close()
+        single.close()
         (answered,) = [entry.answered for entry in site.log if (entry.host, entry.path) == ("host-4.example", "/x.jpg")]
     assert [piece.num_rows for piece in done] == [2, 2, 1]
-    assert seen < answered
+    assert first_done < answered
     assert pa.concat_tables(done)["url"].to_pylist() == [*answers]
     assert pa.concat_tables(done)["status"].to_pylist() == ["success"] * 5
 

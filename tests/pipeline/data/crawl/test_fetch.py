@@ -20,11 +20,11 @@ from tests.web import Answer, picture, web
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses before another attempt are tens of milliseconds here."""
+    """Reduce the pauses before another attempt to tens of milliseconds."""
     monkeypatch.setattr("random.uniform", lambda *_: 0.02)
 
 
-def test_images_come_as_they_are(tmp_path: Path) -> None:
+def test_images_are_returned_unchanged(tmp_path: Path) -> None:
     images = {f"{A}/{i}.jpg": picture(i) for i in range(5)} | {"http://b.example/é x.png": b"anything at all"}
     with web(tmp_path, images) as site:
         assert outcomes(config(site.address), *images) == list(images.values())
@@ -41,15 +41,13 @@ def test_images_come_as_they_are(tmp_path: Path) -> None:
         (403, Reason.CLIENT_ERROR, 1),
         (451, Reason.CLIENT_ERROR, 1),
         (206, Reason.CLIENT_ERROR, 1),
-        (302, Reason.CLIENT_ERROR, 1),  # to nowhere: it has no Location
+        (302, Reason.CLIENT_ERROR, 1),  # a redirect without a Location
         (429, Reason.TOO_MANY_REQUESTS, 3),
         (500, Reason.SERVER_ERROR, 3),
         (503, Reason.SERVER_ERROR, 3),
     ],
 )
-def test_only_transient_failures_are_asked_for_again(
-    tmp_path: Path, status: int, reason: Reason, requests: int
-) -> None:
+def test_only_transient_failures_are_retried(tmp_path: Path, status: int, reason: Reason, requests: int) -> None:
     with web(tmp_path, {f"{A}/x.jpg": Route(status=status)}) as site:
         (refusal,) = refusals(config(site.address, attempts=3), f"{A}/x.jpg")
         assert (refusal.reason, refusal.detail) == (reason, f"HTTP {status}")
@@ -62,10 +60,10 @@ def test_another_attempt_may_succeed() -> None:
     ) as server:
         assert outcomes(config(server.address), f"{A}/x", f"{A}/cut") == [b"image", b"image"]
         assert server.paths.count("/x") == server.paths.count("/cut") == 2
-        assert server.paths.count("/robots.txt") == 2, "the rules are read with as much patience"
+        assert server.paths.count("/robots.txt") == 2, "robots.txt is retried as well"
 
 
-def test_broken_answers(tmp_path: Path) -> None:
+def test_broken_responses(tmp_path: Path) -> None:
     answers: dict[str, Answer] = {
         f"{A}/short.jpg": (picture()[:500], Route(declared_length=len(picture()))),
         f"{A}/reset.jpg": Route(fault="reset"),
@@ -76,9 +74,9 @@ def test_broken_answers(tmp_path: Path) -> None:
 
 
 class TestRedirects:
-    """Redirects are followed some steps, and each is checked as the first address was."""
+    """Redirects are followed up to a limit, and every URL is checked like the first."""
 
-    def test_to_other_hosts_by_their_rules(self, tmp_path: Path) -> None:
+    def test_other_hosts_with_their_own_rules(self, tmp_path: Path) -> None:
         answers: dict[str, Answer] = {
             f"{A}/1": Route(status=301, headers={"Location": "/2"}),
             f"{A}/2": Route(status=302, headers={"Location": "//b.example/3"}),
@@ -94,7 +92,7 @@ class TestRedirects:
             assert site.paths("c.example") == ["/robots.txt", "/x", "/x.jpg"]
             assert site.paths("d.example") == ["/robots.txt"]
 
-    def test_to_another_domain_is_not_ours_to_follow_where_another_crawler_has_it(self, tmp_path: Path) -> None:
+    def test_redirects_to_domains_of_other_crawlers_are_not_followed(self, tmp_path: Path) -> None:
         answers: dict[str, Answer] = {
             f"{A}/1": Route(status=301, headers={"Location": "http://www.a.example/2"}),
             "http://www.a.example/2": Route(status=302, headers={"Location": "//b.example/3?x"}),
@@ -103,23 +101,23 @@ class TestRedirects:
         with web(tmp_path, answers) as site:
             (refusal,) = refusals(config(site.address), f"{A}/1", owns_all=False)
             assert (refusal.reason, refusal.redirect_url) == (Reason.MOVED, "http://b.example/3?x")
-            assert site.paths("www.a.example") == ["/robots.txt", "/2"], "a host of the same domain is"
+            assert site.paths("www.a.example") == ["/robots.txt", "/2"], "a redirect within the domain is followed"
             assert site.paths("b.example") == []
 
-    @pytest.mark.parametrize("most", [0, 1, 5])
-    def test_no_more_than_so_many(self, tmp_path: Path, most: int) -> None:
+    @pytest.mark.parametrize("max_redirects", [0, 1, 5])
+    def test_the_number_of_redirects_is_limited(self, tmp_path: Path, max_redirects: int) -> None:
         answers: dict[str, Any] = {
-            f"{A}/{i}": Route(status=302, headers={"Location": f"/{i + 1}"}) for i in range(most)
+            f"{A}/{i}": Route(status=302, headers={"Location": f"/{i + 1}"}) for i in range(max_redirects)
         }
-        answers |= {f"{A}/{most}": picture(), f"{A}/loop": Route(status=301, headers={"Location": "/loop"})}
+        answers |= {f"{A}/{max_redirects}": picture(), f"{A}/loop": Route(status=301, headers={"Location": "/loop"})}
         answers |= {f"{A}/begin": Route(status=301, headers={"Location": "/0"})}
         with web(tmp_path, answers) as site:
-            settings = config(site.address, max_redirects=most)
+            settings = config(site.address, max_redirects=max_redirects)
             assert outcomes(settings, f"{A}/0", f"{A}/begin", f"{A}/loop") == [
                 picture(),
                 *[Reason.TOO_MANY_REDIRECTS] * 2,
             ]
-            assert site.paths("a.example").count("/loop") == most + 1
+            assert site.paths("a.example").count("/loop") == max_redirects + 1
 
     @pytest.mark.parametrize(
         ("location", "reason"),
@@ -139,7 +137,7 @@ class TestRedirects:
             (b"http://\xff\xfe.test/", Reason.BAD_SCHEME),
         ],
     )
-    def test_to_where_it_may_not_go(self, location: bytes, reason: Reason) -> None:
+    def test_forbidden_targets(self, location: bytes, reason: Reason) -> None:
         redirect = (
             b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: " + location + b"\r\n\r\n"
         )
@@ -148,9 +146,9 @@ class TestRedirects:
 
 
 class TestSizes:
-    """Nobody makes the crawler hold more than it wants."""
+    """No server can make the crawler hold more than its limit."""
 
-    def test_announced_and_not(self) -> None:
+    def test_announced_and_unannounced_sizes(self) -> None:
         def answer(path: str, _: int) -> bytes:
             if path == "/announced":
                 return ok(b"x" * 2_001)
@@ -182,7 +180,7 @@ class TestSizes:
             b"",
         ],
     )
-    def test_hostile_answers_are_reasons(self, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_hostile_responses_give_reasons(self, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fetch, "_retry_after", lambda headers: fetch_retry_after(headers) and 0.0)
         with RawServer(lambda path, _: answer if path == "/x" else ok(b"")) as server:
             (found,) = outcomes(config(server.address), f"{A}/x")
@@ -209,7 +207,7 @@ def test_retry_after(value: str | None, seconds: float) -> None:
     assert fetch._retry_after({} if value is None else {"Retry-After": value}) == seconds
 
 
-def test_retry_after_a_date() -> None:
+def test_retry_after_with_a_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 28 < fetch._retry_after({"Retry-After": later}) <= 30
 
@@ -235,7 +233,7 @@ def test_slow_servers(tmp_path: Path) -> None:
 class TestRules:
     """robots.txt and X-Robots-Tag."""
 
-    def test_what_a_host_forbids_is_not_asked_for(self, tmp_path: Path) -> None:
+    def test_forbidden_urls_are_not_requested(self, tmp_path: Path) -> None:
         answers: dict[str, Answer] = {
             f"{A}/robots.txt": b"User-agent: *\nDisallow: /private/\n\nUser-agent: clip-on-ray\nDisallow: /art/",
             f"{A}/art/x.jpg": picture(),
@@ -248,13 +246,13 @@ class TestRules:
             assert site.paths("a.example") == ["/robots.txt", "/private/x.jpg"]
 
     @pytest.mark.parametrize("status", [401, 403, 404, 410, 500, 503])
-    def test_a_host_without_rules_allows_and_one_in_trouble_forbids(self, tmp_path: Path, status: int) -> None:
+    def test_client_errors_allow_and_server_errors_forbid(self, tmp_path: Path, status: int) -> None:
         with web(tmp_path, {f"{A}/robots.txt": Route(status=status), f"{A}/x.jpg": b"image"}) as site:
             found = outcomes(config(site.address), f"{A}/x.jpg")
             assert found == ([b"image"] if status < 500 else [Reason.ROBOTS_TXT])
             assert site.paths("a.example") == (["/robots.txt", "/x.jpg"] if status < 500 else ["/robots.txt"] * 2)
 
-    def test_rules_elsewhere(self, tmp_path: Path) -> None:
+    def test_redirected_rules(self, tmp_path: Path) -> None:
         answers: dict[str, Answer] = {
             f"{A}/robots.txt": Route(status=301, headers={"Location": "http://b.example/rules"}),
             "http://b.example/rules": b"User-agent: *\nDisallow: /x",
@@ -269,17 +267,17 @@ class TestRules:
             found = outcomes(config(site.address), *(f"http://{host}.example/x.jpg" for host in "abcd"))
             assert found == [Reason.ROBOTS_TXT, b"image", Reason.ROBOTS_TXT, Reason.NOT_PUBLIC]
 
-    def test_a_host_that_cannot_be_reached_is_asked_once_for_all_of_its_images(self) -> None:
+    def test_an_unreachable_host_is_tried_once_for_all_its_images(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         found = refusals(config(f"127.0.0.1:{port}"), *(f"{A}/{i}.jpg" for i in range(20)))
-        assert {refusal.reason for refusal in found} == {Reason.CONNECTION}, "worth another run, and no policy"
+        assert {refusal.reason for refusal in found} == {Reason.CONNECTION}, "a transient reason, not a policy reason"
         assert {refusal.detail[:11] for refusal in found} == {"robots.txt:"}
         with RawServer(lambda *_: None) as server:
             assert set(outcomes(config(server.address), *(f"{A}/{i}.jpg" for i in range(20)))) == {Reason.CONNECTION}
             assert server.paths == ["/robots.txt"] * 2
 
-    def test_a_long_robots_txt_is_cut_and_heeded(self, tmp_path: Path) -> None:
+    def test_a_long_robots_txt_is_truncated_and_applied(self, tmp_path: Path) -> None:
         rules = b"User-agent: *\nDisallow: /x\n" + b"# filler\n" * 100_000
         with web(tmp_path, {f"{A}/robots.txt": rules, f"{A}/x.jpg": picture(), f"{A}/y.jpg": b"image"}) as site:
             assert outcomes(config(site.address), f"{A}/x.jpg", f"{A}/y.jpg") == [Reason.ROBOTS_TXT, b"image"]
@@ -296,9 +294,9 @@ class TestRules:
         with web(tmp_path, answers) as site:
             assert outcomes(config(site.address), *answers) == [Reason.X_ROBOTS_TAG, b"image", Reason.X_ROBOTS_TAG]
         with RawServer(lambda *_: ok(b"image", "X-Robots-Tag: all", "x-robots-tag: noimageai")) as server:
-            assert outcomes(config(server.address), f"{A}/x") == [Reason.X_ROBOTS_TAG], "every header counts"
+            assert outcomes(config(server.address), f"{A}/x") == [Reason.X_ROBOTS_TAG], "every header applies"
 
-    def test_the_crawler_says_who_it_is(self) -> None:
+    def test_the_crawler_identifies_itself(self) -> None:
         with RawServer(lambda path, _: ok(b"image" if path == "/x" else b"")) as server:
             settings = config(server.address, user_agent="testbot", contact="crawl@test.example")
             assert outcomes(settings, f"{A}/x") == [b"image"]
@@ -316,13 +314,13 @@ class TestRules:
 
 @pytest.fixture
 def canary() -> Iterator[RawServer]:
-    """A server on this machine that nobody may reach, on a port that is allowed."""
+    """A server on this machine, on an allowed port, that the crawler must not reach."""
     with RawServer(lambda *_: ok(b"secret")) as server:
         yield server
 
 
 class TestForgery:
-    """Whatever an address looks like, nothing connects to this machine or its network."""
+    """No spelling of a URL makes the crawler connect to this machine or its network."""
 
     FORMS = (
         *("127.0.0.1", "127.1", "127.0.1", "0", "0.0.0.0", "2130706433", "017700000001", "0177.0.0.1", "0x7f000001"),
@@ -347,7 +345,7 @@ class TestForgery:
         ),
     )
 
-    def test_of_addresses(self, canary: RawServer) -> None:
+    def test_urls_with_local_addresses(self, canary: RawServer) -> None:
         urls = [f"http://{form}:{canary.port}/x.jpg" for form in self.FORMS]
         urls += [f"http://127.0.0.1:{canary.port}\\@a.test/", f"http://a.test@127.0.0.1:{canary.port}/"]
         found = outcomes(FetchConfig(attempts=1, min_interval_seconds=0.0, allowed_ports=(canary.port,)), *urls)
@@ -359,7 +357,7 @@ class TestForgery:
         assert outcomes(config(canary.address), f"http://a.example:{canary.port}/x.jpg") == [b"secret"]
         assert canary.num_connections == 2
 
-    def test_of_redirects(self, canary: RawServer, tmp_path: Path) -> None:
+    def test_redirects_to_local_addresses(self, canary: RawServer, tmp_path: Path) -> None:
         answers: dict[str, Answer] = {
             f"{A}/{i}": Route(status=302, headers={"Location": f"http://{form}:{canary.port}/"})
             for i, form in enumerate(form for form in self.FORMS if form.isascii())
@@ -371,7 +369,9 @@ class TestForgery:
         assert canary.num_connections == 0
 
     @pytest.mark.parametrize("at", [("127.0.0.1",), ("8.8.8.8", "127.0.0.1"), ("::ffff:127.0.0.1",), ("::1",)])
-    def test_of_names(self, canary: RawServer, monkeypatch: pytest.MonkeyPatch, at: tuple[str, ...]) -> None:
+    def test_names_that_resolve_to_local_addresses(
+        self, canary: RawServer, monkeypatch: pytest.MonkeyPatch, at: tuple[str, ...]
+    ) -> None:
         def getaddrinfo(_host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
             families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in at]
             return [(f, socket.SOCK_STREAM, 6, "", (a, port)) for f, a in zip(families, at, strict=True)]
@@ -382,8 +382,8 @@ class TestForgery:
         assert found == [Reason.NOT_PUBLIC] * 2
         assert canary.num_connections == 0
 
-    def test_the_operators_hosts_open_no_door(self, canary: RawServer) -> None:
-        """Not even where the operator's pattern takes in every host: an address that is no name is not resolved."""
+    def test_connect_to_does_not_apply_to_ip_addresses(self, canary: RawServer) -> None:
+        """Even a pattern that matches every host does not apply to IP addresses."""
         with RawServer(lambda *_: ok(b"image")) as server:
             settings = FetchConfig(
                 connect_to={"*": server.address}, min_interval_seconds=0.0, allowed_ports=(canary.port,)
@@ -398,17 +398,17 @@ class TestForgery:
     [(socket.EAI_NONAME, Reason.NO_SUCH_HOST, 1), (socket.EAI_AGAIN, Reason.CONNECTION, 2)],
 )
 def test_names_without_an_address(monkeypatch: pytest.MonkeyPatch, error: int, reason: Reason, lookups: int) -> None:
-    asked = []
+    looked_up = []
 
     def getaddrinfo(host: str, *_: Any, **__: Any) -> list[Any]:
-        asked.append(host)
+        looked_up.append(host)
         raise socket.gaierror(error, "no")
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     assert (
         outcomes(FetchConfig(min_interval_seconds=0.0), *(f"http://a.test/{i}.jpg" for i in range(10))) == [reason] * 10
     )
-    assert asked == ["a.test"] * lookups
+    assert looked_up == ["a.test"] * lookups
 
 
 def test_https_to_a_server_that_speaks_http() -> None:
@@ -423,10 +423,10 @@ def test_https_to_a_server_that_speaks_http() -> None:
         ({"max_in_flight": 0}, r"fetch\.max_in_flight = 0"),
         (
             {"connect_to": {"*.example": "127.0.0.1"}},
-            r"fetch\.connect_to: '127\.0\.0\.1' is no ADDRESS:PORT \(of '\*\.example'\)",
+            r"fetch\.connect_to: '127\.0\.0\.1' is not of the form ADDRESS:PORT \(for '\*\.example'\)",
         ),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+def test_invalid_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FetchConfig(**options)

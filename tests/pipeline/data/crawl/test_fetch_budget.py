@@ -1,44 +1,46 @@
 import asyncio
 from collections.abc import Sequence
 
-from pipeline.data.crawl.fetch_budget import TURN, Capacity
+from pipeline.data.crawl.fetch_budget import TABLE_NUMBER, FetchBudget
 
 
 async def settle() -> None:
-    """Until all tasks wait for something else than their turn in the loop."""
+    """Let the event loop run until every task waits for the budget."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def ask(capacity: Capacity, turn: int, started: list[int]) -> None:
-    TURN.set(turn)
-    await capacity.acquire()
-    started.append(turn)
+async def acquire_and_record(budget: FetchBudget, table_number: int, started: list[int]) -> None:
+    TABLE_NUMBER.set(table_number)
+    await budget.acquire()
+    started.append(table_number)
 
 
-def test_the_table_that_came_first_goes_first() -> None:
+def test_the_first_table_starts_first() -> None:
     async def run() -> list[int]:
-        capacity, started = Capacity(1, 100), list[int]()
-        await capacity.acquire()
-        tasks = [asyncio.create_task(ask(capacity, turn, started)) for turn in (2, 1, 2, 0)]
+        budget, started = FetchBudget(1, 100), list[int]()
+        await budget.acquire()
+        tasks = [
+            asyncio.create_task(acquire_and_record(budget, table_number, started)) for table_number in (2, 1, 2, 0)
+        ]
         await settle()
         assert started == []
         for _ in tasks:
-            capacity.release()
+            budget.release()
             await settle()
         return started
 
     assert asyncio.run(run()) == [0, 1, 2, 2]
 
 
-def started_of(waiting: Sequence[int], num_asking: int, max_in_flight: int = 8, max_bytes: int = 100) -> int:
-    """How many of so many requests start while bodies of these sizes wait to be decoded."""
+def started_of(waiting: Sequence[int], num_requests: int, max_in_flight: int = 8, max_bytes: int = 100) -> int:
+    """The number of requests that start while bodies of these sizes wait to be decoded."""
 
     async def run() -> int:
-        capacity, started = Capacity(max_in_flight, max_bytes), list[int]()
+        budget, started = FetchBudget(max_in_flight, max_bytes), list[int]()
         for num_bytes in waiting:
-            capacity.change_waiting(num_bytes)
-        tasks = [asyncio.create_task(ask(capacity, 0, started)) for _ in range(num_asking)]
+            budget.change_waiting(num_bytes)
+        tasks = [asyncio.create_task(acquire_and_record(budget, 0, started)) for _ in range(num_requests)]
         await settle()
         for task in tasks:
             task.cancel()
@@ -50,26 +52,28 @@ def started_of(waiting: Sequence[int], num_asking: int, max_in_flight: int = 8, 
 
 def test_idle_decoders_let_all_requests_start() -> None:
     assert started_of([], 20) == 8
-    assert started_of([50, -50] * 100, 20) == 8  # however large bodies usually are
+    assert started_of([50, -50] * 100, 20) == 8  # regardless of the average size of bodies
 
 
-def test_busy_decoders_let_as_many_start_as_there_is_room_for() -> None:
+def test_busy_decoders_limit_the_number_of_requests() -> None:
     assert started_of([100], 20) == 0
     assert started_of([26], 20) == 0
     usual_20 = [20, -20] * 500
     assert started_of([*usual_20, 20], 20, max_bytes=110) == 5
 
 
-def test_a_request_that_is_given_up_takes_nobodys_place() -> None:
+def test_a_cancelled_request_uses_no_budget() -> None:
     async def run() -> list[int]:
-        capacity, started = Capacity(1, 100), list[int]()
-        await capacity.acquire()
-        given_up, granted, last = (asyncio.create_task(ask(capacity, turn, started)) for turn in (0, 1, 2))
+        budget, started = FetchBudget(1, 100), list[int]()
+        await budget.acquire()
+        cancelled, granted, last = (
+            asyncio.create_task(acquire_and_record(budget, table_number, started)) for table_number in (0, 1, 2)
+        )
         await settle()
-        given_up.cancel()
+        cancelled.cancel()
         await settle()
-        capacity.release()
-        granted.cancel()  # it has been given its place, but does not know yet
+        budget.release()
+        granted.cancel()  # cancelled after its request was granted, before the task has resumed
         await settle()
         await last
         return started

@@ -47,7 +47,7 @@ def fate_of(reason: Reason | None) -> str:
 
 @settings(max_examples=100, deadline=None)
 @given(rows_of_a_crawl, st.integers(0, 40))
-def test_every_address_that_was_tried_is_counted_once_in_each_view(rows: list[Row], cut: int) -> None:
+def test_every_tried_url_is_counted_once_in_each_view(rows: list[Row], split_row: int) -> None:
     expected: Counter[tuple[str, str | None, str]] = Counter()
     for url, year, reason in rows:
         if reason != Reason.BALANCED_OUT and url.startswith("http"):
@@ -60,17 +60,17 @@ def test_every_address_that_was_tried_is_counted_once_in_each_view(rows: list[Ro
     tallies = {(row["by"], row["name"], fate): row[fate] for row in found.to_pylist() for fate in LINK_ROT.names[2:]}
     assert {key: number for key, number in tallies.items() if number} == expected
     assert len(tallies) == 6 * found.num_rows
-    parts = [count(table_of(part)) for part in (rows[:cut], rows[cut:])]
-    random.Random(cut).shuffle(parts)
+    parts = [count(table_of(part)) for part in (rows[:split_row], rows[split_row:])]
+    random.Random(split_row).shuffle(parts)
     assert add(pa.concat_tables(parts)) == found
 
 
 def test_a_reason_of_another_stage_is_refused() -> None:
-    with pytest.raises(ValueError, match="no reason of fetching"):
+    with pytest.raises(ValueError, match="not a reason of fetching"):
         count(table_of([("http://a.example/", None, Reason.CAPTION_SHORT)]))
 
 
-def test_the_busiest_names_are_kept_and_every_year() -> None:
+def test_the_busiest_names_and_every_year_are_kept() -> None:
     rows = [(f"http://h{n}.a{n % 3}.example/", 2000 + n % 7, None) for n in range(20) for _ in range(n % 4)]
     table = count(table_of(rows))
     kept = busiest(table, 2)
@@ -84,7 +84,7 @@ def test_the_busiest_names_are_kept_and_every_year() -> None:
     years = kept.filter(pc.equal(kept["by"], "year"))
     assert years["name"].to_pylist() == [str(year) for year in range(2000, 2007)]
     assert busiest(kept, 2) == kept
-    # A bucket may leave out what is not among its own busiest, because no name is in two of them
+    # Each bucket may keep only its own busiest names, because every name is in a single bucket
     of_one = pc.match_substring(table["name"], "1")
     halves = [busiest(table.filter(half), 2) for half in (of_one, pc.invert(of_one))]
     assert busiest(pa.concat_tables(halves), 2) == kept

@@ -15,7 +15,7 @@ OUTCOMES = [None, *FAILURES, Reason.BALANCED_OUT]
 
 
 def rows(*reasons: str | None, **columns: Any) -> pa.Table:
-    """FETCHED with these reasons; what is in has an image, and what has moved an address."""
+    """FETCHED with these reasons; rows without a reason have an image, and moved rows have a redirect URL."""
     numbers = range(len(reasons))
     return fetched(
         url=[f"http://a.example/{number}" for number in numbers],
@@ -30,7 +30,7 @@ def rows(*reasons: str | None, **columns: Any) -> pa.Table:
 
 
 @pytest.mark.parametrize("retry", get_args(ReasonClass))
-def test_a_class_is_asked_for_again_and_no_other(retry: Retry) -> None:
+def test_only_rows_of_the_class_are_retried(retry: Retry) -> None:
     table = rows(*OUTCOMES)
     found = due(table, retry)
     wanted = [reason for reason in FAILURES if class_of(reason) == retry]
@@ -39,17 +39,19 @@ def test_a_class_is_asked_for_again_and_no_other(retry: Retry) -> None:
     assert found.schema.names == [*CANDIDATES.names, "redirect_url"]
     assert found.select(CANDIDATES.names).schema == CANDIDATES
     assert found["url"].to_pylist() == [f"http://a.example/{OUTCOMES.index(reason)}" for reason in wanted]
-    assert found["reason"].null_count == found["image"].null_count == found.num_rows, "they are in again"
+    assert found["reason"].null_count == found["image"].null_count == found.num_rows, (
+        "selected rows have neither reason nor image"
+    )
 
 
-def test_what_has_moved_is_asked_for_where_it_is() -> None:
+def test_moved_rows_are_requested_at_their_new_url() -> None:
     found = due(rows(*OUTCOMES), "moved")
-    place = OUTCOMES.index(Reason.MOVED)
-    assert found["redirect_url"].to_pylist() == [f"http://b.example/{place}"]
-    assert found["url"].to_pylist() == [f"http://a.example/{place}"]
+    row = OUTCOMES.index(Reason.MOVED)
+    assert found["redirect_url"].to_pylist() == [f"http://b.example/{row}"]
+    assert found["url"].to_pylist() == [f"http://a.example/{row}"]
 
 
-def test_every_reason_of_fetching_is_in_one_class_and_what_has_moved_is_in_two() -> None:
+def test_every_fetching_reason_is_in_one_class_and_moved_is_in_two() -> None:
     for reason in Reason:
         kinds = [retry for retry in get_args(Retry) if reason in reasons_of(retry)]
         try:
@@ -58,7 +60,7 @@ def test_every_reason_of_fetching_is_in_one_class_and_what_has_moved_is_in_two()
             assert kinds == [], reason
 
 
-def test_who_is_sent_on_once_too_often_is_no_longer_sent_on() -> None:
+def test_rows_that_must_not_move_again_have_too_many_redirects() -> None:
     table = rows(*OUTCOMES, error_message=["other"] * len(OUTCOMES))
     may, must_not = as_answers(table, may_move=True), as_answers(table, may_move=False)
     assert may.schema == must_not.schema == ANSWERS
@@ -81,25 +83,25 @@ def test_without_answers_nothing_changes() -> None:
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_answers_take_the_places_of_their_rows(data: st.DataObject) -> None:
+def test_answers_replace_their_rows(data: st.DataObject) -> None:
     before = data.draw(st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=12))
-    asked = data.draw(st.permutations([n for n, reason in enumerate(before) if reason]))
-    asked = asked[: data.draw(st.integers(1, max(1, len(asked))))]
-    outcomes = [data.draw(st.sampled_from(OUTCOMES)) for _ in asked]
+    retried = data.draw(st.permutations([n for n, reason in enumerate(before) if reason]))
+    retried = retried[: data.draw(st.integers(1, max(1, len(retried))))]
+    outcomes = [data.draw(st.sampled_from(OUTCOMES)) for _ in retried]
     table = rows(*before)
-    if not asked:
+    if not retried:
         return
-    answers = table.take(asked)
+    answers = table.take(retried)
     columns = {
         "reason": pa.array(outcomes, pa.string()),
-        "jpg": pa.array([None if outcome else b"later %d" % n for n, outcome in zip(asked, outcomes, strict=True)]),
+        "jpg": pa.array([None if outcome else b"later %d" % n for n, outcome in zip(retried, outcomes, strict=True)]),
     }
     for name, column in columns.items():
-        place = FETCHED.get_field_index(name)
-        answers = answers.set_column(place, FETCHED.field(name), column.cast(FETCHED.field(name).type))
+        column_index = FETCHED.get_field_index(name)
+        answers = answers.set_column(column_index, FETCHED.field(name), column.cast(FETCHED.field(name).type))
     merged = merge(table, as_answers(answers, may_move=True))
     assert merged.schema == FETCHED
-    later = dict(zip(asked, outcomes, strict=True))
+    later = dict(zip(retried, outcomes, strict=True))
     expected = [
         row | ({"reason": later[n], "jpg": None if later[n] else b"later %d" % n} if n in later else {})
         for n, row in enumerate(table.to_pylist())

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pipeline.data.duplicates.dedupe import duplicates
 from pipeline.data.duplicates.duplicate_graph import (
     DedupeConfig,
+    dropped_pictures,
     edges,
     fingerprints,
-    gone,
     links,
     resolve,
     settle,
@@ -21,7 +21,7 @@ from pipeline.data.duplicates.duplicate_graph import (
 from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant
 from pipeline.hashing import bucket_of, mix
 from pipeline.reasons import Reason
-from pipeline.schemas import DUPLICATES, EDGES, FINGERPRINTS, GONE, LINKS
+from pipeline.schemas import DROPPED_PICTURES, DUPLICATES, EDGES, FINGERPRINTS, LINKS
 from tests.pipeline.data.rows import ids, pictures_of
 
 
@@ -107,14 +107,14 @@ def buckets_of(table: pa.Table, column: str, num_buckets: int) -> list[pa.Table]
 
 
 def resolved(found: pa.Table, num_buckets: int, at_once: int, order: random.Random) -> pa.Table:
-    """GONE as global_counts_flow.py finds it: rounds over buckets, then the rest at once."""
-    done = [GONE.empty_table()]
+    """DROPPED_PICTURES as global_counts_flow.py finds it: rounds over buckets, then the rest at once."""
+    done = [DROPPED_PICTURES.empty_table()]
     while found.num_rows > at_once:
         for step in (settle, spread):
             made = [step(bucket) for bucket in buckets_of(found, "node", num_buckets)]
             order.shuffle(made)
             found = pa.concat_tables(made)
-        done.append(gone(found.filter(found["reason"].is_valid())))
+        done.append(dropped_pictures(found.filter(found["reason"].is_valid())))
         found = found.filter(found["reason"].is_null())
     return pa.concat_tables([*done, resolve(found)])
 
@@ -202,7 +202,7 @@ def test_a_picture_that_stands_everywhere_costs_no_edge() -> None:
     prints = fingerprints(table, DedupeConfig())
     assert prints.num_rows == DedupeConfig().radius + 1, "a row for each band"
     assert edges(prints, DedupeConfig()).num_rows == 0
-    found = duplicates(table, GONE.empty_table())
+    found = duplicates(table, DROPPED_PICTURES.empty_table())
     assert found.num_rows == 1_999
     assert found["why"].to_pylist().count(Reason.DUPLICATE_SHA256) == 999
 
@@ -212,10 +212,10 @@ def test_nothing_is_near_to_nothing() -> None:
     assert fingerprints(table_of([]), config) == FINGERPRINTS.empty_table()
     assert edges(FINGERPRINTS.empty_table(), config) == EDGES.empty_table()
     assert links(EDGES.empty_table()) == LINKS.empty_table()
-    assert resolve(LINKS.empty_table()) == GONE.empty_table()
+    assert resolve(LINKS.empty_table()) == DROPPED_PICTURES.empty_table()
     assert settle(LINKS.empty_table()) == LINKS.empty_table()
     assert spread(LINKS.empty_table()).num_rows == 0
-    assert duplicates(table_of([]), GONE.empty_table()) == DUPLICATES.empty_table()
+    assert duplicates(table_of([]), DROPPED_PICTURES.empty_table()) == DUPLICATES.empty_table()
 
 
 def test_planted_neighbours_are_found_among_many() -> None:

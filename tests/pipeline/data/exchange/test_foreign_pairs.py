@@ -30,10 +30,10 @@ def read(members: list[tuple[str, bytes]], listed: list[dict[str, Any]] | None =
     return rows
 
 
-def test_what_img2dataset_says_of_an_image() -> None:
-    said = {"url": "http://A.example/x?b", "caption": "two  blanks\nand a line ", "sha256": "ab" * 32, "width": 5}
-    said |= {"original_width": 600, "original_height": 200, "key": "0", "exif": "{}", "status": "success"}
-    members = [("0.jpg", IMAGE), ("0.txt", b"two  blanks\nand a line "), ("0.json", json.dumps(said).encode())]
+def test_fields_of_img2dataset_are_taken_over() -> None:
+    fields = {"url": "http://A.example/x?b", "caption": "two  blanks\nand a line ", "sha256": "ab" * 32, "width": 5}
+    fields |= {"original_width": 600, "original_height": 200, "key": "0", "exif": "{}", "status": "success"}
+    members = [("0.jpg", IMAGE), ("0.txt", b"two  blanks\nand a line "), ("0.json", json.dumps(fields).encode())]
     (row,) = read(members)
     assert row == {
         "pair_id": hash128("http://A.example/x?b", "two  blanks\nand a line "),
@@ -55,8 +55,8 @@ def test_what_img2dataset_says_of_an_image() -> None:
     }
 
 
-def test_a_tar_without_json() -> None:
-    """What open_clip trains from needs no more than an image and a text."""
+def test_a_tar_without_json_is_read() -> None:
+    """open_clip can train from tars that have only images and texts."""
     first, second = read([("a/0.png", OTHER), ("a/0.txt", b"a star"), ("a/1.jpeg", IMAGE), ("a/1.txt", b"a star")])
     assert (first["image"], first["caption"], first["reason"]) == (OTHER, "a star", None)
     assert first["sha256"] == sha256(OTHER).hexdigest()
@@ -64,7 +64,7 @@ def test_a_tar_without_json() -> None:
     assert first["pair_id"] != second["pair_id"]
 
 
-def test_what_cannot_be_read_is_dropped_with_its_reason() -> None:
+def test_unreadable_samples_are_dropped_with_a_reason() -> None:
     members = [
         *(("0.jpg", IMAGE[:200]), ("0.txt", b"half of a picture")),
         *(("1.jpg", b"<html>"), ("1.txt", b"no picture")),
@@ -91,7 +91,7 @@ def test_what_cannot_be_read_is_dropped_with_its_reason() -> None:
     assert shard_of(pa.Table.from_pylist(rows, IMPORTED), 4, 0).shape == (9,)
 
 
-def test_of_a_damaged_tar_the_beginning_is_read() -> None:
+def test_a_damaged_tar_is_read_up_to_the_damage() -> None:
     data = tar([(f"{n}.{kind}", content) for n in range(3) for kind, content in (("jpg", IMAGE), ("txt", b"a star"))])
     rows = read_tar(io.BytesIO(data[: len(data.rstrip(b"\0")) - len(IMAGE)]), None).to_pylist()
     assert [row["reason"] for row in rows] == [None, None, Reason.BROKEN_ARCHIVE]
@@ -114,7 +114,7 @@ def test_of_a_damaged_tar_the_beginning_is_read() -> None:
         max_size=4,
     )
 )
-def test_an_export_comes_back_as_it_was(rows: list[dict[str, Any]]) -> None:
+def test_importing_an_export_restores_the_pairs(rows: list[dict[str, Any]]) -> None:
     phash = int(perceptual_hash([IMAGE])[0])
     known = {"image": IMAGE, "width": 60, "height": 20, "phash": phash, "sha256": "cd" * 32, "caption_source": "alt"}
     made = [{**row, **known, "pair_id": pair_id} for row, pair_id in zip(rows, ids(len(rows)), strict=True)]
@@ -126,7 +126,7 @@ def test_an_export_comes_back_as_it_was(rows: list[dict[str, Any]]) -> None:
     assert read_tar(io.BytesIO(sink.getvalue()), None) == conform(table, IMPORTED)
 
 
-def test_tables(tmp_path: Path) -> None:
+def test_tables_are_read(tmp_path: Path) -> None:
     rows = [
         {"url": "http://a.example/0", "caption": " as it  is ", "jpg": IMAGE, "status": "success", "key": "0"},
         {"url": "http://a.example/1", "caption": "gone", "jpg": None, "status": "failed_to_download", "key": "1"},
@@ -155,12 +155,12 @@ def test_tables(tmp_path: Path) -> None:
         ({"jpg": [b"x"]}, "no column of captions"),
     ],
 )
-def test_tables_that_lack_something(columns: dict[str, Any], message: str) -> None:
+def test_tables_without_a_required_column_raise(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_input("x.parquet", pa.table(columns).schema)
 
 
-def test_the_second_with_one_id_is_out() -> None:
+def test_repeated_pair_ids_are_dropped() -> None:
     found = mark_duplicates(pa.table({"pair_id": ["b", "a", "b", "c", "a", "b"]}))
-    again = Reason.DUPLICATE_PAIR
-    assert found["reason"].to_pylist() == [None, None, again, None, again, again]
+    duplicate = Reason.DUPLICATE_PAIR
+    assert found["reason"].to_pylist() == [None, None, duplicate, None, duplicate, duplicate]

@@ -44,7 +44,7 @@ def tar_of(*tables: pa.Table, numbers: list[int]) -> bytes:
     return sink.getvalue()
 
 
-def test_members_are_those_of_img2dataset() -> None:
+def test_members_follow_the_layout_of_img2dataset() -> None:
     data = tar_of(TABLE, numbers=[0, 1, 5, 19_999])
     assert len(data) % tarfile.RECORDSIZE == 0
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
@@ -65,11 +65,11 @@ def test_members_are_those_of_img2dataset() -> None:
         assert fields == expected
 
 
-def test_a_tar_depends_on_its_pairs_alone() -> None:
+def test_a_tar_depends_only_on_its_pairs() -> None:
     assert tar_of(TABLE, numbers=[0, 1, 2, 3]) == tar_of(TABLE.slice(0, 1), TABLE.slice(1), numbers=[0, 1, 2, 3])
 
 
-def test_an_empty_tar_is_one() -> None:
+def test_a_tar_without_pairs_is_valid() -> None:
     data = tar_of(numbers=[])
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         assert tar.getnames() == []
@@ -78,5 +78,5 @@ def test_an_empty_tar_is_one() -> None:
 @pytest.mark.parametrize(
     ("number", "count", "name"), [(0, 1, "00000"), (99_999, 100_000, "99999"), (1, 100_001, "000001")]
 )
-def test_names_sort_as_numbers(number: int, count: int, name: str) -> None:
+def test_shard_names_are_padded_to_sort_as_numbers(number: int, count: int, name: str) -> None:
     assert shard_name(number, count) == name

@@ -17,7 +17,7 @@ from tests.pipeline.data.rows import encode, photo_like
 IMAGES = [encode(photo_like(seed, 100 + seed, 80), "JPEG") for seed in range(12)]
 HOSTILE = """
 import os, time
-from pipeline.data import decoders
+from pipeline.data.images import decoders
 from pipeline.data.images.resize import ImageProcessor, Picture
 
 class Hostile(ImageProcessor):
@@ -41,7 +41,7 @@ decoders.main()
 
 @pytest.fixture
 def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children in which some images do what a fault in a decoder's native code would let them."""
+    """Make children misbehave on certain images, as a bug in native decoder code would."""
     monkeypatch.setattr(decoders, "_CHILD", HOSTILE)
 
 
@@ -57,16 +57,16 @@ def process(images: Sequence[bytes], **options: Any) -> list[Picture]:
 
 
 @pytest.mark.parametrize("num_decoders", [1, 3])
-def test_pictures_are_those_of_the_processor(num_decoders: int) -> None:
+def test_results_equal_those_of_the_processor(num_decoders: int) -> None:
     bad = [b"", b"no image", IMAGES[0][:500], encode(photo_like(0, 600, 20))]
-    images = [*IMAGES, *bad, encode(photo_like(1, 3000, 2000), "BMP")]  # 18 MB, many times what a pipe holds
+    images = [*IMAGES, *bad, encode(photo_like(1, 3000, 2000), "BMP")]  # 18 MB, far more than a pipe buffers
     processor = ImageProcessor(ImageConfig())
     assert process(images, num_decoders=num_decoders) == [processor(image) for image in images]
 
 
 @pytest.mark.usefixtures("hostile")
 class TestFaults:
-    """One image, one row: all others are what they would have been."""
+    """A faulty image costs one row; the results of all other images are unchanged."""
 
     def test_a_crash(self) -> None:
         found = process([*IMAGES[:3], b"crash", *IMAGES[3:6], b"crash", b"crash", *IMAGES[6:]], num_decoders=2)
@@ -75,32 +75,32 @@ class TestFaults:
         processor = ImageProcessor(ImageConfig())
         assert [picture for picture in found if picture not in crashed] == [processor(image) for image in IMAGES]
 
-    def test_a_child_that_is_killed_once_is_not_the_images_fault(self, tmp_path: Path) -> None:
+    def test_an_image_is_not_blamed_for_the_first_killed_child(self, tmp_path: Path) -> None:
         (tmp_path / "once").touch()
         once, *others = process([str(tmp_path / "once").encode(), *IMAGES], num_decoders=1)
-        assert once.reason is Reason.NOT_AN_IMAGE, "as the child says that comes after it"
+        assert once.reason is Reason.NOT_AN_IMAGE, "the image is decoded by the next child"
         assert [picture.reason for picture in others] == [None] * len(IMAGES)
 
-    def test_one_that_never_ends(self) -> None:
+    def test_an_image_that_never_finishes(self) -> None:
         started = time.monotonic()
         found = process([b"hang", *IMAGES], num_decoders=1, decoder_timeout_seconds=0.5)
         assert [picture.reason for picture in found] == [Reason.DECODER_TIMEOUT, *[None] * len(IMAGES)]
         assert time.monotonic() - started < 10
 
-    def test_one_that_wants_all_memory(self) -> None:
+    def test_an_image_that_exhausts_memory(self) -> None:
         (picture, other) = process([b"eat", IMAGES[0]], num_decoders=1, decoder_memory_gib=1.0)
         assert picture.reason is Reason.DECODER_DIED
         assert other.reason is None
 
-    def test_an_answer_that_is_none(self) -> None:
+    def test_a_malformed_result(self) -> None:
         lie, other = process([b"lie", IMAGES[0]], num_decoders=1)
         assert (lie.reason, other.reason) == (Reason.DECODER_DIED, None)
 
-    def test_what_a_library_prints_is_no_answer(self) -> None:
+    def test_output_of_libraries_does_not_mix_with_results(self) -> None:
         printed, other = process([b"print", IMAGES[0]], num_decoders=1)
         assert (printed.reason, other.reason) == (Reason.NOT_AN_IMAGE, None)
 
-    def test_a_child_knows_no_secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_child_inherits_no_secrets(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         (picture,) = process([b"who"], num_decoders=1)
         names = set((picture.error_message or "").split())
@@ -108,8 +108,8 @@ class TestFaults:
         assert "AWS_SECRET_ACCESS_KEY" not in names
 
 
-def test_memory_beyond_the_limit_is_a_reason() -> None:
-    """Not the end of the child: what decodes asks for memory and is told no."""
+def test_exceeding_the_memory_limit_gives_a_reason() -> None:
+    """Allocation fails in the decoder, and the child survives."""
     large = encode(photo_like(0, 6000, 4000), "JPEG")
     refused, other = process([large, IMAGES[0]], num_decoders=1, decoder_memory_gib=0.02)
     assert refused.reason in {Reason.RESIZE_FAILED, Reason.CORRUPT_IMAGE}
@@ -131,7 +131,7 @@ def test_children_end_with_their_parent() -> None:
             os.kill(pid, 0)
 
 
-def test_a_child_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders, "_CHILD", "raise SystemExit(7)")
-    with pytest.raises(RuntimeError, match=r"a decoder does not start \(exit status 7\)"):
+    with pytest.raises(RuntimeError, match=r"a decoder process did not start \(exit status 7\)"):
         process(IMAGES[:1])

@@ -1,4 +1,4 @@
-"""Every hostile thing at once, beside good pictures: each ends in its reason in time, and the rest arrives."""
+"""Crawl all hostile cases and good pictures together: each case ends in time with an accepted outcome."""
 
 import asyncio
 import socket
@@ -19,11 +19,11 @@ from tests.pipeline.data.rows import candidates
 
 MAX_MESSAGE_CHARACTERS = 500
 MAX_GROWTH_BYTES = 300 * 2**20
-"""Of this process, in which the web is served, too."""
+"""Maximum growth of this process, which also runs the web server."""
 
 
 def crawl(urls: list[str]) -> list[dict[str, Any]]:
-    """Rows of FETCHED."""
+    """Crawl the URLs, and return rows of FETCHED."""
     crawler = Crawler(CONFIG, ImageConfig())
     try:
         return list(crawler(candidates(url=urls)).to_pylist())
@@ -32,14 +32,14 @@ def crawl(urls: list[str]) -> list[dict[str, Any]]:
 
 
 class Run(NamedTuple):
-    """All cases, crawled at once."""
+    """The results of crawling all cases at once."""
 
     web: HostileWeb
     rows: dict[str, dict[str, Any]]
-    """By the case's name."""
+    """Rows by the name of their case."""
     seconds: float
     growth_bytes: int
-    """How far the process went beyond the memory it had before."""
+    """Peak memory of the process above its memory before the crawl."""
     num_strays: int
 
 
@@ -52,9 +52,9 @@ def _resident_bytes(field_name: str) -> int:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     hosts = {host_of(name): one.host for name, one in CASES.items()}
     assert len(hosts) == len(CASES)
-    crawl([])  # imports
+    crawl([])  # run all imports first
     with HostileWeb(hosts, ok(PHOTO), tmp_path_factory.mktemp("hostile")) as web:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # reset the peak memory
         before = _resident_bytes("VmRSS")
         start = time.monotonic()
         rows = crawl([url_of(name) for name in CASES])
@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_case_ends_in_its_reason_in_time(run: Run, name: str) -> None:
+def test_a_case_ends_in_time_with_an_accepted_outcome(run: Run, name: str) -> None:
     row = run.rows[name]
     assert row["url"] == url_of(name)
     assert (row["reason"] is None) == (row["status"] == "success") == (row["jpg"] is not None)
@@ -76,7 +76,7 @@ def test_a_case_ends_in_its_reason_in_time(run: Run, name: str) -> None:
     assert max(run.web.seen[host_of(name)].connection_seconds, default=0.0) < CASES[name].max_seconds
 
 
-def test_all_of_it_takes_little_time_and_memory(run: Run) -> None:
+def test_the_whole_crawl_takes_little_time_and_memory(run: Run) -> None:
     assert len(CASES) > 200
     assert run.seconds < 2 * MAX_SECONDS
     assert run.growth_bytes < MAX_GROWTH_BYTES
@@ -86,12 +86,12 @@ def test_nothing_was_connected_outside(run: Run) -> None:
     assert run.num_strays == 0
 
 
-def test_what_is_appended_to_a_picture_is_gone(run: Run) -> None:
+def test_data_appended_to_a_picture_is_removed(run: Run) -> None:
     assert b"payload.js" not in run.rows["file: zip behind a JPEG"]["jpg"]
 
 
 def test_the_canary_can_be_reached(run: Run) -> None:
-    """Whatever leads out of the web ends there, so that none of the tests above passes for want of a way."""
+    """Every connection out of the test web ends at the canary, so the tests above cannot pass for lack of a route."""
 
     async def connect() -> None:
         with socket.socket() as sock:

@@ -3,7 +3,7 @@ from pipeline.reasons import Reason
 from tests.pipeline.data.rows import encode, photo_like, png_header
 
 
-def test_limits_are_those_of_the_configuration() -> None:
+def test_limits_come_from_the_configuration() -> None:
     picture = encode(photo_like(0, 100, 20))
     assert inspect(picture, ImageConfig()) == (Reason.TOO_SMALL, "100x20")
     assert inspect(picture, ImageConfig(min_side=20)) == Header("PNG", 100, 20, "RGB", "{}", 1)
@@ -13,11 +13,11 @@ def test_limits_are_those_of_the_configuration() -> None:
 
 
 def test_a_bomb_is_not_decoded() -> None:
-    """By its header alone: 150 million pixels would take seconds and half a gigabyte."""
+    """It is refused by its header: decoding 150 million pixels would take seconds and 500 MB."""
     assert inspect(png_header(15_000, 10_000), ImageConfig()) == (Reason.TOO_MANY_PIXELS, "15000x10000")
 
 
-def test_the_type_is_told_by_content() -> None:
+def test_the_type_is_detected_by_content() -> None:
     assert image_type(b"BM" + bytes(20)) == "BMP"
     assert image_type(b"RIFF\x10\0\0\0WEBPVP8 ") == "WEBP"
     assert image_type(b"\0\0\0\x1cftypavis") == "AVIF"

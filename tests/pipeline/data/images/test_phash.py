@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipeline.data.images import image_header as image_room
+from pipeline.data.images import image_header
 from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant, perceptual_hash, perceptual_hashes
 from tests.pipeline.data.rows import encode, opened, photo_like
 
@@ -20,7 +20,7 @@ def by_imagehash(data: bytes) -> int:
 
 
 Hashes = tuple[object, list[int], list[int]]
-"""Type, those of a batch, and those of each picture alone: whatever else is in the batch."""
+"""The dtype, the hashes of a batch, and the hashes of each picture alone, which must not depend on the batch."""
 
 
 def ours(images: list[bytes]) -> Hashes:
@@ -34,7 +34,7 @@ def expected(images: list[bytes]) -> Hashes:
 
 
 class TestPerceptualHash:
-    """Bit for bit imagehash.phash, and near where pictures are alike."""
+    """Hashes equal imagehash.phash bit for bit, and similar pictures have near hashes."""
 
     def test_pictures_of_any_size_and_mode(self) -> None:
         modes = ("RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "I")
@@ -51,7 +51,7 @@ class TestPerceptualHash:
         assert ours(images) == expected(images)
 
     def test_flat_and_symmetric_pictures(self) -> None:
-        """Many of their frequencies are zero, and so is the median: rounding errors would be the hash."""
+        """Many frequencies and the median are zero, so rounding errors would determine the hash."""
         random = np.random.default_rng(0)
         halves = [random.integers(0, 256, (64, 32), dtype=np.uint8) for _ in range(10)]
         ramp = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
@@ -67,7 +67,7 @@ class TestPerceptualHash:
         images = [encode(photo_like(seed, width, height))]
         assert ours(images) == expected(images)
 
-    def test_alike_is_near_and_unlike_is_far(self) -> None:
+    def test_similar_pictures_are_near_and_different_ones_far(self) -> None:
         for seed in range(5):
             picture = photo_like(seed, 400, 300)
             versions = [encode(picture), encode(picture, "JPEG", quality=70), encode(picture.resize((200, 150)))]
@@ -100,12 +100,12 @@ class TestPerceptualHash:
 
 
 class TestVariants:
-    """What a picture would hash to, mirrored and turned, is what it hashes to when that was done to it."""
+    """The hash of a variant equals the hash of the picture after it was mirrored or rotated."""
 
     PICTURES = tuple(photo_like(seed, 400, 300) for seed in range(8))
 
     def bits_apart(self, variant: Variant, changed: list[Image.Image]) -> npt.NDArray[np.uint8]:
-        """Between what was done to the pictures and (column 0) the pictures as they are, (column 1) their variants."""
+        """Hash distances of changed pictures to the original pictures (column 0) and to their variants (column 1)."""
         hashes = perceptual_hashes([encode(picture) for picture in self.PICTURES], [AS_IT_IS, variant])
         of_changed = perceptual_hash([encode(picture) for picture in changed])
         distances: npt.NDArray[np.uint8] = np.bitwise_count(hashes ^ of_changed[:, None])
@@ -118,7 +118,7 @@ class TestVariants:
         assert bits[:, 0].mean() > 6
 
     @pytest.mark.parametrize("degrees", [90, 180, 270, -90])
-    def test_turned_by_quarters(self, degrees: int) -> None:
+    def test_rotated_by_multiples_of_90_degrees(self, degrees: int) -> None:
         turned = [picture.rotate(degrees, expand=True) for picture in self.PICTURES]
         bits = self.bits_apart(Variant(degrees=degrees), turned)
         assert bits.shape == (len(self.PICTURES), 2)
@@ -133,8 +133,8 @@ class TestVariants:
         assert bits[:, 0].mean() > 8
 
     @pytest.mark.parametrize("degrees", [-5.0, 3.0, 93.0])
-    def test_turned_a_little_and_without_its_corners(self, degrees: float) -> None:
-        """By an own account of the largest middle part: the turned frame must hold its corners."""
+    def test_rotated_by_small_angles_and_cropped(self, degrees: float) -> None:
+        """The largest central part is computed independently: its corners must lie inside the rotated frame."""
         changed = []
         for picture in self.PICTURES:
             turned = picture.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
@@ -156,7 +156,7 @@ class TestVariants:
         assert bits[:, 1].max() <= 4
         assert bits[:, 0].mean() > 10
 
-    def test_a_picture_as_it_is_is_imagehash_in_any_company(self) -> None:
+    def test_the_unchanged_variant_equals_imagehash_in_any_batch(self) -> None:
         images = [encode(picture) for picture in self.PICTURES]
         variants = [Variant(degrees=5), AS_IT_IS, Variant(True, -5), MIRRORED]
         assert perceptual_hashes(images, variants)[:, 1].tolist() == [by_imagehash(image) for image in images]
@@ -164,11 +164,11 @@ class TestVariants:
         assert perceptual_hashes([], variants).shape == (0, 4)
 
 
-def test_half_of_the_bits_are_set_in_a_photograph() -> None:
-    """So distances between photographs are even."""
+def test_half_of_the_bits_of_a_photograph_are_set() -> None:
+    """Distances between photographs are therefore even."""
     hashes = perceptual_hash([encode(photo_like(seed)) for seed in range(20)])
     assert set(np.bitwise_count(hashes).tolist()) == {32}
 
 
-def test_the_room_of_images_offers_it_too() -> None:
-    assert image_room.perceptual_hash is perceptual_hash
+def test_image_header_exports_it_too() -> None:
+    assert image_header.perceptual_hash is perceptual_hash

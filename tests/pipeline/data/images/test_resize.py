@@ -24,12 +24,12 @@ RESIZERS: tuple[Literal["scaled", "img2dataset"], ...] = ("scaled", "img2dataset
 
 @pytest.fixture(scope="module")
 def processor() -> ImageProcessor:
-    """One for all tests."""
+    """One processor for all tests."""
     return ImageProcessor(ImageConfig())
 
 
 class TestResizing:
-    """img2dataset's Resizer does it, so its tools read what we write."""
+    """Images are resized by img2dataset's Resizer, so tools for its output can read ours."""
 
     @pytest.mark.parametrize(
         ("width", "height", "resized"),
@@ -41,7 +41,7 @@ class TestResizing:
             (90, 60, (90, 60)),
         ],
     )
-    def test_the_shorter_side_is_256_or_what_it_was(
+    def test_the_shorter_side_becomes_256_or_stays_smaller(
         self, processor: ImageProcessor, width: int, height: int, resized: tuple[int, int]
     ) -> None:
         data = encode(photo_like(0, width, height), "PNG")
@@ -56,8 +56,8 @@ class TestResizing:
         assert np.abs(np.asarray(image, float) - expected).mean() < 4
 
     @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
-    def test_it_is_what_img2dataset_makes(self, processor: ImageProcessor) -> None:
-        """Theirs is the module of the package, as the package imports it."""
+    def test_output_equals_that_of_img2dataset(self, processor: ImageProcessor) -> None:
+        """The reference is the package's own module, imported through the package."""
         from img2dataset.resizer import Resizer
 
         theirs = Resizer(
@@ -80,7 +80,7 @@ class TestResizing:
         assert np.bitwise_count(first ^ second) <= 3
 
     @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
-    def test_every_mode_becomes_a_plain_one(self, processor: ImageProcessor, mode: str) -> None:
+    def test_every_mode_becomes_grey_or_rgb(self, processor: ImageProcessor, mode: str) -> None:
         picture = photo_like(4, mode=mode)
         row = processor(encode(picture, "JPEG" if mode == "CMYK" else "PNG"))
         assert row.reason is None, row.error_message
@@ -88,18 +88,18 @@ class TestResizing:
         assert made.mode == ("L" if mode in {"L", "1"} else "RGB")
         assert np.abs(np.asarray(made.convert("L"), float) - np.asarray(picture.convert("L"), float)).mean() < 12
 
-    def test_transparent_is_white(self, processor: ImageProcessor) -> None:
+    def test_transparent_pixels_become_white(self, processor: ImageProcessor) -> None:
         row = processor(encode(Image.new("RGBA", (64, 64), (200, 0, 0, 0))))
         assert np.asarray(opened(row.jpg or b"")).min() > 250
 
     @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-    def test_more_than_8_bits_a_channel_are_refused(self, processor: ImageProcessor, kind: str) -> None:
-        """The resizer would make them white."""
+    def test_more_than_8_bits_per_channel_are_refused(self, processor: ImageProcessor, kind: str) -> None:
+        """The resizer would turn them white."""
         deep = Image.fromarray(np.full((64, 64), 12_850, np.uint16))
         row = processor(encode(deep, kind))
-        assert (row.reason, row.error_message) == (Reason.RESIZE_FAILED, "more than 8 bits a channel")
+        assert (row.reason, row.error_message) == (Reason.RESIZE_FAILED, "more than 8 bits per channel")
 
-    def test_options_are_img2datasets(self) -> None:
+    def test_options_equal_those_of_img2dataset(self) -> None:
         data = encode(photo_like(0, 300, 200))
         small = ImageProcessor(ImageConfig(image_size=64, resize_mode="center_crop"))
         row = small(data)
@@ -129,16 +129,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_images_have_their_reason(processor: ImageProcessor, name: str) -> None:
+def test_refused_images_have_a_reason(processor: ImageProcessor, name: str) -> None:
     data, reason = REFUSED[name]
     row = processor(data)
     assert row.reason == reason
     assert row.error_message
-    assert row.sha256 == hashlib.sha256(data).hexdigest(), "a block list can name it"
+    assert row.sha256 == hashlib.sha256(data).hexdigest(), "the hash is kept, so that a block list can name the image"
     assert row == Picture(reason=reason, error_message=row.error_message, sha256=row.sha256)
 
 
-def test_exif_is_kept_and_does_no_harm(processor: ImageProcessor) -> None:
+def test_exif_is_kept_and_damaged_exif_is_ignored(processor: ImageProcessor) -> None:
     exif = Image.Exif()
     exif[271], exif[306] = "Maker", "2020:01:01 00:00:00"
     data = encode(photo_like(0), "JPEG", exif=exif)
@@ -151,7 +151,7 @@ def test_exif_is_kept_and_does_no_harm(processor: ImageProcessor) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 10))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_pictures_are_turned_as_browsers_turn_them(processor: ImageProcessor, orientation: int, kind: str) -> None:
+def test_pictures_are_rotated_as_in_browsers(processor: ImageProcessor, orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(photo_like(7, 90, 60), kind, exif=exif)
@@ -161,12 +161,12 @@ def test_pictures_are_turned_as_browsers_turn_them(processor: ImageProcessor, or
     assert np.abs(np.asarray(opened(row.jpg or b""), float) - expected).mean() < 4
     assert (row.width, row.height) == ((60, 90) if 5 <= orientation <= 8 else (90, 60))
     assert (row.original_width, row.original_height) == (lying.width, lying.height) == (90, 60)
-    assert (row.jpg == lying.jpg) == (orientation in {1, 9}), "9 is no orientation"
+    assert (row.jpg == lying.jpg) == (orientation in {1, 9}), "9 is not a valid orientation"
 
 
 @pytest.mark.filterwarnings("ignore:value is deprecated:DeprecationWarning")
 class TestScaled:
-    """libjpeg decodes at a fraction of the size; everything else is as before."""
+    """libjpeg decodes at a fraction of the size; everything else is unchanged."""
 
     @pytest.mark.parametrize(
         ("size", "mode", "made"),
@@ -180,7 +180,7 @@ class TestScaled:
             ((600, 500), "no", (600, 500)),
         ],
     )
-    def test_sizes_are_the_same_and_pictures_nearly(
+    def test_sizes_are_equal_and_pictures_nearly_equal(
         self, size: tuple[int, int], mode: Any, made: tuple[int, int]
     ) -> None:
         data = encode(photo_like(8, *size), "JPEG", quality=90)
@@ -190,12 +190,12 @@ class TestScaled:
         difference = np.asarray(opened(scaled.jpg or b""), float) - np.asarray(opened(full.jpg or b""), float)
         assert 10 * np.log10(255**2 / max((difference**2).mean(), 1e-9)) > 40
 
-    def test_two_in_one_process_keep_apart(self) -> None:
+    def test_two_processors_in_one_process_are_independent(self) -> None:
         data = encode(photo_like(8, 1600, 1200), "JPEG")
         scaled, full = (ImageProcessor(ImageConfig(resizer=resizer)) for resizer in RESIZERS)
         assert scaled(data).jpg != full(data).jpg == ImageProcessor(ImageConfig())(data).jpg
 
-    def test_grey_stays_grey_and_damage_is_seen(self) -> None:
+    def test_grey_stays_grey_and_damage_is_detected(self) -> None:
         processor = ImageProcessor(ImageConfig(resizer="scaled"))
         grey = processor(encode(photo_like(9, 1200, 900, "L"), "JPEG"))
         assert opened(grey.jpg or b"").mode == "L"
@@ -205,7 +205,7 @@ class TestScaled:
 
 
 class TestDamagedJpeg:
-    """Decoders fill with grey what is missing, and none of it may pass."""
+    """Decoders fill missing parts with grey; no such image may be accepted."""
 
     @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 8}])
     @pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
@@ -217,13 +217,13 @@ class TestDamagedJpeg:
             assert processor(data).reason == Reason.CORRUPT_IMAGE
         assert processor(whole).reason is None
 
-    def test_what_stands_behind_the_end_or_before_it_as_padding_does_no_harm(self, processor: ImageProcessor) -> None:
+    def test_data_after_the_end_and_padding_before_it_are_ignored(self, processor: ImageProcessor) -> None:
         whole = encode(photo_like(10, 400, 300), "JPEG")
         plain = processor(whole)
         assert processor(whole + b"PK\3\4" + bytes(5000)).jpg == plain.jpg
         assert processor(whole[:-2] + bytes(8) + b"\xff\xd9").jpg == plain.jpg
 
-    def test_a_thumbnail_has_an_end_of_its_own(self, processor: ImageProcessor) -> None:
+    def test_the_end_marker_of_a_thumbnail_is_ignored(self, processor: ImageProcessor) -> None:
         whole = encode(photo_like(10, 400, 300), "JPEG")
         thumbnail = encode(photo_like(10, 40, 30), "JPEG")
         segment = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
@@ -231,11 +231,11 @@ class TestDamagedJpeg:
         assert processor(with_thumbnail).reason is None
         assert processor(with_thumbnail[: len(with_thumbnail) // 2]).reason == Reason.CORRUPT_IMAGE
 
-    def test_standard_error_is_there_again(self, processor: ImageProcessor, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_standard_error_is_restored(self, processor: ImageProcessor, capfd: pytest.CaptureFixture[str]) -> None:
         whole = encode(photo_like(10, 400, 300), "JPEG")
         processor(whole[: len(whole) // 2] + b"\xff\xd9")
         os.write(2, b"and now this")
-        assert capfd.readouterr().err == "and now this", "and what libjpeg wrote is not in it"
+        assert capfd.readouterr().err == "and now this", "without libjpeg's warnings"
 
 
 def seeds() -> Iterator[bytes]:
@@ -263,7 +263,7 @@ edits = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(list(seeds())), edits, st.booleans())
-def test_damaged_files_are_pictures_or_reasons(
+def test_damaged_files_give_pictures_or_reasons(
     processor: ImageProcessor, data: bytes, changes: list[tuple[float, str, int]], in_header: bool
 ) -> None:
     for place, edit, bit in changes:
@@ -281,7 +281,7 @@ def test_damaged_files_are_pictures_or_reasons(
 
 
 @pytest.mark.realdata
-def test_photographs_are_kept_and_a_damaged_one_is_not(processor: ImageProcessor, clip_data: Path) -> None:
+def test_photographs_are_kept_and_a_damaged_one_is_refused(processor: ImageProcessor, clip_data: Path) -> None:
     photos = pq.read_table(clip_data / "photos.parquet", columns=["image"])["image"][:50].to_pylist()
     assert {processor(photo).reason for photo in photos} == {None}
     files = sorted((clip_data / "near_duplicates").glob("*.jpg"))

@@ -28,7 +28,7 @@ WORD = re.compile(f"[{LETTERS}]+(?:[-'’][{LETTERS}]+)*")
 
 
 def reference(texts: list[str]) -> dict[str, int]:
-    """An independent count."""
+    """Counts from an independent implementation."""
     found: Counter[str] = Counter()
     for line in (normalize(line) for text in texts for line in text.splitlines()):
         words = list(WORD.finditer(line))
@@ -45,7 +45,7 @@ def counted(texts: list[str]) -> dict[str, int]:
     return dict(zip(table["term"].to_pylist(), table["count"].to_pylist(), strict=True))
 
 
-def test_words_and_pairs_of_neighbours_are_counted() -> None:
+def test_words_and_neighbouring_pairs_are_counted() -> None:
     table = count_terms(["A red star. A red, red star", "the star"])
     assert table.schema == TERM_COUNTS
     assert table.to_pylist() == [
@@ -70,31 +70,31 @@ def test_words_and_pairs_of_neighbours_are_counted() -> None:
         ("", {}),
     ],
 )
-def test_what_a_word_is(text: str, found: dict[str, int]) -> None:
+def test_text_is_split_into_words(text: str, found: dict[str, int]) -> None:
     assert counted([text]) == found
 
 
-def test_capitals_may_be_all_that_is_folded() -> None:
+def test_fold_may_only_lowercase() -> None:
     table = count_terms(["STRASSE Straße"], str.lower)
     assert table["term"].to_pylist() == ["strasse", "straße", "strasse straße"]
 
 
 @settings(max_examples=300, deadline=None)
 @given(documents)
-def test_counts_are_those_of_an_independent_count(texts: list[str]) -> None:
+def test_counts_equal_an_independent_count(texts: list[str]) -> None:
     assert counted(texts) == reference(texts)
 
 
 @settings(max_examples=100, deadline=None)
 @given(documents, st.randoms(use_true_random=False))
-def test_counts_of_parts_add_up_to_the_counts_of_all(texts: list[str], order: random.Random) -> None:
+def test_counts_of_parts_sum_to_the_counts_of_the_whole(texts: list[str], order: random.Random) -> None:
     shuffled = order.sample(texts, len(texts))
     cut = order.randint(0, len(texts))
     parts = pa.concat_tables([count_terms(shuffled[:cut]), count_terms(shuffled[cut:])])
     assert sum_counts(parts) == count_terms(texts)
 
 
-def test_counts_are_the_same_when_they_are_added_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_summing_counts_early_does_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"word {chr(97 + i % 7)} word {chr(97 + i % 5)}" for i in range(40)]
     whole = count_terms(texts)
     monkeypatch.setattr(counting, "LINES_AT_ONCE", 3)
@@ -103,6 +103,6 @@ def test_counts_are_the_same_when_they_are_added_up_early(monkeypatch: pytest.Mo
 
 
 @pytest.mark.realdata
-def test_counts_of_wikipedia_are_those_of_an_independent_count(clip_data: Path) -> None:
+def test_counts_of_wikipedia_equal_an_independent_count(clip_data: Path) -> None:
     text = (clip_data / "wikitext-valid.txt").read_text(encoding="utf-8")
     assert counted([text]) == reference([text])

@@ -33,13 +33,13 @@ def read(data: bytes, name: str, min_views: int = 1) -> dict[str | None, int]:
     return dict(zip(table["title"].to_pylist(), table["views"].to_pylist(), strict=True))
 
 
-def test_an_hourly_file() -> None:
+def test_an_hourly_file_is_read() -> None:
     views = {"Café au lait": 3, "Dog": 50, "Special:Search": 99}
     assert read(gzip.compress(HOURLY), "pageviews-20240101-000000.gz") == views
     assert read(gzip.compress(HOURLY), "pageviews-20240101-000000.gz", 50) == {"Dog": 50, "Special:Search": 99}
 
 
-def test_a_daily_file() -> None:
+def test_a_daily_file_is_read() -> None:
     assert read(bz2.compress(DAILY), "pageviews-20240101-user.bz2") == {"Dog": 750, "No id": 2, "Old page": 3}
 
 
@@ -51,6 +51,6 @@ def test_broken_lines_and_a_truncated_file_are_rows_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize("name", ["x.gz", "x.bz2"])
-def test_what_is_no_archive_is_a_row_with_a_reason(name: str) -> None:
+def test_an_uncompressed_file_is_a_row_with_a_reason(name: str) -> None:
     table = read_views(io.BytesIO(b"en Dog 1 0\n"), name, "en", 1)
     assert table["reason"].to_pylist() == [Reason.TRUNCATED_RECORD]

@@ -12,11 +12,11 @@ from pipeline import paper
 from pipeline.data.queries.counting import count_terms
 from pipeline.data.queries.query_list import (
     QueriesConfig,
-    add_up,
     num_words,
     popular_titles,
     score,
     select_queries,
+    sum_terms,
     wordnet_synsets,
 )
 from pipeline.data.text.match import Matcher
@@ -28,7 +28,7 @@ NO_TITLES = PAGE_VIEWS.empty_table()
 
 def scored(text: str, config: QueriesConfig) -> pa.Table:
     """The terms of a text, as crawl_flow.py scores them, in one partition."""
-    terms = add_up(count_terms([text]), config)
+    terms = sum_terms(count_terms([text]), config)
     return score(terms, num_words(terms), config)
 
 
@@ -42,7 +42,7 @@ def views(**titles: int) -> pa.Table:
 
 
 def reference(text: str, titles: list[str], synsets: list[str], config: QueriesConfig) -> list[tuple[str, str]]:
-    """Section 2.2, one step after the other, on counts made anew."""
+    """The query list by section 2.2, step by step, from independent counts."""
     lines = [line.split() for line in text.splitlines()]
     unigrams = Counter(word for line in lines for word in line)
     bigrams = Counter(f"{a} {b}" for line in lines for a, b in pairwise(line))
@@ -78,7 +78,7 @@ def reference(text: str, titles: list[str], synsets: list[str], config: QueriesC
         max_bigrams=st.integers(0, 4),
     ),
 )
-def test_the_list_is_words_pairs_titles_and_synsets(
+def test_the_list_has_words_bigrams_titles_and_synsets(
     text: str, titles: list[str], synsets: list[str], config: QueriesConfig
 ) -> None:
     table = select_queries(scored(text, config), views(**dict.fromkeys(titles, 5)), synsets, config)
@@ -98,21 +98,21 @@ def test_statistics_are_counts_bits_and_views() -> None:
     assert statistic["pear"] == 0
 
 
-def test_the_list_is_the_same_however_the_terms_are_partitioned() -> None:
+def test_partitioning_the_terms_does_not_change_the_list() -> None:
     text = "new york new york big apple york big\nbig york apple"
 
-    def split(terms: pa.Table, place: int, group: str) -> pa.Table:
-        return terms.filter(pa.array([term.split()[place] in group for term in terms["term"].to_pylist()]))
+    def split(terms: pa.Table, index: int, group: str) -> pa.Table:
+        return terms.filter(pa.array([term.split()[index] in group for term in terms["term"].to_pylist()]))
 
     counts = count_terms([text])
-    parts = [add_up(split(counts, 0, group), EVERYTHING) for group in ("new big", "york apple")]
+    parts = [sum_terms(split(counts, 0, group), EVERYTHING) for group in ("new big", "york apple")]
     total, terms = sum(map(num_words, parts)), pa.concat_tables(parts)
     parts = [score(split(terms, -1, group), total, EVERYTHING) for group in ("apple new", "york big")]
     found = select_queries(pa.concat_tables(parts), NO_TITLES, [], EVERYTHING)
     assert found == select_queries(scored(text, EVERYTHING), NO_TITLES, [], EVERYTHING)
 
 
-def test_titles_are_those_of_articles_with_views_enough() -> None:
+def test_popular_titles_are_articles_with_enough_views() -> None:
     config = QueriesConfig(min_title_views=10)
     viewed = pa.concat_tables([views(Dog=6, Cat=9), views(Dog=4, Zebra=30, Special=99)])
     titles = popular_titles(viewed, pa.table({"title": ["Dog", "Zebra", "Cat", None]}), config)
@@ -132,11 +132,11 @@ def test_a_title_loses_its_qualifier_and_its_capitals() -> None:
     assert chosen(table) == [("mercury", "title"), ("(g)i-dle", "title"), ("??", "title"), ("milky way", "wordnet")]
 
 
-def test_metaclip_follows_its_own_figures() -> None:
-    """PMI of 30 bits in 2^31 words: a pair of words seen once; names keep their capitals and qualifiers."""
+def test_mode_metaclip_uses_its_own_thresholds() -> None:
+    """A bi-gram that occurs once in 2^31 words reaches a PMI of 30 bits; names keep their capitals and qualifiers."""
     config = QueriesConfig(mode="metaclip", size=1, min_word_count=1)
     counts = [("common", 1, 2**31), ("rare", 1, 1), ("pair", 1, 1), ("rare pair", 2, 1), ("common rare", 2, 1)]
-    terms = add_up(pa.table([list(column) for column in zip(*counts, strict=True)], schema=TERM_COUNTS), config)
+    terms = sum_terms(pa.table([list(column) for column in zip(*counts, strict=True)], schema=TERM_COUNTS), config)
     titles = popular_titles(views(**{"Mercury (planet)": 70, "Talk:Dog": 99, "Cat": 69}), None, config)
     table = select_queries(score(terms, num_words(terms), config), titles, ["Milky Way", "common"], config)
     assert chosen(table) == [
@@ -150,14 +150,14 @@ def test_metaclip_follows_its_own_figures() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=60))
-def test_the_matcher_takes_every_list(text: str) -> None:
-    """Queries are normalised once more there; none may become empty or the same as another."""
+def test_the_matcher_accepts_every_list(text: str) -> None:
+    """The matcher normalises queries again; no query may become empty or equal to another."""
     table = select_queries(scored(text, EVERYTHING), NO_TITLES, [text] if text.strip() else [], EVERYTHING)
     queries = table["text"].to_pylist()
     assert set(Matcher(queries).match(" ".join(queries))) == set(range(len(queries)))
 
 
-def test_the_defaults_are_those_of_the_paper() -> None:
+def test_the_defaults_equal_the_paper() -> None:
     config = QueriesConfig()
     assert (config.size, config.min_word_count) == (paper.NUM_QUERIES.value, paper.MIN_WORD_COUNT.value)
 
@@ -174,7 +174,7 @@ ADJECTIVES = (
 )
 
 
-def test_synsets_are_the_first_words_of_the_data_files(tmp_path: Path) -> None:
+def test_synsets_are_the_first_words_of_lines_in_the_data_files(tmp_path: Path) -> None:
     (tmp_path / "data.noun").write_text(NOUNS)
     (tmp_path / "data.adj").write_text(ADJECTIVES)
     for name in ("data.verb", "data.adv"):
@@ -182,13 +182,13 @@ def test_synsets_are_the_first_words_of_the_data_files(tmp_path: Path) -> None:
     assert list(wordnet_synsets(str(tmp_path))) == ["entity", "dog", "Milky Way", "able", "galore"]
 
 
-def test_a_folder_without_wordnet(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"wordnet={tmp_path}: .*data.noun.* are not there"):
+def test_a_folder_without_wordnet_raises(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"wordnet={tmp_path}: .*data.noun.* are missing"):
         list(wordnet_synsets(str(tmp_path)))
 
 
-@pytest.mark.skipif(not Path("/usr/share/wordnet/data.noun").exists(), reason="Debian's wordnet-base is not there")
-def test_the_installed_wordnet() -> None:
+@pytest.mark.skipif(not Path("/usr/share/wordnet/data.noun").exists(), reason="Debian's wordnet-base is not installed")
+def test_the_installed_wordnet_has_all_synsets() -> None:
     synsets = list(wordnet_synsets("/usr/share/wordnet"))
     assert len(synsets) == 117_659
     assert {"dog", "Milky Way", "galore"} <= set(synsets)

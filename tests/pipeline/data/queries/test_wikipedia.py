@@ -42,7 +42,7 @@ def read(data: bytes, start: int = 0, stop: int | None = None) -> list[tuple[str
 PAGES = [page(f"Page {i}", f"The text of page {i}. " * (i + 1)) for i in range(9)]
 
 
-def test_articles_redirects_and_other_pages() -> None:
+def test_redirects_and_other_namespaces_have_a_reason() -> None:
     pages = [page("Dog", "A ''dog'' barks."), page("Hound", "#REDIRECT [[Dog]]", redirect=True)]
     pages.append(page("Talk:Dog", "Woof.", namespace=1))
     for data in (multistream(pages), bz2.compress(HEAD + b"".join(pages) + TAIL)):
@@ -55,8 +55,8 @@ def test_articles_redirects_and_other_pages() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2000), max_size=6), st.integers(1, 4), st.booleans())
-def test_extents_share_the_pages_out(cuts: list[int], at_once: int, pages_span_streams: bool) -> None:
-    """Whatever the ranges, and even where streams end in the middle of a page, every page is in one of them."""
+def test_every_page_is_in_exactly_one_byte_range(cuts: list[int], at_once: int, pages_span_streams: bool) -> None:
+    """This holds for any ranges, even if streams end in the middle of a page."""
     if pages_span_streams:
         xml = HEAD + b"".join(PAGES) + TAIL
         data = b"".join(bz2.compress(xml[i : i + 150 * at_once]) for i in range(0, len(xml), 150 * at_once))
@@ -68,14 +68,14 @@ def test_extents_share_the_pages_out(cuts: list[int], at_once: int, pages_span_s
     assert [row[0] for row in found] == [f"Page {i}" for i in range(9)]
 
 
-def test_small_reads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_reads_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     data = multistream(PAGES)
     whole = read(data)
     monkeypatch.setattr(wikipedia, "READ_BYTES", 7)
     assert read(data) == whole
 
 
-def test_a_truncated_dump_says_so_and_keeps_what_is_whole() -> None:
+def test_a_truncated_dump_has_a_reason_and_keeps_its_complete_pages() -> None:
     data = multistream(PAGES)
     found = read(data[: len(data) * 2 // 3])
     assert found[-1] == (None, None, Reason.TRUNCATED_RECORD)
@@ -103,7 +103,7 @@ def test_invalid_utf8_is_replaced() -> None:
     assert read(bz2.compress(PAGES[0].replace(b"page 0", b"caf\xe9")))[0][1] == "The text of caf\ufffd."
 
 
-def test_a_page_beyond_any_size_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_above_the_maximum_size_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wikipedia, "MAX_PAGE_BYTES", 500)
     monkeypatch.setattr(wikipedia, "READ_BYTES", 100)
     found = read(bz2.compress(PAGES[0] + page("Long", "long " * 1000) + PAGES[1]))
@@ -118,8 +118,8 @@ def test_a_page_beyond_any_size_is_broken(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     "text", ["word " * 200_000, "{{" * 3000, "[[" * 3000, "{| " * 1000, "&lt;ref&gt;" * 3000, "'''" * 3000]
 )
-def test_no_markup_hangs(text: str) -> None:
-    """A line of a million characters, and brackets that are never closed."""
+def test_hostile_markup_is_parsed_in_bounded_time(text: str) -> None:
+    """Among the texts are a line of a million characters and brackets that are never closed."""
     started = time.monotonic()
     found = read(bz2.compress(page("Odd", text)))
     assert len(found) == 1
@@ -146,18 +146,18 @@ def test_no_markup_hangs(text: str) -> None:
         ("<gallery>\nA.jpg|x\n</gallery>end", "end"),
     ],
 )
-def test_markup_becomes_text(markup: str, text: str) -> None:
+def test_markup_is_converted_to_text(markup: str, text: str) -> None:
     assert clean(markup) == text
 
 
-def test_what_is_no_dump_is_refused() -> None:
+def test_a_file_that_is_not_bz2_raises() -> None:
     with pytest.raises(ValueError, match=r"wikipedia=x\.bz2: not a bz2 file"):
         check_dump(io.BytesIO(b"<mediawiki>"), "x.bz2")
     check_dump(io.BytesIO(multistream(PAGES)), "x.bz2")
 
 
 @pytest.mark.realdata
-def test_a_real_dump(clip_data: Path) -> None:
+def test_a_real_dump_is_read(clip_data: Path) -> None:
     data = (clip_data / "enwiki-sample.xml.bz2").read_bytes()
     xml = bz2.decompress(data)
     found = read(data)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.safety.block_lists import BlockLists, Keys, Pictures, apply_lists, read_block_lists
+from pipeline.data.safety.block_lists import BlockLists, HashKeys, PictureHashes, apply_lists, read_block_lists
 from pipeline.data.safety.screening import SafetyConfig
 from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
@@ -26,7 +26,7 @@ def open_file(uri: str) -> Any:
 
 
 def lists_of(folder: Path, **entries: str | bytes) -> BlockLists:
-    """Lists whose kinds are named, each from a file of its own."""
+    """Block lists from entries by kind, one file per kind."""
     files = {}
     for kind, text in entries.items():
         (folder / f"{kind}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -34,19 +34,19 @@ def lists_of(folder: Path, **entries: str | bytes) -> BlockLists:
     return read_block_lists(SafetyConfig(**files), open_file)  # type: ignore[arg-type]
 
 
-def test_comments_empty_lines_and_a_byte_order_mark_say_nothing(tmp_path: Path) -> None:
+def test_comments_empty_lines_and_a_byte_order_mark_are_ignored(tmp_path: Path) -> None:
     text = f"\ufeff# files\r\n{FILE.upper()}\r\n\r\n  # {'cd' * 32}\n{'ef' * 32}"
     lists = lists_of(tmp_path, sha256=text.encode())
-    assert lists.why_not_file(FILE) is Reason.BLOCKED_FILE
-    assert lists.why_not_file("ef" * 32) is Reason.BLOCKED_FILE
-    assert lists.why_not_file("cd" * 32) is None
+    assert lists.file_block_reason(FILE) is Reason.BLOCKED_FILE
+    assert lists.file_block_reason("ef" * 32) is Reason.BLOCKED_FILE
+    assert lists.file_block_reason("cd" * 32) is None
 
 
 def test_without_lists_nothing_is_blocked(tmp_path: Path) -> None:
     lists = lists_of(tmp_path)
-    assert lists.why_not_url("http://a.example/") is None
-    assert lists.why_not_file(FILE) is None
-    assert lists.why_not_picture(0) is None
+    assert lists.url_block_reason("http://a.example/") is None
+    assert lists.file_block_reason(FILE) is None
+    assert lists.picture_block_reason(0) is None
     assert repr(lists) == "BlockLists(0 urls, 0 domains, 0 files, 0 pictures)"
 
 
@@ -60,14 +60,18 @@ def test_without_lists_nothing_is_blocked(tmp_path: Path) -> None:
         ("domain", pa.array(["a.example"])),
     ],
 )
-def test_a_table_is_read_by_its_column(kind: str, column: pa.Array, tmp_path: Path) -> None:
+def test_a_table_is_read_from_the_column_of_its_kind(kind: str, column: pa.Array, tmp_path: Path) -> None:
     file = tmp_path / "list.parquet"
     pq.write_table(pa.table({"other": ["x"] * len(column), kind: column}), file, row_group_size=1)
     lists = read_block_lists(SafetyConfig(**{OPTIONS[kind]: [str(file)]}), open_file)  # type: ignore[arg-type]
     text = lists_of(tmp_path, **{kind: GOOD[kind]})
-    for found in (lists, text):
-        asked = (found.why_not_file(FILE), found.why_not_picture(0x00FF00FF00FF00FF), found.why_not_url(GOOD["url"]))
-        assert [reason is not None for reason in asked].count(True) == 1, kind
+    for read in (lists, text):
+        reasons = (
+            read.file_block_reason(FILE),
+            read.picture_block_reason(0x00FF00FF00FF00FF),
+            read.url_block_reason(GOOD["url"]),
+        )
+        assert [reason is not None for reason in reasons].count(True) == 1, kind
     assert lists.digests[OPTIONS[kind]] == [hashlib.sha256(file.read_bytes()).hexdigest()]
 
 
@@ -97,7 +101,7 @@ def test_a_table_is_read_by_its_column(kind: str, column: pa.Array, tmp_path: Pa
         ("domain", b"\xff.example"),
     ],
 )
-def test_a_line_of_another_kind_is_named_but_not_shown(kind: str, line: str | bytes, tmp_path: Path) -> None:
+def test_a_line_of_the_wrong_kind_is_reported_by_number_only(kind: str, line: str | bytes, tmp_path: Path) -> None:
     data = line if isinstance(line, bytes) else line.encode()
     text = f"# of this kind\n{GOOD[kind]}\n\n".encode() + data + b"\n"
     with pytest.raises(ValueError, match=rf"safety\.{OPTIONS[kind]}: .*{kind}\.txt, line 4: not an? ") as caught:
@@ -115,7 +119,7 @@ def test_a_line_of_another_kind_is_named_but_not_shown(kind: str, line: str | by
         (pa.table({"sha256": pa.array([], pa.string())}), "has no entry"),
     ],
 )
-def test_a_table_that_is_no_list_is_refused(rows: pa.Table, message: str, tmp_path: Path) -> None:
+def test_a_table_that_is_not_a_list_raises(rows: pa.Table, message: str, tmp_path: Path) -> None:
     file = tmp_path / "list.parquet"
     pq.write_table(rows, file)
     with pytest.raises(ValueError, match=rf"safety\.block_sha256: .*list\.parquet,? {message}"):
@@ -123,13 +127,13 @@ def test_a_table_that_is_no_list_is_refused(rows: pa.Table, message: str, tmp_pa
 
 
 @pytest.mark.parametrize("column", [pa.array([7, -1]), pa.array([7.0, 8.0])])
-def test_a_number_that_is_no_hash_is_refused(column: pa.Array, tmp_path: Path) -> None:
+def test_a_number_that_is_not_a_hash_raises(column: pa.Array, tmp_path: Path) -> None:
     pq.write_table(pa.table({"phash": column}), tmp_path / "list.parquet")
     with pytest.raises(ValueError, match=r"list\.parquet, row [12]: not a perceptual hash"):
         read_block_lists(SafetyConfig(block_phash=[str(tmp_path / "list.parquet")]), open_file)
 
 
-def test_a_list_without_entries_or_without_a_file_is_refused(tmp_path: Path) -> None:
+def test_an_empty_missing_or_unreadable_list_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"safety\.block_urls: .*url\.txt has no entry"):
         lists_of(tmp_path, url="# none\n\n")
     with pytest.raises(ValueError, match=r"safety\.block_domains: .*none\.txt cannot be read"):
@@ -139,12 +143,12 @@ def test_a_list_without_entries_or_without_a_file_is_refused(tmp_path: Path) -> 
         read_block_lists(SafetyConfig(block_sha256=[str(tmp_path / "text.parquet")]), open_file)
 
 
-def test_lists_travel_and_are_known_by_their_files(tmp_path: Path) -> None:
+def test_lists_can_be_pickled_and_have_digests_of_their_files(tmp_path: Path) -> None:
     texts = {"sha256": FILE, "url": "http://a.example/x.jpg", "domain": "b.example", "phash": "0" * 16}
     lists = lists_of(tmp_path, **texts)
     copy = pickle.loads(pickle.dumps(lists))  # noqa: S301 (our own)
-    assert copy.why_not_file(FILE) is Reason.BLOCKED_FILE
-    assert copy.why_not_picture(7) is Reason.BLOCKED_PICTURE
+    assert copy.file_block_reason(FILE) is Reason.BLOCKED_FILE
+    assert copy.picture_block_reason(7) is Reason.BLOCKED_PICTURE
     assert copy.digests == {
         option: [hashlib.sha256(texts[kind].encode()).hexdigest()] for kind, option in OPTIONS.items()
     }
@@ -161,9 +165,9 @@ def test_lists_travel_and_are_known_by_their_files(tmp_path: Path) -> None:
         "https://xn--mnchen-3ya.example/%C3%A9.jpg?q=%C3%BC",
     ],
 )
-def test_an_address_is_blocked_in_every_spelling_of_it(url: str, tmp_path: Path) -> None:
+def test_a_url_is_blocked_in_every_spelling(url: str, tmp_path: Path) -> None:
     lists = lists_of(tmp_path, url="http://a.example/x.jpg\nhttps://MÜNCHEN.example/é.jpg?q=ü\n")
-    assert lists.why_not_url(url) is Reason.BLOCKED_URL
+    assert lists.url_block_reason(url) is Reason.BLOCKED_URL
 
 
 @pytest.mark.parametrize(
@@ -178,19 +182,19 @@ def test_an_address_is_blocked_in_every_spelling_of_it(url: str, tmp_path: Path)
         *(None, "http://[broken/", "data:12", "table:12", "javascript:alert()", ""),
     ],
 )
-def test_another_address_is_not_blocked(url: str | None, tmp_path: Path) -> None:
+def test_other_urls_are_not_blocked(url: str | None, tmp_path: Path) -> None:
     lists = lists_of(tmp_path, url="http://a.example/x.jpg", domain="b.example")
-    assert lists.why_not_url(url) is None
+    assert lists.url_block_reason(url) is None
 
 
 @pytest.mark.parametrize(
     "url",
     ["http://1.2.3.4/x", "http://16909060/x", "http://0x01020304/x", "http://[2001:DB8:0::1]/x", "http://1.2.772/"],
 )
-def test_a_blocked_ip_address_is_known_in_every_notation(url: str, tmp_path: Path) -> None:
+def test_an_ip_address_is_blocked_in_every_notation(url: str, tmp_path: Path) -> None:
     lists = lists_of(tmp_path, domain="1.2.3.4\n2001:db8::1\n3.4.example")
-    assert lists.why_not_url(url) is Reason.BLOCKED_DOMAIN
-    assert lists.why_not_url("http://9.9.3.4/x") is None
+    assert lists.url_block_reason(url) is Reason.BLOCKED_DOMAIN
+    assert lists.url_block_reason("http://9.9.3.4/x") is None
 
 
 labels = st.sampled_from(["a", "b", "aa", "xn--mnchen-3ya", "a-b"])
@@ -199,13 +203,13 @@ hosts = st.lists(labels, min_size=2, max_size=4).map(".".join)
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(hosts, min_size=1, max_size=4), st.lists(hosts, min_size=1, max_size=8))
-def test_domains_are_blocked_with_their_subdomains_alone(
-    tmp_path_factory: pytest.TempPathFactory, blocked: list[str], asked: list[str]
+def test_a_domain_blocks_only_itself_and_its_subdomains(
+    tmp_path_factory: pytest.TempPathFactory, blocked: list[str], requested: list[str]
 ) -> None:
     lists = lists_of(tmp_path_factory.getbasetemp(), domain="\n".join(blocked))
-    for host in asked:
+    for host in requested:
         naive = any(host == domain or host.endswith(f".{domain}") for domain in blocked)
-        reason = lists.why_not_url(f"https://{host.upper()}:8443/x?y=z")
+        reason = lists.url_block_reason(f"https://{host.upper()}:8443/x?y=z")
         assert reason is (Reason.BLOCKED_DOMAIN if naive else None), (host, blocked)
 
 
@@ -215,27 +219,27 @@ words = st.integers(0, 2**64 - 1)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 7]), words), max_size=20), st.tuples(st.sampled_from([0, 7]), words))
 def test_keys_equal_a_set(keys: list[tuple[int, int]], other: tuple[int, int]) -> None:
-    """Those that share their first word are told apart by the second."""
-    found = Keys(np.array(keys, np.uint64).reshape(-1, 2))
+    """HashKeys with the same first word are distinguished by the second word."""
+    key_set = HashKeys(np.array(keys, np.uint64).reshape(-1, 2))
     for key in [*keys, other]:
-        assert (np.array(key, ">u8").tobytes() in found) == (key in set(keys))
-    assert len(set(keys)) <= len(found) <= len(keys)
+        assert (np.array(key, ">u8").tobytes() in key_set) == (key in set(keys))
+    assert len(set(keys)) <= len(key_set) <= len(keys)
 
 
 @pytest.mark.parametrize("long", [False, True], ids=["one pass", "bands"])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), radius=st.integers(0, 12), seed=st.integers(0, 2**32 - 1))
-def test_a_picture_is_found_as_brute_force_finds_it(long: bool, data: st.DataObject, radius: int, seed: int) -> None:
+def test_the_search_of_pictures_equals_brute_force(long: bool, data: st.DataObject, radius: int, seed: int) -> None:
     hashes = np.random.default_rng(seed).integers(0, 2**64, 200, dtype=np.uint64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.data.safety.block_lists._LONG", 100 if long else 1_000)
-        pictures = Pictures(hashes, radius)
+        pictures = PictureHashes(hashes, radius)
     assert len(pictures._sorted) == (radius + 1 if long and radius <= 7 else 1)
     entry = int(hashes[data.draw(st.integers(0, 199))])
     flips = data.draw(st.sets(st.integers(0, 63), max_size=radius + 2))
-    asked = entry ^ sum(1 << bit for bit in flips)
-    nearest = min((int(other) ^ asked).bit_count() for other in hashes)
-    assert (asked in pictures) == (nearest <= radius)
+    target = entry ^ sum(1 << bit for bit in flips)
+    nearest = min((int(other) ^ target).bit_count() for other in hashes)
+    assert (target in pictures) == (nearest <= radius)
 
 
 def rows_of(table: pa.Table) -> list[Mapping[str, Any]]:
@@ -243,7 +247,7 @@ def rows_of(table: pa.Table) -> list[Mapping[str, Any]]:
     return rows
 
 
-def test_candidates_lose_what_is_listed_and_the_images_they_hold(tmp_path: Path) -> None:
+def test_listed_candidates_are_dropped_and_lose_their_images(tmp_path: Path) -> None:
     listed, other = b"a listed file", b"another one"
     lists = lists_of(
         tmp_path,

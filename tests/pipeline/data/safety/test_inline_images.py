@@ -19,7 +19,7 @@ BLOCKED, UNSAFE, BROKEN = b"blocked", b"unsafe", b"broken"
 
 
 class Recorder:
-    """Stands in for the crawler and the screen: a row's image says what becomes of it."""
+    """Stands in for the crawler and the screen; the bytes of a row's image determine its reason."""
 
     def __init__(self) -> None:
         self.crawled: list[bytes] = []
@@ -42,10 +42,10 @@ class Recorder:
 
 
 def must_not_be_called(_: pa.Table) -> pa.Table:
-    raise AssertionError("there is nothing to look at")
+    raise AssertionError("called without images")
 
 
-def test_what_must_not_get_in_has_a_reason_and_no_image() -> None:
+def test_blocked_and_unsafe_images_are_removed_with_a_reason() -> None:
     recorder = Recorder()
     table = candidates(
         url=[f"http://a.example/{n}" for n in range(7)],
@@ -54,7 +54,7 @@ def test_what_must_not_get_in_has_a_reason_and_no_image() -> None:
         reason=[None, None, None, None, Reason.NO_QUERY, None, Reason.CAPTION_SHORT],
     )
     done = InlineImages(recorder.crawl, recorder.screen)(table)
-    assert recorder.crawled == [b"good", BLOCKED, UNSAFE, BROKEN], "only what is held, and still in"
+    assert recorder.crawled == [b"good", BLOCKED, UNSAFE, BROKEN], "only images of rows that are not dropped"
     assert recorder.screened == [None, Reason.BLOCKED_PICTURE, None, Reason.CORRUPT_IMAGE]
     assert done.schema == CANDIDATES
     assert done["reason"].to_pylist() == [
@@ -63,7 +63,7 @@ def test_what_must_not_get_in_has_a_reason_and_no_image() -> None:
         None,
         Reason.UNSAFE,
         Reason.NO_QUERY,
-        None,  # the crawl proper says what is wrong with it
+        None,  # the crawl reports corrupt images later
         Reason.CAPTION_SHORT,
     ]
     assert done["image"].to_pylist() == [b"good", None, None, None, None, BROKEN, None]
@@ -72,11 +72,11 @@ def test_what_must_not_get_in_has_a_reason_and_no_image() -> None:
 
 
 @pytest.mark.parametrize("images", [[None, b"out"], []])
-def test_where_nothing_is_held_nobody_is_asked(images: list[bytes | None]) -> None:
+def test_nothing_is_called_without_images_to_screen(images: list[bytes | None]) -> None:
     reasons = [Reason.NO_QUERY if image else None for image in images]
     table = candidates(url=["http://a.example/"] * len(images), image=images, reason=reasons)
-    look: Transform = must_not_be_called
-    done = InlineImages(look, look)(table)
+    unused: Transform = must_not_be_called
+    done = InlineImages(unused, unused)(table)
     assert done["reason"].to_pylist() == reasons
     assert done["image"].to_pylist() == [None] * len(images)
 

@@ -17,7 +17,7 @@ HERE = __name__
 
 
 class ByFirstByte:
-    """A classifier after docs/safety.md: a byte of 0 to 255 is a probability of 0 to 1."""
+    """A classifier as in docs/safety.md: the first byte, 0 to 255, is a probability from 0 to 1."""
 
     def __init__(self, scale: float = 255.0) -> None:
         self.scale = scale
@@ -33,7 +33,7 @@ class NoCall:
 
 
 class Answers:
-    """Gives what it is told to give."""
+    """Returns or raises a given value."""
 
     def __init__(self, scores: Any) -> None:
         self.scores = scores
@@ -46,7 +46,7 @@ class Answers:
 
 
 def rows(*images: bytes | None) -> pa.Table:
-    """FETCHED of some images; None is a row that is out already."""
+    """FETCHED of some images; None is a row that is already dropped."""
     return fetched(
         jpg=list(images),
         reason=[None if image else Reason.NOT_FOUND for image in images],
@@ -58,7 +58,7 @@ def rows(*images: bytes | None) -> pa.Table:
     )
 
 
-def test_what_is_unsafe_goes_and_what_identifies_it_stays() -> None:
+def test_unsafe_images_are_removed_and_remain_identifiable() -> None:
     table, classifier = rows(b"\x00", None, b"\xff", b"\x80", b"\x7f"), ByFirstByte()
     done = screen(table, classifier, 128 / 255)
     assert classifier.num_images == [4]
@@ -75,10 +75,10 @@ def test_what_is_unsafe_goes_and_what_identifies_it_stays() -> None:
 
 def test_rows_without_an_image_are_not_judged() -> None:
     for table in (rows(None, None), rows(None).slice(1)):
-        assert screen(table, Answers(AssertionError("was asked")), 0.5) == table
+        assert screen(table, Answers(AssertionError("called without images")), 0.5) == table
 
 
-def test_many_images_are_judged_a_call_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_images_of_a_call_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.data.safety.screening.IMAGES_PER_CALL", 3)
     classifier = ByFirstByte()
     done = screen(rows(b"\x01", b"\xff", None, b"\x02", b"\x03", b"\xfe"), classifier, 0.5)
@@ -90,12 +90,14 @@ def test_many_images_are_judged_a_call_at_a_time(monkeypatch: pytest.MonkeyPatch
     "scores",
     [[0.1], [0.1, 0.2, 0.3], [], 0.1, [[0.1], [0.2]], [0.1, math.nan], [0.1, 1.5], [-0.1, 0.2], [0.1, math.inf]],
 )
-def test_anything_but_a_probability_for_each_image_stops_the_job(scores: Any) -> None:
-    with pytest.raises(ValueError, match=r"safety\.classifier: Answers gave (scores of shape|a score that is no prob)"):
+def test_scores_that_are_not_one_probability_per_image_stop_the_job(scores: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"safety\.classifier: Answers returned (scores of shape|a score that is not a prob)"
+    ):
         screen(rows(b"a", None, b"b"), Answers(scores), 0.5)
 
 
-def test_a_classifier_that_fails_stops_the_job() -> None:
+def test_an_error_of_the_classifier_stops_the_job() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         screen(rows(b"a"), Answers(RuntimeError("out of memory")), 0.5)
 
@@ -104,7 +106,7 @@ def test_scores_may_be_an_array() -> None:
     assert screen(rows(b"a", b"b"), Answers(np.array([0.2, 0.9], np.float32)), 0.5)["jpg"].to_pylist() == [b"a", None]
 
 
-def test_the_class_is_found_and_made_with_its_options() -> None:
+def test_the_class_is_created_with_its_options() -> None:
     config = SafetyConfig(classifier=f"{HERE}:ByFirstByte", classifier_options={"scale": 510.0})
     assert find_classifier(config) is ByFirstByte
     classifier = load_classifier(config)
@@ -124,8 +126,8 @@ def test_without_a_class_every_image_passes() -> None:
     [
         ("ByFirstByte", {}, r"safety\.classifier=ByFirstByte: must be package\.module:Class"),
         (f"{HERE}:", {}, r"must be package\.module:Class"),
-        ("no.such:Class", {}, r"there is no module no; it must be importable on every node"),
-        ("pipeline.none:Class", {}, r"there is no module pipeline\.none; "),
+        ("no.such:Class", {}, r"module no not found; it must be importable on every node"),
+        ("pipeline.none:Class", {}, r"module pipeline\.none not found; "),
         (f"{HERE}:Missing", {}, r"has no class Missing"),
         (f"{HERE}:rows", {}, r"has no class rows"),
         (f"{HERE}:NoCall", {}, r"its instances cannot be called"),
@@ -133,12 +135,12 @@ def test_without_a_class_every_image_passes() -> None:
         (f"{HERE}:Answers", {}, r"safety\.classifier_options do not fit .*: missing a required argument: 'scores'"),
     ],
 )
-def test_a_classifier_that_cannot_be_had_is_named(name: str, options: dict[str, float], message: str) -> None:
+def test_a_classifier_that_cannot_be_created_is_named(name: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_classifier(SafetyConfig(classifier=name, classifier_options=options))
 
 
-def test_a_module_that_the_classifier_itself_lacks_is_told_as_it_is(
+def test_a_missing_import_of_the_classifier_raises_the_original_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "their_classifier.py").write_text("import a_package_of_theirs\n")
@@ -158,6 +160,6 @@ def test_a_module_that_the_classifier_itself_lacks_is_told_as_it_is(
         ({"classifier_options": {"model": "x"}}, r"safety\.classifier_options are given, but no safety\.classifier"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SafetyConfig(**options)

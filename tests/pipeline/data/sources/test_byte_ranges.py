@@ -9,24 +9,24 @@ from pipeline.data.sources.byte_ranges import ByteRange, cut, read_lines, sha256
 
 
 @given(st.lists(st.integers(0, 1000), max_size=5), st.integers(1, 300))
-def test_extents_cover_each_file_once(sizes: list[int], max_bytes: int) -> None:
-    extents = cut(((str(i), size) for i, size in enumerate(sizes)), max_bytes)
+def test_ranges_cover_each_file_once(sizes: list[int], max_bytes: int) -> None:
+    ranges = cut(((str(i), size) for i, size in enumerate(sizes)), max_bytes)
     for i, size in enumerate(sizes):
-        own = [extent for extent in extents if extent.uri == str(i)]
+        own = [byte_range for byte_range in ranges if byte_range.uri == str(i)]
         assert [own[0].start, own[-1].stop] == [0, size]
         assert all(a.stop == b.start for a, b in pairwise(own))
-        assert all(extent.stop - extent.start <= max_bytes for extent in own)
+        assert all(byte_range.stop - byte_range.start <= max_bytes for byte_range in own)
 
 
 @given(st.binary(max_size=200) | st.text("a\n\r", max_size=40).map(str.encode), st.integers(1, 50))
-def test_every_line_is_in_one_extent(data: bytes, max_bytes: int) -> None:
-    extents = cut([("x", len(data))], max_bytes)
-    found = [line for extent in extents for line in read_lines(io.BytesIO(data), extent)]
+def test_every_line_is_in_one_range(data: bytes, max_bytes: int) -> None:
+    ranges = cut([("x", len(data))], max_bytes)
+    found = [line for byte_range in ranges for line in read_lines(io.BytesIO(data), byte_range)]
     lines = data.split(b"\n")
     assert found == [line.rstrip(b"\r").decode("utf-8", "replace") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def test_a_line_that_begins_in_an_extent_is_read_to_its_end() -> None:
+def test_a_line_that_begins_in_a_range_is_read_to_its_end() -> None:
     data = b"one\ntwo and more\nthree"
     assert list(read_lines(io.BytesIO(data), ByteRange("x", 0, 5))) == ["one", "two and more"]
     assert list(read_lines(io.BytesIO(data), ByteRange("x", 5, 20))) == ["three"]

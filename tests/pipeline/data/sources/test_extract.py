@@ -35,7 +35,7 @@ LAST = response(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + image_pa
 
 
 def outcomes(table: pa.Table) -> list[str]:
-    """The caption of each row that is in, the reason of the others."""
+    """The reason of each row, or its caption if it has no reason."""
     rows = zip(table["caption"].to_pylist(), table["reason"].to_pylist(), strict=True)
     return [reason or caption for caption, reason in rows]
 
@@ -88,7 +88,7 @@ def test_compressions(tmp_path: Path, suffix: str) -> None:
     assert outcomes(table) == ["the picture 0", "the picture 1", "the picture 2"]
 
 
-def test_an_archive_that_is_one_gzip_member() -> None:
+def test_an_archive_in_a_single_gzip_member() -> None:
     records = [response(b"HTTP/1.1 200 OK\r\n\r\n" + image_page(str(i))) for i in range(3)]
     assert outcomes(read(gzip.compress(b"".join(records)))) == [f"the picture {i}" for i in range(3)]
     for length in range(len(gzip.compress(b"".join(records)))):
@@ -114,7 +114,7 @@ def chunked(body: bytes) -> bytes:
         ([("Content-Encoding", "deflate")], zlib.compress(image_page("x"))),
         ([CHUNKED], chunked(image_page("x"))),
         ([GZIPPED, CHUNKED], chunked(gzip.compress(image_page("x"), mtime=0))),
-        # Crawlers that undo an encoding and leave its header
+        # Some crawlers undo an encoding but keep its header
         ([GZIPPED], image_page("x")),
         ([BROTLI], image_page("x")),
         ([CHUNKED], image_page("x")),
@@ -147,7 +147,7 @@ def test_encodings_are_undone(headers: list[tuple[str, str]], body: bytes) -> No
         (b"HTTP/1.1 200 OK\r\n\r\n<base href='http://[x'>" + image_page("x"), "the picture x"),
     ],
 )
-def test_an_odd_record_is_one_row_and_does_not_harm_the_next(message: bytes, outcome: str) -> None:
+def test_a_malformed_record_gives_one_row_and_does_not_affect_the_next(message: bytes, outcome: str) -> None:
     assert outcomes(read(members(response(message), LAST))) == [outcome, "the picture last"]
 
 
@@ -156,7 +156,7 @@ def test_records_of_other_protocols() -> None:
     assert outcomes(read(members(dns, LAST))) == [Reason.NOT_HTML, "the picture last"]
 
 
-def test_a_long_page_is_read_up_to_its_limit() -> None:
+def test_long_pages_are_truncated() -> None:
     page = image_page("first") + b"<p>lorem ipsum</p>" * 1_000 + image_page("second")
     archive = Archive()
     archive.add(page)
@@ -170,8 +170,8 @@ def test_a_long_page_is_read_up_to_its_limit() -> None:
     assert len(read(archive.data)) == 7
 
 
-def test_a_page_that_explodes_is_cut() -> None:
-    """100 MB of blanks in 100 KB: read whole, it would take a gigabyte and ten seconds."""
+def test_a_decompression_bomb_is_truncated() -> None:
+    """100 KB that decompress to 100 MB of blanks: reading all of it would take 1 GB and ten seconds."""
     archive = Archive()
     archive.add(image_page("first") + gzip.compress(b"", mtime=0), headers=HTML)
     archive.add(gzip.compress(image_page("x") + b" " * 100_000_000), headers=[*HTML, GZIPPED])
@@ -179,7 +179,7 @@ def test_a_page_that_explodes_is_cut() -> None:
 
 
 class TestDamage:
-    """Half downloads and flipped bits: no record may be missing without a row that says so."""
+    """Partial downloads and flipped bits: if a record is missing, a row must report it."""
 
     @pytest.fixture(params=[True, False], ids=["gzip", "plain"])
     def archive(self, request: pytest.FixtureRequest) -> tuple[bytes, list[int]]:
@@ -187,12 +187,12 @@ class TestDamage:
         offsets = [archive.add(image_page(str(i)), url=f"http://a.example/{i}") for i in range(3)]
         return archive.data, offsets
 
-    def test_a_file_that_ends_early(self, archive: tuple[bytes, list[int]]) -> None:
+    def test_truncated_files(self, archive: tuple[bytes, list[int]]) -> None:
         data, offsets = archive
         for length in range(len(data)):
             found = read(data[:length])
             reported = set(outcomes(found)) & DAMAGE
-            # A plain record ends in two empty lines, without which it is whole as well
+            # A plain record is complete even without the two empty lines at its end
             slack = 4 if data.startswith(b"WARC") else 0
             ends = [*offsets[1:], len(data)]
             between = length == 0 or any(end - slack <= length <= end for end in ends)
@@ -201,7 +201,7 @@ class TestDamage:
             assert outcomes(found)[: len(whole)] == [f"the picture {i}" for i in whole]
 
     @pytest.mark.parametrize("kind", ["flip", "zero", "drop", "double"])
-    def test_a_file_that_is_damaged_inside(self, archive: tuple[bytes, list[int]], kind: str) -> None:
+    def test_damage_inside_a_file(self, archive: tuple[bytes, list[int]], kind: str) -> None:
         data, offsets = archive
         for at in range(1, len(data), 5):
             piece = {
@@ -214,11 +214,11 @@ class TestDamage:
             if not set(outcomes(found)) & DAMAGE:
                 assert len(set(found["record_offset"].to_pylist())) == len(offsets), f"byte {at}"
 
-    def test_the_row_says_where(self) -> None:
+    def test_the_row_gives_the_offset(self) -> None:
         archive = Archive()
         start = [archive.add(image_page(str(i))) for i in range(3)][1]
         data = bytearray(archive.data)
-        data[start + 3] ^= 4  # of the gzip header's flags: what follows is now a field of that many bytes
+        data[start + 3] ^= 4  # a flag of the gzip header: the next bytes now give the length of an extra field
         rows = read(bytes(data)).to_pylist()
         assert [row["reason"] for row in rows] == [None, Reason.BROKEN_ARCHIVE]
         assert rows[1]["record_offset"] <= start
@@ -226,7 +226,7 @@ class TestDamage:
 
     @settings(max_examples=150, deadline=None)
     @given(st.binary(max_size=80), st.sampled_from([b"", b"WARC/1.0\r\n", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", LAST]))
-    def test_bytes_of_any_kind(self, junk: bytes, head: bytes) -> None:
+    def test_arbitrary_bytes(self, junk: bytes, head: bytes) -> None:
         found = outcomes(read(head + junk))
         if head == LAST:
             assert found[0] == "the picture last"
@@ -251,13 +251,13 @@ def opener(data: bytes) -> io.BytesIO:
         (b"PK\x03\x04 a zip file", "not a web archive"),
     ],
 )
-def test_files_that_are_no_archives(data: bytes, message: str) -> None:
+def test_files_that_are_not_archives(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=rf"runs/x\.warc\.gz: .*{message}"):
         check_archive("runs/x.warc.gz", lambda _: opener(data))
 
 
 @pytest.mark.realdata
-def test_every_record_of_every_real_archive_is_accounted_for(clip_data: Path) -> None:
+def test_every_record_of_real_archives_has_a_row(clip_data: Path) -> None:
     files = sorted((clip_data / "web").glob("*.gz"))
     assert files, "the folder of archives is empty"
     candidates = 0
@@ -280,7 +280,7 @@ def test_pages_of_one_site_do_not_depend_on_their_encoding_in_transfer(clip_data
 
 @pytest.mark.realdata
 def test_captions_in_the_charsets_of_real_pages(clip_data: Path) -> None:
-    file = clip_data / "web" / "chatnoir-resiliparse-clueweb-quirk.warc.gz"  # Japanese pages, header lines end in LF
+    file = clip_data / "web" / "chatnoir-resiliparse-clueweb-quirk.warc.gz"  # Japanese pages; header lines end in LF
     table = read_archive(str(file), open_file, ExtractConfig())
     captions = "".join(table["caption"].drop_null().to_pylist())
     assert captions.count("\ufffd") < len(captions) / 1000
@@ -299,7 +299,7 @@ KINDS = {
 
 
 def compare(ours: Counter[tuple[str, str, str]], theirs: Counter[tuple[str, str, str]]) -> None:
-    """The same texts as often; and the same addresses, where an image has one address only."""
+    """Texts must occur equally often, and URLs must be equal if an image has only one URL."""
     texts = [Counter({row[1:]: 0 for row in found}) for found in (ours, theirs)]
     for counted, found in zip(texts, (ours, theirs), strict=True):
         for row, count in found.items():
@@ -309,10 +309,12 @@ def compare(ours: Counter[tuple[str, str, str]], theirs: Counter[tuple[str, str,
 
 
 @pytest.mark.realdata
-def test_real_archives_as_warcio_and_the_standard_library_read_them(clip_data: Path) -> None:
-    """No difference is left but four, which are made equal before the comparison, in independent.py: port 80 goes from
-    addresses; labels of charsets mean what they mean on the web (gb2312 is gbk); of a picture with sources, or of an
-    image with srcset or lazy-load attributes, the two choose differently; and warcio cannot undo brotli."""
+def test_real_archives_agree_with_warcio_and_the_standard_library(clip_data: Path) -> None:
+    """The two readers agree after independent.py removes four differences.
+
+    Port 80 is removed from URLs. Charset labels have their meaning on the web (gb2312 is gbk). URLs are ignored for
+    pictures with sources and images with srcset or lazy-load attributes. Brotli is decoded outside of warcio.
+    """
     kinds: Counter[str] = Counter()
     num_candidates = 0
     for file in sorted((clip_data / "web").glob("*.gz")):
@@ -330,7 +332,7 @@ def test_real_archives_as_warcio_and_the_standard_library_read_them(clip_data: P
 
 
 @pytest.mark.realdata
-def test_real_pages_as_the_standard_library_reads_them(clip_data: Path) -> None:
+def test_real_pages_agree_with_the_standard_library(clip_data: Path) -> None:
     num_candidates = 0
     for page in pq.read_table(clip_data / "web" / "pages.parquet").to_pylist():
         found = page_candidates(decode(page["html"], None), page["url"], 1024, 2000)
@@ -389,7 +391,7 @@ def test_the_crawl_of_a_real_archive(clip_data: Path) -> None:
 
 
 def test_many_records_in_windows_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The beginnings of members stand anywhere in what is read at once, and look-alikes stand inside of them."""
+    """Members may begin anywhere in a window and may contain bytes that look like the beginning of a member."""
     pages = [image_page(str(number)) + b"\x1f\x8b\x08" * (number % 3) for number in range(20)]
     plain = [response(b"HTTP/1.1 200 OK\r\n\r\n" + page) for page in pages]
     stored = [gzip.compress(record, 0) for record in plain]

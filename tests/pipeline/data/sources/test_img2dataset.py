@@ -29,7 +29,7 @@ IMAGES = [b"image 0", None, b"image 2"]
 
 
 def meta(row: int) -> dict[str, Any]:
-    """What img2dataset 1.47 writes of a sample."""
+    """The metadata that img2dataset 1.47 writes for a sample."""
     rest = {"error_message": None, "width": 4, "height": 3, "original_width": 8, "original_height": 6, "exif": "{}"}
     return {**ROWS[row], "status": OUTCOMES[row], **rest, "sha256": "0" * 64}
 
@@ -58,7 +58,7 @@ def read(data: bytes, listed: pa.Table | None = LISTED) -> pa.Table:
     return read_shard("x/00000.tar", io.BytesIO(data), listed)
 
 
-def test_a_shard_gives_its_images_and_its_table_the_failures() -> None:
+def test_a_shard_gives_images_and_its_table_gives_failures() -> None:
     found = read(SHARD)
     assert found.schema == CANDIDATES
     assert found["url"].to_pylist() == [ROWS[row]["url"] for row in (0, 2, 1)]
@@ -70,13 +70,13 @@ def test_a_shard_gives_its_images_and_its_table_the_failures() -> None:
     assert read(SHARD, None).num_rows == 2
 
 
-def test_the_same_from_its_parquet_output(tmp_path: Path) -> None:
+def test_parquet_output_gives_the_same_candidates(tmp_path: Path) -> None:
     table = LISTED.append_column("jpg", pa.array(IMAGES, pa.binary()))
     table = table.append_column("txt", table["caption"])
     pq.write_table(table, tmp_path / "00000.parquet")
-    place = (str(tmp_path / "00000.parquet"), pyarrow.fs.LocalFileSystem(), str(tmp_path / "00000.parquet"))
-    check_table(*place)
-    found = read_table(*place).sort_by("pair_id")
+    location = (str(tmp_path / "00000.parquet"), pyarrow.fs.LocalFileSystem(), str(tmp_path / "00000.parquet"))
+    check_table(*location)
+    found = read_table(*location).sort_by("pair_id")
     columns = ["pair_id", "url", "caption", "image", "reason"]
     assert found.select(columns) == read(SHARD).sort_by("pair_id").select(columns)
 
@@ -88,7 +88,7 @@ def test_names_of_members(extension: str) -> None:
     assert (row["image"], row["caption"], row["reason"]) == (b"image", "a star", None)
 
 
-def test_samples_that_lack_something() -> None:
+def test_incomplete_samples() -> None:
     members = [
         ("0.jpg", b"image"),
         ("1.json", json.dumps(meta(1)).encode()),
@@ -102,10 +102,10 @@ def test_samples_that_lack_something() -> None:
     bad = Reason.BAD_URL
     assert found["reason"].to_pylist() == [None, None, bad, Reason.BROKEN_RECORD, bad, bad]
     assert found["image"].to_pylist() == [b"image", *[None] * 5]
-    assert found["url"].to_pylist()[1] == ROWS[1]["url"], "it is asked for again"
+    assert found["url"].to_pylist()[1] == ROWS[1]["url"], "its image is requested again"
 
 
-def test_members_that_are_too_long_or_are_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_that_are_too_long_or_not_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(img2dataset._LIMITS, "jpg", 10)
     link = tarfile.TarInfo("1.jpg")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -121,7 +121,7 @@ def test_members_that_are_too_long_or_are_no_files(monkeypatch: pytest.MonkeyPat
     assert found["image"].to_pylist() == [None, bytes(10)]
 
 
-def test_of_a_damaged_shard_the_rest_is_asked_for_again() -> None:
+def test_samples_after_damage_are_requested_again() -> None:
     for length in range(0, len(SHARD.rstrip(b"\0")), 100):
         found = read(SHARD[:length])
         broken = found.filter(pc.equal(found["reason"], Reason.BROKEN_ARCHIVE))
@@ -131,29 +131,29 @@ def test_of_a_damaged_shard_the_rest_is_asked_for_again() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 12), st.integers(0, 511), st.integers(1, 255))
-def test_no_flipped_byte_loses_a_row(block: int, place: int, flip: int) -> None:
+def test_no_flipped_byte_loses_a_row(block: int, offset: int, flip: int) -> None:
     data = bytearray(SHARD)
-    data[(block * 512 + place) % len(data)] ^= flip
+    data[(block * 512 + offset) % len(data)] ^= flip
     found = read(bytes(data))
     assert set(found["url"].drop_null().to_pylist()) >= {ROWS[1]["url"]}
     assert found.num_rows >= 3
 
 
-def test_bytes_that_do_not_come_are_an_error() -> None:
+def test_a_failing_storage_raises_an_error() -> None:
     class Broken(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:  # noqa: ARG002 (the base class's)
+        def read(self, size: int | None = -1, /) -> bytes:  # noqa: ARG002 (signature of the base class)
             raise OSError("the network is gone")
 
     with pytest.raises(ReadError, match="the network is gone"):
         read_shard("x.tar", Broken(SHARD), LISTED)
 
 
-def test_tables_beside_shards_are_left_out_and_others_stay() -> None:
+def test_only_tables_next_to_shards_are_left_out() -> None:
     files = ["a/0.parquet", "a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
     assert img2dataset.without_tables_beside(files) == ["a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
 
 
-def test_what_a_sample_says() -> None:
+def test_properties_of_a_sample() -> None:
     full = img2dataset.Sample("0", 0, {"png": b"png", "jpg": b"jpg", "txt": b"a \xff", "json": b'{"url": "x"}'})
     assert (full.text, full.fields(), full.image, full.image_is_too_long) == ("a \ufffd", {"url": "x"}, b"jpg", False)
     empty = img2dataset.Sample("0", 0, {})

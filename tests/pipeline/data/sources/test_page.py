@@ -31,7 +31,7 @@ def found(html: str, page_url: str = PAGE) -> list[tuple[str, str, str]]:
     return [(row["url"], row["caption_source"], row["caption"]) for row in rows_of(html, page_url)]
 
 
-def address(html: str) -> str:
+def image_url(html: str) -> str:
     (row,) = rows_of(html)
     return str(row["url"])
 
@@ -52,7 +52,7 @@ def test_each_text_of_an_image_is_a_candidate() -> None:
     ]
 
 
-def test_a_figcaption_is_that_of_the_nearest_figure() -> None:
+def test_a_figcaption_belongs_to_the_nearest_figure() -> None:
     html = """<figure><figcaption>outer one</figcaption><img src="1">
       <figure><div><div><img src="2"></div></div><figcaption>inner one</figcaption></figure></figure><img src="3">"""
     assert [(url[-1], caption) for url, _, caption in found(html)] == [("1", "outer one"), ("2", "inner one")]
@@ -84,20 +84,20 @@ def test_og_image_alt_describes_og_image() -> None:
         ('<base target="_blank"><base href="/one/"><base href="/two/">', "x.jpg", "http://a.example/one/x.jpg"),
     ],
 )
-def test_addresses_are_absolute_and_of_one_spelling(base: str, src: str, expected: str) -> None:
-    assert address(f'{base}<img src="{src}" alt="a star">') == expected
+def test_urls_are_absolute_and_normalized(base: str, src: str, expected: str) -> None:
+    assert image_url(f'{base}<img src="{src}" alt="a star">') == expected
 
 
 @pytest.mark.parametrize(
     "src", ["http://[bad/x.jpg", "http://a.example:99999/x.jpg", "javascript:void(0)", "about:blank"]
 )
-def test_addresses_that_cannot_be_used(src: str) -> None:
+def test_unusable_urls(src: str) -> None:
     (row,) = rows_of(f'<img src="{src}" alt="a star">')
     assert row["reason"] == Reason.BAD_URL
 
 
 @pytest.mark.parametrize("page_url", ["", "http://[bad", "post.html", "dns:a.example"])
-def test_a_relative_address_on_a_page_without_one(page_url: str) -> None:
+def test_a_relative_url_on_a_page_without_a_url(page_url: str) -> None:
     (row,) = rows_of('<img src="x.jpg" alt="a star">', page_url)
     assert row["reason"] == Reason.BAD_URL
 
@@ -116,13 +116,13 @@ def test_a_relative_address_on_a_page_without_one(page_url: str) -> None:
         ('src="s" srcset=" , "', "s"),
     ],
 )
-def test_the_address_is_what_a_browser_would_show_in_the_end(attributes: str, expected: str) -> None:
-    assert address(f'<img {attributes} alt="a star">') == f"http://a.example/blog/{expected}"
+def test_the_url_is_the_one_a_browser_finally_shows(attributes: str, expected: str) -> None:
+    assert image_url(f'<img {attributes} alt="a star">') == f"http://a.example/blog/{expected}"
 
 
-def test_a_picture_is_read_from_its_sources() -> None:
+def test_the_url_of_a_picture_comes_from_its_sources() -> None:
     sources = '<source srcset="a.webp 320w, b.webp 800w"><source srcset="c.avif">'
-    assert address(f'<picture>{sources}<img src="s" alt="a star"></picture>') == "http://a.example/blog/b.webp"
+    assert image_url(f'<picture>{sources}<img src="s" alt="a star"></picture>') == "http://a.example/blog/b.webp"
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_a_picture_is_read_from_its_sources() -> None:
         ('<source media="(orientation: landscape)" srcset="a">', "a"),
     ],
 )
-def test_a_picture_is_that_of_a_screen(sources: str, expected: str) -> None:
-    assert address(f'<picture>{sources}<img src="s" alt="a star"></picture>') == f"http://a.example/blog/{expected}"
+def test_sources_must_fit_a_screen(sources: str, expected: str) -> None:
+    assert image_url(f'<picture>{sources}<img src="s" alt="a star"></picture>') == f"http://a.example/blog/{expected}"
 
 
-def test_what_stands_in_noscript_is_read() -> None:
+def test_noscript_content_is_read() -> None:
     lazy = '<img src="data:image/gif;base64,R0lGODlhAQABAIAAAA" alt="a star" data-unknown="x">'
     rows = found(f'<p>{lazy}<noscript><img src="star.jpg" alt="a star"></noscript>')
     assert [url for url, *_ in rows][1:] == ["http://a.example/blog/star.jpg"]
@@ -164,7 +164,7 @@ def test_what_stands_in_noscript_is_read() -> None:
         ("d 3000w, c 2000w", "c"),
         ("http://x/a,w_100/p.jpg 100w, http://x/a,w_200/p.jpg 200w", "http://x/a,w_200/p.jpg"),
         ("data:image/png;base64,AAAA 1x, b 2x", "b"),
-        ("a 100w 50h, b 200w", "b"),  # an unknown descriptor counts as none
+        ("a 100w 50h, b 200w", "b"),  # unknown descriptors are ignored
         ("a 1.2.3x, b 2x", "b"),
         ("a ..w", "a"),
         ("a -1w, b 0w", "a"),
@@ -198,19 +198,19 @@ PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRA
         "data:image/gif," + "".join(f"%{byte:02x}" for byte in PIXEL),
     ],
 )
-def test_a_data_address_holds_its_image(src: str) -> None:
+def test_a_data_url_contains_its_image(src: str) -> None:
     (row,) = rows_of(f'<img src="{src}" alt="a tiny star">')
     assert (row["image"], row["reason"]) == (PIXEL, None)
-    assert row["url"] == f"data:{hash128(src)}", "the image stands in no other column"
+    assert row["url"] == f"data:{hash128(src)}", "no other column contains the image"
 
 
 @pytest.mark.parametrize("src", ["data:", "data:image/gif;base64,", "data:image/gif;base64,A", "data:;base64,####"])
-def test_a_data_address_without_an_image(src: str) -> None:
+def test_a_data_url_without_an_image(src: str) -> None:
     (row,) = rows_of(f'<img src="{src}" alt="a tiny star">')
     assert (row["image"], row["reason"]) == (None, Reason.BAD_URL)
 
 
-def test_the_id_is_that_of_address_and_caption() -> None:
+def test_the_pair_id_depends_on_url_and_caption() -> None:
     row = candidate("http://A.example/x.jpg#1", " a  star ", "alt")
     assert row.pair_id == hash128("http://a.example/x.jpg", "a star")
     assert row == candidate("http://a.example:80/x.jpg", "a star", "alt")
@@ -228,11 +228,11 @@ WORD = "Größe “naïve” €"
         (WORD.encode("cp1252"), "latin1"),
         (b'<meta charset="windows-1252">' + WORD.encode("cp1252"), None),
         (b"<meta http-equiv=content-type content='text/html; charset=utf-8'>" + WORD.encode(), None),
-        (b'<meta charset="utf-8">' + WORD.encode("cp1252"), "windows-1252"),  # the header rules
-        (b'<meta charset="utf-16">' + WORD.encode(), None),  # read as ASCII, so it cannot be true
+        (b'<meta charset="utf-8">' + WORD.encode("cp1252"), "windows-1252"),  # the HTTP header wins
+        (b'<meta charset="utf-16">' + WORD.encode(), None),  # the label was read as ASCII, so it must be wrong
         (b'<meta charset="utf-8">' + WORD.encode(), "nonsense"),
         (b'<meta charset="nonsense">' + WORD.encode(), "utf-8"),
-        (b"\xef\xbb\xbf" + WORD.encode(), "windows-1252"),  # a byte order mark rules over all
+        (b"\xef\xbb\xbf" + WORD.encode(), "windows-1252"),  # the byte order mark wins
         (b"\xff\xfe" + WORD.encode("utf-16-le"), None),
         (b"\xfe\xff" + WORD.encode("utf-16-be"), "utf-8"),
         (WORD.encode("utf-16-le"), "utf-16"),
@@ -245,7 +245,7 @@ def test_charsets(body: bytes, header: str | None) -> None:
     assert "\ufeff" not in text
 
 
-def test_charsets_of_the_east() -> None:
+def test_east_asian_charsets() -> None:
     assert decode("東京の夜".encode("shift_jis"), "x-sjis") == "東京の夜"
     assert decode("東京の夜".encode("euc-jp"), "EUC-JP") == "東京の夜"
     assert decode("北京".encode("gb18030"), "gb2312") == "北京"
@@ -268,14 +268,14 @@ def test_charsets_of_the_east() -> None:
         "None",
     ],
 )
-def test_labels_that_the_web_does_not_know(label: str) -> None:
-    """Among them codecs of Python's that raise, or do things to text that no page means."""
+def test_labels_unknown_on_the_web(label: str) -> None:
+    """Some labels name Python codecs that raise, or that transform text in ways no page intends."""
     assert decode(f"{WORD} \\u0041 +AEE-".encode(), label) == f"{WORD} \\u0041 +AEE-"
 
 
-def test_one_bad_byte_spoils_one_character() -> None:
+def test_a_bad_byte_affects_one_character() -> None:
     assert decode("Größe ".encode() + b"\xff" + " naïve".encode(), "utf-8") == "Größe \ufffd naïve"
-    assert decode("Größe".encode()[:-2], "utf-8") == "Grö\ufffd", "as of a page that was cut"
+    assert decode("Größe".encode()[:-2], "utf-8") == "Grö\ufffd", "as in a truncated page"
 
 
 @settings(max_examples=200, deadline=None)
@@ -284,7 +284,7 @@ def test_one_bad_byte_spoils_one_character() -> None:
 )
 @example(b"\xed\xa0\x80", "utf-8")
 @example(b"\x00\xd8", "utf-16")
-def test_any_bytes_give_text_that_can_be_stored(body: bytes, label: str | None) -> None:
+def test_any_bytes_decode_to_valid_text(body: bytes, label: str | None) -> None:
     assert decode(body, label).encode() is not None
 
 
@@ -299,7 +299,7 @@ html_pieces = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(html_pieces, max_size=25).map("".join), st.sampled_from([PAGE, "", "http://[", "x"]))
-def test_any_page_is_read(html: str, page_url: str) -> None:
+def test_any_page_can_be_read(html: str, page_url: str) -> None:
     for row in rows_of(html, page_url):
         assert row["reason"] in {None, Reason.BAD_URL}
         assert row["url"].encode() is not None
@@ -308,13 +308,13 @@ def test_any_page_is_read(html: str, page_url: str) -> None:
 
 
 class TestBounds:
-    """What would take a hostile page's reader for ever, or all of its memory."""
+    """Hostile pages must not take unbounded time or memory."""
 
     def test_nesting(self) -> None:
         deep = "<div>" * (MAX_DEPTH + 1)
         assert is_deep(deep)
         assert is_deep("<DIV class='a'>" * (MAX_DEPTH + 1) + "</div>" * (MAX_DEPTH + 1))
-        assert is_deep("<b></i>" * (MAX_DEPTH + 1)), "an end of what is not open closes nothing"
+        assert is_deep("<b></i>" * (MAX_DEPTH + 1)), "an end tag without an open element is ignored"
         assert not is_deep("<div>" * (MAX_DEPTH - 1) + "</div>" * (MAX_DEPTH - 1))
 
     @pytest.mark.parametrize(

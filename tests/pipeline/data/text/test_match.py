@@ -11,7 +11,7 @@ from pipeline.data.text.words import is_word_character, normalize
 from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
 
-# Few characters, so that queries do occur; and such that case folding and NFKC lengthen, shorten and reorder
+# Few characters, so that queries occur; case folding and NFKC lengthen, shorten and reorder texts of them
 texts = st.text("ab c-'_.1²éßŉǅﬁİ\u0301\u0327\u0345 \u00a0\u2003\u200d中กがあཀ😀", max_size=16)
 
 
@@ -19,12 +19,12 @@ UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "TIBETAN", "MYANMAR", 
 
 
 def reference(queries: list[str], text: str) -> list[int]:
-    """Every place of every query, one after the other."""
+    """The queries that occur, found by a search at every position for each query."""
 
     def is_unspaced(character: str) -> bool:
         return unicodedata.name(character, "").startswith(UNSPACED) and unicodedata.category(character)[0] in "LNM"
 
-    def goes_on(edge: str, beside: str) -> bool:
+    def continues_word(edge: str, beside: str) -> bool:
         in_word = beside == "_" or unicodedata.category(beside)[0] in {"L", "N", "M"}
         return in_word and not is_unspaced(beside) and not is_unspaced(edge)
 
@@ -34,7 +34,8 @@ def reference(queries: list[str], text: str) -> list[int]:
         starts = [i for i in range(len(text)) if text.startswith(query, i)]
         ends = [(i - 1, i + len(query)) for i in starts]
         if any(
-            not (i >= 0 and goes_on(query[0], text[i])) and not (j < len(text) and goes_on(query[-1], text[j]))
+            not (i >= 0 and continues_word(query[0], text[i]))
+            and not (j < len(text) and continues_word(query[-1], text[j]))
             for i, j in ends
         ):
             found.append(index)
@@ -45,7 +46,7 @@ def reference(queries: list[str], text: str) -> list[int]:
 @given(st.lists(texts.filter(normalize), unique_by=normalize, max_size=6), st.lists(texts, max_size=4))
 @example(["a", "a b", "b"], ["a b", "ab", "a-b", "A  B"])
 @example(["ss", "ﬁ"], ["ß FI"])
-def test_matches_are_those_of_a_search_one_by_one(queries: list[str], captions: list[str]) -> None:
+def test_matches_equal_a_search_query_by_query(queries: list[str], captions: list[str]) -> None:
     captions += [f"{query} {query}" for query in queries] + [f"x{query}." for query in queries]
     found = Matcher(queries)(pa.array(captions, pa.string()))
     assert found.type == pa.list_(pa.int32())
@@ -54,8 +55,8 @@ def test_matches_are_those_of_a_search_one_by_one(queries: list[str], captions: 
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(max_size=12) | texts)
-def test_normalising_twice_is_normalising_once(text: str) -> None:
-    """Else a query made of a text could miss in that text."""
+def test_normalising_is_idempotent(text: str) -> None:
+    """Otherwise a query made from a text might not match that text."""
     assert normalize(normalize(text)) == normalize(text)
 
 
@@ -72,7 +73,7 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
         ("ΣΊΣΥΦΟΣ", "σίσυφος"),
     ],
 )
-def test_spellings_that_are_the_same(some: str, other: str) -> None:
+def test_equivalent_spellings_are_normalised_to_one(some: str, other: str) -> None:
     assert normalize(some) == normalize(other)
 
 
@@ -92,19 +93,19 @@ def test_spellings_that_are_the_same(some: str, other: str) -> None:
         ("dog2", False),
         ("dog\u0301", False),
         ("犬dog", True),
-        ("dog\u200d", True),  # a joiner alone is no part of a word
+        ("dog\u200d", True),  # a joiner at the end is not part of the word
     ],
 )
-def test_a_query_is_whole_words(caption: str, matches: bool) -> None:
+def test_a_query_matches_whole_words(caption: str, matches: bool) -> None:
     assert Matcher(["dog"]).match(caption) == ([0] if matches else [])
 
 
-def test_queries_that_other_recipes_can_never_match() -> None:
+def test_queries_with_punctuation_match() -> None:
     queries = ["st. louis", "u.s.", "new york", "c++"]
     assert Matcher(queries).match("St. Louis (U.S.), not New  York; C++!") == [0, 1, 2, 3]
 
 
-def test_overlapping_queries_all_match_and_each_counts_once() -> None:
+def test_all_overlapping_queries_match_once_each() -> None:
     assert Matcher(["york", "new york", "new", "york city"]).match("new york city, new york") == [0, 1, 2, 3]
 
 
@@ -112,15 +113,15 @@ def test_overlapping_queries_all_match_and_each_counts_once() -> None:
     ("queries", "message"),
     [
         (["dog", " \u2003"], "query 1 is empty once normalised"),
-        (["Straße", "dog", "STRASSE"], r"query 'strasse' stands twice in the list, as \[0, 2\]"),
+        (["Straße", "dog", "STRASSE"], r"query 'strasse' is repeated in the list, at indices \[0, 2\]"),
     ],
 )
-def test_query_lists_that_are_refused(queries: list[str], message: str) -> None:
+def test_invalid_query_lists_raise(queries: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Matcher(queries)
 
 
-def test_an_unknown_mode_is_refused() -> None:
+def test_an_unknown_mode_raises() -> None:
     with pytest.raises(ValueError, match="match mode 'exact' is unknown"):
         Matcher(["dog"], mode="exact")  # type: ignore[arg-type]
 
@@ -134,8 +135,8 @@ SPACED = [",", ".", ";", ":", "?", "!", "`"]
     st.lists(st.text("abB .,'`(\t\n", max_size=16), max_size=4),
 )
 @example(["St. Louis", "dog", "York"], ["St. Louis", "(dog)", "dog, york", "New\tYork"])
-def test_metaclip_is_its_documented_rule(queries: list[str], captions: list[str]) -> None:
-    """Blanks around the text and around seven marks, and then every query between blanks is looked for."""
+def test_mode_metaclip_follows_its_documented_rule(queries: list[str], captions: list[str]) -> None:
+    """Blanks are added around the text and around seven marks; then each query is searched between blanks."""
     expected = []
     for caption in captions:
         text = f" {caption} "
@@ -147,7 +148,7 @@ def test_metaclip_is_its_documented_rule(queries: list[str], captions: list[str]
     assert Matcher(queries, "metaclip")(pa.array(captions, pa.string())).to_pylist() == expected
 
 
-def test_languages_without_blanks_match_anywhere() -> None:
+def test_queries_in_scripts_without_blanks_match_anywhere() -> None:
     queries = ["犬", "黒い犬", "iphone", "กา", "ខ្មែរ", "ལྷ་ས", "မြန်မာ", "ລາວ", "中国 美食"]
     found = Matcher(queries)(
         pa.array(
@@ -168,7 +169,7 @@ def test_languages_without_blanks_match_anywhere() -> None:
     assert found.to_pylist() == [[0, 1], [2], [], [3], [4], [5], [6], [7], [8], []]
 
 
-def test_texts_of_any_length_and_any_bytes() -> None:
+def test_texts_may_have_any_length_and_any_bytes() -> None:
     matcher = Matcher(["dog", "new york", "a" * 1000, "\ufffd"])
     long = b"x " * 700_000 + b"New" + b" " * 700_000 + b"York dog"
     texts = pa.array(
@@ -182,7 +183,7 @@ def test_texts_of_any_length_and_any_bytes() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(texts, max_size=12), st.integers(1, 20))
-def test_chunks_change_nothing(captions: list[str], size: int) -> None:
+def test_the_size_of_chunks_does_not_change_the_matches(captions: list[str], size: int) -> None:
     matcher = Matcher(["a", "a b", "ss", "中", "c-"])
     whole = matcher(pa.array(captions, pa.string()))
     with pytest.MonkeyPatch.context() as patch:
@@ -190,12 +191,12 @@ def test_chunks_change_nothing(captions: list[str], size: int) -> None:
         assert matcher(pa.array(captions, pa.string())) == whole
 
 
-def test_no_queries_and_no_texts() -> None:
+def test_empty_lists_of_queries_and_texts_match_nothing() -> None:
     assert Matcher([])(pa.array(["a dog", None], pa.string())).to_pylist() == [[], []]
     assert Matcher(["dog"])(pa.array([], pa.string())).to_pylist() == []
 
 
-def test_is_word_character() -> None:
+def test_word_characters_are_letters_digits_marks_and_the_underscore() -> None:
     assert [c for c in "aé中1²_\u0301- .'\u200d😀" if is_word_character(c)] == ["a", "é", "中", "1", "²", "_", "\u0301"]
 
 

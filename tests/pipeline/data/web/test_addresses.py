@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.web import addresses as module
 from pipeline.data.web.addresses import (
-    EMBEDDING,
+    IPV4_EMBEDDING_NETWORKS,
     LOCAL_NAMES,
     SPECIAL_IPV4,
     SPECIAL_IPV6,
@@ -25,8 +25,8 @@ from pipeline.data.web.addresses import (
     check_url,
     is_public,
     parse_target,
-    pinned,
-    public_sockets,
+    pinned_target,
+    public_socket_factory,
     registered_domain,
 )
 
@@ -39,7 +39,7 @@ PUBLIC = (
         "2606:4700::5efe:808:808",
         "2606:4700::200:5efe:808:808",
     ),
-    *("2606:4700::100:5efe:7f00:1", "2606:4700:5efe:7f00:1::", "2606:4700::7f00:1"),  # nothing is embedded in these
+    *("2606:4700::100:5efe:7f00:1", "2606:4700:5efe:7f00:1::", "2606:4700::7f00:1"),  # these embed no IPv4 address
 )
 PRIVATE = (
     *("127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1"),
@@ -62,13 +62,13 @@ def test_public_addresses(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_addresses_that_are_not(address: str) -> None:
+def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
 @settings(max_examples=300)
 @given(st.ip_addresses(v=4))
-def test_an_embedded_address_is_judged_as_itself(address: ipaddress.IPv4Address) -> None:
+def test_an_embedding_address_is_judged_by_the_embedded_address(address: ipaddress.IPv4Address) -> None:
     embedded = [f"::ffff:{address}", str(ipaddress.IPv6Address((0x64FF9B << 96) | int(address)))]
     embedded.append(str(ipaddress.IPv6Address((0x2002 << 112) | (int(address) << 80))))
     assert {is_public(form) for form in embedded} == {is_public(str(address))}
@@ -78,7 +78,7 @@ def test_an_embedded_address_is_judged_as_itself(address: ipaddress.IPv4Address)
 def test_every_network_is_needed(
     monkeypatch: pytest.MonkeyPatch, network: ipaddress.IPv4Network | ipaddress.IPv6Network
 ) -> None:
-    """From its first address to its last; without it in the table, they would be public."""
+    """Its first and last addresses are not public, but would be without this entry of the table."""
     ends = [str(network[0]), str(network[-1])]
     assert [is_public(address) for address in ends] == [False, False]
     for name in ("SPECIAL_IPV4", "SPECIAL_IPV6"):
@@ -86,7 +86,7 @@ def test_every_network_is_needed(
     assert [is_public(address) for address in ends] == [True, True]
 
 
-@pytest.mark.parametrize(("network", "num_bits"), EMBEDDING, ids=str)
+@pytest.mark.parametrize(("network", "num_bits"), IPV4_EMBEDDING_NETWORKS, ids=str)
 def test_every_embedding_is_needed(
     monkeypatch: pytest.MonkeyPatch, network: ipaddress.IPv6Network, num_bits: int
 ) -> None:
@@ -95,7 +95,9 @@ def test_every_embedding_is_needed(
 
     before = [is_public(embedded("8.8.8.8")), is_public(embedded("10.0.0.1"))]
     assert before == [True, False]
-    monkeypatch.setattr(module, "EMBEDDING", [other for other in EMBEDDING if other[0] != network])
+    monkeypatch.setattr(
+        module, "IPV4_EMBEDDING_NETWORKS", [other for other in IPV4_EMBEDDING_NETWORKS if other[0] != network]
+    )
     assert [is_public(embedded("8.8.8.8")), is_public(embedded("10.0.0.1"))] != before
 
 
@@ -103,7 +105,7 @@ def test_every_embedding_is_needed(
 @given(
     st.ip_addresses(v=4) | st.builds(lambda n, i: n[i % n.num_addresses], st.sampled_from(SPECIAL_IPV4), st.integers())
 )
-def test_ipv4_is_judged_as_by_python_but_for_two_networks(address: ipaddress.IPv4Address) -> None:
+def test_ipv4_agrees_with_python_except_for_two_networks(address: ipaddress.IPv4Address) -> None:
     theirs = address.is_global and not address.is_multicast and not address.is_reserved
     stricter = any(address in ipaddress.IPv4Network(network) for network in ("192.0.0.0/24", "192.88.99.0/24"))
     assert is_public(str(address)) == (theirs and not stricter)
@@ -112,18 +114,18 @@ def test_ipv4_is_judged_as_by_python_but_for_two_networks(address: ipaddress.IPv
 @settings(max_examples=300)
 @given(st.ip_addresses(v=6) | st.integers(0, 2**125 - 1).map(lambda i: UNICAST_IPV6[i]))
 def test_ipv6_is_public_only_where_python_agrees(address: ipaddress.IPv6Address) -> None:
-    if is_public(str(address)) and not any(address in network for network, _ in EMBEDDING):
+    if is_public(str(address)) and not any(address in network for network, _ in IPV4_EMBEDDING_NETWORKS):
         assert address.is_global
         assert not any((address.is_multicast, address.is_reserved, address.is_site_local))
 
 
 FORGERIES = (
-    # Plain, and as people write it
+    # Plain, and common short forms
     *("http://127.0.0.1/", "http://127.0.0.1./", "http://127.1/", "http://127.0.1/", "http://0/", "http://0.0.0.0/"),
     # Decimal, octal, hexadecimal, mixed, too long
     *("http://2130706433/", "http://017700000001/", "http://0177.0.0.1/", "http://0x7f000001/", "http://0x7f.0.0.1/"),
     *("http://0x7f.1/", "http://0177.0x0.1/", "http://00000177.0.0.1/", "http://0X7F.0.0.1/", "http://2852039166/"),
-    # Letters that a name's normalisation turns into digits and dots
+    # Letters that normalisation turns into digits and dots
     *("http://①②⑦.⓪.⓪.①/", "http://１２７.0.0.1/", "http://127。0。0。1/", "http://127．0．0．1/", "http://𝟏𝟐𝟕.0.0.1/"),
     # IPv6, and IPv4 in it
     *("http://[::1]/", "http://[::]/", "http://[0:0:0:0:0:0:0:1]/", "http://[::ffff:127.0.0.1]/"),
@@ -135,7 +137,7 @@ FORGERIES = (
     ),
     *("http://[fe80::1%25lo]/", "http://[fd00::1]/", "http://[::127.0.0.1]/", "http://[2606:4700::1111%25lo]/"),
     *("http://[FD00::A]/", "http://[2606:4700::5efe:7f00:1]/", "http://[2001:0:7f00:1::]/", "http://[v1.fe80::a]/"),
-    # Names of this machine and its network, and numbers that are no address
+    # Names of this machine and its network, and numbers that are not addresses
     *("http://localhost/", "http://LOCALHOST./", "http://ⓛⓞⓒⓐⓛⓗⓞⓢⓣ/", "http://a.localhost/", "http://printer.local/"),
     *(
         "http://metadata.google.internal/",
@@ -152,7 +154,7 @@ FORGERIES = (
         "http://127.0.0.1../",
         "http://１２７。１/",
     ),
-    # Letters that no name has
+    # Characters that are not allowed in names
     *("http://%31%32%37.0.0.1/", "http://a.example%2e/", "http://a.example%00.b.example/", "http://a example/"),
     *(
         "http://127.0.0.1%20/",
@@ -163,7 +165,7 @@ FORGERIES = (
     ),
     # Networks of clouds and homes
     *("http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://192.168.0.1/", "http://100.100.100.200/"),
-    # Users, passwords, and what readers disagree on
+    # Users, passwords, and URLs that parsers read differently
     *("http://user@127.0.0.1/", "http://a.example@127.0.0.1/", "http://127.0.0.1@a.example/", "http://u:p@a.example/"),
     *("http://a.example\\@127.0.0.1/", "http://127.0.0.1\\@a.example/", "http://a.example:80@127.0.0.1/"),
     *("http://127.0.0.1:80\\@a.example:80/", "http://[::1]@a.example/", "http://@127.0.0.1/"),
@@ -192,14 +194,14 @@ FORGERIES = (
         "http://[::1",
         "http://a.example:80:80/",
         "http://./",
-        "http://[]@",  # yarl falls over it
+        "http://[]@",  # yarl raises IndexError
         "http://a\0.example/",
     ),
 )
 
 
 @pytest.mark.parametrize("url", FORGERIES)
-def test_forged_addresses_are_refused(url: str) -> None:
+def test_forged_urls_are_refused(url: str) -> None:
     with pytest.raises((NotPublicError, BadSchemeError)):
         check_url(url, {})
 
@@ -248,7 +250,7 @@ pieces = st.sampled_from(
 
 @settings(max_examples=500)
 @given(st.lists(pieces, max_size=8).map(lambda parts: "http://" + "".join(parts)) | st.text(max_size=20))
-def test_what_passes_leads_to_no_private_address(url: str) -> None:
+def test_accepted_urls_never_lead_to_a_private_address(url: str) -> None:
     assert isinstance(registered_domain(url), str)
     try:
         checked = check_url(url, {})
@@ -257,7 +259,7 @@ def test_what_passes_leads_to_no_private_address(url: str) -> None:
     assert checked.scheme in {"http", "https"}
     assert checked.port in {80, 443}
     host = checked.raw_host or ""
-    assert urlsplit(str(checked)).hostname == host, "another reader sees the same host"
+    assert urlsplit(str(checked)).hostname == host, "another parser sees the same host"
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -270,14 +272,14 @@ def test_what_passes_leads_to_no_private_address(url: str) -> None:
 @pytest.mark.parametrize(
     "url", ["data:,", "http://[", "ftp://a.example/", "http://a.example:22/", "http://", "http://a.1%"]
 )
-def test_errors_do_not_repeat_a_long_address(url: str) -> None:
+def test_errors_truncate_long_urls(url: str) -> None:
     with pytest.raises((BadSchemeError, NotPublicError)) as caught:
         check_url(url.ljust(10**6, "x"), {})
     assert len(str(caught.value)) <= 200
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://0x7f.1/", "http://①②⑦.⓪.⓪.①/", "http://[::ffff:7f00:1]/"])
-def test_a_private_address_is_told_from_a_wrong_one(url: str) -> None:
+def test_a_private_address_is_distinguished_from_a_malformed_one(url: str) -> None:
     with pytest.raises(NotPublicError):
         check_url(url, {})
 
@@ -298,7 +300,7 @@ def test_a_private_address_is_told_from_a_wrong_one(url: str) -> None:
         ("http://0x08080808/", "0x08080808", 80),
     ],
 )
-def test_names_may_be_asked_for(url: str, host: str, port: int) -> None:
+def test_urls_with_public_names_are_accepted(url: str, host: str, port: int) -> None:
     checked = check_url(url, {})
     assert (checked.raw_host, checked.port) == (host, port)
 
@@ -312,7 +314,7 @@ def test_every_local_name_is_needed(monkeypatch: pytest.MonkeyPatch, name: str) 
 @pytest.mark.parametrize(
     ("ports", "allowed"), [(module.ALLOWED_PORTS, {80, 443}), ({80}, {80}), ({8080, 443}, {8080, 443}), ((), set())]
 )
-def test_ports_that_are_allowed(ports: Collection[int], allowed: set[int]) -> None:
+def test_only_allowed_ports_are_accepted(ports: Collection[int], allowed: set[int]) -> None:
     for port in (0, 22, 80, 443, 8080):
         try:
             assert check_url(f"http://a.example:{port}/", {}, ports).port == port
@@ -321,24 +323,24 @@ def test_ports_that_are_allowed(ports: Collection[int], allowed: set[int]) -> No
             assert port not in allowed
 
 
-def test_hosts_of_the_operator() -> None:
+def test_hosts_in_connect_to_use_their_target() -> None:
     connect_to = {"*.example": "127.0.0.1:8080", "b.test": "[::1]:81"}
-    assert pinned("a.example", connect_to) == ("127.0.0.1", 8080)
-    assert pinned("b.test", connect_to) == ("::1", 81)
-    assert pinned("example", connect_to) is None
+    assert pinned_target("a.example", connect_to) == ("127.0.0.1", 8080)
+    assert pinned_target("b.test", connect_to) == ("::1", 81)
+    assert pinned_target("example", connect_to) is None
     assert check_url("http://a.example:9999/x", connect_to).port == 9999
     with pytest.raises(BadSchemeError):
         check_url("http://user@a.example/", connect_to)
 
 
 @pytest.mark.parametrize("target", ["", "127.0.0.1", "127.0.0.1:", ":80", "127.0.0.1:http", "127.0.0.1:-1"])
-def test_targets_that_are_none(target: str) -> None:
-    with pytest.raises(ValueError, match="is no ADDRESS:PORT"):
+def test_malformed_targets(target: str) -> None:
+    with pytest.raises(ValueError, match="is not of the form ADDRESS:PORT"):
         parse_target(target)
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Let every name be at these addresses."""
+    """Make every name resolve to these addresses."""
 
     def getaddrinfo(_host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
         if not addresses:
@@ -362,11 +364,11 @@ def test_names_at_public_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("addresses", [("127.0.0.1",), ("8.8.8.8", "10.0.0.1"), ("2606:4700::1111", "::1")])
 def test_one_private_address_refuses_the_name(monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, ...]) -> None:
     answer_with(monkeypatch, *addresses)
-    with pytest.raises(NotPublicError, match=rf"a\.example is at {addresses[-1]}"):
+    with pytest.raises(NotPublicError, match=rf"a\.example resolves to {addresses[-1]}"):
         resolve("a.example")
 
 
-def test_the_operator_rules_over_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_to_overrides_name_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
     answer_with(monkeypatch)
     assert resolve("a.example", {"*.example": "[::1]:8080"}) == [("::1", 8080)]
     with pytest.raises(socket.gaierror):
@@ -379,7 +381,7 @@ def test_names_that_cannot_exist(host: str) -> None:
         resolve(host)
 
 
-def test_dead_names_do_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_lookups_do_not_block_others(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
     def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
@@ -402,7 +404,7 @@ def test_dead_names_do_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> No
     asyncio.run(resolve_all())
 
 
-def test_so_many_lookups_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_simultaneous_lookups_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, most = 0, 0
     lock = threading.Lock()
 
@@ -427,7 +429,7 @@ def test_so_many_lookups_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_socket_is_opened_for_a_private_address() -> None:
-    open_socket = public_sockets({"*.example": "127.0.0.1:8080"})
+    open_socket = public_socket_factory({"*.example": "127.0.0.1:8080"})
 
     def info(host: str, port: int) -> tuple[Any, ...]:
         return (socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port))
@@ -451,7 +453,7 @@ def test_no_socket_is_opened_for_a_private_address() -> None:
         ("data:abc", ""),
         ("http://[", ""),
         ("http://[bad]/", ""),
-        ("http://a℀b.example/", ""),  # a slash by another name
+        ("http://a℀b.example/", ""),  # a character that normalisation turns into a slash
         ("x.jpg", ""),
     ],
 )

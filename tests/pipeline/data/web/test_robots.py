@@ -27,7 +27,7 @@ def allows(rules: str | bytes, path: str = "/photos/star.jpg?w=1", agent: str = 
         ("User-agent: *\nDisallow: /*.jpg", False),
         ("User-agent: *\nDisallow: /*.jpg$", True),
         ("User-agent: *\nDisallow: /*.jpg?w=1$", False),
-        ("User-agent: *\nDisallow: /photos/\nAllow: /photos/star", True),  # the longest rule counts
+        ("User-agent: *\nDisallow: /photos/\nAllow: /photos/star", True),  # the longest matching rule wins
         ("User-agent: *\nAllow: /photos/\nDisallow: /photos/star", False),
         ("User-agent: *\nDisallow: /photos/\nAllow: /photos/", True),
         ("User-agent: otherbot\nDisallow: /", True),
@@ -42,42 +42,45 @@ def test_rules(rules: str, allowed: bool) -> None:
     ("rules", "allowed"),
     [
         ("User-agent: Clip-On-Ray\nDisallow: /", False),
-        ("User-agent: *\nDisallow: /\n\nUser-agent: clip-on-ray\nDisallow:", True),  # our own group alone counts
-        ("User-agent: *\nDisallow: /\n\nUser-agent: clip-on-ray", True),  # also without a rule
+        ("User-agent: *\nDisallow: /\n\nUser-agent: clip-on-ray\nDisallow:", True),  # only our own group applies
+        ("User-agent: *\nDisallow: /\n\nUser-agent: clip-on-ray", True),  # even without rules
         ("User-agent: *\nDisallow:\n\nUser-agent: clip-on-ray\nDisallow: /", False),
         ("User-agent: otherbot\nUser-agent: clip-on-ray\nDisallow: /photos", False),
-        ("User-agent: clip-on-ray\n\n\nUser-agent: otherbot\n\nDisallow: /photos", False),  # empty lines part nothing
+        (
+            "User-agent: clip-on-ray\n\n\nUser-agent: otherbot\n\nDisallow: /photos",
+            False,
+        ),  # blank lines are ignored
         ("User-agent: clip-on-ray\nDisallow: /a\nUser-agent: otherbot\nDisallow: /photos", True),
-        # Groups for one agent are one group, in whatever case
+        # All groups for an agent are combined, ignoring case
         (
             "User-agent: clip-on-ray\nAllow: /a\n\nUser-agent: b\nAllow: /\n\nUser-agent: CLIP-ON-RAY\nDisallow: /p",
             False,
         ),
         ("User-agent: *\nDisallow: /a\n\nUser-agent: b\nAllow: /\n\nUser-agent: *\nDisallow: /photos", False),
         ("User-agent: *\nDisallow: /photos\n\nUser-agent: b\nAllow: /\n\nUser-agent: *\nDisallow: /a", False),
-        # The whole token, not a part of it
+        # The whole token must match, not a part of it
         *(
             (f"User-agent: {name}\nDisallow: /", True)
             for name in ("clip", "ray", "clip-on-ray-2", "lip-on-ray", "*bot")
         ),
         *((f"User-agent: {name}\nDisallow:\n\nUser-agent: *\nDisallow: /", False) for name in ("clip", "on", "c", "")),
-        # A version or a remark is not part of it
+        # Versions and comments are not part of the token
         *(
             (f"User-agent: {name}\nDisallow: /", False)
             for name in ("clip-on-ray/1.0", "clip-on-ray*", "clip-on-ray bot", "clip-on-ray#1")
         ),
-        # What is no rule does not end the list of agents
+        # Lines that are not rules do not end the list of agents
         ("User-agent: clip-on-ray\nSitemap: http://a.example/s\nUser-agent: b\nDisallow: /", False),
         ("User-agent: clip-on-ray\nCrawl-delay: 3\n\nUser-agent: *\nDisallow: /", False),
         ("User-agent: clip-on-ray\nAnything: at all\nUser-agent: b\nDisallow: /", False),
-        ("Disallow: /\nUser-agent: clip-on-ray\nAllow: /a", True),  # rules before all agents are nobody's
+        ("Disallow: /\nUser-agent: clip-on-ray\nAllow: /a", True),  # rules before the first agent apply to no agent
     ],
 )
 def test_groups(rules: str, allowed: bool) -> None:
     assert allows(rules) is allowed
 
 
-def test_the_agents_version_is_not_looked_up() -> None:
+def test_the_version_of_the_agent_is_ignored() -> None:
     assert not allows("User-agent: clip-on-ray\nDisallow: /", agent="Clip-On-Ray/2.1")
 
 
@@ -91,10 +94,10 @@ def test_the_agents_version_is_not_looked_up() -> None:
         "user agent: *\nuseragent: x\ndisallow /photos",
         "User-agent *\nDissallow: /photos",
         b"User-agent: *\nDisallow: /caf\xe9\xff\0\nDisallow: /photos",
-        "User-agent: *\nDisallow: /x\u2028Allow: /photos\x85\nDisallow: /photos",  # no ends of lines
+        "User-agent: *\nDisallow: /x\u2028Allow: /photos\x85\nDisallow: /photos",  # these characters do not end a line
     ],
 )
-def test_lines_as_people_write_them(rules: str | bytes) -> None:
+def test_common_spellings_of_lines(rules: str | bytes) -> None:
     assert not allows(rules)
 
 
@@ -141,7 +144,7 @@ RFC_LONGEST = "User-Agent: foobot\nAllow: /example/page/\nDisallow: /example/pag
         (RFC_LONGEST, "foobot", "/example/page/disallowed.gif", False),
     ],
 )
-def test_the_rfcs_examples(rules: str, agent: str, path: str, allowed: bool) -> None:
+def test_examples_of_the_rfc(rules: str, agent: str, path: str, allowed: bool) -> None:
     assert allows(rules, path, agent) is allowed
 
 
@@ -167,7 +170,7 @@ def test_the_rfcs_examples(rules: str, agent: str, path: str, allowed: bool) -> 
         ("/path/file-with-a-%2A.html", "/path/file-with-a-x.html", False),
         ("/path/foo-%24", "/path/foo-$", True),
         ("/path/foo-%24", "/path/foo-", False),
-        # And what follows from them
+        # Consequences of these rules
         ("/fish*", "/fish.html", True),
         ("/*.php$", "/folder/x.php?parameters", False),
         ("/a**b", "/axb", True),
@@ -181,12 +184,12 @@ def test_patterns(rule: str, path: str, matches: bool) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500, 502, 503])
-def test_a_host_without_rules_allows_and_one_in_trouble_forbids(status: int) -> None:
+def test_client_errors_allow_and_server_errors_forbid(status: int) -> None:
     for body in (b"", b"User-agent: *\nDisallow: /", b"User-agent: *\nDisallow:"):
         assert Robots(status, body, AGENT).allows(URL) is (status < 500)
 
 
-def test_a_long_file_is_read_up_to_500_kib() -> None:
+def test_only_the_first_500_kib_are_read() -> None:
     filler = b"# filler\n" * (MAX_ROBOTS_BYTES // 9)
     rules = b"User-agent: *\nDisallow: /photos/\n"
     assert not Robots(200, rules + filler, AGENT).allows(URL)
@@ -195,7 +198,7 @@ def test_a_long_file_is_read_up_to_500_kib() -> None:
 
 ALL = "User-agent: *\n"
 SLOW = {
-    # Protego alone would hold every rule of every agent
+    # Protego alone would store every rule of every agent
     "agents": "".join(f"User-agent: a{i}\n" for i in range(15_000)) + "".join(f"Allow: /{i}\n" for i in range(15_000)),
     "stars": ALL * 15_000 + "".join(f"Allow: /{i}\n" for i in range(15_000)),
     "one pattern": f"{ALL}Disallow: /{'*a' * 250_000}b",
@@ -210,8 +213,8 @@ SLOW = {
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_no_file_and_no_address_is_slow(name: str) -> None:
-    """The bounds are 20 times what was measured (0.35 s to read, 20 ms to judge)."""
+def test_hostile_files_and_urls_are_fast(name: str) -> None:
+    """The limits are 20 times the measured times (0.35 s to parse, 20 ms to match)."""
     start = time.process_time()
     rules = Robots(200, SLOW[name].encode(), AGENT)
     assert time.process_time() - start < 7
@@ -221,14 +224,14 @@ def test_no_file_and_no_address_is_slow(name: str) -> None:
         assert time.process_time() - start < 0.4
 
 
-def test_what_would_take_too_long_to_judge_is_left_alone() -> None:
+def test_urls_that_take_too_long_to_match_are_forbidden() -> None:
     rule = "Disallow: /*bbbbbbbb"
     length = MAX_COMPARISONS // (len(rule) * 1_000)
     rules = Robots(200, (ALL + f"{rule}\n" * 1_000).encode(), AGENT)
     url = "http://a.example/".ljust(length, "a")
     assert rules.allows(url)
     assert not rules.allows(f"{url}a")
-    assert Robots(200, (ALL + "Disallow: /b\n" * 30_000).encode(), AGENT).allows(url), "plain paths are quick"
+    assert Robots(200, (ALL + "Disallow: /b\n" * 30_000).encode(), AGENT).allows(url), "plain paths are matched fast"
 
 
 lines = st.sampled_from(
@@ -238,7 +241,7 @@ texts = st.lists(lines | st.text(max_size=10), max_size=8).map("\r\n".join)
 
 
 @given(st.binary(max_size=200) | texts.map(str.encode), st.text(max_size=20))
-def test_any_bytes_are_rules(body: bytes, path: str) -> None:
+def test_any_bytes_can_be_parsed(body: bytes, path: str) -> None:
     rules = Robots(200, body, AGENT)
     assert rules.allows(f"http://a.example/{path}") in {True, False}
     assert rules.crawl_delay_seconds is None or rules.crawl_delay_seconds >= 0
@@ -268,7 +271,7 @@ def test_any_bytes_are_rules(body: bytes, path: str) -> None:
         ("", None),
     ],
 )
-def test_pauses_that_a_host_asks_for(rules: str, seconds: float | None) -> None:
+def test_crawl_delay_and_request_rate(rules: str, seconds: float | None) -> None:
     assert Robots(200, rules.encode(), AGENT).crawl_delay_seconds == seconds
 
 
@@ -282,19 +285,19 @@ def test_pauses_that_a_host_asks_for(rules: str, seconds: float | None) -> None:
         *("clip-on-ray/1.0: noai", "otherbot: noindex, *: noai", "clip-on-ray: unavailable_after: 1 Jan 2020"),
         *("otherbot: nofollow, clip-on-ray: noai", "clip-on-ray: noai, otherbot: all"),
         "unavailable_after: 25 Jun 2999 15:00:00 PST, noai",
-        "unavailable_after: Friday, 25 Jun 2999 15:00:00 PST, noai",  # the time of day names no agent
+        "unavailable_after: Friday, 25 Jun 2999 15:00:00 PST, noai",  # the time of day is not an agent
         "max-snippet: 20, max-video-preview: -1, noindex",
         *("clip-on-ray: max-snippet: 20, noindex", "noindex, indexifembedded"),
-        # An unknown rule with a value is no agent
+        # An unknown rule with a value is not an agent
         *("max-frobnication: 7, noai", "refresh: soon, noai", "nobody knows: this, noindex", ",,:, ::, noai"),
-        # As some write it, all at once or quoted
+        # Common errors: other separators, and quotation marks
         *("noindex nofollow", "nofollow; noindex", "clip-on-ray: nofollow noindex", '"noindex, nofollow"', "'noai'"),
     ],
 )
 def test_tags_that_forbid(header: str) -> None:
     assert tag_forbids([header], AGENT)
-    assert tag_forbids(["all", header], AGENT), "several headers add up"
-    assert tag_forbids(["otherbot: all", header], AGENT), "an agent is named for the rest of its header only"
+    assert tag_forbids(["all", header], AGENT), "all headers apply"
+    assert tag_forbids(["otherbot: all", header], AGENT), "an agent name applies only to the rest of its own header"
 
 
 @pytest.mark.parametrize(
@@ -313,7 +316,7 @@ def test_tags_that_forbid(header: str) -> None:
         *("otherbot: noindex nofollow, noai", "no index", "non", "noindex=1", "frobnicate, : , ;"),
     ],
 )
-def test_tags_that_do_not(header: str) -> None:
+def test_tags_that_do_not_forbid(header: str) -> None:
     assert not tag_forbids([header], AGENT)
 
 
@@ -325,10 +328,10 @@ def test_tags_that_do_not(header: str) -> None:
         "Friday, 25-Jun-10 15:00:00 UTC",  # RFC 850
         *("25 Jun 2010", "Fri, 25 Jun 2010"),
         *("2010-06-25", "2010-06-25T15:00:00Z", "2010-06-25T15:00:00+02:00", "20100625"),  # ISO 8601
-        "25 Jun 2010 15:00:00",  # without a zone
+        "25 Jun 2010 15:00:00",  # without a time zone
     ],
 )
-def test_after_its_date_an_image_is_not_available(date: str) -> None:
+def test_unavailable_after_forbids_after_its_date(date: str) -> None:
     for header in (
         f"unavailable_after: {date}",
         f"all, Unavailable_After:{date}, nofollow",
@@ -342,7 +345,7 @@ def test_after_its_date_an_image_is_not_available(date: str) -> None:
 @pytest.mark.parametrize(
     "date", ["", "soon", "99 Jun 2010", "25 Jun 99999999999999999999", "0", "-1", "2010-13-45", ":"]
 )
-def test_a_date_that_cannot_be_read_is_ignored(date: str) -> None:
+def test_an_unreadable_date_is_ignored(date: str) -> None:
     assert not tag_forbids([f"unavailable_after: {date}"], AGENT)
     assert tag_forbids([f"unavailable_after: {date}, noai"], AGENT)
 
@@ -354,20 +357,20 @@ junk = st.lists(rules | st.text(max_size=8) | st.dates().map(str), max_size=8)
 
 
 @given(st.lists(st.builds(str.join, st.sampled_from([",", ":", ": ", ", ", " ", "-"]), junk) | st.text(), max_size=3))
-def test_junk_is_no_error(headers: list[str]) -> None:
+def test_junk_raises_no_error(headers: list[str]) -> None:
     assert tag_forbids(headers, AGENT) in {True, False}
     assert tag_forbids([*headers, "noai"], AGENT)
 
 
 @given(st.text(alphabet="0123456789 :-/+,JanGMTZ.\t", max_size=30))
-def test_any_date_is_no_error(date: str) -> None:
+def test_any_date_raises_no_error(date: str) -> None:
     assert tag_forbids([f"unavailable_after: {date}"], AGENT) in {True, False}
 
 
 @pytest.mark.parametrize("agent", ["Clip-On-Ray", "clip-on-ray/2.1"])
-def test_the_agent_is_known_by_its_token(agent: str) -> None:
+def test_the_agent_matches_by_its_product_token(agent: str) -> None:
     assert tag_forbids(["clip-on-ray: noai"], agent)
 
 
-def test_no_headers_forbid_nothing() -> None:
+def test_no_headers_allow_everything() -> None:
     assert not tag_forbids([], AGENT)

@@ -27,22 +27,22 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
-def test_ways_of_writing_one_address_are_one(one: str, other: str) -> None:
+def test_spellings_of_one_url_share_a_key(one: str, other: str) -> None:
     assert url_key(one) == url_key(other)
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_what_may_be_another_picture_is_another(one: str, other: str) -> None:
+def test_urls_of_possibly_different_pictures_have_different_keys(one: str, other: str) -> None:
     assert url_key(one) != url_key(other)
 
 
 @pytest.mark.parametrize("url", ["", "data:image/png;base64,AAAA", "ftp://a.example/x", "http://[::1/x", "x.jpg"])
-def test_what_is_no_address_of_the_web_stays_as_it_is(url: str) -> None:
+def test_other_texts_are_their_own_key(url: str) -> None:
     assert url_key(url) == url
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://a.example/", "http://a.example/?"]))
-def test_any_text_has_one_form(text: str, start: str) -> None:
+def test_keys_are_stable(text: str, start: str) -> None:
     once = url_key(start + text)
     if once.startswith("//"):
         assert url_key(f"http:{once}") == once
@@ -53,7 +53,7 @@ PAGE = "http://a.example/blog/post.html"
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("htp:/@[].a%# ?é\\\t"), max_size=20).map("http:".__add__))
-def test_normalising_an_address_twice_is_normalising_once(url: str) -> None:
+def test_normalizing_is_idempotent(url: str) -> None:
     try:
         once = normalize_url(url)
     except ValueError:
@@ -96,20 +96,20 @@ PIECES = st.sampled_from(
 @example("http://a.example/x;", PAGE)
 @example("/x.jpg;", PAGE)
 @example("//", PAGE)
-def test_the_quick_ways_lead_to_the_same_addresses(url: str, base: str) -> None:
-    """Of joining and normalising: against urllib, and the way that is taken where an address is not a plain one."""
+def test_fast_paths_give_the_same_urls(url: str, base: str) -> None:
+    """Compare the fast paths of joining and normalizing with urllib and with the slow path."""
     try:
         expected = urljoin(base, url.strip())
     except ValueError:
         expected = ""
     assert absolute_url(base, url) == expected
     try:
-        slow = normalize_url(f"{expected}#")  # an address with a fragment is never a plain one
+        slow = normalize_url(f"{expected}#")  # a fragment forces the slow path
     except ValueError:
         return
     assert normalize_url(expected) == slow
 
 
-def test_normalising_keeps_what_may_matter() -> None:
+def test_normalizing_keeps_significant_parts() -> None:
     assert normalize_url("http://[2001:DB8::1]:8080/A?b=%20#c") == "http://[2001:db8::1]:8080/A?b=%20"
-    assert normalize_url("http://u:p@a.example/x") == "http://a.example/x", "no passwords are passed on"
+    assert normalize_url("http://u:p@a.example/x") == "http://a.example/x", "user names and passwords are removed"

@@ -17,7 +17,7 @@ IMAGES = [draw(shape, colour) for shape in ("circle", "square") for colour in ("
 
 
 class StandIn(torch.nn.Module):
-    """A model whose embeddings are easy to foresee: mean colour of an image, length and first letter of a text."""
+    """A model with predictable embeddings: mean colour of an image, length and first letter of a text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,13 +62,15 @@ def test_images_are_encoded_in_batches_and_numbered(stand_in: StandIn) -> None:
     assert features_of(table).argmax(dim=1).tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_the_batch_size_changes_no_feature(stand_in: StandIn) -> None:
-    one, all_at_once = (encoder_of(stand_in, size).encode_images(IMAGES, 0, "x").column("features") for size in (1, 6))
-    assert one.to_pylist() == all_at_once.to_pylist()
+def test_the_batch_size_does_not_change_features(stand_in: StandIn) -> None:
+    single, all_at_once = (
+        encoder_of(stand_in, size).encode_images(IMAGES, 0, "x").column("features") for size in (1, 6)
+    )
+    assert single.to_pylist() == all_at_once.to_pylist()
     assert stand_in.batches == [1] * 6 + [6]
 
 
-def test_texts_keep_their_features_and_the_models_scale(stand_in: StandIn) -> None:
+def test_text_features_carry_their_text_and_the_models_scale(stand_in: StandIn) -> None:
     table = encoder_of(stand_in, 2).encode_texts(["red", "blue", "a"])
     assert table.schema == TEXT_FEATURES
     assert table["text"].to_pylist() == ["red", "blue", "a"]
@@ -90,16 +92,17 @@ def encode_as(mode: str, kind: str) -> bytes:
     return sink.getvalue()
 
 
-def test_a_picture_keeps_its_mode_until_it_is_prepared() -> None:
-    """Of 16 bits the upper eight count; converted too early such a picture is white."""
-    one = encoder_of(StandIn(), 4)
-    of_eight, of_sixteen = features_of(one.encode_images([encode_as("L", "PNG"), encode_as("I;16", "PNG")], 0, "x"))
-    assert torch.equal(of_eight, of_sixteen)
+def test_an_image_is_not_converted_before_preprocessing() -> None:
+    """Preprocessing uses the upper 8 of 16 bits. An early conversion would turn such an image white."""
+    four_at_once = encoder_of(StandIn(), 4)
+    table = four_at_once.encode_images([encode_as("L", "PNG"), encode_as("I;16", "PNG")], 0, "x")
+    eight_bits, sixteen_bits = features_of(table)
+    assert torch.equal(eight_bits, sixteen_bits)
     with pytest.raises(ValueError, match=r"x: the image of sample 7 cannot be read \(an image of mode F has no known"):
-        one.encode_images([encode_as("F", "TIFF")], 7, "x")
+        four_at_once.encode_images([encode_as("F", "TIFF")], 7, "x")
 
 
-def test_a_model_that_has_diverged_is_refused(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverged_model_is_refused(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_in, "encode_image", lambda images: torch.full((len(images), 4), float("nan")))
     with pytest.raises(ValueError, match="not finite"):
         encoder_of(stand_in, 4).encode_images(IMAGES, 0, "x")

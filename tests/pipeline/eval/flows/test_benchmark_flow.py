@@ -49,10 +49,10 @@ def store_of(folder: Path, model_sha256: str = "ab" * 32) -> Store:
 
 
 def fill_by_hand(store: Store, source: Source, part_order: list[int]) -> None:
-    """Features that name their sample and text, written part by part; `part_order` says which rows part i gets."""
+    """Write features that identify their sample and text. Part i gets the rows of row group `part_order[i]`."""
     starts = [sum(source.row_groups[:index]) for index in range(len(source.row_groups))]
-    for index, rows in enumerate(part_order):
-        samples = list(range(starts[rows], starts[rows] + source.row_groups[rows]))
+    for index, group in enumerate(part_order):
+        samples = list(range(starts[group], starts[group] + source.row_groups[group]))
         features = [[float(source.labels[sample] == label) for label in range(2)] for sample in samples]
         store.images(source).write(index, pa.table({"sample": samples, "features": features}, schema=IMAGE_FEATURES))
     texts = texts_of(source.dataset, source.captions)
@@ -61,7 +61,7 @@ def fill_by_hand(store: Store, source: Source, part_order: list[int]) -> None:
     store.texts(source).write(0, pa.table(columns, schema=TEXT_FEATURES))
 
 
-def test_sets_are_opened_in_order_of_their_names_without_their_images(sets: Path) -> None:
+def test_sets_are_opened_sorted_by_name_and_without_their_images(sets: Path) -> None:
     colours, pairs = open_sets(str(sets))
     assert (colours.dataset.name, pairs.dataset.name) == ("colours", "pairs")
     assert colours.row_groups == (4, 4, 4, 3)
@@ -70,7 +70,7 @@ def test_sets_are_opened_in_order_of_their_names_without_their_images(sets: Path
     assert (colours.num_samples, pairs.num_samples) == (15, 15)
 
 
-def test_the_key_of_a_set_changes_with_its_prompts_and_with_its_images(sets: Path) -> None:
+def test_the_hash_of_a_set_covers_its_prompts_and_images(sets: Path) -> None:
     before = {source.dataset.name: source.sha256 for source in open_sets(str(sets))}
     description = sets / "colours" / "dataset.json"
     description.write_text(json.dumps(json.loads(description.read_text()) | {"templates": ["the colour {}"]}))
@@ -87,12 +87,12 @@ def test_the_key_of_a_set_changes_with_its_prompts_and_with_its_images(sets: Pat
         (None, r"colours/test\.parquet: column 'label' is missing"),
     ],
 )
-def test_a_set_that_is_not_what_it_says_is_refused(sets: Path, content: bytes | None, message: str) -> None:
-    place = sets / "colours" / "test.parquet"
+def test_a_set_that_does_not_match_its_description_is_refused(sets: Path, content: bytes | None, message: str) -> None:
+    path = sets / "colours" / "test.parquet"
     if content is None:
-        pq.write_table(pa.table({"image": [b""]}), place)
+        pq.write_table(pa.table({"image": [b""]}), path)
     else:
-        place.write_bytes(content)
+        path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         open_sets(str(sets))
 
@@ -121,17 +121,17 @@ def two_classes(folder: Path) -> Source:
     return source
 
 
-def test_scores_do_not_depend_on_which_part_holds_which_samples(tmp_path: Path) -> None:
+def test_scores_do_not_depend_on_which_part_has_which_samples(tmp_path: Path) -> None:
     source = two_classes(tmp_path / "sets")
     source = replace(source, row_groups=(200, 200, 200, 100), labels=(*source.labels[:-100], *[1] * 100))
-    straight, shuffled = store_of(tmp_path / "a"), store_of(tmp_path / "b")
-    fill_by_hand(straight, source, [0, 1, 2, 3])
+    ordered, shuffled = store_of(tmp_path / "a"), store_of(tmp_path / "b")
+    fill_by_hand(ordered, source, [0, 1, 2, 3])
     fill_by_hand(shuffled, source, [2, 3, 0, 1])
-    assert evaluate(source, straight).scores["two"].value == 1.0
-    assert evaluate(source, straight) == evaluate(source, shuffled)
+    assert evaluate(source, ordered).scores["two"].value == 1.0
+    assert evaluate(source, ordered) == evaluate(source, shuffled)
 
 
-def test_only_what_is_missing_is_encoded(tmp_path: Path) -> None:
+def test_only_missing_parts_are_encoded(tmp_path: Path) -> None:
     source = two_classes(tmp_path / "sets")
     store = store_of(tmp_path)
     assert [(unit.index, unit.num_rows, unit.first_sample) for unit in store.missing(source)] == [
@@ -149,7 +149,7 @@ def test_only_what_is_missing_is_encoded(tmp_path: Path) -> None:
     assert len(list(store.missing(replace(source, sha256="ef" * 32)))) == 4
 
 
-def test_a_store_with_a_hole_is_not_scored(tmp_path: Path) -> None:
+def test_an_incomplete_store_is_not_scored(tmp_path: Path) -> None:
     source = two_classes(tmp_path / "sets")
     store = store_of(tmp_path)
     fill_by_hand(store, source, [0, 1])
@@ -161,7 +161,7 @@ def test_a_store_with_a_hole_is_not_scored(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_encoding_on_ray_gives_the_scores_of_a_loop(sets: Path, tmp_path: Path, small_model: Path) -> None:
+def test_scores_from_ray_equal_those_of_a_plain_loop(sets: Path, tmp_path: Path, small_model: Path) -> None:
     sources = open_sets(str(sets))
     store = open_store(str(tmp_path / "features"), str(small_model))
     encode(sources, [store], CONFIG)
@@ -195,10 +195,10 @@ def test_encoding_on_ray_gives_the_scores_of_a_loop(sets: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("objective", ["bag", "caption"])
-def test_the_likelihood_rules_score_classes_and_leave_retrieval_out(
+def test_likelihood_objectives_are_scored_on_classes_but_not_on_retrieval(
     objective: Objective, sets: Path, tmp_path: Path
 ) -> None:
-    """Against a loop over images and prompts."""
+    """The expected values come from a loop over images and prompts."""
     save_small_model(tmp_path / "model", objective)
     colours, pairs = open_sets(str(sets))
     store = open_store(str(tmp_path / "features"), str(tmp_path / "model"))
@@ -226,17 +226,18 @@ def test_the_likelihood_rules_score_classes_and_leave_retrieval_out(
         assert row["probabilities"][0] == pytest.approx(float(probabilities.max()), rel=1e-3)
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("ray_local")
 def test_an_unreadable_image_stops_the_encoding_and_is_named(sets: Path, tmp_path: Path, small_model: Path) -> None:
-    place = sets / "colours" / "test.parquet"
-    samples = pq.read_table(place)
+    path = sets / "colours" / "test.parquet"
+    samples = pq.read_table(path)
     images = [*samples["image"].to_pylist()[:13], b"<html>", b"<html>"]
-    pq.write_table(samples.set_column(0, "image", pa.array(images, pa.large_binary())), place, row_group_size=4)
-    with pytest.raises(ValueError, match=rf"{place}: the image of sample 13 cannot be read"):
+    pq.write_table(samples.set_column(0, "image", pa.array(images, pa.large_binary())), path, row_group_size=4)
+    with pytest.raises(ValueError, match=rf"{path}: the image of sample 13 cannot be read"):
         encode(open_sets(str(sets)), [open_store(str(tmp_path), str(small_model))], EncodeConfig(batch_size=4))
 
 
-def test_sets_model_and_features_may_lie_on_s3(s3: str, tmp_path: Path, small_model: Path) -> None:
+def test_sets_model_and_features_can_be_on_s3(s3: str, tmp_path: Path, small_model: Path) -> None:
     make_sets(tmp_path)
     for file in (*tmp_path.rglob("*.json"), *tmp_path.rglob("*.parquet")):
         storage.write_bytes(f"{s3}/sets/{file.relative_to(tmp_path)}", file.read_bytes())
@@ -244,9 +245,9 @@ def test_sets_model_and_features_may_lie_on_s3(s3: str, tmp_path: Path, small_mo
         storage.write_bytes(f"{s3}/model/{file.name}", file.read_bytes())
     assert hash_model(f"{s3}/model") == hash_model(str(small_model))
     evaluations = []
-    for place, model in ((s3, f"{s3}/model"), (str(tmp_path), str(small_model))):
-        source = open_sets(f"{place}/sets" if place == s3 else place)[0]
-        store = open_store(f"{place}/features", model)
+    for folder, model in ((s3, f"{s3}/model"), (str(tmp_path), str(small_model))):
+        source = open_sets(f"{folder}/sets" if folder == s3 else folder)[0]
+        store = open_store(f"{folder}/features", model)
         units = pa.Table.from_pylist([asdict(unit) for unit in store.missing(source)])
         written = EncodeUnits({}, batch_size=4, device="cpu")(units)
         assert written["num_rows"].to_pylist() == [4, 4, 4, 3, 10]

@@ -13,7 +13,7 @@ from tests.pipeline.eval.pictures import make_sets
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "bag", "caption"])
-def test_the_scores_are_those_of_the_benchmark(objective: Objective, tmp_path: Path) -> None:
+def test_validation_scores_equal_those_of_the_benchmark(objective: Objective, tmp_path: Path) -> None:
     make_sets(tmp_path / "sets")
     save_small_model(tmp_path / "model", objective)
     sources = open_sets(str(tmp_path / "sets"))
@@ -28,10 +28,10 @@ def test_the_scores_are_those_of_the_benchmark(objective: Objective, tmp_path: P
         for name, score in evaluate(source, store).scores.items()
     }
     assert len(expected) == (7 if objective == "contrastive" else 1)
-    found = score_model(open_model(str(tmp_path / "model")), sources=sources, batch_size=4, device="cpu")
-    assert found == expected
+    scores = score_model(open_model(str(tmp_path / "model")), sources=sources, batch_size=4, device="cpu")
+    assert scores == expected
 
 
-def test_what_makes_no_sense_is_refused_by_name() -> None:
+def test_an_invalid_option_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"validation\.cpus = -1: must be at least 0"):
         ValidationConfig(cpus=-1)

@@ -23,27 +23,27 @@ def make_files(folder: Path, count: int) -> list[ImageFile]:
     return files
 
 
-def pixels(place: Path) -> np.ndarray:
-    with Image.open(place) as image:
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-def share_of(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
-    """How many pixels are of that colour, or nearly."""
+def count_pixels(picture: np.ndarray, colour: tuple[int, int, int]) -> int:
+    """The number of pixels of about this colour."""
     return int((np.abs(picture - colour).max(axis=2) < 40).sum())
 
 
-def test_bars_are_as_long_as_the_probabilities(tmp_path: Path) -> None:
+def test_lengths_of_bars_are_proportional_to_the_probabilities(tmp_path: Path) -> None:
     files = make_files(tmp_path, 1)
-    found = []
+    areas = []
     for probability in (0.25, 0.5, 1.0):
         draw_guesses(str(tmp_path / "a.png"), files, [(Guess("a red circle", probability),)])
-        found.append(share_of(pixels(tmp_path / "a.png"), ACCENT))
-    assert found == [pytest.approx(found[2] * share, rel=0.05) for share in (0.25, 0.5, 1.0)]
-    assert found[2] > 1_000
+        areas.append(count_pixels(pixels(tmp_path / "a.png"), ACCENT))
+    assert areas == [pytest.approx(areas[2] * share, rel=0.05) for share in (0.25, 0.5, 1.0)]
+    assert areas[2] > 1_000
 
 
-def test_the_image_is_shown_whole(tmp_path: Path) -> None:
+def test_the_whole_image_is_shown(tmp_path: Path) -> None:
     Image.new("RGB", (400, 40), (213, 55, 45)).save(tmp_path / "wide.png")
     draw_matches(str(tmp_path / "a.png"), "red", [ImageFile(tmp_path / "wide.png", named=True)], [Match(0, 0.5)])
     rows, columns = np.nonzero(np.abs(pixels(tmp_path / "a.png") - (213, 55, 45)).max(axis=2) < 20)
@@ -51,7 +51,7 @@ def test_the_image_is_shown_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "columns"), [(2, 1), (3, 2), (9, 2)])
-def test_pictures_of_several_images(count: int, columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sheets_of_several_images(count: int, columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contact_sheet, "MAX_IMAGES", 6)
     files = make_files(tmp_path, count)
     draw_guesses(str(tmp_path / "a.jpg"), files, [LABELS] * count)
@@ -66,10 +66,10 @@ def test_pictures_of_several_images(count: int, columns: int, tmp_path: Path, mo
 def test_an_image_of_16_bits_is_not_white(tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 40), 100 * 257, np.uint16)).save(tmp_path / "grey.png")
     draw_matches(str(tmp_path / "a.png"), "grey", [ImageFile(tmp_path / "grey.png", named=True)], [Match(0, 0.5)])
-    assert share_of(pixels(tmp_path / "a.png"), (100, 100, 100)) > 50_000
+    assert count_pixels(pixels(tmp_path / "a.png"), (100, 100, 100)) > 50_000
 
 
-def test_a_sheet_of_what_was_found(tmp_path: Path) -> None:
+def test_a_sheet_of_search_results(tmp_path: Path) -> None:
     files = make_files(tmp_path, 7)
     draw_matches(str(tmp_path / "a.svg"), "red $x$ <b>" * 30, files, [Match(6, 0.5), Match(1, -0.25)])
     svg = (tmp_path / "a.svg").read_text()
@@ -77,18 +77,18 @@ def test_a_sheet_of_what_was_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "kind", "message"),
+    ("path", "kind", "message"),
     [
         ("out", ValueError, "picture=out: must end with one of .png"),
         ("out.txt", ValueError, "picture=out.txt: must end"),
-        ("nowhere/out.png", FileNotFoundError, "picture=nowhere/out.png: there is no folder 'nowhere'"),
+        ("nowhere/out.png", FileNotFoundError, "picture=nowhere/out.png: the folder 'nowhere' does not exist"),
     ],
 )
-def test_places_without_a_picture(place: str, kind: type[Exception], message: str) -> None:
+def test_invalid_paths_of_a_picture(path: str, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        check_picture(place)
+        check_picture(path)
 
 
-def test_a_place_for_a_picture(tmp_path: Path) -> None:
+def test_valid_paths_of_a_picture(tmp_path: Path) -> None:
     check_picture(str(tmp_path / "out.PNG"))
     check_picture("out.pdf")

@@ -13,7 +13,7 @@ from tests.pipeline.eval.pictures import draw
 
 
 class MeanColour(nn.Module):
-    """The simplest features there are: B x 3 x S x S -> B x 3."""
+    """The mean colour as features: B x 3 x S x S -> B x 3."""
 
     def encode_image(self, images: Tensor) -> Tensor:
         return images.mean(dim=(2, 3))
@@ -31,11 +31,11 @@ def encode(files: list[ImageFile], batch_size: int = 2) -> EncodedImages:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six images at three depths, one of them hidden, and other files."""
+    """Four images at two depths, two hidden images, and a file that is not an image."""
     for name in ("b.jpg", "a.JPEG", "10.png", "deep/er/c.webp", ".hidden.jpg", ".trash/d.jpg"):
-        place = tmp_path / "pictures" / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 6), "red").save(place, "PNG")
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), "red").save(path, "PNG")
     (tmp_path / "pictures" / "notes.txt").write_text("no image")
     return tmp_path / "pictures"
 
@@ -44,35 +44,35 @@ def names(files: list[ImageFile], folder: Path) -> list[str]:
     return [str(file.path.relative_to(folder)) for file in files]
 
 
-def test_all_images_below_a_folder_in_order_of_name(folder: Path) -> None:
+def test_images_below_a_folder_are_sorted_by_name(folder: Path) -> None:
     assert names(find_images([str(folder)]), folder) == ["10.png", "a.JPEG", "b.jpg", "deep/er/c.webp"]
 
 
-def test_named_files_come_in_their_order_whatever_they_are_called_and_once(folder: Path) -> None:
-    places = [folder / "notes.txt", folder / "b.jpg", folder / "deep", folder]
-    files = find_images([str(place) for place in places])
+def test_named_files_keep_their_order_and_appear_once(folder: Path) -> None:
+    paths = [folder / "notes.txt", folder / "b.jpg", folder / "deep", folder]
+    files = find_images([str(path) for path in paths])
     assert names(files, folder) == ["notes.txt", "b.jpg", "deep/er/c.webp", "10.png", "a.JPEG"]
     assert [file.named for file in files] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(
-    ("places", "kind", "message"),
+    ("paths", "kind", "message"),
     [
-        ([], ValueError, "name an image or a folder"),
-        (["gone.jpg"], FileNotFoundError, "no file or folder 'gone.jpg'"),
-        (["empty"], ValueError, "below the folder 'empty' there is no image"),
+        ([], ValueError, "give an image or a folder"),
+        (["gone.jpg"], FileNotFoundError, "the file or folder 'gone.jpg' does not exist"),
+        (["empty"], ValueError, "the folder 'empty' contains no images"),
     ],
 )
-def test_places_without_images(
-    places: list[str], kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_paths_without_images(
+    paths: list[str], kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     with pytest.raises(kind, match=message):
-        find_images(places)
+        find_images(paths)
 
 
-def test_a_name_of_any_bytes_can_be_printed() -> None:
+def test_a_name_with_invalid_utf8_can_be_printed() -> None:
     name = str(ImageFile(Path(os.fsdecode(b"caf\xe9.jpg")), named=True))
     assert name == "caf\N{REPLACEMENT CHARACTER}.jpg"
     name.encode()
@@ -91,7 +91,7 @@ def test_images_of_every_mode(mode: str, form: str, tmp_path: Path) -> None:
     assert encode(find_images([str(tmp_path / "image")])).features.shape == (1, 3)
 
 
-def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
+def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held on its side
     Image.new("RGB", (8, 6), "red").save(tmp_path / "a.jpg", exif=exif)
@@ -102,7 +102,7 @@ def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"<html>not found</html>", "not an image of a known format"),
+        (b"<html>not found</html>", "not an image in a known format"),
         (draw("circle", "red")[:900], "truncated"),
         (draw("circle", "red", "PNG")[:200], "."),
         (black_png(10_000), "100000000|10000 x 10000 pixels are more than 89,000,000"),
@@ -114,7 +114,7 @@ def test_files_that_cannot_be_read(content: bytes, message: str, tmp_path: Path)
         open_image(tmp_path / "a.jpg")
 
 
-def test_what_can_be_read_is_encoded_and_the_rest_is_told(folder: Path) -> None:
+def test_readable_files_are_encoded_and_others_are_reported(folder: Path) -> None:
     (folder / "a.JPEG").write_bytes(b"")
     (folder / "b.jpg").write_bytes(draw("circle", "blue"))
     files = find_images([str(folder)])
@@ -126,10 +126,10 @@ def test_what_can_be_read_is_encoded_and_the_rest_is_told(folder: Path) -> None:
         assert encoded.features[1, 2] > encoded.features[1, 0]
 
 
-def test_nothing_that_can_be_read(folder: Path) -> None:
+def test_without_a_readable_file_encoding_raises(folder: Path) -> None:
     for file in find_images([str(folder)]):
         file.path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of 4 can be read; .*10\.png: the file is empty"):
+    with pytest.raises(ValueError, match=r"0 of 4 files can be read; .*10\.png: the file is empty"):
         encode(find_images([str(folder)]))
 
 

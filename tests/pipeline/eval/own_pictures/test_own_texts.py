@@ -27,31 +27,31 @@ def tokenizer() -> Tokenizer:
 @pytest.mark.parametrize(
     ("labels", "templates", "message"),
     [
-        ([], ["{}"], "labels: say what may be in the images"),
-        (["a dog", " "], ["{}"], "labels: one of them is empty"),
-        (["a dog", "a cat", "a dog"], ["{}"], "labels: 'a dog' is there twice"),
-        (["a dog"], ["{}"], "labels: 'a dog' alone has a probability of 100%"),
+        ([], ["{}"], "labels: give what may be in the images"),
+        (["a dog", " "], ["{}"], "labels: a label is empty"),
+        (["a dog", "a cat", "a dog"], ["{}"], "labels: 'a dog' is given more than once"),
+        (["a dog"], ["{}"], "labels: 'a dog' is the only label, so its probability is always 100%"),
         (["a dog", "a cat"], [], "template: templates is empty"),
-        (["a dog", "a cat"], ["a photo"], "template: template 'a photo' must hold exactly one {}"),
+        (["a dog", "a cat"], ["a photo"], "template: template 'a photo' must have exactly one {}"),
     ],
 )
-def test_labels_without_probabilities(labels: list[str], templates: list[str], message: str) -> None:
+def test_invalid_labels_and_templates_raise(labels: list[str], templates: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         check_labels(labels, templates)
 
 
-def test_nothing_to_look_for() -> None:
-    with pytest.raises(ValueError, match="text: say what to look for"):
+def test_an_empty_search_text_raises() -> None:
+    with pytest.raises(ValueError, match="text: give what to look for"):
         check_text("\n")
 
 
-def test_labels_that_the_model_cannot_tell_apart(model: CLIP, tokenizer: Tokenizer) -> None:
+def test_labels_that_the_model_cannot_distinguish_raise(model: CLIP, tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="labels: 'a dog' and 'A  Dog' are the same to the model"):
         build_labels(model, tokenizer, ["a dog", "a cat", "A  Dog"], ["{}"], "cpu")
 
 
-def test_probabilities_equal_those_of_the_model_itself(model: CLIP, tokenizer: Tokenizer) -> None:
-    """Without a template of its own, a label is a caption, and the model's own call gives the answer."""
+def test_probabilities_equal_those_of_the_model(model: CLIP, tokenizer: Tokenizer) -> None:
+    """With the template "{}", a label is a plain caption, so a call of the model gives the reference."""
     labels = ["a red circle", "a blue square", "a green triangle"]
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -81,7 +81,7 @@ def test_equal_labels_keep_their_order() -> None:
     assert [guess.probability for guess in row] == pytest.approx([1 / 3] * 3)
 
 
-def test_search_ranks_by_the_cosine(model: CLIP, tokenizer: Tokenizer) -> None:
+def test_search_ranks_by_cosine_similarity(model: CLIP, tokenizer: Tokenizer) -> None:
     with torch.inference_mode():
         text = model.encode_text(tokenizer("a red circle"))[0]
     across = torch.randn(16, generator=torch.Generator().manual_seed(1))

@@ -17,7 +17,7 @@ def make_case(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 5, 1_000])
-def test_ranks_equal_sorting_every_pair_by_hand(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_equal_those_of_sorted_candidates(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "_ROWS_AT_ONCE", rows_at_once)
     images, texts, image_of_text = make_case(seed=0)
     cosine = torch.nn.functional.cosine_similarity(images[:, None].double(), texts[None].double(), dim=-1).numpy()
@@ -52,8 +52,8 @@ def test_recalls_equal_clip_benchmark() -> None:
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])
-def test_a_model_that_scores_everything_alike_ranks_last(value: float) -> None:
-    alike = torch.full((4, 3), value)
+def test_a_model_with_equal_scores_ranks_last(value: float) -> None:
+    equal = torch.full((4, 3), value)
     own = torch.arange(4)
-    assert text_ranks(alike, alike, own).tolist() == [3, 3, 3, 3]
-    assert image_ranks(alike, alike, own).tolist() == [3, 3, 3, 3]
+    assert text_ranks(equal, equal, own).tolist() == [3, 3, 3, 3]
+    assert image_ranks(equal, equal, own).tolist() == [3, 3, 3, 3]

@@ -22,7 +22,7 @@ def test_clopper_pearson_equals_scipy(successes: int, trials: int, confidence: f
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_clopper_pearson_holds_the_share_and_mirrors(draw: tuple[int, int]) -> None:
+def test_clopper_pearson_contains_the_proportion_and_is_symmetric(draw: tuple[int, int]) -> None:
     successes, trials = draw
     low, high = proportion_interval(successes, trials)
     assert 0 <= low <= successes / trials <= high <= 1
@@ -31,7 +31,7 @@ def test_clopper_pearson_holds_the_share_and_mirrors(draw: tuple[int, int]) -> N
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(-1, 4), (5, 4), (0, 0)])
-def test_what_is_no_proportion_is_refused(successes: int, trials: int) -> None:
+def test_invalid_proportions_are_refused(successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match=f"{successes} successes of {trials} trials"):
         proportion_interval(successes, trials)
 
@@ -60,14 +60,14 @@ def test_bootstrap_over_groups_is_wider_when_the_samples_of_a_group_agree() -> N
     assert (wide[1] - wide[0]) > 1.8 * (narrow[1] - narrow[0])
 
 
-def test_bootstrap_is_the_same_for_the_same_seed_only() -> None:
+def test_bootstrap_depends_only_on_the_seed() -> None:
     hits = np.random.default_rng(1).binomial(5, 0.4, 80).astype(np.float64)
     counts = np.full(80, 5.0)
     assert bootstrap_interval(hits, counts, seed=7) == bootstrap_interval(hits, counts, seed=7)
     assert bootstrap_interval(hits, counts, seed=7) != bootstrap_interval(hits, counts, seed=8)
 
 
-def test_bootstrap_of_all_or_nothing_counts_groups_and_is_not_certain() -> None:
+def test_bootstrap_with_only_hits_or_only_misses_counts_each_group_as_one_draw() -> None:
     counts = np.full(30, 5.0)
     assert bootstrap_interval(counts, counts) == proportion_interval(30, 30)
     assert bootstrap_interval(np.zeros(30), counts) == proportion_interval(0, 30)
@@ -88,7 +88,7 @@ def test_chance_of_recall_equals_the_hypergeometric_distribution(num_candidates:
     assert chance_of_recall(num_relevant, num_candidates, k) == pytest.approx(expected, abs=1e-9)
 
 
-def test_chance_of_recall_of_one_relevant_is_the_share_drawn() -> None:
+def test_chance_of_recall_of_one_relevant_candidate_is_the_share_drawn() -> None:
     assert chance_of_recall(1, 400, 5) == pytest.approx(5 / 400)
     assert chance_of_recall(1, 4, 10) == 1.0
     with pytest.raises(ValueError, match="5 relevant of 4"):
@@ -104,7 +104,7 @@ def test_the_upper_tail_equals_scipy(trials: int, data: st.DataObject) -> None:
     assert upper_tail(successes, trials, p) == pytest.approx(expected, rel=1e-7, abs=1e-300)
 
 
-def test_a_tail_of_no_proportion_is_refused() -> None:
+def test_a_tail_of_an_invalid_proportion_is_refused() -> None:
     with pytest.raises(ValueError, match="no binomial tail"):
         upper_tail(3, 2, 0.5)
     with pytest.raises(ValueError, match="no binomial tail"):

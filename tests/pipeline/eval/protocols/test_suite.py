@@ -30,7 +30,7 @@ def score_cosines(
     return score_classification(dataset, labels, probabilities)
 
 
-def test_texts_are_listed_once_each() -> None:
+def test_each_text_is_listed_once() -> None:
     assert texts_of(COLOURS, []) == ["a red", "red", "a green", "green", "a blue", "blue"]
     assert texts_of(PAIRS, [["x", "y"], ["y", "z"]]) == ["x", "y", "z"]
 
@@ -70,7 +70,7 @@ def test_the_order_of_the_classes_does_not_change_the_scores() -> None:
     assert forwards.predictions.select(names).equals(backwards.predictions.select(names))
 
 
-def test_retrieval_scores_carry_chance_and_interval() -> None:
+def test_retrieval_scores_have_chance_level_and_interval() -> None:
     captions = [[f"caption {i}"] for i in range(20)]
     generator = torch.Generator().manual_seed(1)
     image_features = torch.randn(20, 8, generator=generator)
@@ -93,9 +93,9 @@ def test_captions_of_one_image_are_not_counted_as_independent() -> None:
     image_features = torch.randn(30, 4, generator=generator)
     text_features: dict[str, torch.Tensor] = {}
     for i, own in enumerate(captions):
-        # All captions of an image lie in one place, so they hit or miss together.
-        place = image_features[i] + torch.randn(4, generator=generator)
-        text_features |= {text: place + 1e-3 * torch.randn(4, generator=generator) for text in own}
+        # All captions of an image have nearly the same embedding, so they hit or miss together.
+        centre = image_features[i] + torch.randn(4, generator=generator)
+        text_features |= {text: centre + 1e-3 * torch.randn(4, generator=generator) for text in own}
     evaluation = score_retrieval(PAIRS, captions, image_features, text_features)
     score = evaluation.scores["pairs/text_to_image_r@1"]
     naive = proportion_interval(round(score.value * 150), 150)
@@ -112,7 +112,7 @@ def test_retrieval_predictions_keep_the_rank_of_every_query() -> None:
     assert evaluation.predictions.schema == RANKED
     assert evaluation.predictions.to_pylist() == [
         {"direction": "image_to_text", "sample": 0, "caption": None, "rank": 0},
-        # "b" describes image 0 but scores as high as "c" for image 1: a tie counts against.
+        # "b" describes image 0 but scores as high as "c" for image 1: a tie counts as wrong.
         {"direction": "image_to_text", "sample": 1, "caption": None, "rank": 1},
         {"direction": "text_to_image", "sample": 0, "caption": "a", "rank": 0},
         {"direction": "text_to_image", "sample": 0, "caption": "b", "rank": 1},
@@ -120,6 +120,6 @@ def test_retrieval_predictions_keep_the_rank_of_every_query() -> None:
     ]
 
 
-def test_a_score_finds_its_row_in_the_table() -> None:
+def test_the_benchmark_of_a_score_is_found_by_its_name() -> None:
     assert benchmark_of("rendered_pairs/image_to_text_r@1").title == "Pairs"
     assert benchmark_of("my_birds").title == "my birds"

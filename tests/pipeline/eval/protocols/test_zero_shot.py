@@ -6,8 +6,8 @@ from torch import Tensor
 from pipeline.eval.protocols.zero_shot import bag_probabilities, build_classifier, class_probabilities
 
 
-class SameEncoder:
-    """Answers with embeddings given beforehand, in the form that clip_benchmark calls a model."""
+class FixedEncoder:
+    """A model with the interface that clip_benchmark expects, which returns given embeddings."""
 
     def __init__(self, features: Tensor) -> None:
         self.features = features
@@ -26,12 +26,12 @@ def test_classifier_equals_a_loop_over_classes_and_templates() -> None:
         np.testing.assert_allclose(built[index].numpy(), mean / np.sqrt((mean**2).sum()), atol=1e-6)
 
 
-def test_a_long_prompt_embedding_weighs_no_more_than_a_short_one() -> None:
+def test_prompt_embeddings_of_any_length_have_equal_weight() -> None:
     features = torch.tensor([[[100.0, 0.0], [0.0, 1.0]]])
     torch.testing.assert_close(build_classifier(features), torch.full((1, 2), 0.5**0.5))
 
 
-def test_probabilities_equal_a_softmax_by_hand() -> None:
+def test_probabilities_equal_a_plain_softmax() -> None:
     generator = torch.Generator().manual_seed(1)
     images, classifier = torch.randn(20, 8, generator=generator), torch.randn(4, 1, 8, generator=generator)
     found = class_probabilities(images, build_classifier(classifier), 12.5).numpy()
@@ -57,7 +57,7 @@ def test_classifier_and_accuracy_equal_clip_benchmark() -> None:
     labels = torch.randint(0, 6, (50,), generator=generator)
     texts = [f"{template}{name}" for name in range(6) for template in "abc"]
     theirs = peer.zero_shot_classifier(
-        SameEncoder(prompts.flatten(0, 1)),
+        FixedEncoder(prompts.flatten(0, 1)),
         lambda batch: torch.tensor([texts.index(text) for text in batch]),
         [str(name) for name in range(6)],
         ["a{c}", "b{c}", "c{c}"],
@@ -67,7 +67,7 @@ def test_classifier_and_accuracy_equal_clip_benchmark() -> None:
     classifier = build_classifier(prompts)
     torch.testing.assert_close(classifier, theirs.T, atol=1e-6, rtol=0)
     batches = [(torch.arange(0, 30), labels[:30]), (torch.arange(30, 50), labels[30:])]
-    logits, target = peer.run_classification(SameEncoder(images), theirs, batches, "cpu", amp=False)
+    logits, target = peer.run_classification(FixedEncoder(images), theirs, batches, "cpu", amp=False)
     ours = class_probabilities(images, classifier, 100.0)
     torch.testing.assert_close(ours, logits.softmax(dim=-1), atol=1e-5, rtol=0)
     assert target.tolist() == labels.tolist()

@@ -32,7 +32,7 @@ def points_of(chart: ElementTree.Element, name: str) -> list[tuple[float, float]
     return [(float(x), float(y)) for x, y in (point.split(",") for point in line.get("points", "").split())]
 
 
-def test_values_land_where_their_axes_say() -> None:
+def test_points_are_drawn_at_their_values() -> None:
     chart = draw(Series(label="loss", points=[(0, 4.0), (50, 3.0), (100, 0.0)]))
     (left, top), (middle, quarter), (right, bottom) = points_of(chart, "line line-0")
     assert middle == pytest.approx((left + right) / 2, abs=0.1)
@@ -47,15 +47,15 @@ def test_a_logarithmic_axis_spaces_powers_of_ten_evenly() -> None:
     chart = draw(
         Series(label="queries", points=[(1, 1_000.0), (10, 100.0), (100, 10.0), (1_000, 1.0)]), x=x, y=Axis(log=True)
     )
-    places = points_of(chart, "line line-0")
-    assert [places[i + 1][0] - places[i][0] for i in range(3)] == pytest.approx(
-        [places[1][0] - places[0][0]] * 3, abs=0.2
+    points = points_of(chart, "line line-0")
+    assert [points[i + 1][0] - points[i][0] for i in range(3)] == pytest.approx(
+        [points[1][0] - points[0][0]] * 3, abs=0.2
     )
     labels = [text.text for text in chart.iter("text") if text.get("class") == "middle"]
     assert labels == ["1", "10", "100", "1,000"]
 
 
-def test_what_an_axis_cannot_show_is_left_out() -> None:
+def test_points_that_an_axis_cannot_show_are_omitted() -> None:
     points = [(1, math.nan), (2, 3.0), (3, math.inf), (4, 5.0)]
     assert len(points_of(draw(Series(label="loss", points=points)), "line line-0")) == 2
     chart = draw(Series(label="count", points=[(1, 5.0), (2, 0.0), (3, 2.0)]), y=Axis(log=True))
@@ -64,24 +64,24 @@ def test_what_an_axis_cannot_show_is_left_out() -> None:
 
 @pytest.mark.parametrize("points", [[(7, 2.5)], [(7, 0.0), (7, 0.0)], [(1, -3.0), (2, -3.0)]])
 @pytest.mark.parametrize("size", [SMALL, (520, 270)])
-def test_a_single_value_still_makes_a_chart(points: list[tuple[float, float]], size: tuple[int, int]) -> None:
+def test_a_single_value_gives_a_chart(points: list[tuple[float, float]], size: tuple[int, int]) -> None:
     chart = draw(Series(label="loss", points=points), size=size)
     for x, y in points_of(chart, "line line-0"):
         assert 0 < x < size[0]
         assert 0 < y < size[1]
 
 
-def test_no_points_make_no_chart() -> None:
+def test_without_points_the_chart_is_empty() -> None:
     assert line_chart("Loss", [Series(label="loss", points=[])], Axis(), Axis()) == ""
 
 
-def test_only_several_lines_have_a_legend() -> None:
+def test_a_legend_appears_for_several_lines_only() -> None:
     one = Series(label="a", points=[(1, 1.0), (2, 2.0)])
     assert not list(draw(one).iter("tspan"))
     assert [key.text for key in draw(one, Series(label="b", points=[(1, 2.0)])).iter("tspan")] == ["a", "b"]
 
 
-def test_texts_are_escaped_and_the_chart_is_told_in_words() -> None:
+def test_texts_are_escaped_and_the_chart_has_a_description() -> None:
     chart = draw(Series(label='<b>"loss"', points=[(1, 5.0), (9, 1.25)]), Series(label="x", points=[(1, 1.0)]))
     words = chart.get("aria-label", "")
     assert words.startswith('Loss: <b>"loss" goes from 5 at step 1 to 1.25 at step 9; x goes from')
@@ -115,7 +115,7 @@ def test_thinning_keeps_the_ends_and_the_order(log: bool) -> None:
 
 
 def boxes_of(chart: ElementTree.Element) -> list[list[tuple[str, float, float]]]:
-    """For each bar (class, left, width) of its parts."""
+    """(class, left, width) of every part of each bar."""
     return [
         [(box.get("class", ""), float(box.get("x", "")), float(box.get("width", ""))) for box in group.iter("rect")]
         for group in chart.iter("g")
@@ -123,7 +123,7 @@ def boxes_of(chart: ElementTree.Element) -> list[list[tuple[str, float, float]]]
 
 
 @pytest.mark.parametrize("width", [520, 1_080])
-def test_shares_lie_one_behind_the_other_from_zero_to_all(width: int) -> None:
+def test_shares_are_stacked_from_zero_to_the_whole(width: int) -> None:
     bars = [
         Bar(label="a.example", shares=[0.5, 0.25, 0.0, 0.25], note="50%"),
         Bar(label="b.example", shares=[0, 0, 0, 1], note="0%"),
@@ -156,7 +156,7 @@ def test_long_and_hostile_labels_are_cut_and_escaped() -> None:
     assert 160 < box[1] < 200
 
 
-def test_no_bars_make_no_chart() -> None:
+def test_without_bars_the_chart_is_empty() -> None:
     assert stacked_bars("Domains", [], 520) == ""
 
 
@@ -167,7 +167,7 @@ MARKS = [
 ]
 
 
-def test_marks_stand_in_their_intervals_over_a_line_at_zero() -> None:
+def test_marks_lie_within_their_intervals_around_a_line_at_zero() -> None:
     chart = ElementTree.fromstring(interval_chart("Difference", MARKS, Axis(label="share"), Axis(percent=True)))
     (zero,) = (path for path in chart.iter("path") if path.get("class") == "axis")
     level = float(re.search(r",([\d.]+)H", zero.get("d", "")).group(1))  # type: ignore[union-attr]
@@ -180,7 +180,7 @@ def test_marks_stand_in_their_intervals_over_a_line_at_zero() -> None:
     assert high < float(circles["mark strong"].get("cy", "")) < low
 
 
-def test_labels_of_marks_do_not_lie_on_each_other() -> None:
+def test_labels_of_marks_do_not_overlap() -> None:
     chart = ElementTree.fromstring(interval_chart("Difference", MARKS, Axis(), Axis()))
     shown = [text.text for group in chart.iter("g") for text in group.iter("text")]
     assert sorted(str(text) for text in shown) == ["a", "b"]

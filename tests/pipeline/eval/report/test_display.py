@@ -82,7 +82,7 @@ def test_nested_values_get_dotted_names() -> None:
 @pytest.mark.parametrize(
     ("mode", "form"), [("RGB", "JPEG"), ("L", "JPEG"), ("P", "GIF"), ("RGBA", "PNG"), ("RGB", "WEBP")]
 )
-def test_a_picture_becomes_a_small_jpeg_of_our_own(mode: str, form: str) -> None:
+def test_a_picture_is_encoded_again_as_a_small_jpeg(mode: str, form: str) -> None:
     content = io.BytesIO()
     Image.new(mode, (600, 300)).save(content, form)
     address = picture(content.getvalue())
@@ -92,7 +92,7 @@ def test_a_picture_becomes_a_small_jpeg_of_our_own(mode: str, form: str) -> None
         assert (small.format, small.mode, small.size) == ("JPEG", "RGB", (THUMBNAIL_PX, THUMBNAIL_PX // 2))
 
 
-def test_nothing_of_the_original_file_survives() -> None:
+def test_metadata_of_the_original_is_removed() -> None:
     content = io.BytesIO()
     Image.new("RGB", (32, 32)).save(content, "JPEG", comment=b"<script>alert(1)</script>")
     assert b"<script>" in content.getvalue()
@@ -100,7 +100,7 @@ def test_nothing_of_the_original_file_survives() -> None:
 
 
 def bomb() -> bytes:
-    """A PNG whose header tells of 20,000 x 20,000 pixels."""
+    """A PNG whose header claims 20,000 x 20,000 pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
@@ -109,12 +109,12 @@ def bomb() -> bytes:
     ("content", "message"),
     [(b"", "cannot be decoded"), (b"<svg/>", "cannot be decoded"), (bomb(), "cannot be decoded")],
 )
-def test_what_is_no_picture_is_refused(content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_picture_raises(content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         picture(content)
 
 
-def test_a_rejected_file_is_shown_if_it_can_be() -> None:
+def test_the_image_of_a_rejected_pair_is_shown_if_it_can_be_decoded() -> None:
     content = io.BytesIO()
     Image.new("RGB", (32, 32)).save(content, "PNG")
     assert picture_if_readable(content.getvalue()) == picture(content.getvalue())

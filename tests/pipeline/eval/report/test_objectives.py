@@ -9,7 +9,7 @@ from pipeline.model.config import OBJECTIVES
 from tests.pipeline.eval.objective_rows import IMAGES, score_rows
 
 
-def test_images_needed_are_read_off_the_first_crossing_by_their_logarithm() -> None:
+def test_images_needed_are_interpolated_logarithmically_at_the_first_crossing() -> None:
     points = [(100.0, 0.2), (200.0, 0.4), (400.0, 0.3), (800.0, 0.6)]
     assert images_needed(points, 0.4) == pytest.approx(200)
     assert images_needed(points, 0.3) == pytest.approx(100 * 2**0.5)
@@ -18,7 +18,7 @@ def test_images_needed_are_read_off_the_first_crossing_by_their_logarithm() -> N
     assert images_needed(points, 0.7) is None
 
 
-def test_the_comparison_finds_how_many_times_faster_each_is() -> None:
+def test_the_comparison_computes_how_many_times_faster_each_objective_is() -> None:
     comparison = compare(score_rows())
     assert list(comparison.curves) == list(OBJECTIVES)
     for k, (images, accuracy) in enumerate(comparison.curves["bag"][1]):
@@ -38,7 +38,7 @@ def test_the_comparison_finds_how_many_times_faster_each_is() -> None:
     assert comparison.num_seeds == 2
 
 
-def test_an_accuracy_counts_as_reached_when_all_seeds_reach_it() -> None:
+def test_an_accuracy_is_reached_only_if_all_seeds_reach_it() -> None:
     table = score_rows(("bag", "caption"))
     slow = [
         row | {"accuracy": 0.3} if (row["objective"], row["seed"]) == ("bag", 1) else row for row in table.to_pylist()
@@ -48,7 +48,7 @@ def test_an_accuracy_counts_as_reached_when_all_seeds_reach_it() -> None:
     assert comparison.finals["colours"]["bag"] == pytest.approx(((0.7 + 0.3) / 2, 0.3, 0.7))
 
 
-def test_the_figure_is_a_picture_and_a_chart() -> None:
+def test_the_figure_is_drawn_as_png_and_svg() -> None:
     comparison = compare(score_rows(("contrastive", "caption")))
     png = draw_figure(comparison)
     assert png.startswith(b"\x89PNG")
@@ -58,7 +58,7 @@ def test_the_figure_is_a_picture_and_a_chart() -> None:
     assert chart.count("<polygon") == chart.count("<polyline") == 2
 
 
-def test_the_page_has_a_section_when_there_is_a_comparison() -> None:
+def test_the_page_has_a_section_for_a_comparison() -> None:
     page = render_report(ReportInputs(title="Figure 2", objectives=compare(score_rows())))
     assert '<section id="objectives">' in page
     assert "8.0×" in page

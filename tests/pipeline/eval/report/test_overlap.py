@@ -12,7 +12,7 @@ def set_of(name: str, num_overlapping: int, hits: int, num_clean: int, clean_hit
     return contamination(name, classified(right), range(num_overlapping))
 
 
-def test_scores_are_those_of_all_overlap_and_clean() -> None:
+def test_accuracies_of_all_overlap_and_clean() -> None:
     found = set_of("birds", num_overlapping=40, hits=30, num_clean=160, clean_hits=80)
     assert found.overlapping is not None
     assert found.clean is not None
@@ -29,7 +29,7 @@ def test_scores_are_those_of_all_overlap_and_clean() -> None:
     assert difference == pytest.approx((0.25, exact.low - 0.5, exact.high - 0.5), abs=1e-9)
 
 
-def test_samples_are_told_by_number_not_by_place() -> None:
+def test_samples_are_identified_by_index_not_by_row() -> None:
     predictions = classified([True, False, True, False]).take(pa.array([3, 1, 0, 2]))
     found = contamination("x", predictions, {0, 2, 77})
     assert found.overlapping is not None
@@ -38,14 +38,14 @@ def test_samples_are_told_by_number_not_by_place() -> None:
     assert found.p_value == 0.0
 
 
-def test_a_set_without_overlap_and_one_that_is_all_overlap() -> None:
+def test_sets_without_overlap_or_without_clean_samples() -> None:
     none, everything = set_of("none", 0, 0, 5, 3), set_of("everything", 5, 3, 0, 0)
     assert (none.overlapping, none.p_value, none.difference) == (None, None, None)
     assert (none.share, none.change) == (0.0, 0.0)
     assert (everything.clean, everything.p_value, everything.change, everything.share) == (None, None, 0.0, 1.0)
 
 
-def test_retrieval_is_judged_by_the_first_text_of_each_image() -> None:
+def test_retrieval_is_scored_by_the_first_text_of_each_image() -> None:
     rows = [("image_to_text", 0, None, 0), ("image_to_text", 1, None, 3), ("text_to_image", 0, "x", 9)]
     predictions = pa.Table.from_pylist([dict(zip(RANKED.names, row, strict=True)) for row in rows], schema=RANKED)
     found = contamination("pairs", predictions, {0})
@@ -54,7 +54,7 @@ def test_retrieval_is_judged_by_the_first_text_of_each_image() -> None:
     assert found.overlapping.value == 1.0
 
 
-def test_items_are_those_of_the_set_and_of_its_version() -> None:
+def test_items_belong_to_the_set_and_its_version() -> None:
     overlaps = pa.table({"benchmark": ["a", "b", "a", "a"], "set_sha256": ["1", "2", "1", "1"], "item": [4, 5, 6, 4]})
     assert overlapping_items(overlaps, "a", "1") == {4, 6}
     assert overlapping_items(overlaps, "c", "3") == frozenset()
@@ -70,14 +70,14 @@ SETS = [
 ]
 
 
-def test_all_sets_are_summed_up_as_in_the_paper() -> None:
+def test_the_summary_of_all_sets() -> None:
     summary = summarise(SETS)
     assert (summary.num_sets, summary.num_without, summary.num_moved, summary.num_significant) == (4, 1, 2, 1)
     assert summary.median_share == pytest.approx(0.1)
     assert summary.mean_share == pytest.approx((0 + 0.1 + 0.25 + 0.1) / 4)
 
 
-def test_the_picture_shows_the_sets_that_overlap() -> None:
+def test_the_chart_shows_only_sets_with_overlap() -> None:
     picture = draw_differences(SETS)
     assert picture.count("<circle") == 3
     assert picture.count('<circle class="mark strong"') == 1

@@ -54,7 +54,7 @@ def test_a_retrieval_set_has_neither_classes_nor_templates() -> None:
         (describe(templates=["a photo"]), "exactly one"),
     ],
 )
-def test_a_description_that_cannot_be_is_refused_by_its_place(content: bytes, message: str) -> None:
+def test_an_invalid_description_is_refused_and_its_file_named(content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=rf"^sets/shapes/dataset\.json: .*{message}"):
         parse_description(content, "sets/shapes/dataset.json")
 
@@ -86,7 +86,7 @@ def test_an_image_without_a_caption_is_refused(captions: list[list[str] | None])
         check_samples(Dataset(name="pairs", kind=Kind.RETRIEVAL), samples, "test.parquet")
 
 
-def test_what_is_written_reads_back() -> None:
+def test_a_serialised_set_is_read_back_unchanged() -> None:
     dataset = parse_description(describe(), "x")
     samples = pa.table({"image": [b"one", b"two"], "label": pa.array([1, 0], pa.int32())}, schema=LABELLED)
     files = serialise(dataset, samples)
@@ -94,7 +94,7 @@ def test_what_is_written_reads_back() -> None:
     assert pq.read_table(io.BytesIO(files["test.parquet"])).equals(samples)
 
 
-def test_the_digits_of_scikit_learn_come_as_ink_on_paper_with_their_names() -> None:
+def test_the_digits_of_scikit_learn_are_drawn_dark_on_white_with_their_names() -> None:
     datasets = pytest.importorskip("sklearn.datasets")
     dataset, samples = sklearn_digits()
     check_samples(dataset, samples, "digits")

@@ -3,12 +3,12 @@ import pytest
 from pipeline.eval.sets.prompts import check_templates, fill, prompts_of
 
 
-def test_each_template_gives_one_prompt_in_its_order() -> None:
+def test_each_template_gives_one_prompt_in_order() -> None:
     templates = ["a photo of a {}.", 'the number: "{}"']
     assert prompts_of("7", templates) == ["a photo of a 7.", 'the number: "7"']
 
 
-def test_braces_of_a_class_name_are_left_alone() -> None:
+def test_braces_in_a_class_name_are_kept() -> None:
     assert fill("a {}.", "{x} {}") == "a {x} {}."
 
 
@@ -18,6 +18,6 @@ def test_a_template_without_exactly_one_slot_is_refused(template: str) -> None:
         check_templates(["a {}", template], "sets/dataset.json")
 
 
-def test_no_templates_at_all_are_refused() -> None:
+def test_an_empty_list_of_templates_is_refused() -> None:
     with pytest.raises(ValueError, match="templates is empty"):
         check_templates([], "sets/dataset.json")

@@ -18,7 +18,7 @@ RESNET = "resnet50.tv_in1k"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A table with a small model in the place of ResNet-50, and no downloads of earlier days."""
+    """Replace the ResNets of the table by a small one, and hide earlier downloads."""
     monkeypatch.setattr(
         baselines, "BASELINES", {"ResNet": ("resnet18.tv_in1k",), "EfficientNet": BASELINES["EfficientNet"]}
     )
@@ -28,7 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole() -> torch.nn.Module:
-    """A network with its classifier, as timm publishes it, and weights of its own."""
+    """A network of timm with its classifier and random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return timm.create_model("resnet18.tv_in1k", pretrained=False).eval()
@@ -44,16 +44,16 @@ def picture(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(pixels).convert(mode)
 
 
-def save(weights: dict[str, Tensor], place: Path) -> Path:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.suffix == ".safetensors":
-        safetensors.torch.save_file(weights, place)
+def save(weights: dict[str, Tensor], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(weights, path)
     else:
-        torch.save(weights, place)
-    return place
+        torch.save(weights, path)
+    return path
 
 
-def test_every_name_is_one_of_timm_with_weights() -> None:
+def test_timm_has_weights_for_every_name() -> None:
     names = [name for family in BASELINES.values() for name in family]
     assert [name for name in names if not timm.is_model_pretrained(name)] == []
     assert len(names) == len({*names}) == 34
@@ -61,7 +61,7 @@ def test_every_name_is_one_of_timm_with_weights() -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "model.pth"])
-def test_features_are_what_the_classifier_gets(
+def test_features_are_the_classifiers_input(
     name: str, whole: torch.nn.Module, weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
     model, preprocess = load_baseline("timm/resnet18", save(weights, tmp_path / name))
@@ -73,13 +73,13 @@ def test_features_are_what_the_classifier_gets(
     assert features.shape == (4, 512)
 
 
-def test_images_are_prepared_as_the_model_s_own_configuration_says(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_preprocessing_follows_the_models_configuration(weights: dict[str, Tensor], tmp_path: Path) -> None:
     _, preprocess = load_baseline("timm/resnet18", save(weights, tmp_path / "model.pt"))
     grey = preprocess(Image.new("RGB", (300, 200), (124, 116, 104)))  # ImageNet's mean colour
     assert grey.abs().max() < 0.02
 
 
-def test_weights_are_found_where_downloads_lie(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_are_found_among_earlier_downloads(weights: dict[str, Tensor], tmp_path: Path) -> None:
     hub = tmp_path / "hub" / "models--timm--resnet18.tv_in1k"
     save(weights, hub / "snapshots" / "abc" / "model.safetensors")
     (hub / "refs").mkdir()
@@ -93,23 +93,21 @@ def test_weights_are_found_where_downloads_lie(weights: dict[str, Tensor], tmp_p
         torch.testing.assert_close(value, from_torch[name])
 
 
-def test_without_weights_it_says_what_to_fetch() -> None:
+def test_missing_weights_raise_with_instructions() -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"Fetch model.safetensors of https://huggingface.co/timm/resnet18.tv_in1k"
+        FileNotFoundError, match=r"Download model.safetensors from https://huggingface.co/timm/resnet18.tv_in1k"
     ):
         load_baseline("resnet18")
 
 
-def test_untrained_only_when_asked_for() -> None:
+def test_an_untrained_model_must_be_requested() -> None:
     model, preprocess, tokenize = pipeline.load("timm/resnet18", weights=RANDOM)
     assert model.encode_image(preprocess(picture()).unsqueeze(0)).shape == (1, 512)
-    with pytest.raises(ValueError, match="timm/resnet18 knows images only"):
+    with pytest.raises(ValueError, match="timm/resnet18 encodes images only"):
         tokenize("a dog")
 
 
-def test_old_files_without_counters_of_batches_and_without_a_classifier(
-    weights: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_files_may_lack_batch_counters_and_a_classifier(weights: dict[str, Tensor], tmp_path: Path) -> None:
     old = {
         name: value
         for name, value in weights.items()
@@ -127,20 +125,18 @@ def test_old_files_without_counters_of_batches_and_without_a_classifier(
         ("timm/0", "is not known; try timm/resnet18.tv_in1k, timm/tf_efficientnet_b0.aa_in1k"),
     ],
 )
-def test_unknown_names(name: str, message: str) -> None:
+def test_unknown_names_raise(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline.load(name)
 
 
-def test_a_name_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ambiguous_name_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "BASELINES", BASELINES)
-    with pytest.raises(
-        ValueError, match=r"may be one of several; try timm/tf_efficientnet_b0.aa_in1k, timm/tf_eff.*ns_"
-    ):
+    with pytest.raises(ValueError, match=r"is ambiguous; try timm/tf_efficientnet_b0.aa_in1k, timm/tf_eff.*ns_"):
         load_baseline("tf_efficientnet_b0")
 
 
-def test_weights_that_do_not_fit_are_refused_with_their_names(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_listed(weights: dict[str, Tensor], tmp_path: Path) -> None:
     wrong = {name: value for name, value in weights.items() if not name.startswith("layer4.")}
     wrong |= {"extra": torch.zeros(1), "conv1.weight": torch.zeros(64, 3, 5, 5)}
     with pytest.raises(
@@ -154,7 +150,9 @@ class Trap:
         return Path.touch, (Path("sprung"),)
 
 
-def test_files_that_are_no_weights(weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_not_weights_raise(
+    weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     half = save(weights, tmp_path / "half.safetensors")
     half.write_bytes(half.read_bytes()[:-1_000])
@@ -164,8 +162,8 @@ def test_files_that_are_no_weights(weights: dict[str, Tensor], tmp_path: Path, m
     Path("text.pt").write_text("not found")
     Path("empty.pt").touch()
     for name in ("half.safetensors", "trap.pt", "text.pt", "empty.pt"):
-        with pytest.raises(ValueError, match=f"weights={name}: damaged, or more than plain tensors"):
+        with pytest.raises(ValueError, match=f"weights={name}: damaged, or not only plain tensors"):
             load_baseline("resnet18", name)
     assert not Path("sprung").exists()
-    with pytest.raises(FileNotFoundError, match=r"weights=gone\.pt: there is no such file"):
+    with pytest.raises(FileNotFoundError, match=r"weights=gone\.pt: the file does not exist"):
         load_baseline("resnet18", "gone.pt")

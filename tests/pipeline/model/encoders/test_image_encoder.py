@@ -32,12 +32,12 @@ def files_of_model() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["detector", "model"])
-def test_a_folder_becomes_an_encoder(kind: str) -> None:
+def test_an_encoder_from_a_folder(kind: str) -> None:
     files = files_of_detector() if kind == "detector" else files_of_model()
     embeddings = encoder_from_files(files, "here", 4, "cpu")(IMAGES)
     assert embeddings.dtype == np.float32
     assert embeddings.shape[0] == len(IMAGES)
-    to_column(embeddings)  # of length one, that is
+    to_column(embeddings)  # checks that the length is one
     again = encoder_from_files(files, "here", 1, "cpu")(IMAGES)
     assert np.allclose(embeddings, again, atol=1e-5)
     others = embeddings[:5] @ embeddings[5]
@@ -45,11 +45,11 @@ def test_a_folder_becomes_an_encoder(kind: str) -> None:
     assert others[0] == others.max()
 
 
-def test_what_is_no_encoder_is_refused() -> None:
-    with pytest.raises(FileNotFoundError, match="runs/x holds no image encoder"):
+def test_files_of_neither_kind_raise() -> None:
+    with pytest.raises(FileNotFoundError, match="runs/x contains no image encoder"):
         encoder_from_files({}, "runs/x", 4, "cpu")
 
 
-def test_an_image_that_cannot_be_decoded_is_an_error() -> None:
+def test_an_image_that_cannot_be_decoded_raises() -> None:
     with pytest.raises(ValueError, match="cannot be decoded"):
         encoder_from_files(files_of_detector(), "here", 4, "cpu")([b"no image"])

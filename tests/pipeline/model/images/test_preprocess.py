@@ -24,7 +24,7 @@ def reference(image_size: int) -> Callable[[Image.Image], Tensor]:
 
 
 def noise(mode: str, width: int, height: int) -> Image.Image:
-    """A picture in which no two neighbours are alike."""
+    """A picture of random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
     picture = Image.fromarray(pixels, "RGBA") if mode in {"RGBA", "LA", "PA"} else Image.fromarray(pixels[..., :3])
     return picture.convert(mode)
@@ -39,11 +39,11 @@ def assert_same(image: Image.Image, image_size: int) -> None:
 
 @pytest.mark.realdata
 def test_photographs(clip_data: Path) -> None:
-    """200 of them, bit for bit, for a model's usual resolution and a larger one."""
+    """Compare 200 photographs bit for bit, at a model's usual resolution and a larger one."""
     images = pq.read_table(clip_data / "photos.parquet", columns=["image"]).slice(0, 200)["image"].to_pylist()
     for index, data in enumerate(images):
         image = Image.open(io.BytesIO(data))
-        # As they are, and cut so that they are wider or taller than high or wide
+        # Each image whole, and cropped to vary its aspect ratio
         cut = image.crop((0, 0, image.width - 3 * (index % 30), image.height - 5 * (index % 17)))
         assert_same(image, 224)
         assert_same(cut, 336 if index % 10 == 0 else 224)
@@ -56,7 +56,7 @@ def test_any_size(width: int, height: int, image_size: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"])
-def test_every_mode_of_eight_bits(mode: str) -> None:
+def test_every_mode_with_eight_bits(mode: str) -> None:
     for size in ((40, 31), (32, 32), (9, 20)):
         assert_same(noise(mode, *size), 32)
 
@@ -68,8 +68,8 @@ def test_a_palette_with_transparency() -> None:
 
 
 @pytest.mark.parametrize("mode", SIXTEEN_BITS)
-def test_the_upper_eight_of_sixteen_bits(mode: str) -> None:
-    """open_clip's transform makes everything white that is brighter than 255 of 65,535."""
+def test_the_upper_eight_of_sixteen_bits_are_used(mode: str) -> None:
+    """open_clip's transform turns every pixel above 255 of 65,535 white."""
     grey = np.arange(40 * 31, dtype=np.uint16).reshape(31, 40) * 50
     kinds = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}
     image = Image.frombytes(mode, (40, 31), grey.astype(kinds[mode]).tobytes())
@@ -78,13 +78,13 @@ def test_the_upper_eight_of_sixteen_bits(mode: str) -> None:
     assert (reference(32)(image) == normalise(torch.full((3, 1, 1), 255, dtype=torch.uint8))).float().mean() > 0.95
 
 
-def test_a_file_of_sixteen_bits() -> None:
+def test_a_file_with_sixteen_bits() -> None:
     file = io.BytesIO()
     Image.fromarray(np.full((20, 20), 0x8000, np.uint16)).save(file, "PNG")
     expected = preprocess_for(16)(Image.new("L", (20, 20), 0x80))
     assert torch.equal(preprocess_for(16)(Image.open(file)), expected)
 
 
-def test_fractions_are_refused() -> None:
+def test_an_image_of_floats_raises() -> None:
     with pytest.raises(ValueError, match=r"mode F has no known range.*convert it to 'L'"):
         preprocess_for(16)(Image.new("F", (20, 30), 0.5))

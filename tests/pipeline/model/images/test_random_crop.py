@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.model.images.random_crop import REDUCED_SHRINK, Pixels, decode, random_square_crop
 
 RAMP = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (30, 40, 3))
-"""30 high, 40 wide; a pixel's value is its column."""
+"""An image 30 high and 40 wide, in which the value of a pixel is its column."""
 
 
 def test_decode_gives_rgb() -> None:
@@ -24,7 +24,7 @@ def test_decode_gives_rgb() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no image"])
-def test_undecodable(data: bytes) -> None:
+def test_undecodable_data_raises(data: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be decoded"):
         decode(data)
 
@@ -36,7 +36,7 @@ def jpeg(pixels: Pixels, **options: object) -> bytes:
 
 
 def smooth(height: int, width: int) -> Pixels:
-    """A different slope in each colour."""
+    """An image with a different gradient in each colour channel."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([255 * rows / height, 255 * columns / width, 255 * (rows + columns) / (height + width)], -1).astype(
         np.uint8
@@ -56,16 +56,16 @@ def smooth(height: int, width: int) -> Pixels:
         (None, (120, 160)),
     ],
 )
-def test_a_jpeg_is_decoded_as_small_as_is_enough(
+def test_a_jpeg_is_decoded_at_the_smallest_sufficient_size(
     least_side: int | None, shape: tuple[int, int], options: dict[str, object]
 ) -> None:
     pixels = decode(jpeg(smooth(120, 160), **options), least_side)
     assert pixels.shape == (*shape, 3)
     wanted = np.asarray(Image.fromarray(smooth(120, 160)).resize(shape[::-1], Image.Resampling.BOX), np.int64)
-    assert abs(pixels - wanted).max() <= 6, "the same picture, its colours in their order"
+    assert abs(pixels - wanted).max() <= 6, "another picture, or another order of colours"
 
 
-def test_other_types_are_decoded_in_full() -> None:
+def test_other_formats_are_decoded_in_full() -> None:
     buffer = io.BytesIO()
     Image.fromarray(smooth(64, 64)).save(buffer, "PNG")
     assert decode(buffer.getvalue(), 1).shape == (64, 64, 3)
@@ -73,37 +73,37 @@ def test_other_types_are_decoded_in_full() -> None:
 
 
 @pytest.mark.realdata
-def test_crops_are_near_pillows(clip_data: Path) -> None:
-    """The peer's kernel on the same square; photographs decoded in full and at a half."""
+def test_crops_are_close_to_pillows(clip_data: Path) -> None:
+    """Compare with Pillow's kernel on the same square, with photographs decoded in full and at half size."""
     images = pq.read_table(clip_data / "photos.parquet", columns=["image"])["image"].slice(0, 30).to_pylist()
     for image_size, least_decibels in ((190, 42), (112, 40), (56, 36)):
-        found = []
+        decibels = []
         for image in images:
             square = Image.fromarray(decode(image)[14:210, 14:210])
             wanted = np.asarray(square.resize((image_size, image_size), Image.Resampling.BICUBIC), np.float64)
             pixels = decode(image, REDUCED_SHRINK * image_size / 0.875)
             crop = random_square_crop(pixels, image_size, 0.875, (0.5, 0.5)).transpose(1, 2, 0)
-            found.append(10 * np.log10(255**2 / ((crop - wanted) ** 2).mean()))
-        assert np.median(found) > least_decibels, image_size
+            decibels.append(10 * np.log10(255**2 / ((crop - wanted) ** 2).mean()))
+        assert np.median(decibels) > least_decibels, image_size
 
 
 @pytest.mark.parametrize(
     ("at", "first_column"), [((0.0, 0.0), 0), ((0.0, 0.999999), 16), ((0.5, 0.5), 8)]
-)  # a crop of 24 in a width of 40 has 17 places
-def test_crop_lies_where_it_is_told(at: tuple[float, float], first_column: int) -> None:
+)  # a crop of 24 in a width of 40 has 17 possible positions
+def test_the_crop_lies_at_the_given_position(at: tuple[float, float], first_column: int) -> None:
     crop = random_square_crop(RAMP, 24, 0.8, at)
     assert crop.shape == (3, 24, 24)
     assert crop[0, 0].tolist() == list(range(first_column, first_column + 24))
 
 
 @pytest.mark.parametrize("image_size", [8, 64])
-def test_crop_is_resized(image_size: int) -> None:
+def test_the_crop_is_resized(image_size: int) -> None:
     crop = random_square_crop(RAMP, image_size, 1.0, (0.0, 0.0))
     assert crop.shape == (3, image_size, image_size)
     assert abs(float(crop.mean()) - 14.5) < 1
 
 
-def test_readers_need_no_torch() -> None:
-    """What reading tasks import starts in a fraction of torch's seconds."""
+def test_reading_does_not_import_torch() -> None:
+    """Importing torch takes seconds, which reading tasks must not spend."""
     program = "import sys, pipeline.train.reading.batches; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

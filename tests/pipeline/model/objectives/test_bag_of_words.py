@@ -3,14 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.model.objectives.bag_of_words import BagPredictor, unique_words, words
+from pipeline.model.objectives.bag_of_words import BagPredictor, unique_word_mask, word_mask
 from pipeline.model.objectives.clip import CLIP
 from tests.pipeline.model.models import CONFIG, small_batch
 
 START, END = CONFIG.text.vocab_size - 2, CONFIG.text.vocab_size - 1
 TOKENS = torch.tensor(
     [
-        [START, 7, 3, 7, 0, END, 0, 0],  # token 0 is a word before the end and padding behind it
+        [START, 7, 3, 7, 0, END, 0, 0],  # token 0 is a word before the end token and padding after it
         [START, END, 0, 0, 0, 0, 0, 0],
     ]
 )
@@ -28,15 +28,15 @@ def pictures(size: int) -> torch.Tensor:
     return torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def test_special_tokens_and_padding_are_no_words() -> None:
-    assert words(TOKENS, CONFIG.text.vocab_size).int().tolist() == [[0, 1, 1, 1, 1, 0, 0, 0], [0] * 8]
-    assert unique_words(TOKENS, CONFIG.text.vocab_size).int().tolist() == [[0, 1, 1, 0, 1, 0, 0, 0], [0] * 8]
+def test_special_tokens_and_padding_are_not_words() -> None:
+    assert word_mask(TOKENS, CONFIG.text.vocab_size).int().tolist() == [[0, 1, 1, 1, 1, 0, 0, 0], [0] * 8]
+    assert unique_word_mask(TOKENS, CONFIG.text.vocab_size).int().tolist() == [[0, 1, 1, 0, 1, 0, 0, 0], [0] * 8]
 
 
 def test_the_loss_is_a_cross_entropy_against_the_uniform_distribution_over_unique_words(
     predictor: BagPredictor,
 ) -> None:
-    """By torch's own cross-entropy, from probabilities written out by hand; a caption without words adds nothing."""
+    """Compare with torch's cross-entropy on explicit probabilities. A caption without words adds nothing."""
     images, tokens, _ = pictures(3), *small_batch(3)[1:]
     target = torch.zeros(3, CONFIG.text.vocab_size)
     for row, own in enumerate(tokens.tolist()):
@@ -52,7 +52,7 @@ def test_the_loss_is_a_cross_entropy_against_the_uniform_distribution_over_uniqu
     torch.testing.assert_close(both, predictor.summed_loss(images[:1], TOKENS[:1]))
 
 
-def test_the_product_of_features_is_the_mean_log_probability_up_to_the_images_own_constant(
+def test_the_product_of_features_is_the_mean_log_probability_up_to_a_constant_per_image(
     predictor: BagPredictor,
 ) -> None:
     images, (_, tokens, _) = pictures(4), small_batch(5, seed=2)
@@ -63,7 +63,7 @@ def test_the_product_of_features_is_the_mean_log_probability_up_to_the_images_ow
     torch.testing.assert_close(products.softmax(dim=1), scores.softmax(dim=1))
 
 
-def test_the_bag_tower_sees_no_order_but_counts() -> None:
+def test_the_bag_tower_ignores_order_but_counts_repetitions() -> None:
     torch.manual_seed(0)
     clip = CLIP(replace(CONFIG, objective="contrastive-bag")).eval()
     caption, shuffled, once, padded = (
@@ -82,7 +82,7 @@ def test_the_bag_tower_sees_no_order_but_counts() -> None:
     torch.testing.assert_close(clip.encode_text(caption)[0], expected)
 
 
-def test_a_caption_without_words_has_a_direction_and_a_finite_gradient() -> None:
+def test_a_caption_without_words_has_nonzero_features_and_a_finite_gradient() -> None:
     torch.manual_seed(0)
     clip = CLIP(replace(CONFIG, objective="contrastive-bag")).eval()
     features = clip.encode_text(TOKENS, normalize=True)

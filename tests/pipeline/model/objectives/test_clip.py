@@ -28,7 +28,7 @@ def test_normalised_features_are_float32_of_length_one_under_autocast() -> None:
         torch.testing.assert_close(feature.norm(dim=-1), torch.ones(2))
 
 
-def test_logit_scale_is_kept_at_100() -> None:
+def test_the_logit_scale_is_limited_to_100() -> None:
     model = small_clip()
     model.logit_scale.data.fill_(9.0)
     model.clamp_logit_scale()

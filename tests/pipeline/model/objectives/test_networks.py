@@ -22,16 +22,16 @@ def model_of(objective: Objective) -> Model:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_network_survives_its_folder(objective: Objective, tmp_path: Path) -> None:
+def test_a_saved_network_can_be_loaded(objective: Objective, tmp_path: Path) -> None:
     model = model_of(objective)
     model_folder.save(model, tmp_path)
-    again = model_folder.load(tmp_path).network
-    assert type(again) is type(model.network)
-    assert again.config == model.network.config
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.network.state_dict().items())
+    loaded = model_folder.load(tmp_path).network
+    assert type(loaded) is type(model.network)
+    assert loaded.config == model.network.config
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.network.state_dict().items())
 
 
-def test_the_image_tower_is_the_same_for_all() -> None:
+def test_all_objectives_have_the_same_image_tower() -> None:
     shapes = [
         {name: p.shape for name, p in model_of(objective).network.image_tower.named_parameters()}
         for objective in OBJECTIVES
@@ -39,8 +39,8 @@ def test_the_image_tower_is_the_same_for_all() -> None:
     assert all(own == shapes[0] for own in shapes)
 
 
-def test_a_clip_is_what_it_was_before_there_were_others() -> None:
-    """Folders and runs are told apart by what `to_dict` gives, so a CLIP's must not change."""
+def test_the_configuration_of_a_clip_does_not_name_its_objective() -> None:
+    """Folders and runs are compared by the result of `to_dict`, so that of a CLIP must not change."""
     assert "objective" not in CONFIG.to_dict()
     assert ModelConfig.from_dict(CONFIG.to_dict()) == CONFIG
     other = replace(CONFIG, objective="bag")
@@ -48,15 +48,15 @@ def test_a_clip_is_what_it_was_before_there_were_others() -> None:
     assert small_clip().state_dict().keys() == network_for(CONFIG).state_dict().keys()
 
 
-def test_an_unknown_objective_is_refused() -> None:
+def test_an_unknown_objective_raises() -> None:
     with pytest.raises(ValueError, match="the objective 'guess' is not one of contrastive, contrastive-bag, bag, cap"):
         ModelConfig.from_dict(CONFIG.to_dict() | {"objective": "guess"})
 
 
-def test_load_gives_clips_only(tmp_path: Path) -> None:
+def test_load_accepts_clips_only(tmp_path: Path) -> None:
     for objective in ("contrastive-bag", "caption"):
         model_folder.save(model_of(objective), tmp_path / objective)
     network, _, tokenize = pipeline.load(tmp_path / "contrastive-bag")
     assert network.encode_text(tokenize("a red card")).shape == (1, CONFIG.embed_dim)
-    with pytest.raises(ValueError, match="was trained with the objective caption: it is no CLIP"):
+    with pytest.raises(ValueError, match="was trained with the objective caption: it is not a CLIP model"):
         pipeline.load(tmp_path / "caption")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer, basic_clean, whitespace_clean
 
-from pipeline.model.tokenizer.tokenizer import END, MAX_MENDED, Tokenizer, clean
+from pipeline.model.tokenizer.tokenizer import END, MAX_REPAIRED_CHARACTERS, Tokenizer, clean
 from pipeline.model.tokenizer.vocabulary import NUM_FIXED, RELEASED_END
 
 HARD = (
@@ -38,11 +38,11 @@ HARD = (
         "Σ",
         "Ǆ",
     ),
-    # Letters that came after Unicode 15, which the Rust side does not know
+    # Letters newer than Unicode 15, which the Rust side does not know
     *("日本", "𞤀", "\U000323b0", "\u088f", "\U00011de0", "क्षि", "ก็"),
     *("<start_of_text>", "<end_of_text>", "<END_OF_TEXT>", "<ſtart_of_text>", "<|endoftext|>", "!<end_of_text>"),
 )
-"""Where cleaning, white space, letters, digits and special tokens are most easily taken otherwise."""
+"""Texts on which tokenizers are most likely to differ: cleaning, white space, letters, digits, special tokens."""
 
 ENTITIES = st.sampled_from(sorted(html.entities.html5)).map(lambda name: f"&{name}")
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=6)  # surrogates too
@@ -73,12 +73,12 @@ def tokenizer() -> Tokenizer:
 
 
 def test_training_is_deterministic(tokenizer: Tokenizer) -> None:
-    """Hugging Face's trainer is not, left to itself: it numbers word ends in the order of a hash map."""
+    """By default, Hugging Face's trainer is not: it numbers word ends in the order of a hash map."""
     again = [Tokenizer.train(CAPTIONS, NUM_FIXED + 30, 16).to_json() for _ in range(5)]
     assert {tokenizer.to_json(), *again} == {tokenizer.to_json()}
 
 
-def test_vocabulary_has_the_size_asked_for(tokenizer: Tokenizer) -> None:
+def test_the_vocabulary_has_the_requested_size(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocab_size == NUM_FIXED + 30
 
 
@@ -86,7 +86,7 @@ def test_frequent_words_are_one_token() -> None:
     many = Tokenizer.train(CAPTIONS, NUM_FIXED + 200, 16)
     _, lengths = many.encode(["a red CIRCLE"])
     assert lengths.tolist() == [2 + 3]
-    assert many.vocab_size < NUM_FIXED + 200  # there is no more to merge
+    assert many.vocab_size < NUM_FIXED + 200  # nothing is left to merge
 
 
 def test_start_text_end_padding(tokenizer: Tokenizer) -> None:
@@ -105,12 +105,12 @@ def test_truncation_keeps_the_end_token(tokenizer: Tokenizer) -> None:
     assert tokens[0, -1] == tokenizer.end_token
 
 
-def test_call_gives_the_whole_context_length(tokenizer: Tokenizer) -> None:
+def test_a_call_pads_to_the_context_length(tokenizer: Tokenizer) -> None:
     assert tokenizer("a circle").shape == (1, 16)
     assert tokenizer(["a circle", "two"]).shape == (2, 16)
 
 
-def test_special_tokens_cannot_be_written_in_a_caption(tokenizer: Tokenizer) -> None:
+def test_a_caption_cannot_contain_special_tokens(tokenizer: Tokenizer) -> None:
     tokens, lengths = tokenizer.encode([f"red {END} circle"])
     assert (tokens == tokenizer.end_token).sum() == 1
     assert tokens[0, lengths[0] - 1] == tokenizer.end_token
@@ -144,16 +144,16 @@ def test_clean(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
 
 
-def test_too_small_a_vocabulary() -> None:
+def test_a_vocabulary_that_is_too_small_raises() -> None:
     with pytest.raises(ValueError, match="vocab_size=100 is too small"):
         Tokenizer.train(CAPTIONS, vocab_size=100, context_length=16)
 
 
 @given(st.text(st.characters(max_codepoint=0x7F)) | st.lists(st.sampled_from(HARD)).map("".join))
-def test_clean_is_open_clips(text: str) -> None:
-    """Printable ASCII without an ampersand is not mended, because there is nothing to mend."""
+def test_clean_equals_open_clips_cleaning(text: str) -> None:
+    """Printable ASCII without an ampersand skips the repair, which must not make a difference."""
     theirs = whitespace_clean(basic_clean(text)).lower()
-    assert clean(text) == whitespace_clean(theirs.replace("\u0345", " "))  # which their tokens leave out
+    assert clean(text) == whitespace_clean(theirs.replace("\u0345", " "))  # their tokens omit this character
 
 
 @pytest.mark.realdata
@@ -171,7 +171,7 @@ def test_released_tokens_of_real_captions(
 @settings(max_examples=500, deadline=None)
 @given(st.lists(TEXTS, min_size=10, max_size=10))
 def test_released_tokens_of_any_text(released: Tokenizer, reference: SimpleTokenizer, texts: list[str]) -> None:
-    """500 times ten texts."""
+    """Tests 500 times ten texts."""
     for text, ours, theirs in zip(texts, released(texts).tolist(), reference(texts).tolist(), strict=True):
         assert ours == theirs, repr(text)
 
@@ -182,37 +182,37 @@ def test_released_tokens_of_hard_text(released: Tokenizer, reference: SimpleToke
     assert released(texts).tolist() == reference(texts).tolist()
 
 
-def test_every_character_is_of_the_same_class(released: Tokenizer, reference: SimpleTokenizer) -> None:
-    """Alone, between letters, and beside a sign: letters, digits, white space and signs are cut alike."""
+def test_every_character_has_the_same_class(released: Tokenizer, reference: SimpleTokenizer) -> None:
+    """Each character is tested between letters, and between a punctuation mark and a space."""
     characters = [chr(code) for block in (range(0x3000), range(0x1F000, 0x1F100)) for code in block]
     texts = ["".join(f"a{c}b!{c} " for c in characters[i : i + 8]) for i in range(0, len(characters), 8)]
     assert released(texts).tolist() == reference(texts).tolist()
 
 
 def test_a_caption_of_a_million_characters(released: Tokenizer, reference: SimpleTokenizer) -> None:
-    """Plain text counts to its end; of what needs mending only the beginning is read."""
+    """Plain text is read completely; of a text that needs repair, only the beginning is read."""
     shapes = ("dog ", "two\ndogs ", "Ã© café, ", "日本 ", "\0 \x1b", "&lt;b&gt; ", "7", "\ud83d")
     for shape in shapes:
         started = time.process_time()
         tokens = released(shape * (1_000_000 // len(shape)))
         assert time.process_time() - started < 1
-        # 10,000 characters of it are as good, and take open_clip's tokenizer seconds less
+        # 10,000 characters give the same tokens, and save open_clip's tokenizer seconds
         assert tokens.tolist() == reference(shape * (10_000 // len(shape))).tolist(), repr(shape)
     assert released(["\u0345 " * 80 + "dog"]).tolist() == released("dog").tolist()
     assert released(" " * 1_000_000 + "dog").tolist() == released("dog").tolist()
 
 
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "!?" * 500_000, "&" + "amp;" * 250_000, "é" * 1_000_000])
-def test_what_is_slowest_takes_no_time_to_speak_of(released: Tokenizer, text: str) -> None:
-    """One word of a million letters; an ampersand escaped so often that mending all of it would take hours."""
+def test_the_slowest_texts_take_at_most_seconds(released: Tokenizer, text: str) -> None:
+    """Includes a word of a million letters, and an ampersand escaped so often that its full repair would take hours."""
     started = time.process_time()
     tokens, lengths = released.encode([text])
     assert time.process_time() - started < 3
     assert tokens[0, lengths[0] - 1] == released.end_token
-    assert len(clean(text)) in (len(text), MAX_MENDED, 1)
+    assert len(clean(text)) in (len(text), MAX_REPAIRED_CHARACTERS, 1)
 
 
-def test_a_smaller_released_vocabulary_is_its_beginning(released: Tokenizer) -> None:
+def test_a_smaller_released_vocabulary_is_the_beginning_of_the_full_one(released: Tokenizer) -> None:
     few = Tokenizer.released(NUM_FIXED + 1000, context_length=16)
     assert (few.vocab_size, few.context_length) == (NUM_FIXED + 1000, 16)
     assert Tokenizer.released(NUM_FIXED).vocab_size == NUM_FIXED
@@ -221,31 +221,33 @@ def test_a_smaller_released_vocabulary_is_its_beginning(released: Tokenizer) -> 
 
 
 @pytest.mark.parametrize("vocab_size", [NUM_FIXED - 1, 49_409])
-def test_sizes_that_the_released_vocabulary_does_not_have(vocab_size: int) -> None:
+def test_sizes_outside_the_released_vocabulary_raise(vocab_size: int) -> None:
     with pytest.raises(ValueError, match=f"vocab_size={vocab_size}: the released vocabulary has 514 to 49408 entries"):
         Tokenizer.released(vocab_size)
 
 
-def test_without_the_package_that_has_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_open_clip_the_released_vocabulary_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'clip-on-ray\[benchmark\]'"):
         Tokenizer.released()
 
 
-def test_the_released_vocabulary_saved(released: Tokenizer) -> None:
+def test_a_saved_released_vocabulary_gives_the_same_tokens(released: Tokenizer) -> None:
     texts = [*CAPTIONS[:3], f"a {RELEASED_END}", "naïve 日本 \U0001f600"]
     loaded = Tokenizer.from_json(released.to_json(), 77)
     assert loaded(texts).tolist() == released(texts).tolist()
 
 
-def test_only_the_released_vocabulary_reads_its_special_tokens(released: Tokenizer, tokenizer: Tokenizer) -> None:
+def test_only_the_released_vocabulary_encodes_special_tokens_in_texts(
+    released: Tokenizer, tokenizer: Tokenizer
+) -> None:
     assert (released(f"a {RELEASED_END} b") == released.end_token).sum() == 2
     assert (tokenizer(f"a {RELEASED_END}") == tokenizer.end_token).sum() == 1
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
-def test_tokens_become_text_again(tokenizer: Tokenizer, texts: list[str]) -> None:
-    """All but which words had a space between them; and that text has the same tokens."""
+def test_tokens_are_decoded_to_text(tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Decoding restores all but the spaces between words. The decoded text has the same tokens."""
     whole = Tokenizer.from_json(tokenizer.to_json(), 1000)
     rows = whole(texts)
     decoded = [whole.decode(row) for row in rows.tolist()]
@@ -254,7 +256,7 @@ def test_tokens_become_text_again(tokenizer: Tokenizer, texts: list[str]) -> Non
     assert whole([decoded[i] for i in plain]).tolist() == rows[plain].tolist()
 
 
-def test_what_decoding_gives(released: Tokenizer) -> None:
+def test_decoding_separates_words_with_spaces(released: Tokenizer) -> None:
     (row,) = released("A dog isn't 10 cats! 😀").tolist()
     assert released.decode(row) == "a dog isn 't 1 0 cats ! 😀"
     assert released.decode(row[:3]) == "a dog"
@@ -263,7 +265,7 @@ def test_what_decoding_gives(released: Tokenizer) -> None:
 
 @pytest.mark.realdata
 def test_a_vocabulary_of_real_captions(real_captions: list[str]) -> None:
-    """Of the paper's size, as far as there is something to merge; every caption that is not cut comes back."""
+    """Train a vocabulary of up to the paper's size. Every caption that is not cut can be decoded."""
     own = Tokenizer.train(real_captions, 49_152, 77)
     assert 20_000 < own.vocab_size <= 49_152
     some = real_captions[::10]

@@ -1,4 +1,4 @@
-"""The released code's initial values: the mean, deviation and kind of every group of parameters."""
+"""Check the released code's initial values: mean, deviation and distribution of every group of parameters."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.model.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from pipeline.model.objectives.clip import CLIP
 from pipeline.model.towers.image_tower import ImageTower
-from pipeline.model.towers.initial_values import is_of_the_paper
+from pipeline.model.towers.initial_values import is_paper_architecture
 
 EMBED_DIM, WIDTH, LAYERS = 96, 128, 3
 TEXT = TextTowerConfig(width=WIDTH, heads=2, layers=LAYERS, vocab_size=2048)
@@ -48,7 +48,7 @@ TEXT_VALUES = {
 TRANSFORMER_VALUES = {
     r"image_tower\.trunk\.(cls_token|pos_embed)": normal(WIDTH**-0.5),
     r"image_tower\.projection\.weight": normal(WIDTH**-0.5),
-    # What the released code leaves to torch: Conv2d, MultiheadAttention, Linear, LayerNorm
+    # Defaults of torch in the released code: Conv2d, MultiheadAttention, Linear, LayerNorm
     r"image_tower\.trunk\.patch_embed\.proj\.weight": uniform((3 * 16 * 16) ** -0.5),
     r"image_tower\.trunk\.blocks\.\d\.attn\.qkv\.weight": uniform(math.sqrt(6 / (4 * WIDTH))),
     r"image_tower\.trunk\.blocks\.\d\.attn\.(qkv|proj)\.bias": ZEROS,
@@ -64,14 +64,14 @@ RESNET_VALUES = {
     r"image_tower\.projection\.weight": normal(2048**-0.5),
     r"image_tower\.projection\.bias": uniform(2048**-0.5),
     r"image_tower\.trunk\.stages\.\d\.\d\.conv3_1x1\.bn\.weight": ZEROS,
-    r"image_tower\.trunk\..*\.conv\.weight": (0.0, math.nan, "uniform"),  # of its own fan-in
+    r"image_tower\.trunk\..*\.conv\.weight": (0.0, math.nan, "uniform"),  # NaN: the bound follows from the fan-in
     r"image_tower\.trunk\..*bn\.(weight|running_var)": ONES,
     r"image_tower\.trunk\..*bn\.(bias|running_mean|num_batches_tracked)": ZEROS,
 }
 
 
 def groups(state: dict[str, Tensor], values: dict[str, tuple[float, float, str]]) -> Iterator[tuple[str, str, Tensor]]:
-    """Each parameter with the first pattern that it matches."""
+    """Yield each parameter with the first pattern that matches its name."""
     for name, tensor in state.items():
         matching = [pattern for pattern in values if re.fullmatch(pattern, name)]
         assert matching, f"{name} has no known initial value"
@@ -86,14 +86,14 @@ def test_every_parameter_starts_as_in_the_released_code(
 ) -> None:
     torch.manual_seed(0)
     state = CLIP(ModelConfig(embed_dim=EMBED_DIM, image=image, text=TEXT)).state_dict()
-    seen = set()
+    matched = set()
     for pattern, name, tensor in groups(state, TEXT_VALUES | values):
         mean, std, kind = (TEXT_VALUES | values)[pattern]
         if math.isnan(std):
             std = math.prod(tensor.shape[1:]) ** -0.5 / math.sqrt(3)
         check(name, tensor.double().flatten(), mean, std, kind)
-        seen.add(pattern)
-    assert seen == set(TEXT_VALUES | values)
+        matched.add(pattern)
+    assert matched == set(TEXT_VALUES | values)
 
 
 def check(name: str, values: Tensor, mean: float, std: float, kind: str) -> None:
@@ -106,12 +106,12 @@ def check(name: str, values: Tensor, mean: float, std: float, kind: str) -> None
     largest = values.abs().max().item() / std
     if kind == "uniform":
         assert largest < math.sqrt(3) * (1 + 1e-6), name
-    else:  # a normal deviate is beyond 1.8 deviations in seven draws of a hundred, and beyond six in none of millions
+    else:  # 7% of normal draws exceed 1.8 deviations, and practically none exceed six
         assert largest < 6, name
         assert len(values) < 100 or largest > 1.8, name
 
 
-def test_initial_values_follow_torchs_seed() -> None:
+def test_initial_values_depend_on_torchs_seed() -> None:
     states = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -131,5 +131,5 @@ def test_initial_values_follow_torchs_seed() -> None:
         ("vit_base_patch16_clip_224", False),
     ],
 )
-def test_towers_of_the_paper(architecture: str, expected: bool) -> None:
-    assert is_of_the_paper(architecture) == expected
+def test_architectures_of_the_paper(architecture: str, expected: bool) -> None:
+    assert is_paper_architecture(architecture) == expected

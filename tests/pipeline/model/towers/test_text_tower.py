@@ -7,18 +7,18 @@ from pipeline.train.step.grad_cache import text_chunks
 from tests.pipeline.model.models import CONFIG, small_batch, small_clip
 
 
-def test_padding_and_what_stands_behind_the_end_make_no_difference() -> None:
+def test_tokens_after_the_end_token_and_padding_have_no_effect() -> None:
     tower = small_clip().text_tower
     _, tokens, lengths = small_batch(6)
     expected = tower(tokens)
     noise = torch.randint(0, CONFIG.text.vocab_size - 1, tokens.shape, generator=torch.Generator().manual_seed(1))
-    behind = torch.arange(tokens.shape[1]) >= lengths[:, None]
-    torch.testing.assert_close(tower(torch.where(behind, noise, tokens)), expected)
+    is_after_end = torch.arange(tokens.shape[1]) >= lengths[:, None]
+    torch.testing.assert_close(tower(torch.where(is_after_end, noise, tokens)), expected)
     for index, length in enumerate(lengths.tolist()):
         torch.testing.assert_close(tower(tokens[index : index + 1, :length]), expected[index : index + 1])
 
 
-def test_chunks_padded_to_their_own_longest_caption_give_the_features_of_padding_to_77() -> None:
+def test_chunks_padded_to_their_longest_caption_give_the_features_of_full_padding() -> None:
     config = model_config("small").text
     torch.manual_seed(0)
     tower = TextTower(config, 256).eval()
@@ -33,17 +33,17 @@ def test_chunks_padded_to_their_own_longest_caption_give_the_features_of_padding
     assert (cut - padded).abs().max() <= 1e-6
 
 
-def test_every_token_before_the_end_matters() -> None:
+def test_every_token_before_the_end_token_changes_the_features() -> None:
     tower = small_clip().text_tower
     _, tokens, lengths = small_batch(1)
     expected = tower(tokens)
-    for place in range(int(lengths[0]) - 1):
+    for position in range(int(lengths[0]) - 1):
         changed = tokens.clone()
-        changed[0, place] = (changed[0, place] + 1) % 500
-        assert not torch.allclose(tower(changed), expected), place
+        changed[0, position] = (changed[0, position] + 1) % 500
+        assert not torch.allclose(tower(changed), expected), position
 
 
-def test_initial_values_are_those_of_the_released_code() -> None:
+def test_initial_values_equal_those_of_the_released_code() -> None:
     tower = small_clip().text_tower
     width, layers = CONFIG.text.width, CONFIG.text.layers
     assert abs(tower.token_embedding.weight.std().item() - 0.02) < 1e-3

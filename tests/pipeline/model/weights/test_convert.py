@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.model.config import MODELS, ImageTowerConfig, ModelConfig, TextTowerConfig, model_config
 from pipeline.model.objectives.clip import CLIP
-from pipeline.model.weights.convert import empty_clip, export_state, import_state, recognise
+from pipeline.model.weights.convert import empty_clip, export_state, import_state, recognise_model
 from pipeline.model.weights.parameter_names import Style, style_of
 from tests.pipeline.model.models import CONFIG, small_clip
 
@@ -40,7 +40,7 @@ def equal(one: CLIP, other: CLIP) -> bool:
 
 
 @pytest.mark.parametrize("style", ["ours", *FOREIGN])
-def test_weights_survive_the_way_there_and_back(style: Style) -> None:
+def test_exported_weights_can_be_imported(style: Style) -> None:
     model, other = clip(0), clip(1)
     state = export_state(model, style)
     assert style_of(set(state)) == style
@@ -51,7 +51,7 @@ def test_weights_survive_the_way_there_and_back(style: Style) -> None:
 
 
 @pytest.mark.parametrize("style", ["ours", *FOREIGN])
-def test_a_model_on_the_meta_device_is_filled(style: Style) -> None:
+def test_importing_into_a_model_on_the_meta_device(style: Style) -> None:
     model, empty = clip(), empty_clip(TRANSFORMER)
     assert all(tensor.is_meta for tensor in empty.state_dict().values())
     import_state(empty, export_state(model, style))
@@ -60,14 +60,14 @@ def test_a_model_on_the_meta_device_is_filled(style: Style) -> None:
 
 
 @pytest.mark.parametrize("name", ["RN50", "ViT-B/32"])
-def test_names_and_shapes_are_those_of_open_clip(name: str) -> None:
+def test_names_and_shapes_equal_those_of_open_clip(name: str) -> None:
     with torch.device("meta"):
         theirs = open_clip.CLIP(**open_clip.get_model_config(name.replace("/", "-") + "-quickgelu")).state_dict()
     ours = export_state(empty_clip(model_config(name)), "open_clip")
     assert {key: tensor.shape for key, tensor in ours.items()} == {key: tensor.shape for key, tensor in theirs.items()}
 
 
-def test_openais_numbers_are_beside_its_weights() -> None:
+def test_openais_style_has_three_numbers_beside_the_weights() -> None:
     state = export_state(clip(), "openai")
     assert [int(state[key]) for key in ("input_resolution", "context_length", "vocab_size")] == [64, 12, 600]
     assert set(state) - set(export_state(clip(), "open_clip")) == {"input_resolution", "context_length", "vocab_size"}
@@ -82,7 +82,7 @@ def test_openais_numbers_are_beside_its_weights() -> None:
         ("huggingface", "vision_model.embeddings.position_ids"),
     ],
 )
-def test_entries_that_are_no_weights(style: Style, extra: str) -> None:
+def test_entries_that_are_not_weights_are_ignored(style: Style, extra: str) -> None:
     model, other = clip(0), clip(1)
     import_state(other, export_state(model, style) | {extra: torch.zeros(12, 12)})
     assert equal(model, other)
@@ -91,12 +91,12 @@ def test_entries_that_are_no_weights(style: Style, extra: str) -> None:
 def test_half_precision_becomes_float32() -> None:
     model, other = clip(0), empty_clip(TRANSFORMER)
     import_state(other, {name: tensor.half() for name, tensor in export_state(model, "open_clip").items()})
-    for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
-        assert mine.dtype == torch.float32
-        torch.testing.assert_close(mine, theirs.half().float(), rtol=0, atol=0)
+    for imported, original in zip(other.parameters(), model.parameters(), strict=True):
+        assert imported.dtype == torch.float32
+        torch.testing.assert_close(imported, original.half().float(), rtol=0, atol=0)
 
 
-def test_prefixes_of_open_clips_checkpoints() -> None:
+def test_prefixes_of_open_clips_checkpoints_are_removed() -> None:
     model, other = clip(0), clip(1)
     text = ("positional_embedding", "text_projection", "token_embedding", "transformer", "ln_final")
     state = {
@@ -107,20 +107,20 @@ def test_prefixes_of_open_clips_checkpoints() -> None:
     assert equal(model, other)
 
 
-def test_batch_norms_without_counters() -> None:
-    """OpenAI's archives and old checkpoints may lack them."""
+def test_batch_norms_may_lack_counters() -> None:
+    """OpenAI's archives and old checkpoints may have no counters."""
     empty = empty_clip(model_config("RN50"))
     state = export_state(empty, "openai")
     counters = [name for name in state if name.endswith("num_batches_tracked")]
     assert len(counters) == 3 + 3 * (3 + 4 + 6 + 3) + 4
     import_state(empty, {name: tensor for name, tensor in state.items() if name not in counters})
     assert empty.image_tower.trunk.get_buffer("stem.conv1.bn.num_batches_tracked") == 0
-    assert recognise({name: tensor for name, tensor in state.items() if name not in counters}) == "RN50"
+    assert recognise_model({name: tensor for name, tensor in state.items() if name not in counters}) == "RN50"
 
 
 @pytest.mark.parametrize("style", ["ours", *FOREIGN])
 @pytest.mark.parametrize("size", [32, 96])
-def test_positions_are_interpolated_as_open_clip_does(style: Style, size: int) -> None:
+def test_positions_are_interpolated_as_in_open_clip(style: Style, size: int) -> None:
     model = clip()
     options = {**TRANSFORMER.image.options, "img_size": size}
     image = ImageTowerConfig(architecture=TRANSFORMER.image.architecture, image_size=size, options=options)
@@ -136,7 +136,7 @@ def test_positions_are_interpolated_as_open_clip_does(style: Style, size: int) -
     torch.testing.assert_close(positions[0], theirs["visual.positional_embedding"], rtol=0, atol=1e-6)
 
 
-def test_a_released_model_of_224_pixels_goes_on_with_336() -> None:
+def test_a_released_model_of_224_pixels_can_start_one_of_336() -> None:
     state = {name: torch.zeros(t.shape, device="meta") for name, t in meta_state("ViT-L/14", "openai").items()}
     state["visual.positional_embedding"] = torch.randn(257, 1024)
     other = empty_clip(model_config("ViT-L/14@336px"))
@@ -153,16 +153,16 @@ def test_a_partial_state_is_refused_as_a_whole(style: Style) -> None:
     model, before = clip(0), clip(0)
     state = export_state(clip(1), style)
     positions = POSITIONS[style]
-    gone = [name for name in state if "ln_1" in name or "layer_norm1" in name]
-    for name in gone:
+    removed = [name for name in state if "ln_1" in name or "layer_norm1" in name]
+    for name in removed:
         del state[name]
     state["visual.extra" if style != "huggingface" else "vision_model.extra"] = torch.zeros(3)
-    state[positions] = torch.zeros(8, 128)  # no square and one
+    state[positions] = torch.zeros(8, 128)  # not a square and one more
     with pytest.raises(ValueError, match=f"style {style}") as refused:
         import_state(model, state)
     message = str(refused.value)
-    assert f"{len(gone)} missing ({gone[-1]}" in message or f"{len(gone)} missing (" in message
-    assert f"and {len(gone) - 5} more" in message
+    assert f"{len(removed)} missing ({removed[-1]}" in message or f"{len(removed)} missing (" in message
+    assert f"and {len(removed) - 5} more" in message
     assert re.search(r"1 unexpected \(vis\w+\.extra\)", message)
     assert f"1 misshapen ({positions} [8, 128] instead of [17, 128])" in message
     assert equal(model, before)
@@ -173,37 +173,37 @@ def test_weights_of_another_model_are_refused() -> None:
         import_state(empty_clip(model_config("ViT-B/16")), meta_state("ViT-B/32", "open_clip"))
     with pytest.raises(ValueError, match=r"\d+ missing .*and \d+ more\); \d+ unexpected"):
         import_state(empty_clip(model_config("RN50")), meta_state("ViT-B/32", "openai"))
-    with pytest.raises(ValueError, match="no weights of a CLIP"):
+    with pytest.raises(ValueError, match="not those of a CLIP"):
         import_state(clip(), {"fc.weight": torch.zeros(3)})
 
 
 @pytest.mark.parametrize("style", FOREIGN)
-def test_a_tower_without_a_counterpart(style: Style) -> None:
+def test_a_tower_unknown_to_the_style_raises(style: Style) -> None:
     with pytest.raises(ValueError, match=f"style={style} has no names for this model"):
         export_state(small_clip(), style)
 
 
-def test_resnets_are_none_of_hugging_faces() -> None:
+def test_a_resnet_cannot_be_exported_to_hugging_face() -> None:
     with pytest.raises(ValueError, match="style=huggingface has no names for this model"):
         export_state(empty_clip(model_config("RN50")), "huggingface")
 
 
-def test_openais_readers_know_heads_of_64_only() -> None:
+def test_openais_style_needs_heads_of_width_64() -> None:
     text = TextTowerConfig(width=64, heads=2, layers=1, context_length=12, vocab_size=600)
     model = empty_clip(ModelConfig(embed_dim=48, image=TRANSFORMER.image, text=text))
-    with pytest.raises(ValueError, match=r"heads of 64 dimensions only; this model has \[32, 64\]"):
+    with pytest.raises(ValueError, match=r"heads of 64 dimensions; this model's heads have \[32, 64\]"):
         export_state(model, "openai")
 
 
 @pytest.mark.parametrize("name", ["RN50x4", "ViT-L/14@336px"])
-def test_a_model_is_recognised_by_its_weights(name: str) -> None:
-    assert recognise(meta_state(name, "openai")) == name
+def test_a_model_is_recognised_from_its_weights(name: str) -> None:
+    assert recognise_model(meta_state(name, "openai")) == name
 
 
-def test_weights_that_no_model_of_the_table_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_no_model_in_the_table_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     state = export_state(clip(), "huggingface")
-    with pytest.raises(ValueError, match=r"style huggingface\) are those of no model in the table: RN50, "):
-        recognise(state)
-    monkeypatch.setitem(MODELS, "other", CONFIG)  # has no names in that style
+    with pytest.raises(ValueError, match=r"style huggingface\) do not belong to any model in the table: RN50, "):
+        recognise_model(state)
+    monkeypatch.setitem(MODELS, "other", CONFIG)  # the style has no names for this model
     monkeypatch.setitem(MODELS, "mini", TRANSFORMER)
-    assert recognise(state) == "mini"
+    assert recognise_model(state) == "mini"

@@ -1,4 +1,4 @@
-"""pipeline.load: a name, a folder or a file."""
+"""Test pipeline.load with names, folders and files."""
 
 import json
 import subprocess
@@ -25,12 +25,12 @@ from tests.pipeline.model.weights.test_convert import TRANSFORMER, clip, equal
 
 @pytest.fixture(autouse=True)
 def _table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of the paper's kind, but small, is in the table."""
+    """Add a small model with the paper's architecture to the table."""
     monkeypatch.setitem(MODELS, "mini", TRANSFORMER)
 
 
 def write(folder: Path, style: Style) -> Path:
-    """The files of a model in a style."""
+    """Write the files of a model in a style."""
     folder.mkdir()
     for name, data in foreign_folders.to_files(clip(), style).items():
         (folder / name).write_bytes(data)
@@ -46,7 +46,7 @@ def own_folder(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def test_a_name_gives_initial_values_by_torchs_seed() -> None:
+def test_a_name_gives_initial_values_that_depend_on_torchs_seed() -> None:
     torch.manual_seed(0)
     network, preprocess, tokenize = pipeline.load("mini")
     assert equal(network, clip(0))
@@ -59,7 +59,7 @@ def test_a_name_gives_initial_values_by_torchs_seed() -> None:
     assert (logits_per_image.shape, logits_per_text.shape) == ((1, 2), (2, 1))
 
 
-def test_the_laptops_models_have_their_whole_vocabulary() -> None:
+def test_the_models_for_laptops_have_a_full_vocabulary() -> None:
     for name in ("tiny", "small"):
         network, _, tokenize = pipeline.load(name)
         text = network.config.text
@@ -69,7 +69,7 @@ def test_the_laptops_models_have_their_whole_vocabulary() -> None:
 
 @pytest.mark.parametrize("style", ["open_clip", "huggingface"])
 @pytest.mark.parametrize("with_name", [True, False])
-def test_folders_of_others(tmp_path: Path, style: Style, with_name: bool) -> None:
+def test_folders_of_other_tools(tmp_path: Path, style: Style, with_name: bool) -> None:
     folder = write(tmp_path / style, style)
     network, _, tokenize = pipeline.load("mini", weights=folder) if with_name else pipeline.load(folder)
     assert equal(network, clip())
@@ -88,38 +88,38 @@ def test_files_of_weights(tmp_path: Path, suffix: str) -> None:
 
 
 def test_own_folders_keep_their_tokenizer(own_folder: Path) -> None:
-    by_name, by_place = pipeline.load("mini", weights=own_folder), pipeline.load(own_folder)
-    for network, _, tokenize in (by_name, by_place):
+    by_name, by_path = pipeline.load("mini", weights=own_folder), pipeline.load(own_folder)
+    for network, _, tokenize in (by_name, by_path):
         assert equal(network, clip())
         assert not torch.equal(tokenize("an bo"), pipeline.load("mini")[2]("an bo"))
 
 
-def test_weights_of_another_model(own_folder: Path, tmp_path: Path) -> None:
+def test_weights_of_another_model_raise(own_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="are not those of the model 'tiny'"):
         pipeline.load("tiny", weights=own_folder)
     with pytest.raises(ValueError, match=r"hf: the weights \(style huggingface\) are not those of .*missing"):
         pipeline.load("ViT-B/32", weights=write(tmp_path / "hf", "huggingface"))
-    with pytest.raises(ValueError, match="give the folder they are in"):
+    with pytest.raises(ValueError, match="give their folder"):
         pipeline.load(own_folder / "model.safetensors")
 
 
-def test_places_where_there_is_nothing(tmp_path: Path) -> None:
+def test_missing_folders_and_files_raise(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no model at '.*nowhere'"):
         pipeline.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no weights at '.*nowhere'"):
         pipeline.load("mini", weights=tmp_path / "nowhere")
     folder = write(tmp_path / "empty", "huggingface")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"empty has no weights: none of .*pytorch_model\.bin"):
+    with pytest.raises(FileNotFoundError, match=r"empty has no weights: it contains none of .*pytorch_model\.bin"):
         pipeline.load(folder)
 
 
-def test_unknown_names() -> None:
+def test_unknown_names_raise() -> None:
     with pytest.raises(ValueError, match=r"model=ViT-B-32 is not known; did you mean ViT-B/32"):
         pipeline.load("ViT-B-32")
     with pytest.raises(ValueError, match=r"model=vit-b32 is not known; did you mean ViT-B/32"):
         pipeline.load("vit-b32", weights="somewhere")
-    with pytest.raises(FileNotFoundError, match=r"no such file or folder, and no model of that name \(RN50, "):
+    with pytest.raises(FileNotFoundError, match=r"neither a file, a folder nor the name of a model \(RN50, "):
         pipeline.load("colossus")
 
 
@@ -142,17 +142,17 @@ def test_unknown_names() -> None:
         ),
     ],
 )
-def test_towers_that_compute_otherwise(
+def test_configurations_of_towers_that_compute_differently_raise(
     tmp_path: Path, style: Style, file: str, change: dict[str, object], message: str
 ) -> None:
-    """Of which the shapes of the weights say nothing."""
+    """The shapes of the weights do not show these differences."""
     folder = write(tmp_path / style, style)
     (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
     with pytest.raises(ValueError, match=message):
         pipeline.load(folder)
 
 
-def test_a_damaged_description(tmp_path: Path) -> None:
+def test_a_damaged_configuration_raises(tmp_path: Path) -> None:
     folder = write(tmp_path / "hf", "huggingface")
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json: damaged"):
@@ -178,8 +178,8 @@ def test_open_clip_opens_our_folder(tmp_path: Path) -> None:
         torch.testing.assert_close(peer.get_logits(images, tokens)[0], network(images, tokens)[0])
 
 
-def test_configurations_of_open_clips_own() -> None:
-    """Of a ResNet and a vision transformer of the table."""
+def test_configurations_equal_those_of_open_clip() -> None:
+    """Compare a ResNet and a vision transformer of the table."""
     for name in ("RN50", "ViT-B/32"):
         with torch.device("meta"):
             ours = foreign_folders.open_clip_config(CLIP(MODELS[name]))["model_cfg"]

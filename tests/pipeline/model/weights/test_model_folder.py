@@ -21,7 +21,7 @@ def model() -> Model:
     return Model(CLIP(CONFIG).eval(), tokenizer)
 
 
-def test_a_saved_model_computes_the_same(model: Model, tmp_path: Path) -> None:
+def test_a_loaded_model_gives_the_same_logits(model: Model, tmp_path: Path) -> None:
     model_folder.save(model, tmp_path)
     network, preprocess, tokenize = pipeline.load(tmp_path)
     image = preprocess(Image.new("RGB", (50, 40), (10, 200, 30)))[None]
@@ -32,7 +32,7 @@ def test_a_saved_model_computes_the_same(model: Model, tmp_path: Path) -> None:
         assert torch.equal(loaded, saved)
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no model at '.*nowhere'"):
         pipeline.load(tmp_path / "nowhere")
 
@@ -41,11 +41,11 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(model: Model, tmp_path: Path, name: str) -> None:
     model_folder.save(model, tmp_path)
     (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"is not a model: {name} missing"):
+    with pytest.raises(FileNotFoundError, match=f"is not a model: it lacks {name}"):
         model_folder.load(tmp_path)
 
 
-def test_truncated_weights(model: Model, tmp_path: Path) -> None:
+def test_truncated_weights_raise(model: Model, tmp_path: Path) -> None:
     model_folder.save(model, tmp_path)
     file = tmp_path / model_folder.WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:-100])
@@ -54,14 +54,14 @@ def test_truncated_weights(model: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", '{"embed_dim": 3}'])
-def test_damaged_configuration(model: Model, tmp_path: Path, content: str) -> None:
+def test_a_damaged_configuration_raises(model: Model, tmp_path: Path, content: str) -> None:
     model_folder.save(model, tmp_path)
     (tmp_path / model_folder.CONFIG_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"config\.json: "):
         model_folder.load(tmp_path)
 
 
-def test_weights_of_another_shape(model: Model, tmp_path: Path) -> None:
+def test_weights_of_another_shape_raise(model: Model, tmp_path: Path) -> None:
     model_folder.save(model, tmp_path)
     config = CONFIG.to_dict() | {"embed_dim": 8}
     (tmp_path / model_folder.CONFIG_FILE).write_text(json.dumps(config))
@@ -69,16 +69,16 @@ def test_weights_of_another_shape(model: Model, tmp_path: Path) -> None:
         model_folder.load(tmp_path)
 
 
-def test_a_damaged_tokenizer(model: Model, tmp_path: Path) -> None:
+def test_a_damaged_tokenizer_raises(model: Model, tmp_path: Path) -> None:
     model_folder.save(model, tmp_path)
     (tmp_path / model_folder.TOKENIZER_FILE).write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json: damaged"):
         model_folder.load(tmp_path)
 
 
-def test_a_tokenizer_of_another_size(model: Model, tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_size_raises(model: Model, tmp_path: Path) -> None:
     model_folder.save(model, tmp_path)
     other = Tokenizer.train(["a b"], 520, CONFIG.text.context_length)
     (tmp_path / model_folder.TOKENIZER_FILE).write_text(other.to_json())
-    with pytest.raises(ValueError, match=r"tokenizer\.json has \d+ entries, the model 600"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json has \d+ entries, but the model has 600"):
         model_folder.load(tmp_path)

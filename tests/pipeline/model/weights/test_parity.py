@@ -1,6 +1,7 @@
-"""Models of the paper at full size give what open_clip and Hugging Face give with the same weights.
+"""Compare the paper's models at full size with open_clip and Hugging Face, using the same weights.
 
-Here the five that take seconds. All nine: `python -m tests.pipeline.model.parity` with their names, in docs/results.md.
+The five fastest models are tested here. `python -m tests.pipeline.model.parity NAME ...` compares any; docs/results.md
+has the results of all nine.
 """
 
 import json
@@ -23,13 +24,13 @@ PUBLISHED_MILLIONS = {
     "ViT-L/14": (304.0, 123.7),
     "ViT-L/14@336px": (304.3, 123.7),
 }
-"""Parameters of the image tower and of the text tower, the projections included."""
+"""Millions of parameters of the image tower and the text tower, projections included."""
 COMPARED = ("RN50", "RN101", "RN50x4", "ViT-B/32", "ViT-B/16")
 MAX_DIFFERENCE = 1e-5
 
 
 @pytest.mark.parametrize("name", PUBLISHED_MILLIONS)
-def test_parameters_are_as_many_as_published(name: str) -> None:
+def test_numbers_of_parameters_equal_the_published_ones(name: str) -> None:
     model = empty_clip(model_config(name))
     towers = (model.image_tower, model.text_tower)
     found = [sum(p.numel() for p in tower.parameters()) / 1e6 for tower in towers]
@@ -37,7 +38,7 @@ def test_parameters_are_as_many_as_published(name: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_forward_passes_are_those_of_the_peers() -> None:
+def test_forward_passes_equal_those_of_open_clip_and_hugging_face() -> None:
     command = [sys.executable, "-m", "tests.pipeline.model.parity", *COMPARED]
     run = subprocess.run(command, check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -45,7 +46,7 @@ def test_forward_passes_are_those_of_the_peers() -> None:
     assert [result["name"] for result in results] == list(COMPARED)
     for result in results:
         name = result["name"]
-        assert result["returned"], f"{name}: other weights after they went there and back"
+        assert result["returned"], f"{name}: weights changed by exporting and importing them"
         assert ("huggingface" in result) == name.startswith("ViT")
         for peer in ("open_clip", "huggingface"):
             assert all(value <= MAX_DIFFERENCE for value in result.get(peer, {}).values()), (name, peer, result)

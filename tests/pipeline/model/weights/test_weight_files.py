@@ -1,4 +1,4 @@
-"""Files of weights in every format, and those that are damaged or would run a program."""
+"""Test files of weights in every format, and files that are damaged or contain code."""
 
 import contextlib
 import pickle
@@ -23,7 +23,7 @@ STATE = export_state(clip(), "openai")
 
 
 class Node(nn.Module):
-    """A module of parameters and further modules, which computes next to nothing."""
+    """A module that holds parameters and other modules."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 1
@@ -47,11 +47,11 @@ def as_module(state: dict[str, Tensor]) -> Node:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As OpenAI's: half precision, the norms in float32, numbers beside the weights."""
+    """An archive like OpenAI's: half precision, norms in float32, and numbers beside the weights."""
     path = tmp_path_factory.mktemp("archive") / "model.pt"
     half = {name: t if "ln_" in name or not t.is_floating_point() else t.half() for name, t in STATE.items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, but the archives stay
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but its archives still exist
         torch.jit.trace(as_module(half), torch.zeros(2), check_trace=False).save(path)  # type: ignore[no-untyped-call]
     return path
 
@@ -68,7 +68,7 @@ def test_safetensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"epoch": 3, "state_dict": state}])
-def test_what_torch_saves(tmp_path: Path, is_zip: bool, wrap: Callable[[Any], Any]) -> None:
+def test_files_of_torch_save(tmp_path: Path, is_zip: bool, wrap: Callable[[Any], Any]) -> None:
     torch.save(wrap(STATE), tmp_path / "weights.pt", _use_new_zipfile_serialization=is_zip)
     assert_same(read_state(tmp_path / "weights.pt"), STATE)
 
@@ -82,7 +82,7 @@ def test_openais_archives(archive: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "script.pt"])
-def test_half_of_a_download(tmp_path: Path, archive: Path, kind: str, share: float) -> None:
+def test_an_incomplete_download_raises(tmp_path: Path, archive: Path, kind: str, share: float) -> None:
     path = tmp_path / f"weights.{kind}"
     if kind == "safetensors":
         safetensors.torch.save_file(STATE, path)
@@ -96,20 +96,20 @@ def test_half_of_a_download(tmp_path: Path, archive: Path, kind: str, share: flo
         read_state(path)
 
 
-def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*there is no such file"):
+def test_a_missing_file_raises(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*the file does not exist"):
         read_state(tmp_path / "weights.pt")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {3: torch.zeros(2)}, torch.zeros(2)])
-def test_no_weights(tmp_path: Path, content: object) -> None:
+def test_files_without_weights_raise(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"weights\.pt: holds no weights by name"):
+    with pytest.raises(ValueError, match=r"weights\.pt: does not map names to weights"):
         read_state(tmp_path / "weights.pt")
 
 
-class Program:
-    """Leaves a file behind when it is unpickled."""
+class Code:
+    """Creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -119,7 +119,7 @@ class Program:
 
 
 def rewritten(archive: Path, target: Path, changes: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
-    """The archive with other content for some of its files."""
+    """Write a copy of the archive, with other content for some of its files."""
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w", compression) as sink:
         for name in source.namelist():
             sink.writestr(name, changes.get(name.split("/", 1)[1], source.read(name)))
@@ -127,32 +127,32 @@ def rewritten(archive: Path, target: Path, changes: dict[str, bytes], compressio
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "script"])
-def test_a_program_is_refused_and_not_run(tmp_path: Path, archive: Path, kind: str) -> None:
-    path, trace = tmp_path / "weights.pt", tmp_path / "it_ran"
-    state = {**STATE, "visual.proj": Program(trace)}
+def test_code_is_refused_and_not_run(tmp_path: Path, archive: Path, kind: str) -> None:
+    path, trace = tmp_path / "weights.pt", tmp_path / "trace"
+    state = {**STATE, "visual.proj": Code(trace)}
     if kind == "pickle":
         path.write_bytes(pickle.dumps(state["visual.proj"]))
     elif kind == "script":
         rewritten(archive, path, {"data.pkl": pickle.dumps(state["visual.proj"], protocol=2)})
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
-    with pytest.raises(ValueError, match=r"weights\.pt: refused, because reading it would run a program"):
+    with pytest.raises(ValueError, match=r"weights\.pt: refused, because reading it would run code"):
         read_state(path)
     assert not trace.exists()
-    pickle.loads(pickle.dumps(Program(trace)))  # noqa: S301
-    assert trace.exists(), "the program of this test does nothing"
+    pickle.loads(pickle.dumps(Code(trace)))  # noqa: S301
+    assert trace.exists(), "the code of this test does nothing"
 
 
-def test_other_globals_of_torch_are_programs_too(tmp_path: Path, archive: Path) -> None:
-    """`torch.load` and `torch.hub.load` would run one at one remove."""
+def test_other_globals_are_refused(tmp_path: Path, archive: Path) -> None:
+    """`torch.load` and `torch.hub.load` would run code indirectly."""
     for module, name in (("torch", "load"), ("torch.hub", "load"), ("builtins", "getattr"), ("torch._utils", "x")):
         data = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"."
         path = rewritten(archive, tmp_path / "weights.pt", {"data.pkl": data})
-        with pytest.raises(ValueError, match=rf"run a program that it holds \({module}\.{name}\)"):
+        with pytest.raises(ValueError, match=rf"run code that it contains \({module}\.{name}\)"):
             read_state(path)
 
 
-def test_archives_that_lie_about_their_storages(tmp_path: Path, archive: Path) -> None:
+def test_archives_with_invalid_storages_raise(tmp_path: Path, archive: Path) -> None:
     path = tmp_path / "weights.pt"
     with pytest.raises(ValueError, match="storage 0 has 3 bytes instead of"):
         read_state(rewritten(archive, path, {"data/0": b"abc"}))
@@ -161,22 +161,22 @@ def test_archives_that_lie_about_their_storages(tmp_path: Path, archive: Path) -
 
 
 @settings(max_examples=60, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
-def test_a_changed_byte_gives_other_weights_or_an_error(archive: Path, place: float, byte: int) -> None:
+@given(position=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+def test_a_changed_byte_gives_other_weights_or_an_error(archive: Path, position: float, byte: int) -> None:
     with zipfile.ZipFile(archive) as source:
         name = next(name for name in source.namelist() if name.endswith("/data.pkl"))
         data = bytearray(source.read(name))
-    data[int(place * len(data))] = byte
+    data[int(position * len(data))] = byte
     target = archive.with_name("changed.pt")
     rewritten(archive, target, {"data.pkl": bytes(data)})
     with contextlib.suppress(ValueError):
         assert all(isinstance(tensor, Tensor) for tensor in read_state(target).values())
 
 
-def test_a_tensor_outside_its_storage(tmp_path: Path, archive: Path) -> None:
+def test_a_tensor_outside_its_storage_raises(tmp_path: Path, archive: Path) -> None:
     with zipfile.ZipFile(archive) as source:
         name = next(name for name in source.namelist() if name.endswith("/data.pkl"))
         data = bytearray(source.read(name))
-    data[data.index(b"K\x00", data.index(b"Q")) + 1] = 100  # the offset (BININT1) behind the first storage (BINPERSID)
+    data[data.index(b"K\x00", data.index(b"Q")) + 1] = 100  # the offset (BININT1) after the first storage (BINPERSID)
     with pytest.raises(ValueError, match="damaged"):
         read_state(rewritten(archive, tmp_path / "weights.pt", {"data.pkl": bytes(data)}))

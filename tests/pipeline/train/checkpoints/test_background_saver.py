@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on."""
+"""Checkpoints that are written while training continues."""
 
 import threading
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from cluster import storage
 from pipeline.model.objectives.clip import CLIP
 from pipeline.model.weights.model_folder import Model
-from pipeline.train.checkpoints.background_saver import Saver
+from pipeline.train.checkpoints.background_saver import BackgroundSaver
 from pipeline.train.checkpoints.checkpoint import Checkpoint, CheckpointFolder, Progress
 from pipeline.train.config import TrainConfig
 from pipeline.train.optimizer.optimizer import make_optimizer, optimizer_step
@@ -19,8 +19,8 @@ from tests.pipeline.train.checkpoints.test_checkpoint import vocabulary
 
 
 @dataclass
-class SlowFiles:
-    """The storage, whose writes wait for a word."""
+class BlockedStorage:
+    """A storage whose writes wait for an event."""
 
     go: threading.Event
 
@@ -38,25 +38,25 @@ def step(network: CLIP, optimizer: torch.optim.Optimizer) -> None:
     optimizer_step(network, optimizer, 1e-2)
 
 
-def test_what_is_saved_is_what_was_when_it_began(tmp_path: Any) -> None:
-    files = SlowFiles(threading.Event())
-    folder = CheckpointFolder(str(tmp_path), files)
+def test_the_saved_state_is_the_one_at_the_call_of_begin(tmp_path: Any) -> None:
+    blocked = BlockedStorage(threading.Event())
+    folder = CheckpointFolder(str(tmp_path), blocked)
     network = CLIP(CONFIG)
     optimizer = make_optimizer(network, TrainConfig())
     step(network, optimizer)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     moment = optimizer.state_dict()["state"][0]["exp_avg"].clone()
 
-    saver = Saver(folder)
+    saver = BackgroundSaver(folder)
     saver.begin(Checkpoint(Model(network, vocabulary()), optimizer.state_dict(), Progress(1, 0.5)))
     step(network, optimizer)
-    assert saver.finished() is None, "nothing is written yet, and training has gone on"
-    files.go.set()
+    assert saver.finished() is None, "nothing is written yet, although training has continued"
+    blocked.go.set()
     saved = saver.wait()
     assert saved is not None
     assert saved.num_steps == 1
     assert "model.safetensors" in saved.files
-    assert saver.finished() is saver.wait() is None, "it is handed out once"
+    assert saver.finished() is saver.wait() is None, "it is returned once"
 
     loaded = folder.latest()
     assert loaded is not None
@@ -65,10 +65,10 @@ def test_what_is_saved_is_what_was_when_it_began(tmp_path: Any) -> None:
     assert torch.equal(loaded.optimizer["state"][0]["exp_avg"], moment)
 
 
-def test_a_failure_surfaces(tmp_path: Any) -> None:
+def test_a_failed_write_is_raised_by_wait(tmp_path: Any) -> None:
     (tmp_path / "file").touch()
     network = CLIP(CONFIG)
-    saver = Saver(CheckpointFolder(str(tmp_path / "file" / "checkpoints"), storage))
+    saver = BackgroundSaver(CheckpointFolder(str(tmp_path / "file" / "checkpoints"), storage))
     saver.begin(Checkpoint(Model(network, vocabulary()), {}, Progress(1, 0.5)))
     with pytest.raises(NotADirectoryError):
         saver.wait()

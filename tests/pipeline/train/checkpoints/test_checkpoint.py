@@ -33,7 +33,7 @@ def model() -> Model:
 
 
 def checkpoint(model: Model, num_steps: int) -> Checkpoint:
-    """After one optimizer step, so that the optimizer has a state."""
+    """A checkpoint after one optimizer step, so that the optimizer has a state."""
     optimizer = make_optimizer(model.network, TrainConfig())
     for p in model.network.parameters():
         p.grad = torch.full_like(p, 0.1)
@@ -46,11 +46,11 @@ def folder(tmp_path: Path) -> CheckpointFolder:
     return CheckpointFolder(str(tmp_path / "checkpoints"), storage)
 
 
-def test_none_at_first(folder: CheckpointFolder) -> None:
+def test_an_empty_folder_has_no_checkpoint(folder: CheckpointFolder) -> None:
     assert folder.latest() is None
 
 
-def test_what_is_saved_is_loaded(folder: CheckpointFolder, model: Model) -> None:
+def test_a_saved_checkpoint_is_loaded_unchanged(folder: CheckpointFolder, model: Model) -> None:
     saved = checkpoint(model, 7)
     folder.save(saved)
     loaded = folder.latest()
@@ -66,22 +66,22 @@ def test_what_is_saved_is_loaded(folder: CheckpointFolder, model: Model) -> None
             assert torch.equal(optimizer.state_dict()["state"][index][name], value), (index, name)
 
 
-def test_the_newest_two_are_kept(folder: CheckpointFolder, model: Model) -> None:
+def test_the_two_newest_are_kept(folder: CheckpointFolder, model: Model) -> None:
     for num_steps in (5, 10, 15):
         folder.save(checkpoint(model, num_steps))
     assert sorted(path.name for path in Path(folder.uri).iterdir()) == ["step-00000010", "step-00000015"]
 
 
-def test_of_each_so_many_steps_the_first_is_kept_as_well(folder: CheckpointFolder, model: Model) -> None:
-    """Whatever the clock made of the steps in between."""
+def test_the_first_checkpoint_of_each_interval_is_kept_as_well(folder: CheckpointFolder, model: Model) -> None:
+    """Checkpoints that are due by time may fall on any step within an interval."""
     folder = replace(folder, keep_every_steps=10)
     for num_steps in (4, 9, 13, 17, 20, 24, 41, 44, 47):
         folder.save(checkpoint(model, num_steps))
     assert [int(path.name[5:]) for path in sorted(Path(folder.uri).iterdir())] == [13, 20, 41, 44, 47]
 
 
-def test_what_a_killed_run_has_left_is_removed(folder: CheckpointFolder, model: Model) -> None:
-    """A folder without a manifest, whatever its number; the newest whole one stays."""
+def test_folders_without_a_manifest_are_removed(folder: CheckpointFolder, model: Model) -> None:
+    """A killed run may leave them at any step. The newest complete checkpoint is kept."""
     folder.save(checkpoint(model, 5))
     for name in ("step-00000003", "step-00000009"):
         shutil.copytree(Path(folder.uri) / "step-00000005", Path(folder.uri) / name)
@@ -91,8 +91,8 @@ def test_what_a_killed_run_has_left_is_removed(folder: CheckpointFolder, model: 
 
 
 @dataclass
-class LossyFiles:
-    """The storage, where the first writes of a file flip a bit that is not noticed."""
+class LossyStorage:
+    """A storage that silently flips a bit in the first writes of optimizer.pt."""
 
     num_flips: int
 
@@ -106,24 +106,24 @@ class LossyFiles:
         return getattr(storage, name)
 
 
-def test_what_is_read_back_otherwise_is_written_again(folder: CheckpointFolder, model: Model) -> None:
-    lossy = replace(folder, files=LossyFiles(2))
+def test_a_file_that_reads_back_different_is_written_again(folder: CheckpointFolder, model: Model) -> None:
+    lossy = replace(folder, storage=LossyStorage(2))
     lossy.save(checkpoint(model, 5))
     assert folder.latest() is not None
-    with pytest.raises(OSError, match=r"step-00000010/optimizer\.pt: what is read back is not what was written"):
-        replace(folder, files=LossyFiles(3)).save(checkpoint(model, 10))
+    with pytest.raises(OSError, match=r"step-00000010/optimizer\.pt: read back different from what was written"):
+        replace(folder, storage=LossyStorage(3)).save(checkpoint(model, 10))
     loaded = folder.latest()
     assert loaded is not None
     assert loaded.progress.num_steps == 5
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "no manifest": lambda place: (place / "manifest.json").unlink(),
-    "half a manifest": lambda place: (place / "manifest.json").write_text('{"model.safe'),
-    "another manifest": lambda place: (place / "manifest.json").write_text('{"model.safetensors": []}'),
-    "missing file": lambda place: (place / "optimizer.pt").unlink(),
-    "short file": lambda place: cut(place / "model.safetensors"),
-    "flipped bit": lambda place: flip(place / "optimizer.pt"),
+    "no manifest": lambda step_folder: (step_folder / "manifest.json").unlink(),
+    "half a manifest": lambda step_folder: (step_folder / "manifest.json").write_text('{"model.safe'),
+    "another manifest": lambda step_folder: (step_folder / "manifest.json").write_text('{"model.safetensors": []}'),
+    "missing file": lambda step_folder: (step_folder / "optimizer.pt").unlink(),
+    "short file": lambda step_folder: cut(step_folder / "model.safetensors"),
+    "flipped bit": lambda step_folder: flip(step_folder / "optimizer.pt"),
 }
 
 
@@ -138,7 +138,7 @@ def flip(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before_it(
     folder: CheckpointFolder, model: Model, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for num_steps in (5, 10):
@@ -150,14 +150,14 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     assert loaded.progress.num_steps == 5
     assert "checkpoint skipped" in caplog.text
     assert "step-00000010" in caplog.text
-    folder.save(checkpoint(model, 10))  # and the run writes it anew
+    folder.save(checkpoint(model, 10))  # the resumed run writes it again
     loaded = folder.latest()
     assert loaded is not None
     assert loaded.progress.num_steps == 10
 
 
-def test_damaged_ones_do_not_displace_the_runs_own(folder: CheckpointFolder, model: Model) -> None:
-    """The run goes back to step 5, and what it saves from there on is what counts."""
+def test_damaged_checkpoints_do_not_count_as_kept(folder: CheckpointFolder, model: Model) -> None:
+    """The run resumes from step 5; only that checkpoint and later saves count."""
     folder = replace(folder, keep=3)
     for num_steps in (5, 20, 30):
         folder.save(checkpoint(model, num_steps))
@@ -171,36 +171,37 @@ def test_damaged_ones_do_not_displace_the_runs_own(folder: CheckpointFolder, mod
     assert loaded.progress.num_steps == 10
 
 
-def test_only_damaged_ones_are_refused(
+def test_a_folder_with_only_damaged_checkpoints_is_refused(
     folder: CheckpointFolder, model: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rather than a run that silently starts anew."""
+    """The run must not silently start again from step 0."""
     for num_steps in (5, 10):
         folder.save(checkpoint(model, num_steps))
         DAMAGES["flipped bit"](Path(folder.uri) / f"step-{num_steps:08d}")
     (Path(folder.uri) / "step-00000015").mkdir()
     (Path(folder.uri) / "step-00000015" / "progress.json").touch()
-    message = rf"{folder.uri}: no checkpoint in it is whole \(the newest: .*step-00000010/optimizer.pt: sha256 .*Remove"
+    newest = "step-00000010/optimizer.pt: sha256 "
+    message = rf"{folder.uri}: every checkpoint in it is damaged \(the newest: .*{newest}.*Remove"
     with pytest.raises(ValueError, match=message):
         folder.latest()
     assert "step-00000005/optimizer.pt: sha256" in caplog.text
 
 
-def test_before_the_first_was_finished_there_is_none(folder: CheckpointFolder, model: Model) -> None:
+def test_an_unfinished_first_checkpoint_is_ignored(folder: CheckpointFolder, model: Model) -> None:
     folder.save(checkpoint(model, 5))
     DAMAGES["no manifest"](Path(folder.uri) / "step-00000005")
     assert folder.latest() is None
 
 
-def test_code_in_an_optimizers_state_is_not_run(folder: CheckpointFolder, model: Model) -> None:
-    """Even where the manifest fits: torch loads tensors and plain data only."""
+def test_code_in_an_optimizer_state_is_not_run(folder: CheckpointFolder, model: Model) -> None:
+    """Even if the manifest matches: torch loads only tensors and plain data."""
     folder.save(checkpoint(model, 5))
-    place = Path(folder.uri) / "step-00000005"
-    torch.save({"state": Path("/")}, place / "optimizer.pt")
-    data = (place / "optimizer.pt").read_bytes()
-    records = json.loads((place / "manifest.json").read_text())
+    step_folder = Path(folder.uri) / "step-00000005"
+    torch.save({"state": Path("/")}, step_folder / "optimizer.pt")
+    data = (step_folder / "optimizer.pt").read_bytes()
+    records = json.loads((step_folder / "manifest.json").read_text())
     records["optimizer.pt"] = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (place / "manifest.json").write_text(json.dumps(records))
+    (step_folder / "manifest.json").write_text(json.dumps(records))
     with pytest.raises(ValueError, match="step-00000005 is not a checkpoint of this program"):
         folder.latest()
 

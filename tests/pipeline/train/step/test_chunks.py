@@ -62,7 +62,7 @@ def test_chunks_are_halved_until_they_fit_and_the_step_is_not_lost(
     with caplog.at_level(logging.WARNING, "clip"):
         found.set_gradients(network, batch())
     assert found.size == 3
-    assert "3 samples in a chunk from here on" in caplog.text
+    assert "chunk size reduced to 3 samples" in caplog.text
     expected = plain(FULL)
     for name, value in state_after(network):
         torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-13, msg=name)
@@ -104,7 +104,7 @@ def test_what_cannot_be_cut_is_an_error_and_batch_norms_stay_where_they_were(mon
     for with_graph_only in (False, True):
         with monkeypatch.context() as patch:
             lack_memory(network, patch, 3, with_graph_only=with_graph_only)
-            with pytest.raises(torch.OutOfMemoryError, match="norm_group_size=4 images of this model"):
+            with pytest.raises(torch.OutOfMemoryError, match="a step of norm_group_size=4 images does not fit"):
                 Chunks(4, 0, norm_group_size=4, bf16=False).set_gradients(network, batch())
         assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
     with monkeypatch.context() as patch:

@@ -30,15 +30,15 @@ def size(png: bytes) -> tuple[int, int]:
     return width, height
 
 
-def test_panels_for_what_there_is() -> None:
+def test_only_quantities_with_values_get_a_panel() -> None:
     scores = [ValidationRow(step=step, images_seen=8 * step, scores={"pairs/r@1": 0.1 * step}) for step in (2, 4)]
     rows = [row(step) for step in range(1, 200)]
-    assert size(draw_curves(rows, scores)) == (1456, 1365), "two by three: loss, accuracy, rate, scale, norm, scores"
-    assert size(draw_curves(rows)) == (1456, 1365), "five of them"
-    assert size(draw_curves([row(1, contrastive=False)])) == (1456, 910), "loss, rate, norm"
+    assert size(draw_curves(rows, scores)) == (1456, 1365), "six panels: loss, accuracy, rate, scale, norm, scores"
+    assert size(draw_curves(rows)) == (1456, 1365), "five panels"
+    assert size(draw_curves([row(1, contrastive=False)])) == (1456, 910), "three panels: loss, rate, norm"
 
 
-def test_smoothing_neither_lags_nor_bends() -> None:
+def test_smoothing_has_no_lag_and_keeps_straight_lines() -> None:
     assert smoothed([2.0] * 200) == pytest.approx([2.0] * 200)
     line = smoothed([float(value) for value in range(200)])
     assert line[50:150] == pytest.approx(list(range(50, 150)), abs=0.01)

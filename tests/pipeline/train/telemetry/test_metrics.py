@@ -35,7 +35,7 @@ STEP = StepRecord(
 
 
 def record(output: str | Path, steps: range, done: Progress, files: Storage = storage) -> Progress:
-    """Steps of a run of 10, whose loss at step n is 1 / n."""
+    """Record steps of a run of 10 steps. The loss at step n is 1 / n."""
     recorder = Recorder(
         str(output), files, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu"),
         utilisation_per_rate=1e-6,
@@ -47,7 +47,7 @@ def record(output: str | Path, steps: range, done: Progress, files: Storage = st
     return progress
 
 
-def test_a_row_every_few_steps_and_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_row_is_written_every_few_steps_and_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "clip"):
         progress = record(tmp_path, range(1, 11), Progress(0, 0.0))
     rows = read_metrics(str(tmp_path), storage)
@@ -74,12 +74,12 @@ def test_rows_beyond_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> Non
 def test_tensorboard_has_every_metric(tmp_path: Path) -> None:
     record(tmp_path, range(1, 11), Progress(0, 0.0))
     (events,) = (tmp_path / "tensorboard").iterdir()
-    seen: dict[str, list[int]] = {}
+    steps_of: dict[str, list[int]] = {}
     for event in EventFileLoader(str(events)).Load():
         for value in event.summary.value:
-            seen.setdefault(value.tag, []).append(event.step)
+            steps_of.setdefault(value.tag, []).append(event.step)
     row = asdict(read_metrics(str(tmp_path), storage)[0])
-    assert seen == {name: [2, 4, 6, 8, 10] for name in row if name != "step"}
+    assert steps_of == {name: [2, 4, 6, 8, 10] for name in row if name != "step"}
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -88,7 +88,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_tensorboard_shows_each_step_once_after_a_resumption(output: str, tmp_path: Path) -> None:
-    """What a killed run had logged beyond its checkpoint is hidden, though its file stays."""
+    """The events that a killed job logged after its last checkpoint are hidden, although their file is kept."""
     record(output, range(1, 9), Progress(0, 0.0))
     record(output, range(5, 11), Progress(4, 100.0))
     shown = tmp_path / "shown"
@@ -102,8 +102,8 @@ def test_tensorboard_shows_each_step_once_after_a_resumption(output: str, tmp_pa
 
 
 @dataclass
-class SlowFiles:
-    """The storage, where each write takes a while by the clock `now`, and where TensorBoard's files may be refused."""
+class SlowStorage:
+    """A storage whose writes advance the clock `now`, and which refuses to write URIs that contain `refuse`."""
 
     now: float = 0.0
     seconds: float = 0.0
@@ -121,32 +121,32 @@ class SlowFiles:
         return getattr(storage, name)
 
 
-def test_a_board_that_cannot_be_written_does_not_end_training(output: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_write_of_tensorboard_does_not_end_training(output: str, caplog: pytest.LogCaptureFixture) -> None:
     if not storage.is_s3(output):
-        (Path(output) / "tensorboard").touch()  # where the folder would be
+        (Path(output) / "tensorboard").touch()  # in place of the folder
     with caplog.at_level(logging.WARNING, "clip"):
-        record(output, range(1, 11), Progress(0, 0.0), SlowFiles(refuse="/tensorboard/"))
+        record(output, range(1, 11), Progress(0, 0.0), SlowStorage(refuse="/tensorboard/"))
     assert [row.step for row in read_metrics(output, storage)] == [2, 4, 6, 8, 10]
-    assert caplog.text.count("TensorBoard gets nothing more") == 1
+    assert caplog.text.count("cannot write TensorBoard events") == 1
 
 
-def test_writing_takes_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it takes, and before a checkpoint there is every row, so that a resumption misses none."""
-    files = SlowFiles(seconds=2.0)
-    monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: files.now))
+def test_writing_takes_at_most_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even with slow writes. After `flush` every row is written, so that a resumed run misses none."""
+    slow = SlowStorage(seconds=2.0)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=lambda: slow.now))
     recorder = Recorder(
-        str(tmp_path), files, CONFIG, Progress(0, 0.0), num_steps=2000, steps_per_epoch=4, device=torch.device("cpu")
+        str(tmp_path), slow, CONFIG, Progress(0, 0.0), num_steps=2000, steps_per_epoch=4, device=torch.device("cpu")
     )
     for step in range(1, 1001):
-        files.now += 5.0
+        slow.now += 5.0
         recorder.step(replace(STEP, num_steps=step, result=result(1 / step)))
-    assert 10 < files.writes < 0.012 * files.now / files.seconds
+    assert 10 < slow.writes < 0.012 * slow.now / slow.seconds
     assert recorder.flush().num_steps == 1000
     assert [row.step for row in read_metrics(str(tmp_path), storage)] == list(range(2, 1001, 2))
     recorder.close()
 
 
-def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_that_an_objective_lacks_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder(
         str(tmp_path), storage, CONFIG, Progress(8, 0.0), num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
     )
@@ -161,7 +161,7 @@ def test_what_an_objective_does_not_have_is_left_out(tmp_path: Path, caplog: pyt
     assert "accuracy" not in caplog.text
 
 
-def test_scores_are_kept_beside_the_metrics(tmp_path: Path) -> None:
+def test_validation_scores_are_written_and_resumed(tmp_path: Path) -> None:
     for start, scores in ((0, (0.25, 0.5)), (4, (0.75,))):
         recorder = Recorder(
             str(tmp_path), storage, CONFIG, Progress(start, 0.0), num_steps=10, steps_per_epoch=4,
@@ -171,7 +171,7 @@ def test_scores_are_kept_beside_the_metrics(tmp_path: Path) -> None:
             recorder.validated(start + 4 * (number + 1), {"pairs/r@1": value, "shape": 1.0})
         recorder.close()
     rows = read_validation(str(tmp_path), storage)
-    assert [row.step for row in rows] == [4, 8], "that of step 8 came anew after the resumption at step 4"
+    assert [row.step for row in rows] == [4, 8], "step 8 was validated again after the resumption at step 4"
     assert [row.images_seen for row in rows] == [32, 64]
     assert [row.scores["pairs/r@1"] for row in rows] == [0.25, 0.75]
     tags = [
@@ -183,7 +183,7 @@ def test_scores_are_kept_beside_the_metrics(tmp_path: Path) -> None:
     assert tags.count("validation/shape") == 3
 
 
-def test_skipped_steps_are_counted_and_their_losses_left_out(tmp_path: Path) -> None:
+def test_skipped_steps_are_counted_and_their_losses_are_left_out(tmp_path: Path) -> None:
     done = Progress(4, 0.0, skipped_steps=3)
     recorder = Recorder(
         str(tmp_path), storage, CONFIG, done, num_steps=10, steps_per_epoch=4, device=torch.device("cpu")
@@ -203,5 +203,5 @@ def test_skipped_steps_are_counted_and_their_losses_left_out(tmp_path: Path) -> 
     assert draw_curves(rows).startswith(b"\x89PNG")
 
 
-def test_no_metrics_yet(tmp_path: Path) -> None:
+def test_a_run_without_metrics_has_no_rows(tmp_path: Path) -> None:
     assert read_metrics(str(tmp_path), storage) == []

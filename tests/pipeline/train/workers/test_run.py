@@ -1,4 +1,4 @@
-"""What a run refuses before it begins."""
+"""Checks of a run before it begins."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from tests.pipeline.train.workers.test_trainer import CONFIG
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
-    """With a checkpoint after a step."""
+    """A run with a checkpoint after one step."""
     folder = tmp_path_factory.mktemp("run")
     snapshot = write_snapshot(folder / "set", 64)
     shards = shard_infos(snapshot.shards)
@@ -31,26 +31,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Pretraining:
     return run
 
 
-def test_a_checkpoint_of_the_run_is_taken(run: Pretraining) -> None:
-    run.refuse_other_checkpoints(run.tokenizer())
+def test_a_checkpoint_of_the_same_model_is_accepted(run: Pretraining) -> None:
+    run.check_checkpoint_model(run.tokenizer())
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (replace(MODEL, embed_dim=8), r"embed_dim: 16 there, 8 asked for"),
-        (replace(MODEL, text=replace(MODEL.text, width=32)), r"text\.width: 16 there, 32 asked for"),
-        (replace(MODEL, objective="bag"), r'objective: .* "bag" asked for'),
+        (replace(MODEL, embed_dim=8), r"embed_dim: 16 recorded, 8 requested"),
+        (replace(MODEL, text=replace(MODEL.text, width=32)), r"text\.width: 16 recorded, 32 requested"),
+        (replace(MODEL, objective="bag"), r'objective: .* "bag" requested'),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(run: Pretraining, model: object, message: str) -> None:
     other = replace(run, model=model)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=rf"step-00000001 is a checkpoint of another model; it differs in .*{message}"):
-        other.refuse_other_checkpoints(run.tokenizer())
+        other.check_checkpoint_model(run.tokenizer())
 
 
 def test_a_checkpoint_with_another_tokenizer_is_refused(run: Pretraining, tmp_path: Path) -> None:
-    """As many entries, but others."""
+    """The tokenizer has the same number of entries, but different ones."""
     output = tmp_path / "run"
     shutil.copytree(run.output, output)
     entries = json.loads((output / "tokenizer.json").read_text())
@@ -60,7 +60,7 @@ def test_a_checkpoint_with_another_tokenizer_is_refused(run: Pretraining, tmp_pa
     (output / "tokenizer.json").write_text(json.dumps(entries))
     other = replace(run, output=str(output))
     with pytest.raises(ValueError, match="checkpoint of another model; it differs in the entries of the tokenizer"):
-        other.refuse_other_checkpoints(other.tokenizer())
+        other.check_checkpoint_model(other.tokenizer())
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
@@ -73,7 +73,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_a_damaged_file_is_not_another_model(run: Pretraining, tmp_path: Path, name: str, damage: str) -> None:
-    """The checkpoint before it speaks for the run; where there is none, it is refused for the damage."""
+    """The checkpoint before it is compared instead. If there is no other one, the damage is reported."""
     output = tmp_path / "run"
     shutil.copytree(run.output, output)
     other = replace(run, output=str(output))
@@ -83,20 +83,20 @@ def test_a_damaged_file_is_not_another_model(run: Pretraining, tmp_path: Path, n
     (newer / name).unlink()
     if damaged is not None:
         (newer / name).write_bytes(damaged)
-    other.refuse_other_checkpoints(other.tokenizer())
+    other.check_checkpoint_model(other.tokenizer())
     shutil.rmtree(older)
-    with pytest.raises(ValueError, match=rf"checkpoints: no checkpoint in it is whole .*step-00000002/{name}"):
-        other.refuse_other_checkpoints(other.tokenizer())
+    with pytest.raises(ValueError, match=rf"checkpoints: every checkpoint in it is damaged .*step-00000002/{name}"):
+        other.check_checkpoint_model(other.tokenizer())
 
 
 def test_a_missing_shard_is_named(run: Pretraining, tmp_path: Path) -> None:
-    place = tmp_path / "part.parquet"
-    shutil.copy(run.shards[1].path, place)
-    moved = replace(run, shards=(run.shards[0], replace(run.shards[1], path=str(place))))
-    moved.refuse_missing_shards()
-    place.unlink()
+    path = tmp_path / "part.parquet"
+    shutil.copy(run.shards[1].path, path)
+    moved = replace(run, shards=(run.shards[0], replace(run.shards[1], path=str(path))))
+    moved.check_shards_exist()
+    path.unlink()
     with pytest.raises(FileNotFoundError, match=r"part\.parquet: this shard of the snapshot is gone"):
-        moved.refuse_missing_shards()
+        moved.check_shards_exist()
 
 
 @pytest.mark.parametrize(
@@ -106,17 +106,17 @@ def test_a_missing_shard_is_named(run: Pretraining, tmp_path: Path) -> None:
         (
             {"global_batch_size": 8, "norm_group_size": 4, "max_workers": 3},
             replace(MODEL, image=ImageTowerConfig(architecture="resnet18", image_size=32)),
-            "global_batch_size=8 cannot be shared out to 3 workers in groups of norm_group_size=4",
+            "global_batch_size=8 cannot be divided among 3 workers in groups of norm_group_size=4",
         ),
     ],
 )
-def test_batches_that_cannot_be_made(run: Pretraining, train: dict[str, int], model: object, message: str) -> None:
+def test_impossible_batches_are_refused(run: Pretraining, train: dict[str, int], model: object, message: str) -> None:
     other = replace(run, train=replace(CONFIG, **train), model=model)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
-        other.refuse_batches()
+        other.check_batches()
 
 
-def test_new_models_are_alike(run: Pretraining) -> None:
+def test_new_models_of_a_run_are_identical(run: Pretraining) -> None:
     first, second = (run.new_model(run.tokenizer().to_json()) for _ in range(2))
     assert type(first.network) is type(network_for(first.network.config))
     for name, tensor in first.network.state_dict().items():

@@ -27,7 +27,7 @@ def arrays_of(step: int, num_rows: int = BATCH) -> Arrays:
     return {"step": np.full(num_rows, step, np.int64)}
 
 
-def test_the_right_arrays_pass() -> None:
+def test_complete_arrays_pass() -> None:
     arrays = [arrays_of(step) for step in range(3, 6)]
     assert list(checked(iter(arrays), range(3, 6), BATCH)) == arrays
 
@@ -35,26 +35,26 @@ def test_the_right_arrays_pass() -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ([arrays_of(3), arrays_of(5)], r"8 samples of step 4 expected, 8 of \{5\} found"),
-        ([arrays_of(3), arrays_of(4, 7), arrays_of(5)], r"8 samples of step 4 expected, 7 of \{4\} found"),
-        ([arrays_of(3)], r"8 samples of step 4 expected, 0"),
-        ([arrays_of(3), arrays_of(4), arrays_of(5), arrays_of(6)], "no more samples expected"),
+        ([arrays_of(3), arrays_of(5)], r"expected 8 samples of step 4, received 8 of steps \{5\}"),
+        ([arrays_of(3), arrays_of(4, 7), arrays_of(5)], r"expected 8 samples of step 4, received 7 of steps \{4\}"),
+        ([arrays_of(3)], r"expected 8 samples of step 4, received 0"),
+        ([arrays_of(3), arrays_of(4), arrays_of(5), arrays_of(6)], "received samples after the last step"),
     ],
 )
-def test_rows_that_are_missing_or_too_many_are_noticed(arrays: list[Arrays], message: str) -> None:
+def test_missing_or_additional_rows_are_refused(arrays: list[Arrays], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         list(checked(iter(arrays), range(3, 6), BATCH))
 
 
-def test_reading_tasks_need_no_torch() -> None:
+def test_reading_tasks_do_not_import_torch() -> None:
     program = "import sys, pipeline.train.workers.stream; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_what_is_read_ahead_of_a_slow_step_is_bounded(tmp_path: Path) -> None:
-    """By the reads that may wait, not by how long the run is; and a process keeps what it has read and made."""
+def test_the_rows_read_ahead_of_a_slow_step_are_bounded(tmp_path: Path) -> None:
+    """The bound is the number of waiting reads, not the length of the run. Each process creates only one reader."""
     table, path, notes = make_pairs(400), str(tmp_path / "0.parquet"), tmp_path / "notes"
     notes.mkdir()
     pq.write_table(table, path, row_group_size=40, write_page_checksum=True)
@@ -87,7 +87,7 @@ def test_what_is_read_ahead_of_a_slow_step_is_bounded(tmp_path: Path) -> None:
         while num_read != (num_read := len(list(notes.iterdir()))):
             time.sleep(0.4)
         peaks.append(num_read - (step + 1))
-    assert max(peaks) <= (READS_AHEAD + 2) * STEPS_PER_READ, "rows in flight"
+    assert max(peaks) <= (READS_AHEAD + 2) * STEPS_PER_READ, "too many rows read ahead"
     assert len(list(arrays)) == 96
     names = [note.name.split("-") for note in notes.iterdir()]
     assert sorted(int(step) for step, _ in names) == list(steps), "each step is read once"

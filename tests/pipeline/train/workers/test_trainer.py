@@ -1,4 +1,4 @@
-"""Whole runs on Ray Train: the curve does not depend on how the work is carried out."""
+"""Whole runs on Ray Train: the loss curve does not depend on how the work is divided."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ from pipeline.train.workers.run import Pretraining
 from pipeline.train.workers.run_lock import only_job
 from pipeline.train.workers.trainer import pretrain
 from pipeline.train.workers.validation import Validation
-from pipeline.train.workers.worker_group import _LeavesRoom
+from pipeline.train.workers.worker_group import _ReservingPolicy
 from tests.pipeline.train.pairs import MODEL, write_snapshot
 
 CONFIG = TrainConfig(
@@ -70,7 +70,7 @@ def curve(run: Pretraining) -> list[Metrics]:
 
 
 @pytest.mark.cluster
-def test_a_run_leaves_a_model_metrics_and_a_result(finished: Pretraining) -> None:
+def test_a_run_writes_a_model_metrics_and_a_result(finished: Pretraining) -> None:
     output = Path(finished.output)
     rows = curve(finished)
     assert [row.step for row in rows] == list(range(1, 13))  # 64 // 15 steps in each of 3 epochs
@@ -91,30 +91,31 @@ def test_a_run_leaves_a_model_metrics_and_a_result(finished: Pretraining) -> Non
 
 @pytest.mark.cluster
 def test_the_curve_does_not_depend_on_workers_or_chunks(finished: Pretraining, tmp_path: Path) -> None:
-    """Nor on where weights are, what is computed again, and checkpoints, here by the clock, after each step."""
+    """Nor on sharded weights, recomputed activations and checkpoints, here one after each step by the clock."""
     train = replace(
         CONFIG, num_workers=1, chunk_size=100, rows_per_read=100, checkpoint_every_steps=100,
         checkpoint_every_minutes=1e-6, keep_checkpoint_every_steps=5, shard_weights=False,
         checkpoint_activations=False,
     )  # fmt: skip
-    alone = replace(finished, output=str(tmp_path), train=train)
-    pretrain(alone)
+    single = replace(finished, output=str(tmp_path), train=train)
+    pretrain(single)
     kept = sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [5, 10, 11, 12]
-    for one, two in zip(curve(alone), curve(finished), strict=True):
-        assert one.loss == pytest.approx(two.loss, rel=1e-4), one.step
-        assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-3), one.step
-        assert one.logit_scale == pytest.approx(two.logit_scale, rel=1e-5), one.step
-        assert one.accuracy_image_to_text == two.accuracy_image_to_text, one.step
+    for row, expected in zip(curve(single), curve(finished), strict=True):
+        assert row.loss == pytest.approx(expected.loss, rel=1e-4), row.step
+        assert row.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-3), row.step
+        assert row.logit_scale == pytest.approx(expected.logit_scale, rel=1e-5), row.step
+        assert row.accuracy_image_to_text == expected.accuracy_image_to_text, row.step
 
 
+@pytest.mark.faults
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_on_one_worker_a_resumed_run_is_the_same_to_the_bit(
+def test_on_one_worker_a_resumed_run_is_bitwise_identical(
     run: Pretraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Batch norms and dropout included. The models of the first one's checkpoints are scored beside it; with the other
-    one, scoring fails."""
+    """This includes batch norms and dropout. The whole run is validated meanwhile; in the resumed run every validation
+    fails."""
 
     def score(model: Model) -> dict[str, float]:
         return {"weights": float(sum(p.abs().sum() for p in model.network.parameters()))}
@@ -159,63 +160,63 @@ def test_on_one_worker_a_resumed_run_is_the_same_to_the_bit(
     assert [row.loss for row in curve(whole)] == [row.loss for row in curve(resumed)]
 
     scores = read_validation(whole.output, storage)
-    assert scores[-1].step == 8, "the last one is waited for"
+    assert scores[-1].step == 8, "the run waits for the last validation"
     assert {row.step for row in scores} <= {3, 6, 8}
     assert scores[-1].scores["weights"] > 0
     assert {row.step for row in read_validation(resumed.output, storage)} <= {3}
-    assert "validation after step 8 failed, which stops nothing: " in caplog.text
+    assert "validation after step 8 failed, the run continues without it: " in caplog.text
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_elastic_workers_leave_cpus_to_read_for_them() -> None:
-    """Of 4, with one to read for each, 2, and where a validation holds 2, one less; none on a node that is going away.
-    The fewest are content with one that reads for all."""
+def test_elastic_workers_leave_cpus_free_for_reading() -> None:
+    """4 CPUs hold 2 workers with one reading CPU each, or 1 worker beside a validation on 2 CPUs. A group of
+    `min_workers` workers may share one reading CPU."""
     node = ray.get_runtime_context().get_node_id()
 
-    def count(fewest: int, room: Pool, cpus: float = 4.0) -> int:
-        scaling = ScalingConfig(num_workers=(fewest, 8), resources_per_worker={"CPU": 1})
-        policy = _LeavesRoom(scaling, replace(CONFIG, min_workers=fewest, max_workers=8), None, room)
+    def count(min_workers: int, reserved: Pool, cpus: float = 4.0) -> int:
+        scaling = ScalingConfig(num_workers=(min_workers, 8), resources_per_worker={"CPU": 1})
+        policy = _ReservingPolicy(scaling, replace(CONFIG, min_workers=min_workers, max_workers=8), None, reserved)
         return policy._count_possible_workers({node: {"CPU": cpus}})
 
     assert count(1, Pool(cpus=0)) == 2
-    assert count(1, Pool(cpus=0), cpus=1.0) == 1, "the rest is another job's"
+    assert count(1, Pool(cpus=0), cpus=1.0) == 1, "another job uses the other CPUs"
     assert count(1, Pool(cpus=2)) == 1
-    assert count(1, Pool(cpus=3.5)) == 1, "what is scored waits for the end"
+    assert count(1, Pool(cpus=3.5)) == 1, "validation has to wait until the end"
     assert count(3, Pool(cpus=0)) == 3
-    assert count(4, Pool(cpus=0)) == 3, "so that 4 do not begin, with nothing that reads for them"
+    assert count(4, Pool(cpus=0)) == 3, "4 workers would leave no CPU for reading"
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_too_few_nodes_for_the_fewest_workers_are_told_of(
+def test_too_few_nodes_for_min_workers_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     scaling = ScalingConfig(num_workers=(4, 8), resources_per_worker={"CPU": 1})
-    policy = _LeavesRoom(scaling, replace(CONFIG, min_workers=4, max_workers=8), None, Pool(cpus=0))
+    policy = _ReservingPolicy(scaling, replace(CONFIG, min_workers=4, max_workers=8), None, Pool(cpus=0))
     node = ray.get_runtime_context().get_node_id()
     monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
     monkeypatch.setattr(policy, "_get_reserved_resources", lambda: {node: {"CPU": 4.0}})
     assert policy.make_decision_for_non_running_worker_group() == NoopDecision()
     assert not caplog.messages
-    monkeypatch.setattr(worker_group, "WAITING_SECONDS", 0)
+    monkeypatch.setattr(worker_group, "WARN_SECONDS", 0)
     assert policy.make_decision_for_non_running_worker_group() == NoopDecision()
-    assert "waiting for nodes: there is no room for min_workers=4 workers with 1 CPUs" in caplog.text
+    assert "waiting for nodes: the cluster cannot hold min_workers=4 workers with 1 CPUs" in caplog.text
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_of_two_jobs_on_one_output_the_second_is_refused(
+def test_a_second_job_on_the_same_output_is_refused(
     run: Pretraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_lock, "TAKEN_SECONDS", 0.1)
+    monkeypatch.setattr(run_lock, "NAME_RELEASE_SECONDS", 0.1)
     other = replace(run, output=str(tmp_path))
-    with only_job(other.output), pytest.raises(ValueError, match=f"output={tmp_path}: another job trains there now"):
+    with only_job(other.output), pytest.raises(ValueError, match=f"output={tmp_path}: another job trains in it now"):
         pretrain(other)
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_worker_that_does_not_see_the_output_says_so(run: Pretraining, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_read_the_output_is_refused(run: Pretraining, tmp_path: Path) -> None:
     unseen = replace(run, output=str(tmp_path))
     with pytest.raises(FileNotFoundError, match=f"output={tmp_path}: not visible from node .*; use s3:// or a folder"):
         train(unseen, "", None, None)
@@ -234,9 +235,9 @@ def test_a_rerun_of_a_finished_run_does_nothing(finished: Pretraining, caplog: p
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"train": replace(CONFIG, seed=3)}, r"train\.seed: 0 there, 3 asked for"),
-        ({"snapshot_id": "ff"}, 'snapshot_id: .* there, "ff" asked for'),
-        ({"model": replace(MODEL, embed_dim=8)}, r"model\.embed_dim: 16 there, 8 asked for"),
+        ({"train": replace(CONFIG, seed=3)}, r"train\.seed: 0 recorded, 3 requested"),
+        ({"snapshot_id": "ff"}, 'snapshot_id: .* recorded, "ff" requested'),
+        ({"model": replace(MODEL, embed_dim=8)}, r"model\.embed_dim: 16 recorded, 8 requested"),
     ],
 )
 def test_an_output_of_another_configuration_is_refused(
@@ -253,17 +254,18 @@ def test_a_batch_larger_than_the_snapshot_is_refused(run: Pretraining, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.faults
 @pytest.mark.cluster
-def test_a_run_goes_on_without_what_was_taken_down_meanwhile(
+def test_a_resumed_run_leaves_out_pairs_that_were_taken_down(
     finished: Pretraining, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Killed after its second checkpoint, as it were; by then there are pairs fewer, and so steps fewer. Its model is
-    scored by what takes every CPU, also the worker's."""
+    """The run looks as if killed after its second checkpoint. With fewer pairs it has fewer steps. The validation
+    requires all CPUs, including the worker's."""
     shutil.copytree(finished.output, tmp_path / "run")
     for name in ("result.json", "checkpoints/step-00000012/manifest.json"):
         (tmp_path / "run" / name).unlink()
-    gone = tuple((0, row) for row in range(8))
-    shards = (replace(finished.shards[0], taken_down=gone), finished.shards[1])
+    taken_down = tuple((0, row) for row in range(8))
+    shards = (replace(finished.shards[0], taken_down=taken_down), finished.shards[1])
     elastic = replace(CONFIG, min_workers=1, max_workers=8)
     resumed = replace(finished, output=str(tmp_path / "run"), shards=shards, train=elastic)
     validation = Validation(score=lambda _: {"accuracy": 0.5}, pool=Pool(cpus=4))
@@ -276,10 +278,11 @@ def test_a_run_goes_on_without_what_was_taken_down_meanwhile(
     assert [row.step for row in rows[8:]] == [9], "56 // 15 steps in each of 3 epochs"
 
 
+@pytest.mark.faults
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_a_damaged_shard_stops_the_run_by_name(run: Pretraining, tmp_path: Path) -> None:
-    """Found by a reading task of a worker: the captions, which the vocabulary is learned from, are sound."""
+def test_a_damaged_shard_stops_the_run_and_is_named(run: Pretraining, tmp_path: Path) -> None:
+    """A reading task of a worker finds the damage. The captions, from which the tokenizer is learned, are intact."""
     source, damaged = Path(run.shards[1].path), tmp_path / "damaged.parquet"
     data = bytearray(source.read_bytes())
     column = pq.read_metadata(source).row_group(0).column(PAIRS.names.index("image"))

@@ -7,7 +7,7 @@ import pytest
 from cluster.resources import Pool
 from pipeline.model.weights import model_folder
 from pipeline.model.weights.model_folder import Model
-from pipeline.train.checkpoints.background_saver import Saved
+from pipeline.train.checkpoints.background_saver import SavedCheckpoint
 from pipeline.train.workers.validation import Scores, Validation, Validator
 from tests.pipeline.model.models import small_clip
 from tests.pipeline.train.checkpoints.test_checkpoint import vocabulary
@@ -27,8 +27,8 @@ def test_one_model_is_scored_at_a_time(tmp_path: Path, caplog: pytest.LogCapture
     assert validator.finished() is validator.wait() is None
     with caplog.at_level(logging.INFO, "clip"):
         for num_steps in (5, 10):
-            validator.begin(Saved(num_steps, files | {"optimizer.pt": b""}))
-    assert caplog.messages == ["no validation after step 10: that after step 5 still runs"]
+            validator.begin(SavedCheckpoint(num_steps, files | {"optimizer.pt": b""}))
+    assert caplog.messages == ["no validation after step 10: step 5 is still being scored"]
     assert validator.finished() is None
     (tmp_path / "go").touch()
     assert validator.wait() == Scores(5, {"scale": network.logit_scale.item()})

@@ -7,11 +7,11 @@ from pipeline.train.workers.worker_group import _user_error
 
 
 class LibraryError(ValueError):
-    """As pyarrow's ArrowInvalid is one."""
+    """A library's subclass of ValueError, like pyarrow's ArrowInvalid."""
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError, PermissionError, StorageFullError])
-def test_what_is_wrong_with_input_recipe_or_storage_is_found_among_the_workers_failures(kind: type[Exception]) -> None:
+def test_a_user_error_is_found_among_the_failures_of_the_workers(kind: type[Exception]) -> None:
     cause = kind("the user's")
     failures: dict[int, Exception] = {
         0: UserExceptionWithTraceback(RuntimeError("connection closed by peer"), ""),
@@ -21,5 +21,5 @@ def test_what_is_wrong_with_input_recipe_or_storage_is_found_among_the_workers_f
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a fault"), LibraryError("a library's")])
-def test_other_failures_are_not_the_users(error: Exception) -> None:
+def test_other_failures_are_not_user_errors(error: Exception) -> None:
     assert _user_error(WorkerGroupError("failed", {0: UserExceptionWithTraceback(error, "")})) is None
