@@ -1,5 +1,5 @@
-"""What people start: `python -m jobs.NAME`, or the same behind `ray job submit`.
+"""The command-line jobs: `python -m jobs.NAME`, locally or through `ray job submit`.
 
-One file per job: a configuration dataclass and a `main` that wires functions of `pipeline` together. Jobs may import
-everything, and nothing imports a job but the demo. Start with `crawl`; what jobs share is in `options`.
+Each job is one file: a configuration dataclass and a `main` that wires functions of `pipeline` together. Jobs may
+import every package; only the demo imports jobs. Start reading with `crawl`. Code that jobs share is in `options`.
 """

@@ -1,4 +1,4 @@
-"""Scores of a trained model on every evaluation set of a folder: zero-shot classification and retrieval.
+"""Score a trained model on all evaluation sets of a folder: zero-shot classification and retrieval.
 
 `python -m jobs.benchmark --model runs/pretrain/model --datasets runs/sets --output runs/benchmark`
 """
@@ -26,53 +26,55 @@ logger = logging.getLogger("clip")
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkJob:
-    """Encode each image and text of the evaluation sets once, then score."""
+    """Score a model on evaluation sets. Each image and text is encoded once, and the features are kept."""
 
     model: str
-    """Folder of a model: the output/model of jobs.pretrain; local or s3://."""
+    """Folder of a model from jobs.pretrain (its output/model), local or s3://."""
     datasets: str
-    """Folder of evaluation sets, each a folder with dataset.json and test.parquet; local or s3://."""
+    """Folder of evaluation sets, local or s3://. Each set is a folder with dataset.json and test.parquet."""
     output: str
     """Folder for results.json, overlap.json, predictions/ and features/."""
     digits: bool = True
-    """Also score the handwritten digits that come with scikit-learn."""
+    """Also score the handwritten digits that are included in scikit-learn."""
     overlaps: str | None = None
-    """Overlaps of the pairs that the model was trained on, a Parquet file of their snapshot: overlap.json then has the
-    scores on the pictures that these pairs show, and on the others."""
+    """Parquet file of the overlaps between the training pairs and the evaluation sets, from the snapshot that the model
+    was trained on. overlap.json then has separate scores for the overlapping images and for all others."""
     encode: benchmark_flow.EncodeConfig = field(default_factory=benchmark_flow.EncodeConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def main(job: BenchmarkJob) -> None:
-    """Encode what is not encoded yet, and write the results; finished results are left alone.
+    """Encode images and texts without stored features, and write the results unless they exist.
 
-    What overlaps do to them is written anew.
+    overlap.json is written again each time.
     """
     for option, uri in (("model", job.model), ("datasets", job.datasets)):
         if not storage.exists(uri):
-            raise FileNotFoundError(f"{option}={uri}: nothing is there; give the folder that holds it")
+            raise FileNotFoundError(f"{option}={uri}: does not exist; give an existing folder")
     store = benchmark_flow.open_store(storage.join(job.output, "features"), job.model)
     sources = benchmark_flow.open_sets(job.datasets)
     if job.digits:
-        own = storage.join(job.output, "sets")
-        benchmark_flow.write_set(own, *sklearn_digits())
-        sources += benchmark_flow.open_sets(own)
+        digits = storage.join(job.output, "sets")
+        benchmark_flow.write_set(digits, *sklearn_digits())
+        sources += benchmark_flow.open_sets(digits)
     Run.open(job.output, {"model": store.model_sha256, "sets": benchmark_flow.hashes_by_name(sources, job.datasets)})
     for source in sources:
         if not store.covers(source):
-            logger.warning("%s is left out: retrieval needs a contrastive model", source.dataset.name)
+            logger.warning("%s is skipped: retrieval needs a contrastive model", source.dataset.name)
     sources = [source for source in sources if store.covers(source)]
-    place = storage.join(job.output, "results.json")
-    if storage.exists(place):
-        logger.info("%s is there already", place)
+    results_uri = storage.join(job.output, "results.json")
+    if storage.exists(results_uri):
+        logger.info("%s exists already", results_uri)
     else:
-        score(job, sources, store, place)
+        score(job, sources, store, results_uri)
     if job.overlaps:
         write_overlap(job.output, job.overlaps, sources)
 
 
-def score(job: BenchmarkJob, sources: Sequence[benchmark_flow.Source], store: benchmark_flow.Store, place: str) -> None:
-    """Encode what is not encoded yet, and write predictions and results."""
+def score(
+    job: BenchmarkJob, sources: Sequence[benchmark_flow.Source], store: benchmark_flow.Store, results_uri: str
+) -> None:
+    """Encode images and texts without stored features, and write predictions and results."""
     with session(job.session, needs=[job.encode.pool]):
         benchmark_flow.encode(sources, [store], job.encode)
     evaluations = {source.dataset.name: benchmark_flow.evaluate(source, store) for source in sources}
@@ -92,15 +94,15 @@ def score(job: BenchmarkJob, sources: Sequence[benchmark_flow.Source], store: be
             if result.per_class
         },
     }
-    storage.write_bytes(place, json.dumps(results, indent=1).encode())
+    storage.write_bytes(results_uri, json.dumps(results, indent=1).encode())
     for name, score in scores.items():
-        shares = [100 * share for share in (score.value, score.low, score.high, score.chance)]
-        logger.info("%s: %.1f%% [%.1f, %.1f], chance %.1f%%", name, *shares)
+        percentages = [100 * share for share in (score.value, score.low, score.high, score.chance)]
+        logger.info("%s: %.1f%% [%.1f, %.1f], chance %.1f%%", name, *percentages)
 
 
 def write_overlap(output: str, overlaps_uri: str, sources: Sequence[benchmark_flow.Source]) -> None:
-    """Put overlap.json beside the results: every set's scores on all, on overlapping and on clean pictures."""
-    advice = "jobs.curate --overlap.index leaves one in its data set"
+    """Write overlap.json next to the results: each set's scores on all, on overlapping and on clean images."""
+    advice = "jobs.curate --overlap.index writes one into its data set"
     overlaps = read_table(overlaps_uri, OVERLAPS, "overlaps", "not a table of overlaps", advice)
     predictions = storage.join(output, "predictions")
     sets = []
@@ -108,10 +110,9 @@ def write_overlap(output: str, overlaps_uri: str, sources: Sequence[benchmark_fl
         name = source.dataset.name
         items = overlapping_items(overlaps, name, source.sha256)
         sets.append(contamination(name, benchmark_flow.read_predictions(predictions, name), items))
-        found = sets[-1]
-        shares = (100 * found.share, 100 * found.change)
-        logger.info("%s: %.2f%% overlap with the training pairs, All - Clean %+.2f points", name, *shares)
-    record = {"summary": asdict(summarise(sets)), "sets": [asdict(one) for one in sets]}
+        percentages = (100 * sets[-1].share, 100 * sets[-1].change)
+        logger.info("%s: %.2f%% overlap with the training pairs, All - Clean %+.2f points", name, *percentages)
+    record = {"summary": asdict(summarise(sets)), "sets": [asdict(scored) for scored in sets]}
     storage.write_bytes(storage.join(output, "overlap.json"), json.dumps(record, indent=1).encode())
 
 

@@ -1,8 +1,8 @@
-"""How probable labels are for images of your own, by a model.
+"""Classify your own images into labels that you choose, with a trained model.
 
 `python -m jobs.classify pictures/ --model runs/demo/pretrain/model --labels "a dog" "a cat" --picture out.png`
 
-Named files, or all images below a folder; after a list of labels, `--` leads back to images.
+The images are files, or folders that are searched recursively. After a list of labels, write `--` before the images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class ClassifyJob(OwnImagesJob):
     """Print the probability of each label for each image: python -m jobs.classify IMAGE... --model M --labels A B"""
 
     labels: tuple[str, ...] = ()
-    """What may be in the images: --labels "a dog" "a cat"."""
+    """The labels to choose from, such as --labels "a dog" "a cat"."""
     template: tuple[str, ...] = (SLOT,)
-    """What each label is set into, such as "a photo of a {}."; of several, the mean of their embeddings is taken."""
+    """Text into which each label is inserted, such as "a photo of a {}."; embeddings of several texts are averaged."""
 
 
 def main(job: ClassifyJob) -> None:
-    """Look at the images, print, and draw if asked to."""
+    """Classify the images, and print and optionally draw the labels."""
     check_labels(job.labels, job.template)
     files = job.find()
     model, preprocess, tokenize = job.load()

@@ -1,4 +1,4 @@
-"""A model's weights in the style of another tool, or another tool's in ours.
+"""Convert a model to the format of another tool, or another tool's model to this project's format.
 
 `python -m jobs.convert --model runs/pretrain/model --style open_clip --output exported`
 """
@@ -21,35 +21,35 @@ logger = logging.getLogger("clip")
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertJob:
-    """Read, check, write."""
+    """Read a model in any known format, check it, and write it in another one."""
 
     model: str
-    """Local folder or file: of jobs.pretrain (its output/model), of open_clip, of transformers' CLIPModel, or weights
-    alone (.safetensors, .pt, .bin; OpenAI's archives)."""
+    """Local model: a folder from jobs.pretrain (its output/model), open_clip or transformers' CLIPModel, or a file of
+    weights (.safetensors, .pt, .bin, or OpenAI's archives)."""
     output: str
-    """Folder for the files, local or s3://."""
+    """Folder for the converted files, local or s3://."""
     style: Style = "ours"
-    """ours: as jobs.pretrain writes a model; openai: weights under the released code's names; open_clip: a folder that
-    its create_model('local-dir:...') opens; huggingface: one that CLIPModel.from_pretrained opens."""
+    """ours: the format of jobs.pretrain. openai: weights with the parameter names of OpenAI's code. open_clip: a folder
+    for open_clip's create_model('local-dir:...'). huggingface: a folder for CLIPModel.from_pretrained."""
     name: str | None = None
-    """Name in the table of models (pipeline/model/config.py), such as ViT-B/32; unset: told from the weights."""
+    """Name of the architecture in pipeline/model/config.py, such as ViT-B/32. Unset: detected from the weights."""
 
 
 def main(job: ConvertJob) -> None:
-    """Read the model and write it anew."""
+    """Read the model and write it in the requested format."""
     model = read_model(job.model, job.name)
     if job.style == "ours":
         files = model_folder.to_files(model)
     else:
         if not isinstance(model.network, CLIP):
-            raise ValueError(f"model={job.model} is no CLIP: style={job.style} has no names for it")
+            raise ValueError(f"model={job.model} is not a CLIP model: style={job.style} has no parameter names for it")
         files = foreign_folders.to_files(model.network, job.style)
         text = model.network.config.text
         if model.tokenizer.to_json() != Tokenizer.released(text.vocab_size, text.context_length).to_json():
             files[model_folder.TOKENIZER_FILE] = model.tokenizer.to_json().encode()
             logger.warning(
-                "the model has a vocabulary of its own, kept as %s: readers of style=%s take the released one unless "
-                "they are told",
+                "the model has its own vocabulary, written as %s; tools that read style=%s use OpenAI's vocabulary "
+                "unless you give them this file",
                 model_folder.TOKENIZER_FILE,
                 job.style,
             )

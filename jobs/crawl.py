@@ -1,11 +1,11 @@
-"""From web archives, or tables of addresses, to checked and resized images.
+"""Crawl: turn web archives, or tables of image URLs, into checked and resized images.
 
 `python -m jobs.crawl --input crawl/warc --queries runs/queries/queries.parquet --output runs/crawl`
-`python -m jobs.crawl --input addresses.parquet --output runs/crawl`
+`python -m jobs.crawl --input urls.parquet --output runs/crawl`
 
-It leaves survival.parquet behind: how many addresses of each query were tried and how many gave an image. With
-`--survival runs/earlier_crawl/survival.parquet` the next crawl keeps as many spare addresses as each query needs. And
-link_rot.parquet: what became of the addresses of each year, and of the busiest domains and hosts.
+The run also writes two tables. survival.parquet holds, for each query, how many URLs were tried and how many gave an
+image. Given `--survival runs/earlier_crawl/survival.parquet`, the next crawl keeps as many spare URLs as each query
+needs. link_rot.parquet counts the outcomes of the URLs by year, and for the busiest domains and hosts.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ logger = logging.getLogger("clip")
 
 @dataclass(frozen=True, kw_only=True)
 class CrawlJob(CrawlConfig):
-    """Extract, match, balance early, fetch, check and resize."""
+    """Extract image URLs and captions, match and balance them, and fetch, check and resize the images."""
 
     input: str
-    """File or folder of web archives (.warc, .wat; plain, .gz, .zst), of tables with addresses and captions or with
-    images and captions (.parquet, .csv), or of img2dataset's output (.parquet, .tar); local, s3:// or, a file, http(s)://.
-    Or a list of archives as Common Crawl has them (warc.paths.gz, wat.paths.gz)."""
+    """A file or folder of web archives (.warc, .wat; plain, .gz, .zst), of tables of captions with image URLs or images
+    (.parquet, .csv), or of img2dataset's output (.parquet, .tar); or one of Common Crawl's lists of archives
+    (warc.paths.gz, wat.paths.gz). Local or s3://; a single file may be http(s)://."""
     output: str
     """Folder of the run."""
     queries: str | None = None
-    """The query list: a queries.parquet of jobs.queries. Without it every caption will do and nothing is balanced: a
-    list of addresses becomes images, but jobs.curate wants queries to balance by."""
+    """The query list: a queries.parquet from jobs.queries. Unset: captions need not match a query and nothing is
+    balanced; jobs.curate cannot use such a crawl, because it balances by query."""
     paths_base: str = "https://data.commoncrawl.org/"
-    """What the paths of a list are relative to; s3://commoncrawl/ is the other place where they are."""
+    """Base of the paths in a list of archives. Common Crawl also offers its files at s3://commoncrawl/."""
     survival: str | None = None
-    """The survival.parquet of an earlier crawl: what of a query survived then decides how many spare addresses it gets
-    now. Without it, balance.early_margin is for all."""
+    """The survival.parquet of an earlier crawl. The share of a query's URLs that gave an image in it determines how
+    many spare URLs the query gets now. Unset: every query gets balance.early_margin."""
     retry: Literal["transient", "permanent", "policy"] | None = None
-    """Attempt again, in a crawl that has ended, what failed for a reason of this class, and merge what comes of it."""
+    """In a finished crawl, fetch those URLs again that failed for a reason of this class, and merge the results."""
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def main(job: CrawlJob) -> None:
-    """Run the stages that are missing, and write the funnel."""
+    """Run the missing stages, and write the survival, the link rot and the funnel."""
     inputs = list_inputs(job.input, job.paths_base)
     check_inputs(inputs)
     texts = read_queries(job.queries)["text"].to_pylist() if job.queries else []
@@ -65,8 +65,18 @@ def main(job: CrawlJob) -> None:
     lists = read_block_lists(job.safety, open_uri)
     check_queries(texts, job.match_mode)
     early = early_limits(texts, read_survival(job.survival), job.balance) if job.survival else None
-    parts = ("num_buckets", "fetch_parts", "extract", "caption", "match_mode", "balance", "fetch", "image", "safety")
-    configuration = {name: identity(getattr(job, name)) for name in parts}
+    option_names = (
+        "num_buckets",
+        "fetch_parts",
+        "extract",
+        "caption",
+        "match_mode",
+        "balance",
+        "fetch",
+        "image",
+        "safety",
+    )
+    configuration = {name: identity(getattr(job, name)) for name in option_names}
     configuration |= {"inputs": describe_files(inputs), "block_lists": dict(lists.digests)}
     configuration |= {"queries": hash_file(job.queries), "survival": hash_file(job.survival)}
     run = Run.open(job.output, configuration)
@@ -79,7 +89,7 @@ def main(job: CrawlJob) -> None:
         storage.write_bytes(storage.join(run.uri, f"{name}.parquet"), parquet.encode(table))
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     if fetched.num_kept == 0:
-        raise ValueError(f"input={job.input}: no image was left; {run.uri}/funnel.json says where they went")
+        raise ValueError(f"input={job.input}: every image was dropped; see {run.uri}/funnel.json for the reasons")
     logger.info("%d images of %d candidates in %s", fetched.num_kept, stages.outputs["candidates"].num_rows, run.uri)
 
 

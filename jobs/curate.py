@@ -1,7 +1,7 @@
-"""From fetched images to a snapshot: `python -m jobs.curate --crawl runs/crawl --output runs/curate`.
+"""Curate the images of crawls into a snapshot: `python -m jobs.curate --crawl runs/crawl --output runs/curate`.
 
-Several crawls of one query list are curated as one, in whatever order they are named. What one crawl over all their
-inputs would keep of a query, this keeps too, as long as the early balance left it enough to choose from.
+Several crawls of one query list can be curated together; their order does not matter. The result keeps as many pairs of
+each query as one crawl over all their inputs would, provided that the early balancing left enough pairs to choose from.
 """
 
 from __future__ import annotations
@@ -26,45 +26,47 @@ logger = logging.getLogger("clip")
 
 @dataclass(frozen=True, kw_only=True)
 class CurateJob(CurateConfig):
-    """Duplicates, final balance, shuffle, shards, snapshot."""
+    """Remove duplicates, balance, shuffle, write shards and commit a snapshot."""
 
     crawl: list[str] | str
-    """Folder of a finished run of jobs.crawl, or several of them: --crawl '["runs/crawl-1", "runs/crawl-2"]'."""
+    """Folder of a finished run of jobs.crawl, or a list of such folders: --crawl '["runs/crawl-1", "runs/crawl-2"]'."""
     output: str
     """Folder of the run."""
     dataset: str | None = None
-    """The data set that gets the new version; `output`/dataset unless given."""
+    """Data set to which the new version is added, local or s3://. Unset: `output`/dataset."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def read_crawls(uris: list[str] | str) -> list[Run]:
-    """The runs of jobs.crawl in these folders, by id, so that their order in the command does not matter.
+    """Open the runs of jobs.crawl in these folders, sorted by id, so that their order in the command does not matter.
 
     Raises:
-        ValueError: there are none, one is named twice, or they cannot be curated together.
+        ValueError: no folder is given, a run is given twice, or the runs cannot be curated together.
     """
     runs = [Run.read(uri, option="crawl") for uri in ([uris] if isinstance(uris, str) else uris)]
     if len({run.run_id for run in runs}) != len(runs) or not runs:
-        raise ValueError(f"crawl={uris}: name one crawl or several different ones")
+        raise ValueError(f"crawl={uris}: give at least one crawl, and each crawl only once")
     for run in runs:
         if run.configuration["queries"] is None:
-            raise ValueError(f"crawl={run.uri} had no query list to balance by; crawl with --queries")
-    for name, meaning in (("queries", "of another query list"), ("fetch_parts", "cut into another number of parts")):
+            raise ValueError(
+                f"crawl={run.uri} was made without a query list, which balancing needs; crawl with --queries"
+            )
+    for name, meaning in (("queries", "a different query list"), ("fetch_parts", "a different number of fetch parts")):
         for run in runs[1:]:
             if run.configuration[name] != runs[0].configuration[name]:
-                raise ValueError(f"crawl={run.uri} is {meaning} than {runs[0].uri} ({name}); curate them apart")
+                raise ValueError(f"crawl={run.uri} has {meaning} than {runs[0].uri} ({name}); curate them separately")
     return sorted(runs, key=lambda run: run.run_id)
 
 
 def main(job: CurateJob) -> None:
-    """Run the stages that are missing, and commit."""
+    """Run the missing stages, and commit the snapshot."""
     crawls = read_crawls(job.crawl)
     fetched = [run.output("fetched", run.configuration["fetch_parts"]) for run in crawls]
     encoder, encoder_sha256 = job.encoder.open() or (None, None)
     matching = PictureMatching(encoder, job.encoder.pool, open_overlap_index(job.overlap, encoder_sha256))
-    parts = ("num_buckets", "dedupe", "cells", "overlap", "balance", "shard")
-    configuration = {name: identity(getattr(job, name)) for name in parts} | {
+    option_names = ("num_buckets", "dedupe", "cells", "overlap", "balance", "shard")
+    configuration = {name: identity(getattr(job, name)) for name in option_names} | {
         "encoder": encoder_sha256,
         "overlap_index": hash_file(job.overlap.index),
         "crawl": [f"{run.run_id}.{output.stage.generation}" for run, output in zip(crawls, fetched, strict=True)],
@@ -86,7 +88,7 @@ def main(job: CurateJob) -> None:
 
 
 def read_funnel(run: Run) -> Any:
-    """The funnel of a finished run, plain data."""
+    """Read the funnel.json of a finished run, as plain data."""
     return json.loads(storage.read_bytes(storage.join(run.uri, "funnel.json")))
 
 

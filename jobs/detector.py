@@ -1,4 +1,4 @@
-"""A duplicate detector from the pictures of a snapshot, for jobs.overlap and jobs.curate.
+"""Train a duplicate detector on the images of a snapshot, for jobs.overlap and jobs.curate.
 
 `python -m jobs.detector --snapshot runs/pairs --detector tiny --train.batch_size 256 --output runs/detector`
 """
@@ -26,37 +26,37 @@ logger = logging.getLogger("clip")
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorJob:
-    """Train a network that knows two versions of one picture, in this process, on one device."""
+    """Train a network that recognises two versions of the same image. It runs in this process, on one device."""
 
     snapshot: str
-    """A data set of jobs.curate; local or s3://."""
+    """A data set from jobs.curate, local or s3://."""
     output: str
-    """Folder of the run: model/ and metrics.jsonl."""
+    """Folder of the run. It gets model/ and metrics.jsonl."""
     snapshot_version: str | None = None
-    """Which version of the data set, such as v00000003; unset: the latest."""
+    """Version of the data set, such as v00000003, or a tag. Unset: the latest version."""
     detector: str = "resnet50"
-    """Name in the table of detectors (pipeline/model/encoders/duplicate_detector.py): tiny or resnet50."""
+    """Name of the architecture in pipeline/model/encoders/duplicate_detector.py: tiny or resnet50."""
     max_images: int = 200_000
-    """Pictures to learn from, about, drawn by hash; they are held in memory, 20 KB each."""
+    """Approximate number of training images, sampled by hash. They are held in memory, about 20 KB each."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network runs."""
+    """Device that trains the network."""
     train: DetectorTraining = field(default_factory=DetectorTraining)
 
 
 def main(job: DetectorJob) -> None:
-    """Train, and write the model; a finished run is left alone."""
+    """Train and write the model. Does nothing if the run is finished."""
     config = duplicate_detector.detector_config(job.detector)
     if job.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: there is no GPU here; use one of a machine that has it, or device=cpu")
+        raise ValueError("device=cuda: this machine has no GPU; use a machine with a GPU, or device=cpu")
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
     run = Run.open(
         job.output,
         {"snapshot": snapshot.snapshot_id, "max_images": job.max_images, "detector": asdict(config)}
         | {"train": identity(job.train)},
     )
-    place = storage.join(run.uri, "model")
-    if storage.exists(storage.join(place, duplicate_detector.CONFIG_FILE)):
-        logger.info("%s is there already; nothing to do", place)
+    model_uri = storage.join(run.uri, "model")
+    if storage.exists(storage.join(model_uri, duplicate_detector.CONFIG_FILE)):
+        logger.info("%s exists already; nothing to do", model_uri)
         return
     images = read_images(snapshot, job.max_images, job.train.seed)
     detector = new_detector(config, job.train.seed)
@@ -67,13 +67,14 @@ def main(job: DetectorJob) -> None:
             progress.update(1)
     lines = "".join(json.dumps(asdict(step)) + "\n" for step in steps)
     storage.write_bytes(storage.join(run.uri, "metrics.jsonl"), lines.encode())
-    for name, data in duplicate_detector.to_files(detector).items():  # the configuration last
-        storage.write_bytes(storage.join(place, name), data)
-    logger.info("%s: %d pictures, accuracy of the last step %.3f", place, len(images), steps[-1].accuracy)
+    # The configuration is written last and marks a complete model
+    for name, data in duplicate_detector.to_files(detector).items():
+        storage.write_bytes(storage.join(model_uri, name), data)
+    logger.info("%s: %d images, accuracy at the last step %.3f", model_uri, len(images), steps[-1].accuracy)
 
 
 def read_images(snapshot: Snapshot, max_images: int, seed: int) -> list[bytes]:
-    """About `max_images` images of a snapshot, drawn by hash."""
+    """Read about `max_images` images of a snapshot, sampled by hash."""
     images: list[bytes] = []
     for shard in snapshot.shards:
         for row_group in range(len(shard.row_groups)):

@@ -1,4 +1,4 @@
-"""Images and captions that another tool has fetched, as a snapshot: the same bytes, checked, hashed and shuffled.
+"""Import images and captions from another tool into a snapshot. The images are checked, and their bytes stay the same.
 
 `python -m jobs.import_pairs --input laion/ --output runs/import --dataset s3://bucket/pairs`
 """
@@ -23,35 +23,35 @@ logger = logging.getLogger("clip")
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPairsJob:
-    """Read, check, hash, shuffle, commit."""
+    """Import images and captions from another tool: check, hash and shuffle them, and commit a snapshot."""
 
     input: str
-    """Folder or file, local or s3://: webdataset tars (.tar, of img2dataset, open_clip or `jobs.snapshot export`), or
-    Parquet with images and captions (img2dataset's output format `parquet`, shards of ours). A worker holds a file
-    whole."""
+    """File or folder, local or s3://: webdataset tars (.tar, from img2dataset, open_clip or `jobs.snapshot export`), or
+    Parquet files with images and captions (img2dataset's output format `parquet`, or shards of a snapshot). A worker
+    holds one whole file in memory."""
     output: str
     """Folder of the run."""
     dataset: str | None = None
-    """The data set that gets the new version; `output`/dataset unless given."""
+    """Data set to which the new version is added, local or s3://. Unset: `output`/dataset."""
     shard: ShardConfig = field(default_factory=ShardConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def main(job: ImportPairsJob) -> None:
-    """Run the stages that are missing, and commit."""
+    """Run the missing stages, and commit the snapshot."""
     inputs = list_pairs(job.input)
-    described = describe_files(inputs)
-    configuration = {"shard": identity(job.shard), "inputs": described}
+    file_sizes = describe_files(inputs)
+    configuration = {"shard": identity(job.shard), "inputs": file_sizes}
     run = Run.open(job.output, configuration)
     dataset = storage.absolute(job.dataset) if job.dataset else storage.join(run.uri, "dataset")
     storage.ensure_writable(dataset, "dataset")
     stages = Stages(run)
     metadata = {"configuration": configuration, "run": run.run_id, "code_version": __version__}
     with session(job.session):
-        snapshot = import_pairs(stages, inputs, sum(size for _, size in described), dataset, metadata, job.shard)
+        snapshot = import_pairs(stages, inputs, sum(size for _, size in file_sizes), dataset, metadata, job.shard)
     storage.write_bytes(storage.join(run.uri, "funnel.json"), json.dumps(stages.funnel(), indent=1).encode())
     if snapshot.num_rows == 0:
-        raise ValueError(f"input={job.input}: no pair was left; {run.uri}/funnel.json says where they went")
+        raise ValueError(f"input={job.input}: every pair was dropped; see {run.uri}/funnel.json for the reasons")
     logger.info("%s of %s: %d pairs, id %s", snapshot.name, dataset, snapshot.num_rows, snapshot.snapshot_id)
 
 

@@ -1,4 +1,4 @@
-"""Figure 2: the objectives against each other, by zero-shot accuracy against images seen.
+"""Compare training objectives as in figure 2: zero-shot accuracy as a function of images seen.
 
 `python -m jobs.objectives --snapshot runs/pairs --datasets runs/sets --output runs/objectives`
 """
@@ -29,28 +29,31 @@ from pipeline.train.workers.trainer import pretrain
 logger = logging.getLogger("clip")
 
 STEP_RATIO = 2**0.5
-"""A kept model has seen so many times the images of the one before it."""
+"""Ratio between the numbers of images that successive kept models have seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectivesJob:
-    """Train each objective with each seed, score the models kept on the way. A rerun does what is missing; it may ask
-    for other objectives and seeds, and tells of those it asks for."""
+    """Train each objective with each seed, and score the models kept during training. A rerun does the missing work.
+    It may name other objectives and seeds; the results contain only those that it names."""
 
     snapshot: str
-    """A data set of jobs.curate; local or s3://."""
+    """A data set from jobs.curate, local or s3://."""
     datasets: str
-    """Folder of evaluation sets; those of the kind `classification` count."""
+    """Folder of evaluation sets. Only sets of the kind `classification` are scored."""
     output: str
     """Folder for runs/, features/, curves.parquet, figure2.png and report.html."""
     snapshot_version: str | None = None
-    """Which version of the data set, or a tag; unset: the latest."""
+    """Version of the data set, such as v00000003, or a tag. Unset: the latest version."""
     model: str = "tiny"
-    """Name in the table of models: the image tower of all, and the sizes of what reads or writes texts."""
+    """Name of the architecture in pipeline/model/config.py. All objectives use its image tower, and its sizes for the
+    text tower or text decoder."""
     objectives: tuple[Objective, ...] = OBJECTIVES
+    """Objectives to train and compare."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Each objective is trained once with each of these seeds."""
     num_models: int = 10
-    """Models kept of each run, evenly in the logarithm of images seen, unless train.keep_models_at says which."""
+    """Number of models kept per run, evenly spaced in log(images seen). train.keep_models_at overrides this option."""
     train: TrainConfig = field(default_factory=TrainConfig)
     encode: benchmark_flow.EncodeConfig = field(default_factory=benchmark_flow.EncodeConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
@@ -58,51 +61,50 @@ class ObjectivesJob:
     def __post_init__(self) -> None:
         for name in ("objectives", "seeds", "num_models"):
             if not getattr(self, name):
-                raise ValueError(f"{name}: at least one is needed")
+                raise ValueError(f"{name}: give at least one")
 
 
 def main(job: ObjectivesJob) -> None:
-    """Train what is not trained, score what is not scored, and draw."""
+    """Train the missing models, score them, and write curves, figure and report."""
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
     sources = [
         source for source in benchmark_flow.open_sets(job.datasets) if source.dataset.kind is Kind.CLASSIFICATION
     ]
     if not sources:
-        raise ValueError(f"datasets={job.datasets}: holds no set of the kind classification")
+        raise ValueError(f"datasets={job.datasets}: contains no set of the kind classification")
     model, train = model_config(job.model), identity(job.train)
     del train["seed"]
     sets = {source.dataset.name: source.sha256 for source in sources}
     Run.open(job.output, {"snapshot_id": snapshot.snapshot_id, "model": model.to_dict(), "train": train, "sets": sets})
-    first = Pretraining(
+    base_run = Pretraining(
         output=job.output, shards=shard_infos(snapshot.shards), snapshot_id=snapshot.snapshot_id, model=model,
         train=job.train,
     )  # fmt: skip
-    kept = job.train.keep_models_at or steps_kept(first, job.num_models)
+    keep_models_at = job.train.keep_models_at or numbers_of_images_seen(base_run, job.num_models)
     workers = Pool(size=job.train.workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
     stores: dict[tuple[Objective, int, int], benchmark_flow.Store] = {}
-    # One after the other, so each may need all there is
+    # Training and encoding run one after the other, so each of them may use the whole cluster
     with session(job.session, needs=[workers]), session(job.session, needs=[job.encode.pool]):
         for seed in job.seeds:
             for objective in job.objectives:
                 logger.info("== %s, seed %d", objective, seed)
                 run = replace(
-                    first,
+                    base_run,
                     output=storage.join(job.output, "runs", f"{objective}-{seed}"),
                     model=replace(model, objective=objective),
-                    train=replace(job.train, seed=seed, keep_models_at=kept),
+                    train=replace(job.train, seed=seed, keep_models_at=keep_models_at),
                 )
                 pretrain(run)
-                for images_seen in kept:
-                    place = kept_model(run.output, images_seen)
+                for images_seen in keep_models_at:
                     stores[objective, seed, images_seen] = benchmark_flow.open_store(
-                        storage.join(job.output, "features"), place
+                        storage.join(job.output, "features"), kept_model(run.output, images_seen)
                     )
         benchmark_flow.encode(sources, list(stores.values()), job.encode)
     write(job, score(stores, sources))
 
 
-def steps_kept(run: Pretraining, num_models: int) -> tuple[int, ...]:
-    """Images seen, in whole steps, after which a run's models are kept: the last step, and back from it."""
+def numbers_of_images_seen(run: Pretraining, num_models: int) -> tuple[int, ...]:
+    """The numbers of images seen at which a run keeps its model: the last step, and earlier ones by STEP_RATIO."""
     num_steps = run.num_steps()
     steps = {round(num_steps / STEP_RATIO**index) for index in range(num_models)} - {0}
     return tuple(step * run.train.global_batch_size for step in sorted(steps))
@@ -111,7 +113,7 @@ def steps_kept(run: Pretraining, num_models: int) -> tuple[int, ...]:
 def score(
     stores: dict[tuple[Objective, int, int], benchmark_flow.Store], sources: list[benchmark_flow.Source]
 ) -> pa.Table:
-    """CURVES of what is encoded."""
+    """Compute CURVES: the accuracy of each kept model on each set."""
     rows = []
     for (objective, seed, images_seen), store in stores.items():
         for source in sources:
@@ -122,7 +124,7 @@ def score(
 
 
 def write(job: ObjectivesJob, curves: pa.Table) -> None:
-    """Put curves.parquet, figure2.png and report.html into the output."""
+    """Write curves.parquet, figure2.png and report.html."""
     comparison = compare(curves)
     storage.write_bytes(storage.join(job.output, "curves.parquet"), parquet.encode(curves))
     storage.write_bytes(storage.join(job.output, "figure2.png"), draw_figure(comparison))
@@ -133,8 +135,8 @@ def write(job: ObjectivesJob, curves: pa.Table) -> None:
     )
     storage.write_bytes(storage.join(job.output, "report.html"), render_report(report).encode())
     for row in comparison.needed:
-        told = (f"{name} {images:,.0f}" for name, images in row.images.items() if images is not None)
-        logger.info("images needed for %.0f%%: %s", 100 * row.accuracy, ", ".join(told))
+        needed = (f"{name} {images:,.0f}" for name, images in row.images.items() if images is not None)
+        logger.info("images needed for %.0f%%: %s", 100 * row.accuracy, ", ".join(needed))
 
 
 if __name__ == "__main__":

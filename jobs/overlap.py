@@ -1,4 +1,4 @@
-"""An index of evaluation sets, by which jobs.curate finds their pictures among the pairs.
+"""Build an index of the images of evaluation sets, with which jobs.curate finds them among the training pairs.
 
 `python -m jobs.overlap --datasets sets/ --encoder.model runs/detector/model --output runs/overlap`
 """
@@ -26,37 +26,37 @@ from pipeline.eval.flows import benchmark_flow
 from pipeline.schemas import OVERLAP_INDEX
 
 RADII = (0, 2, 4, 6, 8)
-"""At which index.json counts how many of a set's own pictures are near each other."""
+"""Hamming distances; for each of them, index.json counts the pairs of a set's own images that are this close."""
 
 logger = logging.getLogger("clip")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapJob:
-    """Hash every picture of the evaluation sets, and embed it where a model is given."""
+    """Hash all images of the evaluation sets, and compute their embeddings if an encoder is given."""
 
     datasets: str
-    """Folder of evaluation sets, each a folder with dataset.json and test.parquet; local or s3://."""
+    """Folder of evaluation sets, local or s3://. Each set is a folder with dataset.json and test.parquet."""
     output: str
-    """Folder of the run: index.parquet, and index.json about the sets."""
+    """Folder of the run. It gets index.parquet, and index.json with statistics of each set."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Some pictures of a set: a row group of its test.parquet."""
+    """One row group of the test.parquet of an evaluation set."""
 
     benchmark: str
     set_sha256: str
     uri: str
-    number: int
+    row_group: int
     first_item: int
     split: str = "test"
 
     def read(self) -> pa.Table:
-        """What `index_pictures` takes."""
-        images = benchmark_flow.read_images(self.uri, self.number)
+        """Read the row group as a table for `index_pictures`."""
+        images = benchmark_flow.read_images(self.uri, self.row_group)
         rows = images.num_rows
         columns = {name: pa.repeat(getattr(self, name), rows) for name in ("benchmark", "set_sha256", "split")}
         items = pa.array(range(self.first_item, self.first_item + rows), pa.int64())
@@ -64,17 +64,17 @@ class RowGroup:
 
 
 def main(job: OverlapJob) -> None:
-    """Index what is not indexed yet, and write the index."""
+    """Index the row groups that are not indexed yet, and write the index."""
     if not storage.exists(job.datasets):
-        raise FileNotFoundError(f"datasets={job.datasets}: nothing is there; give the folder that holds the sets")
+        raise FileNotFoundError(f"datasets={job.datasets}: does not exist; give the folder of the evaluation sets")
     sources = benchmark_flow.open_sets(job.datasets)
     sets = benchmark_flow.hashes_by_name(sources, job.datasets)
     encoder, encoder_sha256 = job.encoder.open() or (None, None)
     run = Run.open(job.output, {"sets": sets, "encoder": encoder_sha256})
     groups = [
-        RowGroup(source.dataset.name, source.sha256, source.uri, number, first)
+        RowGroup(source.dataset.name, source.sha256, source.uri, row_group, first)
         for source in sources
-        for number, first in enumerate(accumulate(source.row_groups[:-1], initial=0))
+        for row_group, first in enumerate(accumulate(source.row_groups[:-1], initial=0))
     ]
 
     def prepare() -> Transform:
@@ -88,18 +88,19 @@ def main(job: OverlapJob) -> None:
     metadata = {ENCODER_KEY: encoder_sha256.encode()} if encoder_sha256 else None
     written = parquet.encode(index.replace_schema_metadata(metadata))
     storage.write_bytes(storage.join(run.uri, "index.parquet"), written)
-    about = {name: about_set(name, index) for name in sets}
-    storage.write_bytes(storage.join(run.uri, "index.json"), json.dumps(about, indent=1).encode())
+    statistics = {name: describe_set(name, index) for name in sets}
+    storage.write_bytes(storage.join(run.uri, "index.json"), json.dumps(statistics, indent=1).encode())
 
 
-def about_set(name: str, index: pa.Table) -> dict[str, object]:
-    """How many pictures a set has, and how many pairs of them have near hashes, which a radius would confuse."""
+def describe_set(name: str, index: pa.Table) -> dict[str, object]:
+    """Count the images of a set, and the pairs of its own images that a search within each of RADII would confuse."""
     rows = index.filter(pc.equal(index["benchmark"], name))
     hashes = rows["phash"].drop_null().to_numpy()
     near = {radius: len(near_pairs(hashes, radius)) for radius in RADII}
-    words = ", ".join(f"{count:,} within {radius}" for radius, count in near.items())
+    distances = ", ".join(f"{count:,} within {radius}" for radius, count in near.items())
     num_plain = rows["phash"].null_count
-    logger.info("%s: %d pictures, %d too plain for a hash; pairs of them: %s", name, rows.num_rows, num_plain, words)
+    message = "%s: %d images, %d too plain for a hash; pairs of near images: %s"
+    logger.info(message, name, rows.num_rows, num_plain, distances)
     return {"num_images": rows.num_rows, "num_plain": num_plain, "near_pairs": near}
 
 

@@ -1,4 +1,4 @@
-"""Pretraining on the pairs of a snapshot, contrastive unless another objective of figure 2 is asked for.
+"""Pretrain a model on the pairs of a snapshot, with the contrastive objective or another one of figure 2.
 
 `python -m jobs.pretrain --config jobs/configs/tiny.toml --snapshot runs/pairs --output runs/pretrain`
 """
@@ -24,28 +24,29 @@ from pipeline.train.workers.validation import Validation
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob:
-    """Train a model; a rerun goes on from the last checkpoint, and does nothing once the run is finished."""
+    """Train a model. A rerun continues from the last checkpoint, and does nothing if the run is finished."""
 
     snapshot: str
-    """A data set of jobs.curate; local or s3://."""
+    """A data set from jobs.curate, local or s3://."""
     output: str
     """Folder of the run: model/, metrics.jsonl, validation.jsonl, tensorboard/, curves.png, result.json."""
     snapshot_version: str | None = None
-    """Which version of the data set, such as v00000003, or a tag; unset: the latest."""
+    """Version of the data set, such as v00000003, or a tag. Unset: the latest version."""
     model: str = "tiny"
-    """Name in the table of models (pipeline/model/config.py)."""
+    """Name of the architecture in pipeline/model/config.py, such as ViT-B/32."""
     objective: Objective = "contrastive"
-    """What is learned from the pairs (pipeline/model/objectives/networks.py)."""
+    """Training objective (pipeline/model/objectives/networks.py)."""
     start_from: str | None = None
-    """Folder or file of weights to start from, with their vocabulary: a model of jobs.pretrain, local or s3://, or a
-    local one of others (docs/models.md). It may be of another resolution. Unset: initial values by train.seed."""
+    """Folder or file of the weights to start from; their vocabulary is used, too. A model from jobs.pretrain (local or
+    s3://) or a local model from another tool (docs/models.md). Its image resolution may differ. Unset: the weights are
+    initialised at random from train.seed."""
     train: TrainConfig = field(default_factory=TrainConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def main(job: PretrainJob) -> None:
-    """Open the snapshot and the sets, and train."""
+    """Open the snapshot and the validation sets, and train."""
     snapshot = Snapshot.open(job.snapshot, job.snapshot_version)
     run = Pretraining(
         output=job.output,
@@ -56,13 +57,13 @@ def main(job: PretrainJob) -> None:
         start_from=job.start_from,
     )
     workers = Pool(size=job.train.workers, cpus=job.train.cpus_per_worker, gpus=job.train.gpus_per_worker)
-    validation = validation_of(job.validation)
+    validation = build_validation(job.validation)
     with session(job.session, needs=[workers, *([validation.pool] if validation else [])]):
         pretrain(run, validation)
 
 
-def validation_of(config: ValidationConfig) -> Validation | None:
-    """How the models are scored, if they are."""
+def build_validation(config: ValidationConfig) -> Validation | None:
+    """How the validation scores models; None if the options name no validation sets."""
     if config.datasets is None:
         return None
     sources = benchmark_flow.open_sets(config.datasets)

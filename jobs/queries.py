@@ -26,36 +26,36 @@ logger = logging.getLogger("clip")
 
 MIN_BUCKETS = 16
 BYTES_PER_BUCKET = 64 * 2**20
-"""So that what one process adds up does not grow with the input."""
+"""Input bytes per bucket. One process adds up one bucket, so its memory does not grow with the input."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesJob:
-    """The query list of section 2.2."""
+    """Build the query list of the paper's section 2.2."""
 
     output: str
-    """Folder of the run; the list is its queries.parquet."""
+    """Folder of the run. The query list is written to its queries.parquet."""
     wikipedia: str | None = None
-    """File or folder of Wikipedia's articles (...pages-articles....xml.bz2; the multistream ones are read in parallel);
-    local or s3://."""
+    """File or folder of Wikipedia's article dumps (...pages-articles....xml.bz2), local or s3://. Multistream dumps are
+    read in parallel."""
     text: str | None = None
-    """File or folder of plain text (.txt), one document a line; local or s3://."""
+    """File or folder of plain text (.txt), one document per line, local or s3://."""
     page_views: str | None = None
-    """File or folder of page views (.gz hourly, .bz2 daily), for titles; local or s3://."""
+    """File or folder of Wikipedia page views (.gz hourly, .bz2 daily), local or s3://. They select article titles."""
     wordnet: str | None = None
-    """Folder of WordNet's data files, as Debian's wordnet-base installs them."""
+    """Folder of WordNet's data files, as installed by Debian's wordnet-base."""
     language: str = "en"
-    """Of the wiki whose page views count."""
+    """Language code of the Wikipedia whose page views are counted."""
     num_buckets: int | None = None
-    """Parts into which terms are partitioned; unset: one for each 64 MiB of input, 16 at least."""
+    """Number of partitions of the terms. Unset: one per 64 MiB of input, at least 16."""
     part_mib: int = 32
-    """Bytes of a file that make a part, in MiB."""
+    """Size of the pieces into which an input file is cut, in MiB; each piece is one part."""
     queries: QueriesConfig = field(default_factory=QueriesConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
 def main(job: QueriesJob) -> None:
-    """Count, select, and write queries.parquet with its manifest."""
+    """Count terms and page views, select the queries, and write queries.parquet and its manifest queries.json."""
     dumps, texts, views = (
         storage.list_files(folder, suffixes=suffixes) if folder else []
         for folder, suffixes in ((job.wikipedia, (".xml.bz2",)), (job.text, (".txt",)), (job.page_views, SUFFIXES))
@@ -67,23 +67,26 @@ def main(job: QueriesJob) -> None:
     synsets_digest = hashlib.sha256("\n".join(synsets).encode()).hexdigest()
     names = ("language", "num_buckets", "part_mib", "queries")
     configuration = {name: identity(getattr(job, name)) for name in names}
-    described = describe_files(dumps), describe_files(texts), describe_files(views)
-    configuration |= {"inputs": described, "wordnet": synsets_digest}
+    file_sizes = describe_files(dumps), describe_files(texts), describe_files(views)
+    configuration |= {"inputs": file_sizes, "wordnet": synsets_digest}
     run = Run.open(job.output, configuration)
     stages = Stages(run)
-    extents = [
+    byte_ranges = [
         cut(zip(uris, (size for _, size in files), strict=True), job.part_mib * 2**20)
-        for uris, files in zip((dumps, texts), described[:2], strict=True)
+        for uris, files in zip((dumps, texts), file_sizes[:2], strict=True)
     ]
-    num_bytes = sum(size for files in described for _, size in files)
+    num_bytes = sum(size for files in file_sizes for _, size in files)
     num_buckets = job.num_buckets or max(MIN_BUCKETS, -(-num_bytes // BYTES_PER_BUCKET))
-    corpus = Corpus(dumps=extents[0], texts=extents[1], page_views=views, synsets=synsets, language=job.language)
+    corpus = Corpus(
+        dumps=byte_ranges[0], texts=byte_ranges[1], page_views=views, synsets=synsets, language=job.language
+    )
     with session(job.session):
         table = build_queries(stages, corpus, num_buckets, job.queries)
         inputs = digests(stages, [*dumps, *texts, *views])
     if table.num_rows == 0:
         raise ValueError(
-            f"no query: no term reaches queries.min_word_count={job.queries.min_word_count}; lower it or add text"
+            f"no term reaches queries.min_word_count={job.queries.min_word_count}, so the query list would be empty; "
+            "lower it or add text"
         )
     storage.write_bytes(storage.join(run.uri, "queries.parquet"), parquet.encode(table))
     counts = dict(Counter(table["source"].to_pylist()))

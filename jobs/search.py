@@ -1,4 +1,4 @@
-"""Images of your own that show what a text says, by a model.
+"""Search your own images by text, with a trained model.
 
 `python -m jobs.search pictures/ --model runs/demo/pretrain/model --text "a red circle" --picture out.png`
 """
@@ -15,14 +15,14 @@ from pipeline.eval.own_pictures.own_texts import check_text, search
 
 @dataclass(frozen=True, kw_only=True)
 class SearchJob(OwnImagesJob):
-    """Print the images nearest to a text, with their similarity: python -m jobs.search FOLDER --model M --text T"""
+    """Print the images most similar to a text, with the similarity: python -m jobs.search FOLDER --model M --text T"""
 
     text: str
-    """What to look for: --text "a red circle"."""
+    """The text to search for, such as --text "a red circle"."""
 
 
 def main(job: SearchJob) -> None:
-    """Look at the images, print the nearest, and draw them if asked to."""
+    """Encode the images, and print and optionally draw the most similar ones."""
     check_text(job.text)
     files = job.find()
     model, preprocess, tokenize = job.load()

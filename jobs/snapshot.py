@@ -1,19 +1,19 @@
-"""The versions of a data set: `python -m jobs.snapshot VERB URI`, where URI is a local folder or s3://bucket/prefix.
+"""Manage the versions of a data set: `python -m jobs.snapshot VERB URI`; URI is a local folder or s3://bucket/prefix.
 
-    list                                             a line for each version
-    show      [--version V]                          the record of one: totals, funnel, configuration
-    verify    [--version V]                          reads all of its bytes and compares
-    diff      --version OLD [--against NEW]          pairs added, removed and changed
-    export    --output FOLDER [--version V]          webdataset tars, which open_clip trains from
-    tag       --tag NAME [--version V]               another name of a version, for good
+    list                                             list all versions, one per line
+    show      [--version V]                          print the record of a version: totals, funnel, configuration
+    verify    [--version V]                          read all shards and compare them with the manifest
+    diff      --version OLD [--against NEW]          print the pairs that were added, removed and changed
+    export    --output FOLDER [--version V]          write webdataset tars, which open_clip can train on
+    tag       --tag NAME [--version V]               give a version a permanent second name
     tombstone --pairs FILE | --urls FILE | --files FILE [--reason TEXT]
-                                                     hides pairs from the readers of all versions
-    tombstone --compact true                         a new version without the bytes of what is hidden
+                                                     hide pairs from the readers of all versions
+    tombstone --compact true                         commit a new version without the bytes of hidden pairs
     gc        [--keep_last N] [--grace_hours H] [--delete true]
-                                                     what no version needs; tells, or deletes
+                                                     list, or delete, the files that no version needs
 
-V is a version (v00000003) or a tag; the latest unless given. docs/snapshots.md tells more. jobs.import_pairs
-is the way back from tars.
+V is a version (v00000003) or a tag; the default is the latest version. docs/snapshots.md explains the verbs.
+jobs.import_pairs imports exported tars.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import takewhile
-from typing import Literal, get_args
+from typing import Literal
 
 from cluster import storage
 from cluster.runs import Run
@@ -48,38 +48,39 @@ _LINE = "{:9}  {:25}  {:9}  {:>13}  {:>10}  {:>7}  {:>18}  {:12}  {}"
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotJob:
-    """One verb on one data set."""
+    """Manage the versions of a data set: list, show, verify, diff, export, tag, take down pairs, collect garbage."""
 
     verb: Verb
-    """What to do: see above."""
+    """The action. The names before the colons below say which verbs use an option."""
     uri: str
-    """The data set, local or s3://."""
+    """The data set, a local folder or s3://bucket/prefix."""
     version: str | None = None
-    """show, verify, diff, export, tag: a version or a tag; the latest unless given."""
+    """show, verify, diff, export, tag: version, such as v00000003, or tag. diff requires it, as the older version; for
+    the other verbs the default is the latest version."""
     against: str | None = None
-    """diff: the newer version; the latest unless given."""
+    """diff: the newer version or its tag. Unset: the latest version."""
     output: str | None = None
-    """export: the folder of the tars, local or s3://."""
+    """export: folder for the tars, local or s3://."""
     tag: str | None = None
-    """tag: the name."""
+    """tag: the new name for the version. It cannot be changed later."""
     pairs: str | None = None
-    """tombstone: a file of pair ids, one a line."""
+    """tombstone: file of pair ids to take down, one per line."""
     urls: str | None = None
-    """tombstone: a file of addresses of images, one a line."""
+    """tombstone: file of image URLs to take down, one per line."""
     files: str | None = None
-    """tombstone: a file of sha256 of original image files, one a line."""
+    """tombstone: file of SHA-256 hashes of original image files to take down, one per line."""
     reason: str = ""
-    """tombstone: why; kept with it, and told by diff."""
+    """tombstone: reason for taking the pairs down. It is stored with the tombstone and printed by diff."""
     compact: bool = False
-    """tombstone: make a version that does not hold what is hidden."""
+    """tombstone: commit a new version whose shards do not contain the hidden pairs."""
     keep_last: int | None = None
-    """gc: retire all versions but so many, and those with a tag; none unless given."""
+    """gc: number of latest versions to keep; all others without a tag are retired. Unset: no version is retired."""
     grace_hours: float = 168.0
-    """gc: what is younger stays. Longer than the longest job."""
+    """gc: files that are younger than this are kept. Must exceed the duration of the longest job."""
     delete: bool = False
-    """gc: delete, not only tell."""
+    """gc: delete the files. Without it, they are only listed."""
     session: SessionConfig = field(default_factory=SessionConfig)
-    """export: where Ray is."""
+    """export: the Ray cluster to use."""
 
 
 _OPTIONS: Mapping[Verb, frozenset[str]] = {
@@ -95,120 +96,128 @@ _OPTIONS: Mapping[Verb, frozenset[str]] = {
 
 
 def main(job: SnapshotJob) -> None:
-    """Do it, and print what people or programs want to know.
+    """Run the verb, and print its result for people or programs.
 
     Raises:
-        ValueError: an option is not one of the verb; or a shard is not what the manifest says (verify).
+        ValueError: an option does not belong to the verb, or a shard differs from the manifest (verify).
     """
     for option in fields(job):
         own = option.default is MISSING or option.name in _OPTIONS[job.verb]
         if not own and getattr(job, option.name) != option.default:
-            verbs = " and ".join(verb for verb, options in _OPTIONS.items() if option.name in options)
-            raise ValueError(f"--{option.name}: is an option of {verbs}, not of {job.verb}")
+            verbs = ", ".join(verb for verb, options in _OPTIONS.items() if option.name in options)
+            raise ValueError(f"--{option.name}: this option belongs to {verbs}, not to {job.verb}; remove it")
     _VERBS[job.verb](job)
 
 
 def _list(job: SnapshotJob) -> None:
-    named = tags(job.uri)
+    version_of_tag = tags(job.uri)
     print(_LINE.format("version", "created", "parent", "pairs", "taken down", "shards", "bytes", "id", "tags"))
     for name in versions(job.uri):
-        found = Snapshot.open(job.uri, name)
-        numbers = (found.num_rows, found.num_taken_down, len(found.shards), found.num_bytes)
-        own_tags = " ".join(sorted(tag for tag, version in named.items() if version == name))
-        words = (found.metadata["created"], found.metadata["parent"] or "-", *(f"{number:,}" for number in numbers))
-        print(_LINE.format(name, *words, found.snapshot_id[:12], own_tags).rstrip())
+        snapshot = Snapshot.open(job.uri, name)
+        numbers = (snapshot.num_rows, snapshot.num_taken_down, len(snapshot.shards), snapshot.num_bytes)
+        own_tags = " ".join(sorted(tag for tag, version in version_of_tag.items() if version == name))
+        columns = (
+            snapshot.metadata["created"],
+            snapshot.metadata["parent"] or "-",
+            *(f"{number:,}" for number in numbers),
+        )
+        print(_LINE.format(name, *columns, snapshot.snapshot_id[:12], own_tags).rstrip())
 
 
 def _show(job: SnapshotJob) -> None:
-    found = Snapshot.open(job.uri, job.version)
-    named = sorted(tag for tag, version in tags(job.uri).items() if version == found.name)
-    json.dump(
-        {**found.metadata, "taken_down": found.num_taken_down, "tags": named}, sys.stdout, indent=1, sort_keys=True
-    )
+    snapshot = Snapshot.open(job.uri, job.version)
+    own_tags = sorted(tag for tag, version in tags(job.uri).items() if version == snapshot.name)
+    record = {**snapshot.metadata, "taken_down": snapshot.num_taken_down, "tags": own_tags}
+    json.dump(record, sys.stdout, indent=1, sort_keys=True)
     print()
 
 
 def _verify(job: SnapshotJob) -> None:
-    found = Snapshot.open(job.uri, job.version)
-    with Progress("verify", found.num_bytes, "bytes") as progress:
-        faults = found.verify(progress.update)
+    snapshot = Snapshot.open(job.uri, job.version)
+    with Progress("verify", snapshot.num_bytes, "bytes") as progress:
+        faults = snapshot.verify(progress.update)
     if faults:
-        raise ValueError(f"{found.name} of {found.uri} is damaged: {'; '.join(faults)}")
-    print(f"{found.name}: {len(found.shards)} shards, {found.num_rows:,} pairs, all as the manifest says")
+        raise ValueError(f"{snapshot.name} of {snapshot.uri} is damaged: {'; '.join(faults)}")
+    print(f"{snapshot.name}: {len(snapshot.shards)} shards, {snapshot.num_rows:,} pairs, all match the manifest")
 
 
 def _diff(job: SnapshotJob) -> None:
     if job.version is None:
-        raise ValueError("--version: name the version to compare with --against, or with the latest")
+        raise ValueError("--version: give the older version; it is compared with --against, or with the latest version")
     old, new = Snapshot.open(job.uri, job.version), Snapshot.open(job.uri, job.against)
     with Progress("diff", diff.num_shards_to_read(old, new), "shards") as progress:
-        found = diff.diff(old, new, progress.update)
-    shards = (found.num_shards_old, found.num_shards_new, found.num_shards_shared)
+        changes = diff.diff(old, new, progress.update)
+    shards = (changes.num_shards_old, changes.num_shards_new, changes.num_shards_shared)
     print(f"{old.name} -> {new.name}: {shards[0]} and {shards[1]} shards, {shards[2]} in both")
-    for kind, count in (("added", found.num_added), ("removed", found.num_removed), ("changed", found.num_changed)):
-        print(f"{kind:8}{count:>13,}  {' '.join(found.examples[kind])}".rstrip())
-    for reason, count in sorted(found.removed_by_reason.items()):
+    counts = {"added": changes.num_added, "removed": changes.num_removed, "changed": changes.num_changed}
+    for kind, count in counts.items():
+        print(f"{kind:8}{count:>13,}  {' '.join(changes.examples[kind])}".rstrip())
+    for reason, count in sorted(changes.removed_by_reason.items()):
         print(f"  taken down: {count:,}  {reason}".rstrip())
 
 
 def _export(job: SnapshotJob) -> None:
     if job.output is None:
-        raise ValueError("--output: name the folder of the tars")
-    found = Snapshot.open(job.uri, job.version)
-    # Hidden, so that whoever lists the folder finds tars
+        raise ValueError("--output: give a folder for the tars")
+    snapshot = Snapshot.open(job.uri, job.version)
+    # The run is in a hidden folder, so that a listing of the output shows only the tars and their sizes
     run = Run.open(
         storage.join(job.output, ".export"),
-        {"snapshot_id": found.snapshot_id, "taken_down": hash128(*(str(shard.taken_down) for shard in found.shards))},
+        {
+            "snapshot_id": snapshot.snapshot_id,
+            "taken_down": hash128(*(str(shard.taken_down) for shard in snapshot.shards)),
+        },
     )
     with session(job.session):
-        tars = export_tars(run, found, storage.absolute(job.output))
-    print(f"{found.name}: {sum(tars['num_pairs'].to_pylist()):,} pairs in {tars.num_rows} tars in {job.output}")
+        tars = export_tars(run, snapshot, storage.absolute(job.output))
+    print(f"{snapshot.name}: {sum(tars['num_pairs'].to_pylist()):,} pairs in {tars.num_rows} tars in {job.output}")
 
 
 def _tag(job: SnapshotJob) -> None:
     if job.tag is None:
-        raise ValueError("--tag: give the version a name")
+        raise ValueError("--tag: give a name for the version")
     version = Snapshot.open(job.uri, job.version).name
     tag(job.uri, job.tag, version)
     print(f"{job.tag}: {version}")
 
 
 def _tombstone(job: SnapshotJob) -> None:
-    named: dict[Kind, str | None] = {"pair_id": job.pairs, "url": job.urls, "sha256": job.files}
-    names = {kind: _lines(named[kind]) for kind in get_args(Kind) if named[kind]}
+    files: dict[Kind, str | None] = {"pair_id": job.pairs, "url": job.urls, "sha256": job.files}
+    names = {kind: _lines(uri) for kind, uri in files.items() if uri}
     if not any(names.values()) and not job.compact:
         raise ValueError(
-            "--pairs, --urls, --files: name a file that says what to take down, one a line; or --compact true"
+            "--pairs, --urls, --files: give a file of what to take down, one entry per line; or give --compact true"
         )
     if names:
         with Progress("search", None, "shards") as progress:
             done = takedown.take_down(job.uri, names, job.reason, progress.update)
-        print(f"{done.num_pairs:,} pairs are taken down from all versions")
+        print(f"{done.num_pairs:,} pairs have been taken down from all versions")
         if done.not_found:
             shown = ", ".join(done.not_found[:NUM_SHOWN])
-            logger.warning("%d names are nowhere, and will be taken down if they come: %s", len(done.not_found), shown)
+            message = "%d entries match no pair; later pairs that match them will be taken down as well: %s"
+            logger.warning(message, len(done.not_found), shown)
     if job.compact:
         with Progress("compact", None, "shards") as progress:
             compacted = takedown.compact(job.uri, progress.update)
-        print(f"{compacted.name}: {compacted.num_rows:,} pairs; older versions hold the others until gc retires them")
+        print(f"{compacted.name}: {compacted.num_rows:,} pairs; gc deletes the others when it retires older versions")
 
 
 def _gc(job: SnapshotJob) -> None:
-    found = garbage.find(job.uri, now=time.time(), grace_seconds=3600 * job.grace_hours, keep_last=job.keep_last)
-    for entry in found.files:
+    unneeded = garbage.find(job.uri, now=time.time(), grace_seconds=3600 * job.grace_hours, keep_last=job.keep_last)
+    for entry in unneeded.files:
         print(f"{entry.num_bytes:>15,}  {entry.uri}")
-    for place, _ in found.uploads:
-        print(f"{'upload':>15}  {place}")
-    total = f"{len(found.files):,} files, {found.num_bytes:,} bytes, {len(found.uploads)} unfinished uploads"
+    for uri, _ in unneeded.uploads:
+        print(f"{'upload':>15}  {uri}")
+    total = f"{len(unneeded.files):,} files, {unneeded.num_bytes:,} bytes, {len(unneeded.uploads)} unfinished uploads"
     if job.delete:
-        with Progress("gc", len(found.files), "files") as progress:
-            garbage.sweep(found, progress.update)
-    print(f"{total}: {'deleted' if job.delete else 'would go; delete them with --delete true'}")
+        with Progress("gc", len(unneeded.files), "files") as progress:
+            garbage.sweep(unneeded, progress.update)
+    print(f"{total}: {'deleted' if job.delete else 'no version needs them; give --delete true to delete them'}")
 
 
-def _lines(uri: str | None) -> list[str]:
-    """What is on the lines of a file."""
-    lines = storage.read_bytes(uri or "").decode().splitlines()
+def _lines(uri: str) -> list[str]:
+    """Read the non-empty lines of a file, without surrounding whitespace."""
+    lines = storage.read_bytes(uri).decode().splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -225,7 +234,7 @@ _VERBS: Mapping[Verb, Callable[[SnapshotJob], None]] = {
 
 
 def arguments(argv: Sequence[str]) -> list[str]:
-    """The command line with the two leading words as the options they stand for."""
+    """Turn the two leading words of the command line into the options --verb and --uri."""
     words = list(takewhile(lambda word: not word.startswith("-"), argv[:2]))
     return [f"--{name}={word}" for name, word in zip(("verb", "uri"), words, strict=False)] + list(argv[len(words) :])
 

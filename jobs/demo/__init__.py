@@ -1,5 +1,5 @@
-"""The whole chain on one machine, over a small web of its own: `make demo`.
+"""The demo: run all jobs on one machine over a small generated web (`make demo`).
 
-`chain` runs the jobs one after the other and is the place to start; `gather` collects what the report shows. The web
-that is crawled is made by the package `web`.
+Start reading with `chain`, which runs the jobs in order. `gather` collects the rows that the report shows. The package
+`web` generates the web that is crawled.
 """

@@ -1,4 +1,4 @@
-"""The whole chain over the demo's own web, one step after the other. Every step resumes, so the whole does."""
+"""Run the jobs of the demo in order, from building the web to the report. Each step is resumable."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ NUM_BUCKETS = 4
 IMAGE_SIZE = 64
 MAX_PAIRS_PER_QUERY = 60
 HELD_OUT_SEED = 1_000_003
-"""Added to the seed for the evaluation sets, so that they share no picture with the web."""
+"""Added to the seed of the evaluation sets, so that they share no image with the web."""
 NUM_PER_CLASS = 40
 WORDNET = Path("/usr/share/wordnet")
-"""Where Debian's wordnet-base puts its files; without them the list has the words of the text alone."""
+"""Folder of Debian's wordnet-base. If it does not exist, the query list contains only words of the text."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The folder of a demo, and how long its steps took over all resumes."""
+    """The steps of a demo run, and the time that each step took, summed over all resumes."""
 
     folder: Path
     seed: int
@@ -52,7 +52,7 @@ class Chain:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step and say so."""
+        """Log the name of a step, and record its duration."""
         logger.info("== %s", name)
         started = time.monotonic()
         yield
@@ -60,26 +60,26 @@ class Chain:
 
     @property
     def events(self) -> Events:
-        """The steps so far."""
+        """The event log of finished steps."""
         return Events(str(self.folder / "events.jsonl"))
 
     def seconds_by_stage(self) -> dict[str, float]:
-        """Seconds of each step, in the order of the chain."""
+        """The total duration of each step in seconds, in the order of the steps."""
         seconds: Counter[str] = Counter()
         for event in self.events.read():
             seconds[event["step"]] += event["seconds"]
         return {name: round(value, 1) for name, value in seconds.items()}
 
     def at(self, *parts: str) -> str:
-        """A path in the folder."""
+        """The path of a file or folder of the demo."""
         return str(self.folder.joinpath(*parts))
 
     def run(self, num_images: int, num_pages: int, train: TrainConfig) -> Path:
-        """Run every step, and return the report's path."""
+        """Run all steps, and return the path of the report."""
         with self.step("site"):
-            build_once(self.folder / "site", lambda place: build_site(place, self.seed, num_images, num_pages))
+            build_once(self.folder / "site", lambda path: build_site(path, self.seed, num_images, num_pages))
             build_once(
-                self.folder / "sets", lambda place: evaluation_sets(place, self.seed + HELD_OUT_SEED, NUM_PER_CLASS)
+                self.folder / "sets", lambda path: evaluation_sets(path, self.seed + HELD_OUT_SEED, NUM_PER_CLASS)
             )
         with self.step("queries"):
             queries.main(self.queries_job())
@@ -95,7 +95,7 @@ class Chain:
             return self.report(train)
 
     def queries_job(self) -> queries.QueriesJob:
-        """Low thresholds: the demo's text is small."""
+        """Configure the query list, with low thresholds because the demo's text is short."""
         return queries.QueriesJob(
             text=self.at("site", "corpus.txt"),
             output=self.at("queries"),
@@ -106,7 +106,7 @@ class Chain:
         )
 
     def crawl_job(self, port: int) -> crawl.CrawlJob:
-        """A hundred requests a second and host, which only the owner of all the hosts may ask for."""
+        """Configure the crawl. 100 requests per second and host are acceptable only because all hosts are our own."""
         return crawl.CrawlJob(
             input=self.at("site", "warc"),
             queries=self.at("queries", "queries.parquet"),
@@ -119,7 +119,7 @@ class Chain:
         )
 
     def curate_job(self) -> curate.CurateJob:
-        """Small shards, so that there are several."""
+        """Configure the curation, with small shards so that there are several of them."""
         return curate.CurateJob(
             crawl=self.at("crawl"),
             output=self.at("curate"),
@@ -130,13 +130,13 @@ class Chain:
         )
 
     def pretrain_job(self, train: TrainConfig) -> pretrain.PretrainJob:
-        """From the snapshot."""
+        """Configure the pretraining on the snapshot."""
         return pretrain.PretrainJob(
             snapshot=self.at("curate", "dataset"), output=self.at("pretrain"), train=train, session=self.session
         )
 
     def benchmark_job(self) -> benchmark.BenchmarkJob:
-        """On the held-out sets and on scikit-learn's digits."""
+        """Configure the benchmark on the held-out sets and scikit-learn's digits."""
         return benchmark.BenchmarkJob(
             model=self.at("pretrain", "model"),
             datasets=self.at("sets"),
@@ -146,7 +146,7 @@ class Chain:
 
     @property
     def balance(self) -> BalanceConfig:
-        """A cap that the frequent words of the demo's captions reach."""
+        """The balancing options, with a limit low enough that the demo's frequent words exceed it."""
         return BalanceConfig(max_pairs_per_query=MAX_PAIRS_PER_QUERY, seed=self.seed)
 
     def report(self, train: TrainConfig) -> Path:
@@ -197,16 +197,16 @@ class Chain:
         return path
 
 
-def build_once(place: Path, build: Callable[[Path], object]) -> None:
-    """Make a folder that is there whole or not at all."""
-    if not place.exists():
-        partial = place.with_name(f".{place.name}-partial")
+def build_once(folder: Path, build: Callable[[Path], object]) -> None:
+    """Build a folder unless it exists. It appears under its name only when it is complete."""
+    if not folder.exists():
+        partial = folder.with_name(f".{folder.name}-partial")
         shutil.rmtree(partial, ignore_errors=True)
         build(partial)
-        partial.rename(place)
+        partial.rename(folder)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object from a file."""
+    """Read a JSON object from a file."""
     record: Mapping[str, Any] = json.loads(path.read_text())
     return record

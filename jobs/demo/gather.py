@@ -1,4 +1,4 @@
-"""What the report of a demo shows, from the folders that the jobs wrote: a few hundred rows, never a corpus."""
+"""Collect the data of the demo's report from the folders of its jobs. Returns samples of rows, not all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STAGES = {
     "fetched": "fetched, checked and resized",
     "placed": "one pair for each picture, balanced",
 }
-"""The stages of the funnel that drop rows, and what they do."""
+"""The stages that drop rows, with their titles in the funnel."""
 PACKAGES = ("ray", "torch", "timm", "pyarrow", "img2dataset", "tokenizers", "numpy", "pillow")
 NUM_KEPT_SHOWN = 48
 NUM_REJECTED_PER_REASON = 2
@@ -34,7 +34,7 @@ NUM_EXAMPLES = 6
 
 
 def funnel(folder: Path) -> list[Stage]:
-    """The stages of a crawl and a curation that lie below a folder."""
+    """The funnel of the crawl and the curation below a folder."""
     records = [json.loads((folder / job / "funnel.json").read_text()) for job in ("crawl", "curate")]
     stages = {record["stage"]: record for records_of_job in records for record in records_of_job}
     return [
@@ -49,7 +49,7 @@ def funnel(folder: Path) -> list[Stage]:
 
 
 def query_counts(folder: Path, snapshot: Snapshot) -> list[QueryCount]:
-    """Each query's pairs before and after balancing."""
+    """The number of pairs of each query, before and after balancing."""
     queries = pq.read_table(folder / "queries" / "queries.parquet")
     before = _counts(_output(folder / "crawl", "totals").table(SKETCHES))
     after = _counts(snapshot.query_counts())
@@ -61,21 +61,21 @@ def query_counts(folder: Path, snapshot: Snapshot) -> list[QueryCount]:
 
 
 def link_rot(folder: Path) -> list[LinkCount]:
-    """What became of the addresses that the crawl tried."""
+    """The outcomes of the URLs that the crawl tried."""
     return [LinkCount(**row) for row in pq.read_table(folder / "crawl" / "link_rot.parquet").to_pylist()]
 
 
 def kept_pairs(snapshot: Snapshot) -> list[KeptPair]:
-    """The first pairs of the snapshot: a sample, because it is shuffled."""
+    """The first pairs of the snapshot. They are a random sample, because the snapshot is shuffled."""
     table = snapshot.shards[0].read_row_group(0, columns=["image", "caption", "url"])
     return [KeptPair(**row) for row in table.slice(0, NUM_KEPT_SHOWN).to_pylist()]
 
 
 def rejected_pairs(folder: Path) -> list[RejectedPair]:
-    """A few rows for each reason, with their images where there are some; none of what was blocked or judged unsafe."""
+    """A few rejected rows for each reason, with their images if available. Omits rows blocked or rejected as unsafe."""
     return [
         RejectedPair(
-            image=row["image"] if reason not in _BY_IMAGE else None,
+            image=row["image"] if reason not in _WITHOUT_IMAGE else None,
             caption=row["caption"] or "",
             url=row["url"] or row["page_url"] or "",
             reason=reason,
@@ -87,25 +87,25 @@ def rejected_pairs(folder: Path) -> list[RejectedPair]:
     ]
 
 
-_BY_IMAGE = frozenset({Reason.NOT_AN_IMAGE, Reason.CORRUPT_IMAGE, Reason.TOO_MANY_PIXELS})
-"""Reasons for which there is nothing to show."""
+_WITHOUT_IMAGE = frozenset({Reason.NOT_AN_IMAGE, Reason.CORRUPT_IMAGE, Reason.TOO_MANY_PIXELS})
+"""Reasons of rows without a displayable image."""
 
 
 def _rejected(output: Output, fetched: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     image = "jpg" if fetched else "image"
-    shown: dict[str, int] = {}
+    num_shown: dict[str, int] = {}
     for part in range(len(output.parts)):
         table = output.dropped(part, ["url", image, "caption", "page_url", "reason"])
         for row in table.to_pylist() if table is not None else []:
             reason = row["reason"]
-            if row["caption"] is not None and shown.get(reason, 0) < NUM_REJECTED_PER_REASON:
-                shown[reason] = shown.get(reason, 0) + 1
+            if row["caption"] is not None and num_shown.get(reason, 0) < NUM_REJECTED_PER_REASON:
+                num_shown[reason] = num_shown.get(reason, 0) + 1
                 yield reason, row | {"image": row[image]}
 
 
 def examples(folder: Path, names: Sequence[str]) -> list[Example]:
-    """Right and wrong predictions of each evaluation set, as many of either as there are, spread over the set."""
-    found = []
+    """Up to NUM_EXAMPLES right and NUM_EXAMPLES wrong predictions of each evaluation set, spread over the set."""
+    chosen = []
     for name in names:
         predictions = pq.read_table(folder / "benchmark" / "predictions" / f"{name}.parquet").to_pylist()
         images = pq.read_table(folder / "sets" / name / "test.parquet", columns=["image"])["image"]
@@ -113,12 +113,12 @@ def examples(folder: Path, names: Sequence[str]) -> list[Example]:
             rows = [row for row in predictions if (row["truth"] == row["predicted"]) is right]
             for row in rows[:: max(1, len(rows) // NUM_EXAMPLES)][:NUM_EXAMPLES]:
                 ranked = list(zip(row["labels"], row["probabilities"], strict=True))
-                found.append(Example(images[row["sample"]].as_py(), row["truth"], ranked, name))
-    return found
+                chosen.append(Example(images[row["sample"]].as_py(), row["truth"], ranked, name))
+    return chosen
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that decide a result."""
+    """The versions of the packages that influence the results."""
     return {name: version(name) for name in PACKAGES}
 
 
@@ -127,6 +127,6 @@ def _counts(table: pa.Table) -> Mapping[int, int]:
 
 
 def _output(folder: Path, name: str) -> Output:
-    """A stage of a run whose number of parts its files tell."""
+    """Open the output of a stage. Its files determine the number of parts."""
     run = Run.read(str(folder), option="output")
     return run.output(name, len(list((folder / name).glob("_part-*.json"))))

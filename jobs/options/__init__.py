@@ -1,6 +1,6 @@
-"""What the jobs share: the command line, and the options that several jobs have.
+"""The command line of all jobs, and the options that several jobs share.
 
-`launch` turns defaults, a TOML file and options into one frozen dataclass and reports errors in one line; start there.
-The other modules open what options name: query lists, encoders, a person's own images. They may import `pipeline` and
-`cluster`, but no job.
+Start reading with `launch`: it builds one frozen dataclass from defaults, a TOML file and options, and reports user
+errors in one line. The other modules open the files that options name: query lists, encoders, the user's own images.
+Modules here may import `pipeline` and `cluster`, but no job.
 """

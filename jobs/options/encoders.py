@@ -1,4 +1,4 @@
-"""Image encoders from folders, local or s3://: models of jobs.pretrain and detectors of jobs.detector."""
+"""Load image encoders from local or s3:// folders: models of jobs.pretrain and detectors of jobs.detector."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from pipeline.model.encoders.image_encoder import ENCODER_FILES, ImageEncoder, e
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """What makes embeddings of pictures, and where."""
+    """The image encoder that computes embeddings, and its actors."""
 
     model: str | None = None
-    """Folder of a detector of jobs.detector (its output/model), or of a model of jobs.pretrain; without one there are
-    no embeddings."""
+    """Folder of a detector from jobs.detector or of a model from jobs.pretrain (its output/model). Unset: no embeddings
+    are computed."""
     batch_size: int = 64
-    """Images in a forward pass."""
+    """Number of images in a forward pass."""
     pool: Pool = field(default_factory=Pool)
-    """Actors, each with the model in memory; on a GPU where the pool has one."""
+    """Actors that each hold the model in memory. They run it on a GPU if the pool has GPUs."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"encoder.batch_size = {self.batch_size}: must be at least 1")
 
     def open(self) -> tuple[Callable[[], ImageEncoder], str] | None:
-        """What makes the encoder in each actor, and the hash of its files; None without a model.
+        """Return a function that loads the encoder in an actor, and the hash of its files; None if `model` is unset.
 
         Raises:
-            FileNotFoundError: there is none in that folder.
+            FileNotFoundError: the folder contains no encoder.
             ValueError: a file is damaged.
         """
         if self.model is None:
             return None
         uri = storage.absolute(self.model)
-        load_encoder(uri, 1, "cpu")  # what is wrong with it is told before anything starts
+        load_encoder(uri, 1, "cpu")  # reports a missing or damaged encoder before any stage starts
         return partial(load_encoder, uri, self.batch_size, "cuda" if self.pool.gpus else "cpu"), hash_model(uri)
 
 
 def load_encoder(uri: str, batch_size: int, device: str) -> ImageEncoder:
-    """The encoder in a folder. Raises as `EncoderConfig.open`."""
-    places = {name: storage.join(uri, name) for name in ENCODER_FILES}
-    files = {name: storage.read_bytes(place) for name, place in places.items() if storage.exists(place)}
+    """Load the encoder of a folder. Raises like `EncoderConfig.open`."""
+    uris = {name: storage.join(uri, name) for name in ENCODER_FILES}
+    files = {name: storage.read_bytes(file_uri) for name, file_uri in uris.items() if storage.exists(file_uri)}
     return encoder_from_files(files, uri, batch_size, device)

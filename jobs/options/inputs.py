@@ -1,4 +1,4 @@
-"""The files that a crawl reads: archives and tables of a folder or of Common Crawl's lists of paths, and queries."""
+"""List and read the input files of jobs: archives and tables, query lists, survival counts, overlap indexes."""
 
 from __future__ import annotations
 
@@ -15,90 +15,106 @@ from pipeline.data.sources.tables import TABLE_SUFFIXES
 from pipeline.schemas import OVERLAP_INDEX, QUERIES, SURVIVAL
 
 ENCODER_KEY = b"encoder_sha256"
-"""In the metadata of an overlap index."""
+"""Key in the schema metadata of an overlap index: the hash of the encoder that made its embeddings."""
 PATHS_SUFFIXES = (".paths", ".paths.gz")
 
 
 def list_inputs(uri: str, paths_base: str) -> list[str]:
-    """Every archive and table of a file, a folder or a list of paths, in a fixed order.
+    """List all archives and tables to crawl, in a fixed order.
 
     Args:
-        uri: a file; a folder; or a list (`warc.paths.gz`, `wat.paths.gz`) with a path on each line.
-        paths_base: what the paths of a list are relative to; a line that is a whole URI stands for itself.
+        uri: a file; a folder; or a list of paths, one per line (`warc.paths.gz`, `wat.paths.gz`).
+        paths_base: the base of relative paths in a list. Lines that are absolute URIs are used unchanged.
 
     Raises:
-        ValueError: a line of the list names no archive, or the list has no line.
-        FileNotFoundError: nothing is there.
+        ValueError: a line of the list is not the path of an archive, or the list is empty.
+        FileNotFoundError: `uri` does not exist, or the folder contains no such files.
     """
     if not uri.endswith(PATHS_SUFFIXES):
-        found = storage.list_files(uri, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES, SHARD_SUFFIX))
-        return without_tables_beside(found)
+        files = storage.list_files(uri, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES, SHARD_SUFFIX))
+        return without_tables_beside(files)
     data = storage.read_bytes(uri)
     lines = (gzip.decompress(data) if uri.endswith(".gz") else data).decode().split()
     wrong = [line for line in lines if not line.endswith(ARCHIVE_SUFFIXES)]
     if wrong:
-        raise ValueError(f"input={uri}: '{wrong[0]}' is no archive; lists of WARC or WAT paths are read")
+        raise ValueError(
+            f"input={uri}: '{wrong[0]}' is not an archive; every line must be the path of a WARC or WAT file"
+        )
     if not lines:
-        raise ValueError(f"input={uri}: the list has no paths")
+        raise ValueError(f"input={uri}: the list contains no paths")
     return [line if "://" in line else storage.join(paths_base, line) for line in lines]
 
 
 def read_queries(uri: str) -> pa.Table:
-    """The query list.
+    """Read a query list.
 
     Raises:
-        ValueError: the file is no query list, or an empty one; the message says what is wrong.
+        ValueError: the file is not a query list, the list is empty, or its ids are not consecutive.
     """
-    table = read_table(uri, QUERIES, "queries", "not a query list", "jobs.queries makes one").sort_by("query_id")
+    table = read_table(uri, QUERIES, "queries", "not a query list", "make one with jobs.queries").sort_by("query_id")
     if table.num_rows == 0:
         raise ValueError(f"queries={uri}: the list is empty")
     if table["query_id"].to_pylist() != list(range(table.num_rows)):
-        raise ValueError(f"queries={uri}: query_id must count from 0 to {table.num_rows - 1}; jobs.queries makes it so")
+        raise ValueError(
+            f"queries={uri}: query_id must count from 0 to {table.num_rows - 1}; make the list with jobs.queries"
+        )
     return table
 
 
 def read_survival(uri: str) -> pa.Table:
-    """What of each query survived an earlier crawl. Raises as `read_table`."""
-    return read_table(uri, SURVIVAL, "survival", "not the survival of queries", "jobs.crawl leaves one in its folder")
+    """Read how many images of each query survived an earlier crawl. Raises like `read_table`."""
+    return read_table(
+        uri, SURVIVAL, "survival", "not survival counts", "use the survival.parquet that jobs.crawl writes"
+    )
 
 
 def read_overlap_index(uri: str) -> tuple[pa.Table, str | None]:
-    """OVERLAP_INDEX, and the hash of the encoder that its embeddings are of, if any. Raises as `read_table`."""
-    table = read_table(uri, OVERLAP_INDEX, "overlap.index", "not an overlap index", "jobs.overlap makes one")
+    """Read a table of OVERLAP_INDEX and the hash of the encoder that made its embeddings, if it has any.
+
+    Raises like `read_table`.
+    """
+    table = read_table(uri, OVERLAP_INDEX, "overlap.index", "not an overlap index", "make one with jobs.overlap")
     encoder = (table.schema.metadata or {}).get(ENCODER_KEY)
     return table, encoder.decode() if encoder else None
 
 
 def open_overlap_index(config: OverlapConfig, encoder_sha256: str | None) -> OverlapIndex | None:
-    """The index that a configuration names, ready to be searched; None where it names none.
+    """Open the overlap index that a configuration names. Returns None if `config.index` is None.
 
     Args:
-        config: index, mode and thresholds.
-        encoder_sha256: hash of the encoder whose embeddings are compared (jobs/options/encoders.py); None without one.
+        config: the file of the index, the mode and the thresholds.
+        encoder_sha256: the hash of the encoder of this run (jobs/options/encoders.py), or None if it has no encoder.
 
     Raises:
-        ValueError: the file is no index, a threshold is for a set it does not have, or its embeddings are of another
-            encoder.
+        ValueError: the file is not an overlap index, a threshold names an unknown evaluation set, or the embeddings
+            were made by a different encoder.
     """
     if config.index is None:
         return None
-    table, made_with = read_overlap_index(config.index)
+    table, index_encoder_sha256 = read_overlap_index(config.index)
     index = OverlapIndex(table, config)
-    if index.has_embeddings and made_with != encoder_sha256:
-        whose = "this curation has no encoder" if encoder_sha256 is None else "this curation's are of another encoder"
-        advice = "give --encoder.model as it was made with, or --overlap.min_similarity 2 to compare hashes only"
-        raise ValueError(f"overlap.index={config.index} has embeddings, and {whose}; {advice}")
+    if index.has_embeddings and index_encoder_sha256 != encoder_sha256:
+        problem = "this run has no encoder" if encoder_sha256 is None else "this run uses a different encoder"
+        advice = "give the --encoder.model that made the index, or --overlap.min_similarity 2 to compare hashes only"
+        raise ValueError(f"overlap.index={config.index} contains embeddings, but {problem}; {advice}")
     return index
 
 
-def read_table(uri: str, schema: pa.Schema, option: str, not_one: str, advice: str) -> pa.Table:
-    """A table that an option names.
+def read_table(uri: str, schema: pa.Schema, option: str, problem: str, advice: str) -> pa.Table:
+    """Read the Parquet table that an option names.
+
+    Args:
+        uri: the value of the option.
+        schema: the columns that the table must have.
+        option: the name of the option, for the error message.
+        problem: the message's description of a table that lacks columns, such as "not a query list".
+        advice: what the user can do about it.
 
     Raises:
-        ValueError: the file has not its columns; the message names those that are missing.
+        ValueError: the table lacks columns of `schema`; the message names them.
     """
     table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
     missing = sorted(set(schema.names) - set(table.column_names))
     if missing:
-        raise ValueError(f"{option}={uri}: {not_one}, it has no columns {missing}; {advice}")
+        raise ValueError(f"{option}={uri}: {problem}, the columns {missing} are missing; {advice}")
     return table

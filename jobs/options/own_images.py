@@ -1,4 +1,4 @@
-"""Images of a person's own and the model that looks at them: what jobs.classify and jobs.search share."""
+"""The options and steps that jobs.classify and jobs.search share: the user's own images and the model."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ logger = logging.getLogger("clip")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnImagesJob:
-    """Images, a model, and how much to show."""
+    """Options for running a model on the user's own images."""
 
     model: str
-    """Folder of a model of jobs.pretrain (its output/model), or the name of a model with --weights."""
+    """Folder of a model from jobs.pretrain (its output/model), or a model name together with --weights."""
     images: tuple[str, ...] = ()
-    """Files, and folders with all images below them; the words that follow no option."""
+    """Image files, and folders that are searched recursively. Arguments that follow no option are taken as images."""
     weights: str | None = None
-    """The weights of a model that is named."""
+    """The weights, if --model is a name and not a folder."""
     top: int = 5
-    """The most to show: labels of an image, or images that were found."""
+    """Maximum number of results to show: labels per image (jobs.classify) or images (jobs.search)."""
     picture: str | None = None
-    """Draw the result into this file: .png, .jpg, .pdf or .svg."""
+    """File to draw the results into: .png, .jpg, .pdf or .svg. Unset: nothing is drawn."""
     batch_size: int = 32
-    """Images in a forward pass."""
+    """Number of images in a forward pass."""
     device: str = "cpu"
-    """Where the model runs, such as cpu or cuda."""
+    """Device that runs the model, such as cpu or cuda."""
 
     def __post_init__(self) -> None:
         for name in ("top", "batch_size"):
@@ -45,15 +45,22 @@ class OwnImagesJob:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
 
     def find(self) -> list[ImageFile]:
-        """The images. Raises ValueError or FileNotFoundError where there are none, or the picture has no place."""
+        """List the image files. Raises like `find_images`, and like `check_picture` for the option `picture`."""
         if self.picture is not None:
             check_picture(self.picture)
         return find_images(self.images)
 
     def load(self) -> tuple[CLIP, Preprocess, Tokenize]:
-        """The model. Raises as `pipeline.load`, and for a name without weights, or a device that is not there."""
+        """Load the model. Raises like `pipeline.load`.
+
+        Raises:
+            FileNotFoundError: `model` does not exist, and `weights` is not given.
+            ValueError: the device is not available.
+        """
         if self.weights is None and not Path(self.model).exists():
-            raise FileNotFoundError(f"model={self.model}: nothing is there; the name of a model needs --weights")
+            raise FileNotFoundError(
+                f"model={self.model}: does not exist; to use a model by its name, also give --weights"
+            )
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -61,8 +68,8 @@ class OwnImagesJob:
         return pipeline.load(self.model, self.weights, self.device)
 
     def encode(self, model: CLIP, preprocess: Preprocess, files: Sequence[ImageFile]) -> EncodedImages:
-        """Features of what can be read; the others are told of. Raises ValueError where nothing can be read."""
-        with Progress("look", len(files), "images") as progress:
+        """Encode the readable images and log the unreadable ones. Raises ValueError if no image can be read."""
+        with Progress("encode", len(files), "images") as progress:
             encoded = encode_images(
                 model, preprocess, files, batch_size=self.batch_size, device=self.device, advance=progress.update
             )
@@ -74,11 +81,13 @@ class OwnImagesJob:
 
 
 def refuse_unreadable(encoded: EncodedImages) -> None:
-    """At the end, when what can be read has been shown.
+    """Fail if an image file named in the options could not be read. Call this after the results have been shown.
+
+    Unreadable files that were found by searching a folder are only logged.
 
     Raises:
-        ValueError: a file that was named itself, and not the folder that it is in, cannot be read.
+        ValueError: a file named in the options cannot be read.
     """
     named = [str(file.file) for file in encoded.unreadable if file.file.named]
     if named:
-        raise ValueError(f"images: {', '.join(named)} cannot be read, for the reasons above")
+        raise ValueError(f"images: cannot read {', '.join(named)}; the reasons are logged above")

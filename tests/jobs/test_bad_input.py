@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names the option or the file and says what to do, and exit status 2."""
+"""User errors end with one line that names the option or file and the remedy, and with exit status 2."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ def query_list(tmp_path: Path) -> str:
 
 
 def refuse_crawl(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a crawl ends with."""
+    """Run a crawl that must fail, and return its error line."""
     with pytest.raises(SystemExit) as stopped:
         launch(CrawlJob, crawl.main, arguments)
     assert stopped.value.code == 2
@@ -48,7 +48,7 @@ def refuse_crawl(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("none.csv", b"url,width\nhttp://a.example/x.jpg,5\n", "no caption column"),
     ],
 )
-def test_input_that_is_not_what_its_name_says(
+def test_input_whose_content_does_not_match_its_suffix(
     name: str, content: bytes, message: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -57,7 +57,7 @@ def test_input_that_is_not_what_its_name_says(
     assert message in line
 
 
-def test_parquet_without_a_caption_column_names_those_there_are(
+def test_parquet_without_a_caption_column_lists_its_columns(
     tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "alt": ["a circle"]}), tmp_path / "list.parquet")
@@ -68,13 +68,15 @@ def test_parquet_without_a_caption_column_names_those_there_are(
     assert "'alt'" in line
 
 
-def test_missing_files(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_input_or_configuration_file(
+    tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = f"--output={tmp_path / 'run'}"
     assert "nothing at" in refuse_crawl(capsys, f"--input={tmp_path / 'no'}", f"--queries={query_list}", run)
     assert "no file" in refuse_crawl(capsys, f"--config={tmp_path / 'no.toml'}")
 
 
-def test_unknown_key_and_wrong_type(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_option_and_wrong_type(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
     good = (f"--input={tmp_path}", f"--queries={query_list}", f"--output={tmp_path / 'run'}")
     assert "fetch.atempts" in refuse_crawl(capsys, *good, "--fetch.atempts=3")
     assert "image.image_size" in refuse_crawl(capsys, *good, "--image.image_size=large")
@@ -84,7 +86,9 @@ def test_unknown_key_and_wrong_type(tmp_path: Path, query_list: str, capsys: pyt
     assert not (tmp_path / "run").exists()
 
 
-def test_folder_of_another_configuration(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_with_a_run_of_a_different_configuration(
+    tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "caption": ["a circle"]}), tmp_path / "list.parquet")
     run = tmp_path / "run"
     Run.open(str(run), {"num_buckets": 5})
@@ -94,7 +98,7 @@ def test_folder_of_another_configuration(tmp_path: Path, query_list: str, capsys
     assert Run.read(str(run), option="output").configuration == {"num_buckets": 5}
 
 
-def test_file_that_is_no_query_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_that_is_not_a_query_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "caption": ["a circle"]}), tmp_path / "list.parquet")
     name = str(tmp_path / "list.parquet")
     assert "not a query list" in refuse_crawl(
@@ -111,7 +115,7 @@ def test_file_that_is_no_query_list(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["circle", "square"], [0, 2], "query_id must count from 0 to 1"),
     ],
 )
-def test_query_lists_that_cannot_be_matched(
+def test_invalid_query_lists_are_refused(
     texts: list[str], ids: list[int], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pq.write_table(pa.table({"url": ["http://a.example/x.jpg"], "caption": ["a circle"]}), tmp_path / "list.parquet")
@@ -123,12 +127,12 @@ def test_query_lists_that_cannot_be_matched(
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-@pytest.mark.parametrize("place", ["/proc/no", "file"])
+@pytest.mark.parametrize("path", ["/proc/no", "file"])
 def test_output_that_cannot_be_written(
-    place: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
+    path: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    output = str(tmp_path / place) if place == "file" else place
+    output = str(tmp_path / path) if path == "file" else path
     line = refuse_crawl(capsys, f"--input={tmp_path}", f"--queries={query_list}", f"--output={output}")
     assert "output" in line
     assert output in line
@@ -150,7 +154,7 @@ def test_unreachable_ray(tmp_path: Path, query_list: str, capsys: pytest.Capture
     assert address in line
 
 
-def test_other_jobs_name_their_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_other_jobs_name_their_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         launch(CurateJob, curate.main, [f"--crawl={tmp_path}", f"--output={tmp_path / 'out'}"])
     assert "error: crawl=" in capsys.readouterr().err
@@ -164,16 +168,14 @@ def test_other_jobs_name_their_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert "wordnet=" in capsys.readouterr().err
 
 
-def test_snapshot_takes_verb_and_uri_as_words() -> None:
+def test_snapshot_takes_verb_and_uri_as_positional_arguments() -> None:
     assert snapshot.arguments(["list", "s3://bucket/pairs", "--version=v00000001"]) == [
         "--verb=list", "--uri=s3://bucket/pairs", "--version=v00000001",
     ]  # fmt: skip
     assert snapshot.arguments(["--help"]) == ["--help"]
 
 
-def test_a_class_of_reasons_that_there_is_not(
-    tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_class_of_reasons_to_retry(tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = refuse_crawl(
         capsys, f"--input={tmp_path}", f"--queries={query_list}", f"--output={tmp_path / 'run'}", "--retry=other"
     )
@@ -190,7 +192,7 @@ def test_a_class_of_reasons_that_there_is_not(
         ("not a hash\n", "line 1: not a SHA-256 of 64 hexadecimal digits"),
     ],
 )
-def test_a_block_list_that_cannot_be_read(
+def test_invalid_block_list(
     content: str | None, message: str, tmp_path: Path, query_list: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pq.write_table(pa.table({"url": ["http://a.example/x"], "caption": ["a circle"]}), tmp_path / "list.parquet")

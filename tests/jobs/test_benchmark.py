@@ -37,7 +37,7 @@ def job(tmp_path: Path, small_model: Path) -> BenchmarkJob:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_benchmark_writes_scores_predictions_and_features_once(job: BenchmarkJob, tmp_path: Path) -> None:
+def test_a_benchmark_writes_results_and_a_rerun_leaves_them_unchanged(job: BenchmarkJob, tmp_path: Path) -> None:
     main(replace(job, digits=True))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     scores = {name: Score(**fields) for name, fields in results["scores"].items()}
@@ -63,7 +63,7 @@ def test_a_benchmark_writes_scores_predictions_and_features_once(job: BenchmarkJ
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
 
-def test_overlaps_are_told_beside_the_results(job: BenchmarkJob, tmp_path: Path) -> None:
+def test_overlap_json_has_scores_on_overlapping_and_clean_images(job: BenchmarkJob, tmp_path: Path) -> None:
     sources = benchmark_flow.open_sets(job.datasets)
     predictions = {"colours": classified([True] * 10 + [False] * 5), "pairs": classified([True] * 15)}
     evaluations = {name: Evaluation(scores={}, per_class={}, predictions=made) for name, made in predictions.items()}
@@ -88,32 +88,32 @@ def test_overlaps_are_told_beside_the_results(job: BenchmarkJob, tmp_path: Path)
         write_overlap(job.output, str(tmp_path / "overlaps.parquet"), sources)
 
 
-def test_another_model_needs_another_output(job: BenchmarkJob, tmp_path: Path) -> None:
+def test_an_output_of_a_different_model_is_refused(job: BenchmarkJob, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text('{"model": "ab", "sets": {}}')
     with pytest.raises(ValueError, match=r"out holds a run of another configuration; it differs in model: .*sets"):
         main(job)
 
 
-def test_two_sets_of_one_name_are_refused(job: BenchmarkJob, tmp_path: Path) -> None:
+def test_two_sets_with_the_same_name_are_refused(job: BenchmarkJob, tmp_path: Path) -> None:
     make_sets(tmp_path / "sets" / "again")
     with pytest.raises(ValueError, match=r"two sets have the same name \(colours, colours, pairs, pairs\)"):
         main(job)
 
 
 @pytest.mark.parametrize("option", ["model", "datasets"])
-def test_what_is_not_there_ends_with_one_line(
+def test_a_missing_model_or_data_set_ends_with_one_line(
     option: str, job: BenchmarkJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"model": job.model, "datasets": job.datasets, "output": job.output} | {option: "/nowhere"}
     with pytest.raises(SystemExit, match="2"):
         launch(BenchmarkJob, main, [f"--{name}={value}" for name, value in options.items()])
-    assert f"error: {option}=/nowhere: nothing is there" in capsys.readouterr().err
+    assert f"error: {option}=/nowhere: does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.faults
 @pytest.mark.cluster
-def test_the_job_runs_by_ray_job_submit_and_tells_what_it_did(job: BenchmarkJob) -> None:
+def test_the_job_runs_through_ray_job_submit_and_logs_its_scores(job: BenchmarkJob) -> None:
     options = [f"--{name}={getattr(job, name)}" for name in ("model", "datasets", "output")]
     with ray_head() as head:
         command = ["job", "submit", "--address", head.dashboard, "--submission-id", "benchmark-1", "--working-dir", "."]

@@ -1,4 +1,4 @@
-"""The command as people type it."""
+"""jobs.classify, run through its command line."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two images in a folder, one of them in a folder of its own; where the command is typed."""
+    """The working directory of the command: pictures/ with one image, and a subfolder with another."""
     monkeypatch.chdir(tmp_path)
     for name, shape, colour in (
         ("pictures/circle.jpg", "circle", "red"),
@@ -51,19 +51,19 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def parse(printed: str) -> dict[str, list[tuple[float, str]]]:
-    """Percentages and labels by image."""
-    found: dict[str, list[tuple[float, str]]] = {}
+    """Parse the output into percentages and labels by image."""
+    guesses: dict[str, list[tuple[float, str]]] = {}
     name = ""
     for line in printed.splitlines():
         if match := re.fullmatch(r" {2,4}(\d{1,3}\.\d)%  (.*)", line):
-            found[name].append((float(match[1]), match[2]))
+            guesses[name].append((float(match[1]), match[2]))
         else:
             name = line
-            found[name] = []
-    return found
+            guesses[name] = []
+    return guesses
 
 
-def test_the_command(
+def test_every_label_of_every_image_is_printed(
     model: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["classify", str(folder / "pictures"), "--model", model, *LABELS])
@@ -78,7 +78,7 @@ def test_the_command(
 
 
 @pytest.mark.usefixtures("folder")
-def test_images_may_stand_where_people_put_them(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_image_arguments_can_be_anywhere_on_the_command_line(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     outputs = []
     for argv in (
         ["pictures/circle.jpg", "--model", model, *LABELS],
@@ -93,7 +93,7 @@ def test_images_may_stand_where_people_put_them(model: str, capsys: pytest.Captu
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_file_name_of_any_bytes(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_name_that_is_not_utf_8(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     Path(name).write_bytes(draw("circle", "red"))
     run(name, "--model", model, *LABELS, "--picture", "out.png")
@@ -101,7 +101,9 @@ def test_a_file_name_of_any_bytes(model: str, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("folder")
-def test_fewer_labels_and_several_templates(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_top_limits_the_labels_and_several_templates_are_accepted(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     run("pictures", "--model", model, *LABELS)
     plain = parse(capsys.readouterr().out)
     run("pictures", "--model", model, *LABELS, "--top", "1")
@@ -111,14 +113,14 @@ def test_fewer_labels_and_several_templates(model: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_picture_when_asked_for(model: str) -> None:
+def test_the_picture_option_draws_the_results(model: str) -> None:
     run("pictures", "--model", model, *LABELS, "--picture", "out.png")
     with Image.open("out.png") as picture:
         assert picture.width > 500
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_cannot_be_read_in_a_folder_is_told(
+def test_unreadable_images_of_a_folder_are_logged(
     model: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     Path("pictures/broken.jpg").write_bytes(draw("circle", "red")[:900])
@@ -129,15 +131,15 @@ def test_what_cannot_be_read_in_a_folder_is_told(
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_named_file_that_cannot_be_read_ends_with_2_after_the_others(
+def test_an_unreadable_named_file_ends_with_2_after_the_results_of_the_others(
     model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("notes.txt").write_text("no image")
     with pytest.raises(SystemExit, match="2"):
         run("notes.txt", "pictures", "--model", model, *LABELS)
-    said = capsys.readouterr()
-    assert list(parse(said.out)) == ["pictures/circle.jpg", "pictures/more/square.png"]
-    assert said.err.endswith("error: images: notes.txt cannot be read, for the reasons above\n")
+    captured = capsys.readouterr()
+    assert list(parse(captured.out)) == ["pictures/circle.jpg", "pictures/more/square.png"]
+    assert captured.err.endswith("error: images: cannot read notes.txt; the reasons are logged above\n")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_a_named_file_that_cannot_be_read_ends_with_2_after_the_others(
         (["gone.jpg", *LABELS], "images: the file or folder 'gone.jpg' does not exist"),
         (["empty", *LABELS], "images: the folder 'empty' contains no images"),
         (["notes.txt", *LABELS], "images: 0 of 1 files can be read; notes.txt: not an image in a known format"),
-        (["pictures", *LABELS, "--model=gone"], "model=gone: nothing is there; the name of a model needs --weights"),
+        (["pictures", *LABELS, "--model=gone"], "model=gone: does not exist; to use a model by its name, also give"),
         (["pictures", *LABELS, "--model=empty"], "empty is not a model"),
         (["pictures", *LABELS, "--model=timm/resnet50", "--weights=random"], "encodes images only"),
         (["pictures", *LABELS, "--picture=out.txt"], "picture=out.txt: must end with one of"),
@@ -162,7 +164,7 @@ def test_a_named_file_that_cannot_be_read_ends_with_2_after_the_others(
         (["pictures", *LABELS, "--labls", "x"], "unrecognized arguments: --labls"),
     ],
 )
-def test_what_people_get_wrong(
+def test_user_errors_end_with_one_line_and_write_nothing(
     argv: list[str], message: str, model: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("empty").mkdir()

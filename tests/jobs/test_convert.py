@@ -21,7 +21,7 @@ def _table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a conversion ends with."""
+    """Run a conversion that must fail, and return its error line."""
     with pytest.raises(SystemExit) as stopped:
         launch(ConvertJob, convert.main, arguments)
     assert stopped.value.code == 2
@@ -30,20 +30,20 @@ def refuse(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
-def test_through_every_style_and_back(tmp_path: Path) -> None:
-    places = [tmp_path / "0"]
-    model_folder.save(Model(clip(), Tokenizer.released(600, 12)), places[0])
+def test_a_model_is_unchanged_after_conversion_through_all_styles(tmp_path: Path) -> None:
+    folders = [tmp_path / "0"]
+    model_folder.save(Model(clip(), Tokenizer.released(600, 12)), folders[0])
     for number, style in enumerate(("openai", "open_clip", "huggingface", "ours"), start=1):
-        places.append(tmp_path / str(number))
-        source = places[-2] / "model.safetensors" if number == 2 else places[-2]
-        launch(ConvertJob, convert.main, [f"--model={source}", f"--style={style}", f"--output={places[-1]}"])
-        assert not (places[-1] / "tokenizer.json").exists() or style == "ours"
-    network, _, tokenize = pipeline.load(places[-1])
+        folders.append(tmp_path / str(number))
+        source = folders[-2] / "model.safetensors" if number == 2 else folders[-2]
+        launch(ConvertJob, convert.main, [f"--model={source}", f"--style={style}", f"--output={folders[-1]}"])
+        assert not (folders[-1] / "tokenizer.json").exists() or style == "ours"
+    network, _, tokenize = pipeline.load(folders[-1])
     assert equal(network, clip())
     assert torch.equal(tokenize("a cat"), Tokenizer.released(600, 12)("a cat"))
 
 
-def test_a_vocabulary_of_its_own_is_kept_and_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_models_own_vocabulary_is_written_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = " ".join(f"{first}{second}" for first in "abcdefghijklm" for second in "nopqrstuvwxyz")
     own = Tokenizer.train([words, words], 600, 12)
     model_folder.save(Model(clip(), own), tmp_path / "own")
@@ -51,11 +51,11 @@ def test_a_vocabulary_of_its_own_is_kept_and_told_of(tmp_path: Path, caplog: pyt
         launch(
             ConvertJob, convert.main, [f"--model={tmp_path / 'own'}", "--style=openai", f"--output={tmp_path / 'out'}"]
         )
-    assert "a vocabulary of its own" in caplog.text
+    assert "the model has its own vocabulary" in caplog.text
     assert (tmp_path / "out" / "tokenizer.json").read_text() == own.to_json()
 
 
-def test_what_cannot_be_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_that_cannot_be_converted_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = f"--output={tmp_path / 'out'}"
     assert "no weights at" in refuse(capsys, f"--model={tmp_path / 'none.pt'}", "--style=ours", output)
     folder = tmp_path / "hf"

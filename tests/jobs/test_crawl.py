@@ -25,15 +25,16 @@ from tests.web import Answer, Web, picture, web
 pytestmark = pytest.mark.faults
 
 
-def test_a_table_of_another_kind_is_named(tmp_path: Path) -> None:
+def test_a_table_with_wrong_columns_is_refused(tmp_path: Path) -> None:
     queries, survival = str(tmp_path / "queries.parquet"), str(tmp_path / "survival.parquet")
     pq.write_table(pa.table([[1, 0], ["b", "a"], ["u", "u"], [1.0, 2.0], [1, 0]], schema=QUERIES), queries)
     pq.write_table(pa.table([["a"], [3], [2]], schema=SURVIVAL), survival)
     assert read_queries(queries)["text"].to_pylist() == ["a", "b"]
     assert read_survival(survival).to_pylist() == [{"text": "a", "tried": 3, "kept": 2}]
-    with pytest.raises(ValueError, match=r"survival=.*queries\.parquet: .* no columns \['kept', 'tried'\]; jobs.crawl"):
+    message = r"survival=.*queries\.parquet: .* columns \['kept', 'tried'\] are missing; .*jobs.crawl"
+    with pytest.raises(ValueError, match=message):
         read_survival(queries)
-    with pytest.raises(ValueError, match=r"queries=.*not a query list.* jobs.queries makes one"):
+    with pytest.raises(ValueError, match=r"queries=.*not a query list.* make one with jobs.queries"):
         read_queries(survival)
 
 
@@ -69,7 +70,7 @@ LATER = FIRST | {
     "http://c.example/gone.jpg": picture(5),
     "http://d.example/robots.txt": ALLOWED,
 }
-"""What answers when the crawl is run again."""
+"""The answers when the crawl is run again."""
 TRANSIENT = ["http://b.example/busy.jpg", "http://b.example/reset.jpg"]
 FIRST_REASONS: dict[str, str | None] = {
     **dict.fromkeys(URLS[:3]),
@@ -92,20 +93,20 @@ OPTIONS = (
 )
 
 ONE_CRAWLER = "--fetch_pool.size=1"
-"""It follows all redirects itself."""
+"""A single crawler handles all domains, so it follows all redirects itself."""
 
 
 class State(NamedTuple):
-    """What a run has left."""
+    """The results of a run, and its requests."""
 
     rows: dict[str, dict[str, Any]]
     files: list[str]
-    """In fetched/."""
+    """The Parquet files in fetched/."""
     funnel: dict[str, Any]
     survival: list[dict[str, Any]]
     link_rot: list[dict[str, Any]]
-    asked: list[str]
-    """Addresses that were asked for, but for robots.txt."""
+    requested: list[str]
+    """Requested URLs, without robots.txt."""
     rounds: list[str]
 
 
@@ -122,23 +123,23 @@ def state(crawl: Crawl, site: Web) -> State:
     )
 
 
-class Story(NamedTuple):
-    """One crawl, run again and again."""
+class CrawlStates(NamedTuple):
+    """The states of one crawl after its first run and after each rerun."""
 
     crawl: Crawl
     first: State
     copy: Crawl
-    """As it was then."""
+    """A copy of the crawl after its first run."""
     transient: State
     idle: State
     permanent: State
     policy: State
     refusal: str
-    """What a curation of the first state says to the second."""
+    """The error of a curation of the first state that is rerun after the crawl has changed."""
 
 
 @pytest.fixture(scope="module")
-def story(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Story:  # noqa: ARG001
+def states(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> CrawlStates:  # noqa: ARG001
     folder = tmp_path_factory.mktemp("crawl")
     crawl = crawl_of(folder, URLS, *OPTIONS)
     with web(folder / "first", FIRST) as site:
@@ -156,7 +157,7 @@ def story(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Story:  
     with pytest.raises(ValueError, match="curate holds a run of another configuration") as refusal:
         curate.main(curation)
     transient, idle, permanent, policy = later
-    return Story(crawl, first, copy, transient, idle, permanent, policy, str(refusal.value))
+    return CrawlStates(crawl, first, copy, transient, idle, permanent, policy, str(refusal.value))
 
 
 def kept(state: State) -> dict[str, bytes]:
@@ -167,36 +168,36 @@ def reasons(state: State) -> dict[str, str | None]:
     return {url: row["reason"] for url, row in state.rows.items()}
 
 
-def test_every_address_ends_as_an_image_or_a_reason(story: Story) -> None:
-    assert reasons(story.first) == FIRST_REASONS
-    assert {url: row["jpg"] is not None for url, row in story.first.rows.items()} == {
+def test_every_url_ends_as_an_image_or_a_reason(states: CrawlStates) -> None:
+    assert reasons(states.first) == FIRST_REASONS
+    assert {url: row["jpg"] is not None for url, row in states.first.rows.items()} == {
         url: reason is None for url, reason in FIRST_REASONS.items()
     }
 
 
-def test_redirects_to_other_domains_are_followed_and_loops_end(story: Story) -> None:
-    """As often as within a domain: `max_redirects` redirects, so one request more."""
-    assert story.first.rounds == ["moved", "moved"]
-    assert story.first.asked.count("http://f.example/moved.jpg") == 1
-    assert story.first.asked.count("http://g.example/moved.jpg") == 1
-    assert story.first.asked.count("http://h.example/loop.jpg") == 2
-    assert story.first.asked.count("http://i.example/loop.jpg") == 1
-    assert story.first.rows["http://h.example/loop.jpg"]["error_message"] == Reason.TOO_MANY_REDIRECTS.value
-    assert {row["redirect_url"] for row in story.first.rows.values()} == {None}
+def test_redirects_to_other_domains_are_followed_and_loops_end(states: CrawlStates) -> None:
+    """As within one domain, at most `max_redirects` redirects are followed, with one request more than that."""
+    assert states.first.rounds == ["moved", "moved"]
+    assert states.first.requested.count("http://f.example/moved.jpg") == 1
+    assert states.first.requested.count("http://g.example/moved.jpg") == 1
+    assert states.first.requested.count("http://h.example/loop.jpg") == 2
+    assert states.first.requested.count("http://i.example/loop.jpg") == 1
+    assert states.first.rows["http://h.example/loop.jpg"]["error_message"] == Reason.TOO_MANY_REDIRECTS.value
+    assert {row["redirect_url"] for row in states.first.rows.values()} == {None}
 
 
-def test_only_what_has_failed_for_the_time_being_is_asked_for_again(story: Story) -> None:
-    assert story.transient.asked == TRANSIENT
-    assert reasons(story.transient) == FIRST_REASONS | dict.fromkeys(TRANSIENT)
-    before = {url: row for url, row in story.first.rows.items() if url not in TRANSIENT}
-    assert {url: row for url, row in story.transient.rows.items() if url not in TRANSIENT} == before
-    new = set(story.transient.files) - set(story.first.files)
-    assert len(story.transient.files) == len(story.first.files), "what was merged is gone"
-    assert len(new) == 1, "both are of one domain, so in one part"
+def test_a_transient_retry_requests_only_transient_failures(states: CrawlStates) -> None:
+    assert states.transient.requested == TRANSIENT
+    assert reasons(states.transient) == FIRST_REASONS | dict.fromkeys(TRANSIENT)
+    before = {url: row for url, row in states.first.rows.items() if url not in TRANSIENT}
+    assert {url: row for url, row in states.transient.rows.items() if url not in TRANSIENT} == before
+    new = set(states.transient.files) - set(states.first.files)
+    assert len(states.transient.files) == len(states.first.files), "the replaced files are deleted"
+    assert len(new) == 1, "both URLs have the same domain, so they are in one part"
 
 
-def test_what_is_told_of_a_crawl_is_that_of_its_last_attempt(story: Story) -> None:
-    for state in (story.first, story.transient, story.permanent, story.policy):
+def test_funnel_survival_and_link_rot_count_the_last_attempt(states: CrawlStates) -> None:
+    for state in (states.first, states.transient, states.permanent, states.policy):
         out = Counter(row["reason"] for row in state.rows.values() if row["reason"])
         assert state.funnel["fetched"]["dropped"] == out
         assert state.funnel["fetched"]["kept"] == len(URLS) - out.total()
@@ -207,45 +208,45 @@ def test_what_is_told_of_a_crawl_is_that_of_its_last_attempt(story: Story) -> No
         assert by_host == hosts
 
 
-def test_a_crawl_that_has_ended_asks_for_nothing(story: Story) -> None:
-    assert story.idle.asked == []
-    assert story.idle.rows == story.transient.rows
-    assert story.idle.files == story.transient.files
+def test_a_rerun_of_a_finished_crawl_sends_no_requests(states: CrawlStates) -> None:
+    assert states.idle.requested == []
+    assert states.idle.rows == states.transient.rows
+    assert states.idle.files == states.transient.files
 
 
-def test_other_classes_are_asked_for_when_they_are_named(story: Story) -> None:
+def test_each_retry_requests_the_failures_of_its_class(states: CrawlStates) -> None:
     gone, none = "http://c.example/gone.jpg", "http://c.example/none.jpg"
-    assert story.permanent.asked == [gone, none]
-    assert reasons(story.permanent) == reasons(story.idle) | {gone: None}
+    assert states.permanent.requested == [gone, none]
+    assert reasons(states.permanent) == reasons(states.idle) | {gone: None}
     policy = {url for url, reason in FIRST_REASONS.items() if reason in POLICY}
-    assert set(story.policy.asked) == policy | {"http://i.example/loop.jpg"}
-    assert reasons(story.policy) == reasons(story.permanent) | {"http://d.example/forbidden.jpg": None}
-    assert story.policy.rounds == ["moved", "moved", "transient", "permanent", "policy"]
+    assert set(states.policy.requested) == policy | {"http://i.example/loop.jpg"}
+    assert reasons(states.policy) == reasons(states.permanent) | {"http://d.example/forbidden.jpg": None}
+    assert states.policy.rounds == ["moved", "moved", "transient", "permanent", "policy"]
 
 
-def test_a_later_attempt_that_is_killed_goes_on(story: Story, tmp_path: Path) -> None:
-    """Killed in a round's requests and run again with the same option, it is the same round."""
+def test_a_killed_retry_is_resumed(states: CrawlStates, tmp_path: Path) -> None:
+    """A retry that is killed while fetching and run again with the same option continues the same round."""
     with web(tmp_path / "web", LATER) as site:
-        with story.copy.driver(site, ONE_CRAWLER, "--retry=transient") as driver:
+        with states.copy.driver(site, ONE_CRAWLER, "--retry=transient") as driver:
             driver.wait_until(lambda: "/busy.jpg" in site.paths("b.example"))
             driver.kill()
-        story.copy.run(site, ONE_CRAWLER, "--retry=transient")
-        found = state(story.copy, site)
-    assert found.rounds == story.transient.rounds
-    assert found.rows == story.transient.rows
-    assert found.files == story.transient.files
-    assert set(found.asked) == set(TRANSIENT)
+        states.copy.run(site, ONE_CRAWLER, "--retry=transient")
+        found = state(states.copy, site)
+    assert found.rounds == states.transient.rounds
+    assert found.rows == states.transient.rows
+    assert found.files == states.transient.files
+    assert set(found.requested) == set(TRANSIENT)
 
 
-def test_a_curation_does_not_go_on_with_another_attempts_images(story: Story) -> None:
-    assert re.search(r"it differs in crawl: \[\"\w{16}\.2\"\] recorded, \[\"\w{16}\.\d\"\] requested", story.refusal)
+def test_a_curation_is_not_resumed_after_a_retry_changed_the_crawl(states: CrawlStates) -> None:
+    assert re.search(r"it differs in crawl: \[\"\w{16}\.2\"\] recorded, \[\"\w{16}\.\d\"\] requested", states.refusal)
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_addresses_become_images_without_queries_but_no_corpus(tmp_path: Path) -> None:
+def test_a_crawl_without_a_query_list_gives_images_but_cannot_be_curated(tmp_path: Path) -> None:
     crawl = crawl_of(tmp_path, URLS[:2], "--num_buckets=1", "--fetch.min_interval_seconds=0")
     with web(tmp_path / "site", {URLS[0]: picture(1), URLS[1]: picture(2)}) as site:
         launch(CrawlJob, main, [option for option in crawl.arguments(site) if "queries" not in option])
     assert crawl.reasons() == dict.fromkeys(URLS[:2])
-    with pytest.raises(ValueError, match="had no query list to balance by"):
+    with pytest.raises(ValueError, match="was made without a query list, which balancing needs"):
         curate.read_crawls(str(crawl.folder))

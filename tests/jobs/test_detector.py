@@ -21,7 +21,7 @@ IMAGES = [encode(photo_like(seed), "JPEG") for seed in range(40)]
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> str:
-    """A snapshot of 40 pictures in one shard."""
+    """A snapshot of 40 images in one shard."""
     table = conform(pa.table({"pair_id": ids(40), "image": pa.array(IMAGES, pa.large_binary())}), PAIRS)
     sink = io.BytesIO()
     pq.write_table(table, sink, row_group_size=16, write_page_checksum=True)
@@ -34,7 +34,7 @@ def dataset(tmp_path: Path) -> str:
     return str(tmp_path / "dataset")
 
 
-def test_a_detector_is_trained_on_a_snapshot_once(dataset: str, tmp_path: Path) -> None:
+def test_a_detector_is_trained_on_a_snapshot_and_a_rerun_does_nothing(dataset: str, tmp_path: Path) -> None:
     output = str(tmp_path / "run")
     options = ["--detector=tiny", "--max_images=40", "--train.batch_size=8", "--train.num_images=24"]
     launch(DetectorJob, main, [f"--snapshot={dataset}", f"--output={output}", *options])
@@ -47,13 +47,13 @@ def test_a_detector_is_trained_on_a_snapshot_once(dataset: str, tmp_path: Path) 
     assert weights.stat().st_mtime_ns == before
 
 
-def test_what_cannot_be_trained_ends_with_one_line(
+def test_invalid_options_end_with_one_line(
     dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for options, message in (
         (["--detector=huge"], "detector=huge is not known"),
-        (["--detector=tiny", "--device=cuda"], "device=cuda: there is no GPU here"),
+        (["--detector=tiny", "--device=cuda"], "device=cuda: this machine has no GPU"),
         (["--detector=tiny", "--train.batch_size=64"], "train.batch_size = 64: there are only 40 images"),
     ):
         with pytest.raises(SystemExit, match="2"):

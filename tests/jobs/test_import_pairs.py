@@ -32,8 +32,8 @@ CAPTIONS = [f"picture  number {number}, as it is\n" for number in range(NUM_IMAG
 SHARDS = ShardConfig(target_bytes=115_000, row_group_size=4)
 
 
-def said(number: int, status: str = "success") -> dict[str, Any]:
-    """What img2dataset says of an image."""
+def img2dataset_row(number: int, status: str = "success") -> dict[str, Any]:
+    """The metadata that img2dataset writes for an image."""
     return {
         "url": f"http://a.example/{number}.jpg",
         "caption": CAPTIONS[number % NUM_IMAGES],
@@ -51,18 +51,19 @@ def said(number: int, status: str = "success") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def img2dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its webdataset output, where a download has failed, an image is cut and one is there twice; and its Parquet."""
+    """img2dataset's webdataset and Parquet output, each with a failed download, a truncated image and a duplicate."""
     folder = tmp_path_factory.mktemp("img2dataset")
     (folder / "tars").mkdir()
     (folder / "tables").mkdir()
     for index in range(NUM_TARS):
         numbers = [*range(index, NUM_IMAGES, NUM_TARS), 0]
         images = [IMAGES[number] for number in numbers]
-        rows = [said(number) for number in numbers] + [said(100 + index), said(200 + index, "failed_to_download")]
+        rows = [img2dataset_row(number) for number in numbers]
+        rows += [img2dataset_row(100 + index), img2dataset_row(200 + index, "failed_to_download")]
         images.append(IMAGES[0][:300])
         members: list[tuple[str, bytes]] = []
-        for place, (row, image) in enumerate(zip(rows, images, strict=False)):
-            row["key"] = f"{index}{place:04d}"
+        for position, (row, image) in enumerate(zip(rows, images, strict=False)):
+            row["key"] = f"{index}{position:04d}"
             members += [(f"{row['key']}.jpg", image), (f"{row['key']}.json", json.dumps(row).encode())]
             members += [(f"{row['key']}.txt", row["caption"].encode())]
         (folder / "tars" / f"{index:05d}.tar").write_bytes(tar(members))
@@ -87,7 +88,7 @@ def imported(img2dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_lo
     return run_import(img2dataset / "tars", tmp_path_factory.mktemp("import"))
 
 
-def test_images_and_captions_of_img2dataset_stay_as_they_are(imported: Snapshot) -> None:
+def test_images_and_captions_of_img2dataset_are_imported_unchanged(imported: Snapshot) -> None:
     table = rows_of(imported)
     found = {row["url"]: row for row in table.to_pylist()}
     assert len(found) == table.num_rows == NUM_IMAGES
@@ -102,7 +103,9 @@ def test_images_and_captions_of_img2dataset_stay_as_they_are(imported: Snapshot)
     assert dropped["distinct"] == {Reason.DUPLICATE_PAIR: NUM_TARS}
 
 
-def test_its_parquet_output_gives_the_same_pairs(imported: Snapshot, img2dataset: Path, tmp_path: Path) -> None:
+def test_img2datasets_parquet_output_gives_the_same_pairs(
+    imported: Snapshot, img2dataset: Path, tmp_path: Path
+) -> None:
     found = run_import(img2dataset / "tables", tmp_path / "run")
     assert rows_of(found).sort_by("pair_id") == rows_of(imported).sort_by("pair_id")
 
@@ -118,17 +121,19 @@ def digests(found: Snapshot) -> list[str]:
     return [shard.sha256 for shard in found.shards]
 
 
-def test_an_export_imported_again_makes_the_same_shards(imported: Snapshot, exported: Path, tmp_path: Path) -> None:
+def test_importing_an_export_gives_the_same_shards(imported: Snapshot, exported: Path, tmp_path: Path) -> None:
     assert digests(run_import(exported, tmp_path / "run")) == digests(imported)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # theirs
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of open_clip
 @pytest.mark.parametrize("is_train", [True, False])
 def test_open_clip_reads_every_sample(
     imported: Snapshot, exported: Path, is_train: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = pytest.importorskip("open_clip_train.data")
-    # The webdataset of img2dataset marks the ends of tars; open_clip's own grouping is older and trips over the marks
+    # img2dataset's version of webdataset marks the ends of tars; open_clip's grouping code cannot handle these marks
     monkeypatch.setattr(data, "tar_file_expander", partial(data.tar_file_expander, eof_value=None))
     tars = f"{exported}/{{00000..{len(imported.shards) - 1:05d}}}.tar"
     args = argparse.Namespace(
@@ -141,14 +146,14 @@ def test_open_clip_reads_every_sample(
         is_train,
         tokenizer=lambda caption: [torch.tensor(CAPTIONS.index(caption))],
     )
-    assert info.dataloader.num_samples == NUM_IMAGES, "by sizes.json where it trains"
+    assert info.dataloader.num_samples == NUM_IMAGES, "in training, open_clip reads the number from sizes.json"
     images, captions = next(iter(info.dataloader))
     expected = {zlib.crc32(opened(image).convert("RGB").tobytes()): number for number, image in enumerate(IMAGES)}
     assert [expected[int(image)] for image in images] == captions.tolist()
     assert sorted(captions.tolist()) == list(range(NUM_IMAGES))
 
 
-def test_a_rerun_writes_what_is_missing_and_the_same_bytes(imported: Snapshot, exported: Path) -> None:
+def test_a_rerun_of_an_export_writes_only_missing_files_with_the_same_bytes(imported: Snapshot, exported: Path) -> None:
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in exported.glob("*.tar")}
     (exported / "00001.tar").unlink()
     (exported / ".export" / "tars" / "_part-00001.json").unlink()
@@ -160,7 +165,7 @@ def test_a_rerun_writes_what_is_missing_and_the_same_bytes(imported: Snapshot, e
     assert sum(json.loads((exported / "sizes.json").read_text()).values()) == NUM_IMAGES
 
 
-def test_from_s3_to_s3(imported: Snapshot, exported: Path, s3: str, tmp_path: Path) -> None:
+def test_export_and_import_work_on_s3(imported: Snapshot, exported: Path, s3: str, tmp_path: Path) -> None:
     for file in storage.list_files(imported.uri):
         storage.write_bytes(storage.join(s3, "pairs", file[len(imported.uri) :]), storage.read_bytes(file))
     snapshot.main(SnapshotJob(verb="export", uri=f"{s3}/pairs", output=f"{s3}/tars"))
@@ -169,29 +174,29 @@ def test_from_s3_to_s3(imported: Snapshot, exported: Path, s3: str, tmp_path: Pa
     assert digests(run_import(f"{s3}/tars", tmp_path / "run")) == digests(imported)
 
 
-def test_another_snapshot_is_not_mixed_in(
+def test_an_export_of_a_different_snapshot_is_refused(
     imported: Snapshot, exported: Path, img2dataset: Path, tmp_path: Path
 ) -> None:
     other = run_import(img2dataset / "tars" / "00000.tar", tmp_path / "run")
     with pytest.raises(ValueError, match="holds a run of another configuration; it differs in snapshot_id"):
         snapshot.main(SnapshotJob(verb="export", uri=other.uri, output=str(exported)))
-    with pytest.raises(ValueError, match="--output: name the folder of the tars"):
+    with pytest.raises(ValueError, match="--output: give a folder for the tars"):
         snapshot.main(SnapshotJob(verb="export", uri=imported.uri))
 
 
-def test_what_is_taken_down_is_not_exported(exported: Path, tmp_path: Path) -> None:
+def test_taken_down_pairs_are_not_exported(exported: Path, tmp_path: Path) -> None:
     found = run_import(exported, tmp_path / "run")
-    gone = rows_of(found).slice(5, 2)["pair_id"].to_pylist()
-    take_down(found.uri, {"pair_id": gone}, "asked to")
+    taken_down = rows_of(found).slice(5, 2)["pair_id"].to_pylist()
+    take_down(found.uri, {"pair_id": taken_down}, "asked to")
     snapshot.main(SnapshotJob(verb="export", uri=found.uri, output=str(tmp_path / "tars")))
     assert sum(json.loads((tmp_path / "tars" / "sizes.json").read_text()).values()) == NUM_IMAGES - 2
     before, after = (members(folder) for folder in (exported, tmp_path / "tars"))
-    assert {before[name] for name in before.keys() - after.keys()} == set(gone)
-    assert after.items() <= before.items(), "the others keep their keys"
+    assert {before[name] for name in before.keys() - after.keys()} == set(taken_down)
+    assert after.items() <= before.items(), "the other pairs keep their keys"
 
 
 def members(folder: Path) -> dict[str, str]:
-    """The pair of each key."""
+    """The pair id of each key."""
     found = {}
     for file in folder.glob("*.tar"):
         with tarfile.open(file) as shard:
@@ -201,7 +206,7 @@ def members(folder: Path) -> dict[str, str]:
     return found
 
 
-def test_inputs_that_are_none(tmp_path: Path) -> None:
+def test_invalid_inputs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("url,caption\n")
     with pytest.raises(FileNotFoundError, match=r"no \*\.tar or \*\.parquet under"):
         import_pairs.main(ImportPairsJob(input=str(tmp_path), output=str(tmp_path / "run")))
@@ -215,7 +220,7 @@ def test_inputs_that_are_none(tmp_path: Path) -> None:
         import_pairs.main(ImportPairsJob(input=str(tmp_path / "urls.parquet"), output=str(tmp_path / "run")))
 
 
-def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_table_names_it(tmp_path: Path) -> None:
     table = pa.table({"image": IMAGES, "caption": CAPTIONS})
     pq.write_table(table, tmp_path / "pairs.parquet", compression="none", write_page_checksum=True)
     data = bytearray((tmp_path / "pairs.parquet").read_bytes())

@@ -1,4 +1,4 @@
-"""Figure 2 in small: objectives trained, scored and drawn, through Ray."""
+"""jobs.objectives on a small scale, on Ray."""
 
 import logging
 from dataclasses import replace
@@ -34,7 +34,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectivesJob:
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_local")
-def test_objectives_are_trained_scored_and_drawn_once(
+def test_objectives_are_trained_scored_and_drawn_and_a_rerun_does_nothing(
     job: ObjectivesJob, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     main(replace(job, objectives=("caption",)))
@@ -43,7 +43,7 @@ def test_objectives_are_trained_scored_and_drawn_once(
     assert curves.schema == CURVES
     assert curves["objective"].to_pylist() == ["bag", "bag", "caption", "caption"]
     assert curves["images_seen"].to_pylist() == [64, 96] * 2
-    assert set(curves["set"].to_pylist()) == {"colours"}  # retrieval is left out
+    assert set(curves["set"].to_pylist()) == {"colours"}  # the retrieval set is not scored
     assert all(0 <= accuracy <= 1 for accuracy in curves["accuracy"].to_pylist())
     assert (tmp_path / "out" / "figure2.png").read_bytes().startswith(b"\x89PNG")
     assert "Objectives compared" in (tmp_path / "out" / "report.html").read_text()
@@ -61,12 +61,12 @@ def test_objectives_are_trained_scored_and_drawn_once(
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
 
-def test_what_cannot_be_compared_is_refused(job: ObjectivesJob, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(job: ObjectivesJob, tmp_path: Path) -> None:
     for file in (tmp_path / "sets" / "colours").iterdir():
         file.unlink()
-    with pytest.raises(ValueError, match="holds no set of the kind classification"):
+    with pytest.raises(ValueError, match="contains no set of the kind classification"):
         main(job)
-    with pytest.raises(ValueError, match="seeds: at least one is needed"):
+    with pytest.raises(ValueError, match="seeds: give at least one"):
         replace(job, seeds=())
     with pytest.raises(ValueError, match="keep_models_at=17: must be a multiple of global_batch_size=16"):
         replace(job.train, keep_models_at=(17,))

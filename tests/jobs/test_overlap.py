@@ -35,7 +35,7 @@ def job(tmp_path: Path) -> OverlapJob:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_every_picture_of_every_set_is_in_the_index(job: OverlapJob, tmp_path: Path) -> None:
+def test_every_image_of_every_set_is_in_the_index(job: OverlapJob, tmp_path: Path) -> None:
     main(job)
     index, encoder = read_overlap_index(str(tmp_path / "overlap" / "index.parquet"))
     assert index.schema.equals(OVERLAP_INDEX)
@@ -49,7 +49,7 @@ def test_every_picture_of_every_set_is_in_the_index(job: OverlapJob, tmp_path: P
     assert np.allclose(to_matrix(index["embedding"])[:15], expected, atol=2e-3)
     about = json.loads((tmp_path / "overlap" / "index.json").read_text())
     assert about["pairs"]["num_images"] == 15
-    assert about["pairs"]["near_pairs"]["0"] > 0  # shapes of two colours have one hash
+    assert about["pairs"]["near_pairs"]["0"] > 0  # the same shape in two colours has the same hash
 
     pictures = pq.read_table(tmp_path / "overlap" / "index.parquet").slice(7, 1)
     pictures = pictures.select(["phash", "embedding"]).append_column("pair_id", [["x"]])
@@ -57,34 +57,34 @@ def test_every_picture_of_every_set_is_in_the_index(job: OverlapJob, tmp_path: P
     assert set(found["item"].to_pylist()) >= {7}
 
 
-def test_an_index_wants_the_encoder_it_was_made_with(tmp_path: Path) -> None:
-    place = str(tmp_path / "index.parquet")
+def test_an_index_requires_the_encoder_that_made_it(tmp_path: Path) -> None:
+    index_uri = str(tmp_path / "index.parquet")
     index = index_rows([BALANCED], ["a"], to_column(unit(1)))
-    pq.write_table(index.replace_schema_metadata({ENCODER_KEY: b"ab"}), place)
+    pq.write_table(index.replace_schema_metadata({ENCODER_KEY: b"ab"}), index_uri)
     assert open_overlap_index(OverlapConfig(), None) is None
-    found = open_overlap_index(OverlapConfig(index=place), "ab")
+    found = open_overlap_index(OverlapConfig(index=index_uri), "ab")
     assert found is not None
     assert found.has_embeddings
-    for own, message in (("cd", "of another encoder"), (None, "this curation has no encoder")):
+    for own, message in (("cd", "uses a different encoder"), (None, "this run has no encoder")):
         with pytest.raises(ValueError, match=message):
-            open_overlap_index(OverlapConfig(index=place), own)
-    hashes_only = open_overlap_index(OverlapConfig(index=place, min_similarity=2), None)
+            open_overlap_index(OverlapConfig(index=index_uri), own)
+    hashes_only = open_overlap_index(OverlapConfig(index=index_uri, min_similarity=2), None)
     assert hashes_only is not None
-    pq.write_table(index.drop_columns(["phash"]), place)
+    pq.write_table(index.drop_columns(["phash"]), index_uri)
     with pytest.raises(
-        ValueError, match=r"not an overlap index, it has no columns \['phash'\]; jobs.overlap makes one"
+        ValueError, match=r"not an overlap index, the columns \['phash'\] are missing; make one with jobs.overlap"
     ):
-        open_overlap_index(OverlapConfig(index=place), None)
+        open_overlap_index(OverlapConfig(index=index_uri), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """A job that has thresholds."""
+    """A job with thresholds."""
 
     overlap: OverlapConfig = field(default_factory=OverlapConfig)
 
 
-def test_thresholds_of_single_sets_are_plain_toml(tmp_path: Path) -> None:
+def test_thresholds_of_single_sets_can_be_given_in_toml_and_as_options(tmp_path: Path) -> None:
     given: list[Thresholds] = []
     (tmp_path / "x.toml").write_text('[overlap]\nmode = "mark"\n[overlap.radius_of]\nmnist = -1\n"a-b.c" = 2\n')
     launch(Thresholds, given.append, ["--config", str(tmp_path / "x.toml")])
@@ -93,8 +93,8 @@ def test_thresholds_of_single_sets_are_plain_toml(tmp_path: Path) -> None:
     assert [job.overlap for job in given] == [*expected, OverlapConfig(min_similarity_of={"mnist": 0.9})]
 
 
-def test_what_is_missing_ends_with_one_line(job: OverlapJob, capsys: pytest.CaptureFixture[str]) -> None:
-    for option, message in (("encoder.model", "contains no image encoder"), ("datasets", "nothing is there")):
+def test_a_missing_encoder_or_data_set_ends_with_one_line(job: OverlapJob, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, message in (("encoder.model", "contains no image encoder"), ("datasets", "does not exist")):
         options = {"datasets": job.datasets, "encoder.model": job.encoder.model, "output": job.output} | {
             option: "/nowhere"
         }

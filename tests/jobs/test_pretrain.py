@@ -1,4 +1,4 @@
-"""The job as people run it, killed in the middle among other things."""
+"""jobs.pretrain, run through its command line, including runs that are killed."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ KILL_TIMEOUT_SECONDS = 250
 
 
 def arguments(job: PretrainJob) -> list[str]:
-    """The command line of a job."""
+    """The command line of a job, as a list of options."""
     train = {name: value for name, value in asdict(job.train).items() if name != "keep_models_at" and value is not None}
     options = {f"train.{name}": value for name, value in train.items()}
     return [f"--{name}={value}" for name, value in {"snapshot": job.snapshot, "output": job.output, **options}.items()]
@@ -58,22 +58,20 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> PretrainJob:
     return PretrainJob(snapshot=str(folder / "set"), output=str(folder / "whole"), train=TRAIN)
 
 
-def test_tiny_toml_is_a_configuration_of_the_job(
-    job: PretrainJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    seen: list[PretrainJob] = []
+def test_tiny_toml_configures_the_job(job: PretrainJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    launched: list[PretrainJob] = []
 
     def main(job: PretrainJob) -> None:
-        seen.append(job)
+        launched.append(job)
 
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     launch(PretrainJob, main, [f"--config={CONFIG}", f"--snapshot={job.snapshot}", f"--output={tmp_path}"])
-    assert seen[0].model == "tiny"
-    assert seen[0].train.num_workers == 2
-    assert seen[0].train.weight_decay == 0.2, "what the file leaves out is the paper's"
+    assert launched[0].model == "tiny"
+    assert launched[0].train.num_workers == 2
+    assert launched[0].train.weight_decay == 0.2, "options that the file does not set have the paper's values"
 
 
-def test_a_missing_snapshot_is_named(job: PretrainJob, tmp_path: Path) -> None:
+def test_the_error_for_a_missing_snapshot_names_it(job: PretrainJob, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: no snapshot yet"):
         main(replace(job, snapshot=str(tmp_path / "nowhere")))
 
@@ -81,25 +79,27 @@ def test_a_missing_snapshot_is_named(job: PretrainJob, tmp_path: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_killed_stopped_and_run_again_it_follows_the_curve_of_an_uninterrupted_run(
+def test_a_run_that_was_killed_and_stopped_follows_the_curve_of_an_uninterrupted_run(
     job: PretrainJob, tmp_path: Path
 ) -> None:
-    """A stop (SIGTERM, as `ray job stop` sends it) leaves it the time to save."""
-    job = replace(job, train=replace(job.train, num_workers=1, epochs=12))  # two: tests/faults/test_training.py
+    """After a stop (SIGTERM, as sent by `ray job stop`), the run has time to save a checkpoint."""
+    job = replace(
+        job, train=replace(job.train, num_workers=1, epochs=12)
+    )  # tests/faults/test_training.py tests two workers
     disturbed = replace(job, output=str(tmp_path / "run"))
     with started(disturbed) as process:
         process.kill()
     with started(disturbed) as process:
         before = saved(disturbed)[-1]
         process.terminate()
-        asked = time.monotonic()
+        stopped_at = time.monotonic()
         assert process.wait() == 128 + signal.SIGTERM
-    assert time.monotonic() - asked < KILL_TIMEOUT_SECONDS / 10
+    assert time.monotonic() - stopped_at < KILL_TIMEOUT_SECONDS / 10
     assert saved(disturbed)[-1] > before, "no step is lost"
 
     main(disturbed)
     main(job)
-    rows, expected = (read_metrics(each.output, storage) for each in (disturbed, job))
+    rows, expected = (read_metrics(run.output, storage) for run in (disturbed, job))
     assert [row.step for row in rows] == list(range(1, 49)), "every step once"
     for row, wanted in zip(rows, expected, strict=True):
         assert row.loss == pytest.approx(wanted.loss, rel=1e-5), row.step
@@ -108,20 +108,20 @@ def test_killed_stopped_and_run_again_it_follows_the_curve_of_an_uninterrupted_r
 
 
 def saved(job: PretrainJob) -> list[str]:
-    """The checkpoints that are complete, the newest last."""
+    """The names of the complete checkpoints, the newest last."""
     return sorted(path.parent.name for path in Path(job.output).glob("checkpoints/*/manifest.json"))
 
 
 @contextlib.contextmanager
 def started(job: PretrainJob) -> Iterator[subprocess.Popen[bytes]]:
-    """The job as people start it, with a checkpoint of its own and not yet at its end."""
+    """Start the job as a process, and wait for its first new checkpoint. It must not finish before the block ends."""
     newest, begun = max(saved(job), default=""), time.monotonic()
     address, log = ray.get_runtime_context().gcs_address, Path(f"{job.output}.log")
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "jobs.pretrain", *arguments(job), f"--session.address={address}"],
             cwd=ROOT, stdout=file, stderr=file, start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"},  # as that of a local Ray is
+            env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"},  # a local Ray has no authentication
         )  # fmt: skip
         while max(saved(job), default="") == newest and time.monotonic() < begun + KILL_TIMEOUT_SECONDS:
             assert process.poll() is None, log.read_text()
@@ -132,7 +132,7 @@ def started(job: PretrainJob) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             process.kill()
             process.wait()
-    assert not (Path(job.output) / "result.json").exists(), "it was disturbed too late to show anything"
+    assert not (Path(job.output) / "result.json").exists(), "the run finished before it was interrupted"
 
 
 @pytest.mark.cluster
@@ -152,7 +152,7 @@ def started(job: PretrainJob) -> Iterator[subprocess.Popen[bytes]]:
         (["--validation.batch_size=0"], "validation.batch_size = 0: must be at least 1"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_in_a_line(
+def test_invalid_options_end_with_one_line(
     job: PretrainJob, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -165,20 +165,20 @@ def test_what_cannot_be_trained_is_refused_in_a_line(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("gone", ["data/part-00001.parquet", "all"])
+@pytest.mark.parametrize("missing", ["data/part-00001.parquet", "all"])
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_a_snapshot_without_a_shard_or_without_any(job: PretrainJob, tmp_path: Path, gone: str) -> None:
-    """One is missing and is named; there never was one."""
+def test_a_snapshot_without_a_shard_or_without_any(job: PretrainJob, tmp_path: Path, missing: str) -> None:
+    """The error names a missing shard, or reports that the snapshot is empty."""
     snapshot = tmp_path / "set"
     error: type[Exception]
-    if gone == "all":
+    if missing == "all":
         commit(str(snapshot), [], QUERY_COUNTS.empty_table(), {})
         error, message = ValueError, "global_batch_size=16 is more than the snapshot's 0 pairs"
     else:
         shutil.copytree(job.snapshot, snapshot)
-        (snapshot / gone).unlink()
-        error, message = FileNotFoundError, f"{gone}: this shard of the snapshot is gone"
+        (snapshot / missing).unlink()
+        error, message = FileNotFoundError, f"{missing}: this shard of the snapshot is missing"
     with pytest.raises(error, match=message):
         main(replace(job, snapshot=str(snapshot), output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
@@ -187,8 +187,8 @@ def test_a_snapshot_without_a_shard_or_without_any(job: PretrainJob, tmp_path: P
 @pytest.mark.faults
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_a_run_starts_from_the_weights_of_another_and_keeps_to_them(job: PretrainJob, tmp_path: Path) -> None:
-    """At a rate that moves nothing, what comes out is what went in, with the vocabulary that it came with."""
+def test_a_run_starts_from_given_weights_and_is_not_resumed_with_others(job: PretrainJob, tmp_path: Path) -> None:
+    """With a learning rate close to zero, the trained model has the weights and vocabulary of the start."""
     torch.manual_seed(5)
     tokenizer = Tokenizer.train(["a red card", "a card"], 1024, 32)
     config = replace(MODELS["tiny"], text=replace(MODELS["tiny"].text, vocab_size=tokenizer.vocab_size))
@@ -203,7 +203,7 @@ def test_a_run_starts_from_the_weights_of_another_and_keeps_to_them(job: Pretrai
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(found.network.state_dict()[name], tensor, atol=1e-6, rtol=1e-6)
 
-    main(started)  # is finished, and of these weights
+    main(started)  # the run is finished, and its weights are unchanged
     with pytest.raises(ValueError, match=r'it differs in start_from: "[0-9a-f]{64}" recorded, null requested'):
         main(replace(started, start_from=None))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The query list from every source, on a real Ray."""
+"""Query lists from all sources, on Ray."""
 
 import bz2
 import gzip
@@ -53,7 +53,7 @@ def job(tmp_path: Path) -> QueriesJob:
     )
 
 
-def test_the_list_has_words_pairs_titles_and_synsets(job: QueriesJob) -> None:
+def test_the_list_has_words_bigrams_titles_and_synsets(job: QueriesJob) -> None:
     queries.main(job)
     table = pq.read_table(f"{job.output}/queries.parquet")
     assert table.schema == QUERIES
@@ -64,7 +64,7 @@ def test_the_list_has_words_pairs_titles_and_synsets(job: QueriesJob) -> None:
         *(("st", "unigram", 40), ("the", "unigram", 40)),
     ]
     assert {text for text, source, _ in rows if source == "bigram"} >= {"the red", "red barn", "a blue", "paul number"}
-    assert "st paul" not in {text for text, _, _ in rows}  # a full stop lies between
+    assert "st paul" not in {text for text, _, _ in rows}  # a full stop separates the words
     assert [row for row in rows if row[1] == "title"] == [("town 39", "title", 3900), ("town 38", "title", 3800)]
     assert rows[-1] == ("barn owl", "wordnet", 0)
     manifest = json.loads(Path(job.output, "queries.json").read_text())
@@ -75,7 +75,7 @@ def test_the_list_has_words_pairs_titles_and_synsets(job: QueriesJob) -> None:
     Matcher(table["text"].to_pylist())
 
 
-def test_the_same_bytes_whatever_the_parts(job: QueriesJob, tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_the_number_of_parts(job: QueriesJob, tmp_path: Path) -> None:
     queries.main(job)
     single = tmp_path / "single"
     single.mkdir()
@@ -88,7 +88,7 @@ def test_the_same_bytes_whatever_the_parts(job: QueriesJob, tmp_path: Path) -> N
     assert first == second
 
 
-def test_metaclip_takes_titles_whatever_articles_share_their_partition(job: QueriesJob) -> None:
+def test_metaclip_titles_do_not_depend_on_the_partition_of_articles(job: QueriesJob) -> None:
     queries.main(replace(job, num_buckets=64, queries=QueriesConfig(mode="metaclip")))
     rows = pq.read_table(f"{job.output}/queries.parquet").to_pylist()
     titles = {row["text"] for row in rows if row["source"] == "title"}
@@ -106,14 +106,16 @@ def test_metaclip_takes_titles_whatever_articles_share_their_partition(job: Quer
         ),
     ],
 )
-def test_input_that_gives_no_list(job: QueriesJob, tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_input_without_any_query_is_refused(
+    job: QueriesJob, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     changes = {key: value.format(tmp=tmp_path) if isinstance(value, str) else value for key, value in changes.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         queries.main(replace(job, **changes))  # type: ignore[arg-type]
     assert not Path(job.output, "queries.parquet").exists()
 
 
-def test_a_dump_that_is_none(job: QueriesJob) -> None:
+def test_a_file_that_is_not_a_dump_is_refused(job: QueriesJob) -> None:
     Path(str(job.wikipedia), "fake.xml.bz2").write_text("<mediawiki>")
     with pytest.raises(ValueError, match=r"fake\.xml\.bz2: not a bz2 file"):
         queries.main(job)
@@ -121,7 +123,7 @@ def test_a_dump_that_is_none(job: QueriesJob) -> None:
 
 @pytest.mark.faults
 @pytest.mark.realdata
-def test_real_articles_are_counted_as_an_independent_count_does(clip_data: Path, tmp_path: Path) -> None:
+def test_counts_of_real_articles_equal_an_independent_count(clip_data: Path, tmp_path: Path) -> None:
     dump, text = clip_data / "enwiki-sample.xml.bz2", clip_data / "wikitext-valid.txt"
     job = QueriesJob(wikipedia=str(dump), text=str(text), output=str(tmp_path / "run"), num_buckets=4, part_mib=1)
     queries.main(job)

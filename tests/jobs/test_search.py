@@ -1,4 +1,4 @@
-"""The command as people type it."""
+"""jobs.search, run through its command line."""
 
 from pathlib import Path
 
@@ -31,9 +31,7 @@ def run(*argv: str) -> None:
     launch(SearchJob, main, argv, words="images")
 
 
-def test_the_nearest_images_as_the_model_itself_ranks_them(
-    model: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_equal_the_models_own_ranking(model: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(str(folder), "--model", model, "--text", "a red circle", "--top", "4", "--picture", str(folder / "out.png"))
     network, preprocess, tokenize = pipeline.load(model)
     found = []
@@ -57,7 +55,7 @@ def test_the_nearest_images_as_the_model_itself_ranks_them(
         (["--text", "a dog", "--top", "many"], "--top: expected int, got 'many'"),
     ],
 )
-def test_what_people_get_wrong(
+def test_user_errors_end_with_one_line(
     options: list[str], message: str, model: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:

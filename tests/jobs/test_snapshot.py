@@ -1,4 +1,4 @@
-"""The verbs as people type them."""
+"""The verbs of jobs.snapshot, run through its command line."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.pipeline.data.datasets import make, pair_id, readable
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> str:
-    """Two versions."""
+    """A data set with two versions."""
     uri = str(tmp_path / "set")
     make(uri, range(6), metadata={"configuration": {"seed": 1}, "funnel": [{"stage": "placed", "kept": 6}]})
     make(uri, range(2, 9))
@@ -36,7 +36,7 @@ def write_lines(path: Path, *lines: str) -> str:
     return str(path)
 
 
-def test_list_has_a_line_for_each_version(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_one_line_per_version(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("tag", dataset, "--version=v00000001", "--tag=first")
     run("tombstone", dataset, f"--pairs={write_lines(tmp_path / 'ids', pair_id(3))}")
     capsys.readouterr()
@@ -45,11 +45,11 @@ def test_list_has_a_line_for_each_version(dataset: str, tmp_path: Path, capsys: 
     assert head.split()[:4] == ["version", "created", "parent", "pairs"]
     size = f"{Snapshot.open(dataset, 'first').num_bytes:,}"
     assert first.split()[0::2][:3] == ["v00000001", "-", "1"]
-    assert [first.split()[place] for place in (3, 5, 6, 8)] == ["5", "1", size, "first"]
-    assert [second.split()[place] for place in (0, 2, 3, 4)] == ["v00000002", "v00000001", "6", "1"]
+    assert [first.split()[column] for column in (3, 5, 6, 8)] == ["5", "1", size, "first"]
+    assert [second.split()[column] for column in (0, 2, 3, 4)] == ["v00000002", "v00000001", "6", "1"]
 
 
-def test_show_is_the_record(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_record(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     run("show", dataset, "--version=v00000001")
     record = json.loads(capsys.readouterr().out)
     assert record["funnel"] == [{"stage": "placed", "kept": 6}]
@@ -59,7 +59,7 @@ def test_show_is_the_record(dataset: str, capsys: pytest.CaptureFixture[str]) ->
 
 def test_verify_ends_with_2_and_names_the_shard(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     run("verify", dataset)
-    assert "v00000002: 1 shards, 7 pairs, all as the manifest says" in capsys.readouterr().out
+    assert "v00000002: 1 shards, 7 pairs, all match the manifest" in capsys.readouterr().out
     shard = Path(Snapshot.open(dataset).shards[0].path)
     shard.write_bytes(shard.read_bytes()[:-1])
     line = refuse(capsys, "verify", dataset)
@@ -68,7 +68,7 @@ def test_verify_ends_with_2_and_names_the_shard(dataset: str, capsys: pytest.Cap
     run("verify", dataset, "--version=v00000001")
 
 
-def test_diff(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_diff_counts_added_removed_and_changed_pairs(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     run("diff", dataset, "--version=v00000001")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "v00000001 -> v00000002: 1 and 1 shards, 0 in both"
@@ -78,20 +78,21 @@ def test_diff(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "v00000002 -> v00000001" in capsys.readouterr().out
 
 
-def test_a_take_down_from_request_to_the_last_byte(
+def test_a_take_down_hides_a_pair_and_gc_deletes_its_bytes(
     dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     urls = write_lines(tmp_path / "urls", "http://a.example/3.jpg", " http://a.example/99.jpg ")
     run("tombstone", dataset, f"--urls={urls}", "--reason=asked for")
-    assert "1 pairs are taken down from all versions" in capsys.readouterr().out
-    assert "1 names are nowhere, and will be taken down if they come: http://a.example/99.jpg" in caplog.text
+    assert "1 pairs have been taken down from all versions" in capsys.readouterr().out
+    message = "1 entries match no pair; later pairs that match them will be taken down as well: http://a.example/99.jpg"
+    assert message in caplog.text
     assert readable(Snapshot.open(dataset, "v00000001")) == [0, 1, 2, 4, 5]
     run("tombstone", dataset, "--compact=true")
     assert "v00000003: 6 pairs" in capsys.readouterr().out
     run("gc", dataset, "--keep_last=1", "--grace_hours=0")
-    told = capsys.readouterr().out
-    assert "8 files" in told
-    assert "would go; delete them with --delete true" in told
+    output = capsys.readouterr().out
+    assert "8 files" in output
+    assert "no version needs them; give --delete true to delete them" in output
     assert versions(dataset) == ["v00000001", "v00000002", "v00000003"]
     run("gc", dataset, "--keep_last=1", "--grace_hours=0", "--delete=true")
     assert "deleted" in capsys.readouterr().out
@@ -103,18 +104,20 @@ def test_a_take_down_from_request_to_the_last_byte(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["list", "--keep_last=3"], "--keep_last: is an option of gc, not of list"),
+        (["list", "--keep_last=3"], "--keep_last: this option belongs to gc, not to list; remove it"),
         (
             ["gc", "--version=v00000001"],
-            "--version: is an option of show and verify and diff and export and tag, not of gc",
+            "--version: this option belongs to show, verify, diff, export, tag, not to gc; remove it",
         ),
-        (["diff"], "--version: name the version to compare"),
-        (["tag"], "--tag: give the version a name"),
-        (["tombstone"], "--pairs, --urls, --files: name a file"),
+        (["diff"], "--version: give the older version"),
+        (["tag"], "--tag: give a name for the version"),
+        (["tombstone"], "--pairs, --urls, --files: give a file"),
         (["tombstone", "--pairs=/no/such/file"], "/no/such/file"),
-        (["gc", "--keep_last=0"], "keep_last=0: the latest version always stays"),
+        (["gc", "--keep_last=0"], "keep_last=0: the latest version is always kept"),
         (["show", "--version=v00000007"], "no snapshot v00000007; there are ['v00000001', 'v00000002']"),
     ],
 )
-def test_what_cannot_be_done(dataset: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_requests_end_with_one_line(
+    dataset: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert message in refuse(capsys, words[0], dataset, *words[1:])

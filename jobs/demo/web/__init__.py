@@ -1,5 +1,5 @@
-"""The demo's small web: pictures, captions and pages with known faults, as WARC archives and a server on loopback.
+"""The demo's small web: pictures, captions and pages with known faults, as WARC archives and a local server.
 
-`site` makes all of it and is the place to start. `scenes` says what a picture shows, `render` draws it, `dirt` decides
-what is wrong with it, `server` serves it. Imports nothing of ours.
+Start reading with `site`, which generates everything. `scenes` describes what a picture shows, `render` draws it,
+`dirt` chooses its faults, and `server` serves it. The package imports no other package of this project.
 """

@@ -1,4 +1,4 @@
-"""Web archives (WARC 1.0, ISO 28500) of the demo's pages: gzip, one member a record, the same bytes every time."""
+"""Write web archives (WARC 1.0, ISO 28500) of the demo's pages: one gzip member per record, with reproducible bytes."""
 
 import base64
 import gzip
@@ -17,7 +17,7 @@ _REVISIT_PROFILE: Final = "http://netpreserve.org/warc/1.0/revisit/identical-pay
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A request and its answer, as a crawler recorded them; of an answer seen before (`revisit`) only the headers."""
+    """A recorded request and response. A `revisit` repeats an earlier response, so only its headers are recorded."""
 
     url: str
     status: str = "200 OK"
@@ -42,7 +42,7 @@ def write_archive(path: Path, exchanges: Sequence[Exchange]) -> int:
         fields = {"WARC-Target-URI": exchange.url, "Content-Type": "application/http; msgtype=request"}
         records.append(_record(path.name, len(records), "request", fields, request))
         records.append(_record(path.name, len(records), *_response(exchange)))
-    # A temporary name first: an archive that is there is whole.
+    # Written under a temporary name first, so that an archive under its final name is complete.
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(b"".join(records))
     partial.rename(path)
@@ -50,7 +50,7 @@ def write_archive(path: Path, exchanges: Sequence[Exchange]) -> int:
 
 
 def gzipped(data: bytes) -> bytes:
-    """`data` compressed, without the time of day."""
+    """Compress `data` with gzip, without a timestamp, so that the bytes are reproducible."""
     return gzip.compress(data, compresslevel=6, mtime=0)
 
 

@@ -1,4 +1,4 @@
-"""The web's dirt: what can be wrong with an image and its text, how often, and what it looks like."""
+"""The faults of images and captions on the demo's web: their kinds, their frequencies and their data."""
 
 import zlib
 from enum import StrEnum
@@ -10,47 +10,48 @@ from jobs.demo.web.scenes import COLOURS, SHAPES, Scene, pick
 
 
 class Fate(StrEnum):
-    """What must become of one image on one page."""
+    """The kind of an image on a page, which determines its expected outcome in the crawl."""
 
     OK = "ok"
-    """A good pair. One may still leave as a perceptual duplicate or by balancing."""
+    """A good pair. It may still be dropped as a perceptual duplicate or by balancing."""
     REDIRECT_OK = "redirect_ok"
     """A good pair behind one redirect."""
     OTHER_BOT = "other_bot"
-    """A good pair whose X-Robots-Tag speaks to others, or forbids nothing."""
+    """A good pair whose X-Robots-Tag is addressed to other bots, or forbids nothing."""
     DATA_URL = "data_url"
-    """A good pair whose image is in the page itself."""
+    """A good pair whose image is embedded in the page."""
     DUPLICATE_URL = "duplicate_url"
-    """The same address on another page, with another caption: one of the two stays, here as below."""
+    """The address of another picture, with another caption. Of each original and its duplicate, one is kept."""
     DUPLICATE_EXACT = "duplicate_exact"
+    """The same bytes at another address."""
     DUPLICATE_RESIZED = "duplicate_resized"
-    """A perceptual hash may miss a few of these, and of the next."""
+    """A perceptual hash may miss a few resized or re-encoded duplicates."""
     DUPLICATE_REENCODED = "duplicate_reencoded"
     JUNK_CAPTION = "junk_caption"
     FOREIGN_CAPTION = "foreign_caption"
-    """A true caption in another language; no word of it is in the English query list."""
+    """A true caption in another language. None of its words is in the English query list."""
     NOT_FOUND = "not_found"
     GONE = "gone"
     SERVER_ERROR = "server_error"
     RESET = "reset"
     REDIRECT_LOOP = "redirect_loop"
     REDIRECT_PRIVATE = "redirect_private"
-    """A redirect to an address of a private network, which must never be asked."""
+    """A redirect to an address of a private network. The crawler must never connect to it."""
     PRIVATE = "private"
     ROBOTS = "robots"
-    """Forbidden by robots.txt: the server must never see the request."""
+    """Forbidden by robots.txt. The crawler must never send the request."""
     NOAI = "noai"
     TRUNCATED = "truncated"
-    """Half a JPEG: the connection ends early, or the file itself does."""
+    """Half a JPEG, because the connection ends early or the file itself is cut."""
     BOMB = "bomb"
     """A small PNG of 20,000 x 20,000 pixels."""
     HTML = "html"
-    """An error page that says it is a JPEG."""
+    """An error page that is served as a JPEG."""
 
 
 GOOD: Final = frozenset({Fate.OK, Fate.REDIRECT_OK, Fate.OTHER_BOT, Fate.DATA_URL})
 
-# Shares of all images; every fate occurs at least once, and the rest is OK. The good ones are about 80%.
+# Shares of all images. Every fate occurs at least once; the remaining images are OK. About 80% of all images are good.
 _SHARES: Final = {
     Fate.REDIRECT_OK: 0.01,
     Fate.OTHER_BOT: 0.007,
@@ -77,14 +78,14 @@ _SHARES: Final = {
 
 
 def plan_fates(num_images: int, rng: np.random.Generator) -> list[Fate]:
-    """A fate for each image, shuffled; the counts are the same for every seed.
+    """Choose a fate for each image, in random order. The counts do not depend on the seed.
 
     Raises:
-        ValueError: there are too few images for each fate to occur.
+        ValueError: there are too few images to include every fate.
     """
     dirty = [fate for fate, share in _SHARES.items() for _ in range(max(1, round(share * num_images)))]
     if num_images < 2 * len(_SHARES):
-        raise ValueError(f"num_images={num_images}: a site needs at least {2 * len(_SHARES)} images to hold every fate")
+        raise ValueError(f"num_images={num_images}: must be at least {2 * len(_SHARES)} to include every fate")
     fates = dirty + [Fate.OK] * (num_images - len(dirty))
     return [fates[i] for i in rng.permutation(num_images)]
 
@@ -99,11 +100,11 @@ _JUNK: Final = (
 
 
 def junk_caption(rng: np.random.Generator) -> str:
-    """A text that says nothing of the image beside it."""
+    """A text that does not describe its image."""
     return pick(rng, _JUNK).format(n=int(rng.integers(10, 10_000)))
 
 
-# A template, the nouns in the order of SHAPES and the colours in that of COLOURS: words that English does not have.
+# A template, the nouns in the order of SHAPES, and the colours in the order of COLOURS. None is an English word.
 _LANGUAGES: Final = (
     ("Rysunek: {}, kolor {}", "koło kwadrat trójkąt gwiazda serce krzyż pierścień strzałka",
      "czerwony pomarańczowy żółty zielony niebieski fioletowy różowy brązowy czarny biały"),
@@ -127,7 +128,7 @@ def foreign_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def bomb_png(side_px: int = 20_000) -> bytes:
-    """A valid black PNG of `side_px` squared pixels in some 50 KB, made without rendering it."""
+    """A valid black PNG of `side_px` x `side_px` pixels. It has about 50 KB, and is made without rendering."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")

@@ -1,4 +1,4 @@
-"""The demo's HTML pages: the same picture and caption in the many ways in which pages say it."""
+"""Write the demo's HTML pages, with the many kinds of markup that real pages use for pictures and captions."""
 
 import base64
 import posixpath
@@ -16,34 +16,34 @@ from jobs.demo.web.scenes import pick
 CaptionSource = Literal["alt", "title", "figcaption", "srcset", "lazy", "og:image:alt"]
 Charset = Literal["utf-8", "latin-1", "ascii"]
 CAPTION_SOURCES: Final[tuple[CaptionSource, ...]] = ("alt", "figcaption", "title", "srcset", "lazy")
-"""Of an element of the page; og:image:alt is the page's own."""
+"""The caption sources in elements of the body. og:image:alt is in the head of the page."""
 BLANK_PATH: Final = "/static/blank.gif"
 BLANK_GIF: Final = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
-"""One transparent pixel, that pages put where a picture is still to come."""
+"""One transparent pixel, the placeholder of pictures that load later."""
 _BLANK_DATA: Final = "data:image/gif;base64," + base64.b64encode(BLANK_GIF).decode("ascii")
 _LAZY_ATTRIBUTES: Final = ("data-src", "data-original", "data-lazy-src")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One image on one page: where it is, what is said of it, and what must become of it."""
+    """One image on one page: its address, its caption, and its expected outcome."""
 
     url: str
-    """Absolute; the address that a reader of the page should arrive at."""
+    """The absolute address that extraction should find."""
     page_url: str
     caption: str
     source: CaptionSource
-    """Where the caption stands; `srcset` and `lazy` are alt texts of images whose src is not `url`."""
+    """Where the page has the caption. For `srcset` and `lazy` it is the alt text of an image whose src is not `url`."""
     fate: Fate
     same_as: str = ""
-    """For a duplicate: the address of the picture that it repeats."""
+    """Of a duplicate: the address of the original picture."""
     small_url: str = ""
-    """For srcset: a smaller version of the same picture."""
+    """Of a srcset: the address of a smaller version of the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """One HTML page. `base_href` empty: none; `charset` is that of its bytes."""
+    """One HTML page. An empty `base_href` means that the page has no <base>; `charset` is the encoding of its bytes."""
 
     url: str
     title: str
@@ -55,12 +55,12 @@ class Page:
 
 
 def page_html(page: Page, rng: np.random.Generator) -> bytes:
-    """The page's bytes. `rng` chooses among ways to write the same thing; what the charset lacks becomes an entity."""
+    """Write a page. `rng` chooses among equivalent markups. Characters missing from the charset become entities."""
     head = [f'<meta charset="{page.charset}">'] if page.charset != "latin-1" else []
     head.append(f"<title>{escape(page.title)}</title>")
     if page.base_href:
         head.append(f'<base href="{escape(page.base_href)}">')
-    blocks = [f"<p>{escape(paragraph)}" for paragraph in page.prose]  # the end tag of p is optional, and often missing
+    blocks = [f"<p>{escape(paragraph)}" for paragraph in page.prose]  # the end tag of p is optional, and often absent
     for picture in page.pictures:
         refer = _references(page, rng)
         if picture.source == "og:image:alt":
@@ -91,22 +91,22 @@ def page_html(page: Page, rng: np.random.Generator) -> bytes:
 
 
 def _references(page: Page, rng: np.random.Generator) -> Callable[[str], str]:
-    """A way to refer to an address from the page: absolute, from the root, relative, or without the scheme."""
+    """Choose how the page refers to addresses: absolute, from the root, relative, or without the scheme."""
     style = pick(rng, ("absolute", "root", "relative", "protocol"))
     base = page.base_href or page.url
 
     def refer(url: str) -> str:
         if not url.startswith("http://"):
             return escape(url)
-        there, here = urlsplit(url), urlsplit(base)
-        tail = there.path + (f"?{there.query}" if there.query else "")
+        target, source = urlsplit(url), urlsplit(base)
+        path = target.path + (f"?{target.query}" if target.query else "")
         if style == "protocol":
             return escape(url.removeprefix("http:"))
-        if style == "absolute" or there.netloc != here.netloc:
+        if style == "absolute" or target.netloc != source.netloc:
             return escape(url)
         if style == "root":
-            return escape(tail)
-        return escape(posixpath.relpath(tail, posixpath.dirname(here.path)))
+            return escape(path)
+        return escape(posixpath.relpath(path, posixpath.dirname(source.path)))
 
     return refer
 

@@ -1,6 +1,6 @@
-"""The pictures of the demo's web: each one drawn, captioned and put on its host, in the state that its fate asks for.
+"""Draw the pictures of the demo's web, caption them and write them to their hosts with the planned faults.
 
-Each picture has random generators of its own (seed, purpose, index), so none depends on the order of the others.
+Each picture has its own random generators (seed, purpose, index), so no picture depends on the order of drawing.
 """
 
 import base64
@@ -24,7 +24,7 @@ PAGE_HOSTS: Final = (
 )  # fmt: skip
 CDN_HOST: Final = "pictures-cdn.example"
 CLOSED_HOST: Final = "closed.example"
-"""Answers 503 when asked for its robots.txt, which forbids everything (RFC 9309, section 2.3.1.4)."""
+"""Answers 503 to requests for its robots.txt, which therefore forbids everything (RFC 9309, section 2.3.1.4)."""
 
 _ROBOTS: Final = (
     ("User-agent: *\nDisallow: /members/\n", "http://{host}/members/{n:05d}.jpg"),
@@ -43,12 +43,12 @@ _COPIES: Final = frozenset({Fate.DUPLICATE_URL, Fate.DUPLICATE_EXACT, Fate.DUPLI
 
 
 def robots_txt(host: str) -> tuple[str, str]:
-    """The robots.txt of a page host (empty: it has none), and a template of forbidden addresses for its pages."""
+    """The robots.txt of a page host (empty if it has none), and a template for addresses that the host forbids."""
     return _ROBOTS[PAGE_HOSTS.index(host) % len(_ROBOTS)]
 
 
 class Pictures:
-    """The pictures of one web: `page_hosts[i]` is the host of the page that shows picture i."""
+    """The pictures of one web. `page_hosts[i]` is the host of the page that shows picture i."""
 
     def __init__(self, writer: SiteWriter, seed: int, page_hosts: Sequence[str]) -> None:
         self.fates = plan_fates(len(page_hosts), np.random.default_rng([seed, 0]))
@@ -56,16 +56,16 @@ class Pictures:
         self._bomb = bomb_png()
         self._scenes: dict[int, Scene] = {}
         self._original: dict[int, int] = {}
-        """Of each copy."""
+        """The index of the original, by the index of the copy."""
         copies = [i for i, fate in enumerate(self.fates) if fate in _COPIES]
-        # Patterns and words of one kind are close to each other for a perceptual hash; shapes and their copies are not.
+        # Different patterns or words can have close perceptual hashes, so only shapes have copies.
         originals = [i for i, fate in enumerate(self.fates) if fate is Fate.OK and self.scene(i).kind == "shape"]
         assert len(copies) <= len(originals), f"{len(originals)} originals for {len(copies)} copies"
         shuffled = self._generator(0, "copies").permutation(originals).tolist()
         self._original |= zip(copies, shuffled, strict=False)
 
     def scene(self, index: int) -> Scene:
-        """What picture `index` shows; a copy shows what its original does."""
+        """The scene that picture `index` shows. A copy shows the scene of its original."""
         index = self._original.get(index, index)
         if index not in self._scenes:
             kind: Kind | None = "shape" if self.fates[index] is Fate.FOREIGN_CAPTION else None
@@ -73,7 +73,7 @@ class Pictures:
         return self._scenes[index]
 
     def put(self, index: int, page_url: str, first_of_page: bool) -> Picture:
-        """Draw picture `index`, put it where its fate has it, and say what the page shows."""
+        """Draw picture `index`, write its files and routes, and return what the page shows."""
         rng = self._generator(index, "picture")
         fate, scene = self.fates[index], self.scene(index)
         source = pick(rng, CAPTION_SOURCES, _SOURCE_SHARES)
@@ -118,7 +118,7 @@ class Pictures:
         return pick(self._generator(self._original.get(index, index), "format"), _FORMATS, _FORMAT_SHARES)
 
     def _bytes(self, index: int, scale: float = 1.0, quality: int | None = None) -> bytes:
-        """The picture's file; a copy has the size and the quality of its original unless they are given."""
+        """The file of a picture. A copy has the size and the quality of its original, unless they are given."""
         original = self._original.get(index, index)
         image = render(self.scene(index), int(self._generator(original, "size").integers(96, 201)))
         if scale != 1.0:
@@ -128,7 +128,7 @@ class Pictures:
         return _encode(image, self._format(index), quality)
 
     def _put_image(self, index: int, rng: np.random.Generator) -> str:
-        """Put the picture's files and routes, and return the address that the page shows."""
+        """Write the files and routes of a picture, and return the address that the page shows."""
         put, url = self._writer.put, self._url(index)
         host = urlsplit(url).netloc
         match self.fates[index]:
@@ -145,7 +145,7 @@ class Pictures:
             case Fate.DUPLICATE_REENCODED:
                 put(url, self._bytes(index, quality=75))
             case Fate.NOT_FOUND:
-                pass  # an address without a file
+                pass  # the address has no file
             case Fate.GONE:
                 put(url, route=Route(status=410))
             case Fate.SERVER_ERROR:
@@ -158,10 +158,10 @@ class Pictures:
                 put(hop, route=Route(status=pick(rng, (301, 302, 307, 308)), headers={"Location": url}))
                 return hop
             case Fate.REDIRECT_LOOP:
-                there, back = f"http://{host}/loop/{index}-a", f"/loop/{index}-b"
-                put(there, route=Route(status=302, headers={"Location": back}))
-                put(f"http://{host}{back}", route=Route(status=302, headers={"Location": there}))
-                return there
+                first, second = f"http://{host}/loop/{index}-a", f"/loop/{index}-b"
+                put(first, route=Route(status=302, headers={"Location": second}))
+                put(f"http://{host}{second}", route=Route(status=302, headers={"Location": first}))
+                return first
             case Fate.REDIRECT_PRIVATE:
                 private = pick(rng, PRIVATE_ADDRESSES).format(n=index)
                 put(url, route=Route(status=302, headers={"Location": private}))
@@ -174,7 +174,7 @@ class Pictures:
                 put(url, self._bytes(index), Route(headers={"X-Robots-Tag": pick(rng, _PERMISSIONS)}))
             case Fate.TRUNCATED:
                 data = self._bytes(index)
-                # Either the file itself is half, or the server says how long it is and stops early.
+                # Either the file itself is cut, or the server announces its full length and stops early.
                 route = Route(declared_length=len(data)) if rng.random() < 0.5 else None
                 put(url, data[: len(data) // 2], route)
             case Fate.BOMB:

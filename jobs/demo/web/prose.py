@@ -1,4 +1,4 @@
-"""English text about the demo's pictures: paragraphs on the pages, and the corpus that the query list is built from."""
+"""Generate English text about the demo's pictures: paragraphs for the pages, and the corpus for the query list."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ import numpy as np
 
 from jobs.demo.web.scenes import COLOURS, DIGITS, NUMBER_WORDS, SHAPES, WORDS, pick
 
-_ABOUT: Final[dict[str, tuple[str, ...]]] = {
+_TEMPLATES: Final[dict[str, tuple[str, ...]]] = {
     "shape": (
         "The {t} is a shape that everybody can draw.",
         "A {t} may be large or small, and it stays a {t} when you turn it.",
@@ -84,21 +84,21 @@ _DOCUMENTS_PER_TERM: Final = 4
 
 
 def sentences_about(term: str, rng: np.random.Generator, num_sentences: int) -> list[str]:
-    """Up to `num_sentences` sentences about one of the corpus's terms, each of another form.
+    """Up to `num_sentences` sentences about a term of the corpus, each from a different template.
 
     Raises:
-        KeyError: nothing is known about `term`.
+        KeyError: `term` is not a term of the corpus.
     """
     kind = next((kind for kind, terms in _TERMS.items() if term in terms), None)
     if kind is None:
         raise KeyError(term)
-    forms = _ABOUT[kind]
-    order = rng.permutation(len(forms))[:num_sentences]
-    return [re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", forms[i].format(t=term)) for i in order]
+    templates = _TEMPLATES[kind]
+    order = rng.permutation(len(templates))[:num_sentences]
+    return [re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", templates[i].format(t=term)) for i in order]
 
 
 def corpus(page_texts: Iterable[str], rng: np.random.Generator) -> Iterator[str]:
-    """The documents of corpus.txt, one line each: a few about every term, then the text of every page."""
+    """The documents of corpus.txt, one line each: a few about each term, then the text of each page."""
     for terms in _TERMS.values():
         for term in terms:
             for _ in range(_DOCUMENTS_PER_TERM):
@@ -108,6 +108,6 @@ def corpus(page_texts: Iterable[str], rng: np.random.Generator) -> Iterator[str]
 
 
 def page_prose(terms: list[str], rng: np.random.Generator) -> list[str]:
-    """Two paragraphs for a page, about one or two of its pictures' shapes, colours, numbers or words."""
+    """Two paragraphs for a page, each about a shape, colour, number or word of its pictures."""
     known = [term for term in terms if any(term in group for group in _TERMS.values())] or ["picture"]
     return [" ".join(sentences_about(pick(rng, known), rng, int(rng.integers(1, 4)))) for _ in range(2)]

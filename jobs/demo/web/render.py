@@ -1,8 +1,8 @@
-"""Pictures of scenes, drawn with Pillow, and the held-out evaluation sets made of them.
+"""Draw pictures of scenes with Pillow, and write the held-out evaluation sets of such pictures.
 
-A shape or glyph is drawn as a mask at twice the size, reduced, and laid over an unevenly lit background. Everything is
-a pure function of the scene (whose seed decides jitter, lighting and noise) and of the size: the same bytes everywhere
-the same Pillow and fonts are. The fonts are the DejaVu, STIX and Computer Modern ones that matplotlib carries.
+A shape or glyph is drawn as a mask at twice the size, reduced, and pasted on an unevenly lit background. A picture
+depends only on its size and its scene, whose seed determines jitter, lighting and noise; the same versions of Pillow
+and the fonts give the same bytes. The fonts are DejaVu, STIX and Computer Modern, which are included in matplotlib.
 """
 
 import io
@@ -43,13 +43,13 @@ _FONT_FILES: Final = {
     "typewriter": ("DejaVuSansMono-Bold.ttf", "cmtt10.ttf"),
     "italic": ("DejaVuSerif-BoldItalic.ttf", "STIXGeneralBolIta.ttf", "DejaVuSans-BoldOblique.ttf"),
 }
-# Half-width of one shape as a share of the central square's side.
+# Half-width of a single shape, as a share of the side of the central square.
 _RADIUS: Final = {"small": 0.18, "medium": 0.28, "large": 0.4}
 _SUPERSAMPLE: Final = 2
 
 
 def render(scene: Scene, size_px: int) -> Image.Image:
-    """Draw `scene` as an RGB image whose shorter side is `size_px` pixels; what matters stays in the central square."""
+    """Draw `scene` as an RGB image whose shorter side is `size_px` pixels. Its objects are in the central square."""
     width = round(size_px * max(scene.aspect, 1.0))
     height = round(size_px * max(1 / scene.aspect, 1.0))
     rng = np.random.default_rng(scene.seed)
@@ -71,14 +71,14 @@ def render(scene: Scene, size_px: int) -> Image.Image:
     return image
 
 
-def _jitter(colour: Rgb, most: int, rng: np.random.Generator) -> Rgb:
-    shift = rng.integers(-most, most + 1, 3)
-    red, green, blue = (min(255, max(0, channel + int(by))) for channel, by in zip(colour, shift, strict=True))
+def _jitter(colour: Rgb, max_shift: int, rng: np.random.Generator) -> Rgb:
+    shift = rng.integers(-max_shift, max_shift + 1, 3)
+    red, green, blue = (min(255, max(0, channel + int(offset))) for channel, offset in zip(colour, shift, strict=True))
     return red, green, blue
 
 
 def _background(scene: Scene, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """An unevenly lit background; the lighting keeps two pictures of the same scene apart for a perceptual hash."""
+    """An unevenly lit background. The lighting gives two pictures of similar scenes different perceptual hashes."""
     amplitude = 42.0 if scene.backdrop == "cloudy" else 11.0
     grid = rng.uniform(-amplitude, amplitude, (5, 5)).astype(np.float32)
     light = np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
@@ -100,7 +100,7 @@ def _background(scene: Scene, width: int, height: int, rng: np.random.Generator)
 
 
 def _outline(shape: str) -> Points:
-    """The shape's outline, within about 1.15 of the origin, y downwards; a ring is cut open to stay one polygon."""
+    """The outline of a shape, within about 1.15 of the origin, y downwards. A ring is cut open into one polygon."""
 
     def arc(radius: float, start: float = 0.0, turn: float = 2 * math.pi, num: int = 48) -> Points:
         angles = [start + turn * i / num for i in range(num + 1)]
@@ -139,14 +139,14 @@ def _outline(shape: str) -> Points:
 
 
 def _layout(scene: Scene, rng: np.random.Generator) -> tuple[Points, float]:
-    """Centres and the common radius of the scene's shapes, in the unit square."""
+    """The centres and the common radius of the scene's shapes, in the unit square."""
     num = scene.count
     if num == 1:
         radius = _RADIUS[scene.size] * rng.uniform(0.9, 1.08)
-        room = 0.5 - radius - 0.03
+        margin = 0.5 - radius - 0.03
         x, y = POSITIONS[scene.position]
         wobble = 0.05 * rng.uniform(-1, 1, 2)
-        return [tuple(0.5 + np.clip(np.array((x, y)) * room * 0.92 + wobble, -room, room))], radius
+        return [tuple(0.5 + np.clip(np.array((x, y)) * margin * 0.92 + wobble, -margin, margin))], radius
     if scene.position == "scattered":
         radius = {2: 0.2, 3: 0.165, 4: 0.155, 5: 0.135}[num] * rng.uniform(0.9, 1.05)
         return _scatter(num, radius, rng), radius
@@ -157,7 +157,7 @@ def _layout(scene: Scene, rng: np.random.Generator) -> tuple[Points, float]:
 
 
 def _scatter(num: int, radius: float, rng: np.random.Generator) -> Points:
-    """`num` centres in the unit square, at least 2.35 radii apart, redrawn until they fit and form no row or column."""
+    """`num` random centres in the unit square, at least 2.35 radii apart, that do not form a row or a column."""
     while True:
         points: Points = []
         for _ in range(60):
@@ -182,8 +182,8 @@ def _shapes(scene: Scene, side: int, rng: np.random.Generator) -> Image.Image:
         pen.polygon([(side * u, side * v) for u, v in corners], fill=255)
     if scene.texture == "solid":
         return mask
-    # The texture's gaps let the background through; a rim keeps the outline whole. Eroding costs the square of the
-    # resolution twice over, so it is done on a quarter of it.
+    # The background shows through the gaps of the texture, except on a rim along the outline. The cost of the erosion
+    # grows with the fourth power of the resolution, so it runs at a quarter of it.
     rim = max(3, round(radius * side * 0.035) | 1)
     inner = mask.reduce(4).filter(ImageFilter.MinFilter(rim)).resize(mask.size, Image.Resampling.BILINEAR)
     gaps = _tiling(scene.texture, side, max(6.0, radius * side * 0.42), rng)
@@ -191,7 +191,7 @@ def _shapes(scene: Scene, side: int, rng: np.random.Generator) -> Image.Image:
 
 
 def _tiling(texture: str, side: int, period: float, rng: np.random.Generator) -> Image.Image:
-    """Mask of a texture's gaps (255) over a square; `period` in pixels."""
+    """A square mask of the gaps of a texture (255). `period` is in pixels."""
     angle = rng.uniform(0.2, 1.3) if texture == "striped" else rng.uniform(-0.3, 0.3)
     u, v = _rotated(side, side, angle, period)
     match texture:
@@ -207,7 +207,7 @@ def _tiling(texture: str, side: int, period: float, rng: np.random.Generator) ->
 
 
 def _rotated(width: int, height: int, angle: float, period: float) -> tuple[Field, Field]:
-    """Two height x width coordinate fields, turned by `angle` radians, in units of `period` pixels."""
+    """Two height x width fields of coordinates, rotated by `angle` radians, in units of `period` pixels."""
     x = np.arange(width, dtype=np.float32)[None, :] / period
     y = np.arange(height, dtype=np.float32)[:, None] / period
     cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
@@ -234,7 +234,7 @@ def _pattern(scene: Scene, width: int, height: int, rng: np.random.Generator) ->
 
 @lru_cache(maxsize=256)
 def _font(name: str, size_px: int) -> ImageFont.FreeTypeFont:
-    # The basic layout engine: the same advances whether or not this Pillow has Raqm.
+    # The basic layout engine gives the same glyph positions with and without Raqm.
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / name
     return ImageFont.truetype(str(path), size_px, layout_engine=ImageFont.Layout.BASIC)
 
@@ -249,7 +249,7 @@ def _text_mask(text: str, font: ImageFont.FreeTypeFont, stroke: int = 0, hollow:
 
 def _digit(scene: Scene, side: int, rng: np.random.Generator) -> Image.Image:
     hollow = scene.texture == "outlined"
-    # One font size, scaled afterwards: a font is loaded once.
+    # All digits use one font size and are scaled afterwards, so that a font is loaded once.
     name = str(rng.choice(_FONT_FILES[scene.font]))
     thin = name.startswith("cm")
     stroke = 3 if hollow else int(rng.integers(2, 7)) if thin else int(rng.integers(0, 3))
@@ -257,9 +257,9 @@ def _digit(scene: Scene, side: int, rng: np.random.Generator) -> Image.Image:
     height = side * {"medium": 0.5, "large": 0.76}[scene.size] * rng.uniform(0.92, 1.06)
     width = min(height * glyph.width / glyph.height * rng.uniform(0.85, 1.25), side * 0.86)
     glyph = glyph.resize((round(width), round(height)), Image.Resampling.BILINEAR)
-    room_x, room_y = side - glyph.width, side - glyph.height
+    free_x, free_y = side - glyph.width, side - glyph.height
     mask = Image.new("L", (side, side), 0)
-    mask.paste(glyph, (round(room_x * rng.uniform(0.4, 0.6)), round(room_y * rng.uniform(0.4, 0.6))))
+    mask.paste(glyph, (round(free_x * rng.uniform(0.4, 0.6)), round(free_y * rng.uniform(0.4, 0.6))))
     turn, shear = rng.uniform(-0.16, 0.16), rng.uniform(-0.16, 0.16)
     half = side / 2
     a, b, d, e = math.cos(turn), -math.sin(turn) + shear, math.sin(turn), math.cos(turn)
@@ -280,7 +280,7 @@ def _word(scene: Scene, side: int, rng: np.random.Generator) -> Image.Image:
 
 
 def encode_jpeg(image: Image.Image, quality: int = 90) -> bytes:
-    """JPEG bytes of an RGB image."""
+    """Encode an RGB image as JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
@@ -289,9 +289,10 @@ def encode_jpeg(image: Image.Image, quality: int = 90) -> bytes:
 def evaluation_sets(folder: Path, seed: int, per_class: int) -> None:
     """Write the held-out sets rendered_{shape,colour,count,digit,pairs} below `folder`, one folder each.
 
-    A classification set is `dataset.json` {name, kind, classes, templates} and `test.parquet` (image large_binary JPEG,
-    label int32), `per_class` rows of each class; rendered_pairs has 10 x `per_class` rows (image, captions
-    list<string>), two captions an image and no caption twice. `seed` must not be the web's, or nothing is held out.
+    A classification set has `dataset.json` {name, kind, classes, templates} and `test.parquet` (image large_binary
+    JPEG, label int32) with `per_class` rows of each class. rendered_pairs has 10 x `per_class` rows (image, captions
+    list<string>) with two captions per image; no caption occurs twice. `seed` must differ from the seed of the web,
+    because otherwise the sets are not held out.
     """
     rng = np.random.default_rng([seed, 0xE7A1])
 
@@ -327,13 +328,13 @@ def evaluation_sets(folder: Path, seed: int, per_class: int) -> None:
 
     images: list[bytes] = []
     captions: list[list[str]] = []
-    seen: set[str] = set()
+    used: set[str] = set()
     while len(images) < 10 * per_class:
         scene = sample_scene(rng)
         texts = [describe(scene, rng, detail=0.9) for _ in range(2)]
         keys = {text.lower().rstrip(".") for text in texts}
-        if len(keys) == 2 and not keys & seen:
-            seen |= keys
+        if len(keys) == 2 and not keys & used:
+            used |= keys
             images.append(encode_jpeg(render(scene, int(rng.integers(96, 201)))))
             captions.append(texts)
     columns = {"image": pa.array(images, pa.large_binary()), "captions": pa.array(captions, pa.list_(pa.string()))}

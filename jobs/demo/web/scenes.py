@@ -1,8 +1,7 @@
-"""What the demo's pictures show, and what English says about it.
+"""Sample the scenes of the demo's pictures, and describe them in English.
 
-A `Scene` is plain data: everything `jobs.demo.web.render.render` draws and everything `describe` may say. Because a
-caption
-is built from the scene's fields alone, it is true of the picture by construction.
+A `Scene` is plain data that contains everything `jobs.demo.web.render.render` draws and `describe` mentions. A caption
+uses only the fields of its scene, so it is true of the picture by construction.
 """
 
 import math
@@ -64,17 +63,17 @@ POSITIONS: Final[dict[str, tuple[float, float]]] = {
 }
 ARRANGEMENTS: Final = ("row", "column", "scattered")
 
-# Every background that COLOURS is drawn on differs from it by at least this Euclidean distance in RGB.
+# Minimum Euclidean distance in RGB between the colour of a scene and its background.
 _MIN_CONTRAST: Final = 105.0
 _ASPECTS: Final = (1.0, 1.0, 1.0, 4 / 3, 3 / 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One picture, as plain data; `seed` decides its jitter, lighting and noise.
+    """One picture as plain data. `seed` determines its jitter, lighting and noise.
 
-    A field that the kind does not use is neutral: `count` 1, `text`, `direction` and `second_colour` empty.
-    `position` is a key of POSITIONS for one thing and an entry of ARRANGEMENTS for several. `aspect` is width / height.
+    Fields that the kind does not use have neutral values: `count` 1; `text`, `direction` and `second_colour` empty.
+    `position` is a key of POSITIONS for one object, and one of ARRANGEMENTS for several. `aspect` is width / height.
     """
 
     kind: Kind
@@ -95,7 +94,7 @@ class Scene:
 
 
 def pick(rng: np.random.Generator, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
-    """Draw one of `options`, uniformly or with `weights` (which sum to 1)."""
+    """Draw one of `options`, uniformly or with `weights`, which sum to 1."""
     return options[int(rng.choice(len(options), p=weights))]
 
 
@@ -108,12 +107,12 @@ def sample_scene(
     count: int | None = None,
     text: str | None = None,
 ) -> Scene:
-    """Draw a scene; `kind` and the keyword arguments pin what they name, for balanced evaluation sets."""
+    """Draw a random scene. `kind` and the keyword arguments fix single properties, for balanced evaluation sets."""
     kind = kind or pick(rng, ("shape", "digit", "word", "pattern"), (0.7, 0.2, 0.05, 0.05))
     colour = colour or pick(rng, tuple(COLOURS))
     background = pick(rng, [name for name in BACKGROUNDS if contrast(colour, name) >= _MIN_CONTRAST])
     texture = pick(rng, DIGIT_TEXTURES, (0.82, 0.06, 0.06, 0.06)) if kind == "digit" else "solid"
-    # Fine lines and grain do not survive being pixelated or blurred, and would be named all the same.
+    # Pixelating or blurring would remove fine lines and grain, but captions would still mention them.
     backdrop = pick(rng, BACKDROPS, (0.72, 0.12, 0.04, 0.04, 0.04, 0.04))
     if texture in ("pixelated", "blurry") and backdrop in BACKDROPS[3:]:
         backdrop = "plain"
@@ -145,9 +144,9 @@ def sample_scene(
         position = pick(rng, ARRANGEMENTS, (0.3, 0.15, 0.55))
     else:
         position = "centre" if size == "large" else pick(rng, tuple(POSITIONS))
-        # The corner of the central square is a corner of the picture only where that is square.
+        # A corner of the central square is a corner of the picture only if the picture is square.
         aspect = 1.0 if position != "centre" else aspect
-    if size != "small" and count <= 3:  # a texture on less than that cannot be made out
+    if size != "small" and count <= 3:  # on smaller shapes, a texture cannot be recognised
         texture = pick(rng, TEXTURES, (0.88, 0.04, 0.04, 0.04))
     return Scene(
         kind="shape", shape=shape, colour=colour, texture=texture, background=background, backdrop=backdrop, font=font,
@@ -157,11 +156,11 @@ def sample_scene(
 
 
 def contrast(colour: str, other: str) -> float:
-    """Euclidean RGB distance between a colour and a background or another colour, all by name."""
+    """Euclidean RGB distance between a colour and a background or second colour, given by their names."""
     return math.dist(COLOURS[colour], BACKGROUNDS.get(other) or COLOURS[other])
 
 
-# "{s}" what is shown, "{w}" where, "{g}" before what background: the last two may be empty and carry their own space.
+# {s}: the subject; {w}: its position; {g}: the background. The last two may be empty, and begin with their own space.
 _TEMPLATES: Final = (
     "{s}{w}{g}", "{s}{g}{w}", "{s}{w}{g}", "{s}{g}", "{s}{w}", "photo of {s}{w}{g}", "photograph: {s}{w}",
     "a photo of {s}{w}{g}", "a photo of {s}{g}", "a picture of {s}{w}{g}", "a picture of {s}{g}",
@@ -191,7 +190,7 @@ _FONT_WORDS: Final = {
     "typewriter": ("typewriter", "monospace"),
     "italic": ("italic", "slanted"),
 }
-_PLACES: Final = {
+_POSITION_PHRASES: Final = {
     "centre": (" in the centre", " in the middle"),
     "left": (" on the left", " on the left side"),
     "right": (" on the right", " on the right side"),
@@ -201,7 +200,7 @@ _PLACES: Final = {
     "column": (" in a column", " below each other"),
     "scattered": (" scattered about", " spread around", ""),
 }
-_GROUNDS: Final = (" on {}", " on {}", " against {}", " in front of {}", ", {}", " over {}")
+_BACKGROUND_PHRASES: Final = (" on {}", " on {}", " against {}", " in front of {}", ", {}", " over {}")
 _BACKDROP_WORDS: Final = {
     "plain": ("a plain {} background", "a {} background", "a simple {} background"),
     "gradient": ("a shaded {} background", "a {} gradient background", "a {} background with a soft gradient"),
@@ -215,22 +214,27 @@ _BACKDROP_WORDS: Final = {
 def describe(scene: Scene, rng: np.random.Generator, detail: float = 0.12) -> str:
     """Write an English caption that is true of the scene's picture.
 
-    `detail` is the probability that each optional property (size, texture, place, background) is mentioned; the subject
-    always is, the colour mostly.
+    `detail` is the probability of mentioning each optional property (size, texture, position, background). The subject
+    is always mentioned, and the colour in most captions.
     """
 
     def maybe(text: str) -> str:
         return text if rng.random() < detail else ""
 
-    subject = {"shape": _say_shape, "digit": _say_digit, "word": _say_word, "pattern": _say_pattern}[scene.kind](
-        scene, rng, detail
-    )
-    where, ground = "", ""
+    subject = {
+        "shape": _describe_shape,
+        "digit": _describe_digit,
+        "word": _describe_word,
+        "pattern": _describe_pattern,
+    }[scene.kind](scene, rng, detail)
+    position, background = "", ""
     if scene.kind != "pattern":
-        ground = maybe(pick(rng, _GROUNDS).format(pick(rng, _BACKDROP_WORDS[scene.backdrop]).format(scene.background)))
+        background = maybe(
+            pick(rng, _BACKGROUND_PHRASES).format(pick(rng, _BACKDROP_WORDS[scene.backdrop]).format(scene.background))
+        )
     if scene.kind in ("shape", "word") and (scene.position != "centre" or rng.random() < 0.3):
-        where = maybe(pick(rng, _PLACES.get(scene.position) or _corner(scene.position)))
-    caption = pick(rng, _TEMPLATES).format(s=subject, w=where, g=ground)
+        position = maybe(pick(rng, _POSITION_PHRASES.get(scene.position) or _corner(scene.position)))
+    caption = pick(rng, _TEMPLATES).format(s=subject, w=position, g=background)
     if rng.random() < 0.4:
         caption = caption[0].upper() + caption[1:]
     return caption + ("." if rng.random() < 0.3 else "")
@@ -245,7 +249,7 @@ def _adjectives(scene: Scene, rng: np.random.Generator, detail: float) -> list[s
     words = []
     if scene.size != "medium" and rng.random() < detail:
         words.append(pick(rng, _SIZE_WORDS[scene.size]))
-    # "solid" is worth a word less often than a texture that somebody drew
+    # A plain "solid" is mentioned less often than a visible texture
     if rng.random() < (detail / 3 if scene.texture == "solid" else (1 + detail) / 2):
         words.append(pick(rng, _TEXTURE_WORDS[scene.texture]))
     return words
@@ -255,12 +259,12 @@ def _article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou8" else "a ") + phrase
 
 
-def _say_shape(scene: Scene, rng: np.random.Generator, detail: float) -> str:
+def _describe_shape(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     noun = scene.shape
     if rng.random() < 0.1:
         noun = _SHAPE_SYNONYMS.get(noun, noun)
     plural = {"cross": "crosses"}.get(noun, noun + "s")
-    front = _front(scene, rng, detail)
+    front = _adjective_prefix(scene, rng, detail)
     pointing = f" pointing {scene.direction}" if scene.direction and rng.random() < detail else ""
     if scene.count == 1:
         forms = [f"{front}{noun}{pointing}"] * 6
@@ -275,16 +279,16 @@ def _say_shape(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     return pick(rng, forms)
 
 
-def _front(scene: Scene, rng: np.random.Generator, detail: float) -> str:
-    """What stands before the noun, with a blank behind it. A third of the captions says nothing of the colour: there
-    the noun alone tells one picture from another, and it is learned."""
+def _adjective_prefix(scene: Scene, rng: np.random.Generator, detail: float) -> str:
+    """The adjectives before the noun, each followed by a space. One third of the captions omit the colour, so that
+    training learns the nouns: in those captions, only the noun distinguishes the pictures."""
     colour = [scene.colour] if rng.random() < 2 / 3 else []
     return "".join(f"{word} " for word in [*_adjectives(scene, rng, detail), *colour])
 
 
-def _say_digit(scene: Scene, rng: np.random.Generator, detail: float) -> str:
+def _describe_digit(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     word = NUMBER_WORDS[int(scene.text)]
-    front = _front(scene, rng, detail)
+    front = _adjective_prefix(scene, rng, detail)
     typeface = f" in {pick(rng, _FONT_WORDS[scene.font])} type" if rng.random() < detail / 2 else ""
     forms = [f"the {front}digit {scene.text}{typeface}"] * 3 + [f"the {front}number {scene.text}{typeface}"] * 3
     forms += [f"the {front}digit {word}{typeface}", f"the {front}number {word}{typeface}"] * 2
@@ -293,7 +297,7 @@ def _say_digit(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     return pick(rng, forms)
 
 
-def _say_word(scene: Scene, rng: np.random.Generator, detail: float) -> str:
+def _describe_word(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     look = f"{pick(rng, _FONT_WORDS[scene.font])} " if rng.random() < detail else ""
     forms = (
         f'the word "{scene.text}" in {scene.colour} {look}letters',
@@ -307,7 +311,7 @@ def _say_word(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     return pick(rng, [_article(form[2:]) if form.startswith("a ") else form for form in forms])
 
 
-def _say_pattern(scene: Scene, rng: np.random.Generator, detail: float) -> str:
+def _describe_pattern(scene: Scene, rng: np.random.Generator, detail: float) -> str:
     first, second = (scene.colour, scene.second_colour) if rng.random() < 0.7 else (scene.second_colour, scene.colour)
     if scene.shape == "polka dots":
         dots = f"{scene.colour} polka dots on {scene.second_colour}"

@@ -1,7 +1,7 @@
-"""A web on loopback: many hosts behind one port of 127.0.0.1, told apart by the Host header.
+"""Serve many hosts of the demo's web on one port of 127.0.0.1, distinguished by the Host header.
 
-A site folder holds `www/HOST/PATH`, one file for each address, and `routes.json` for the addresses that answer
-otherwise (see `Route`). A client reaches it as curl's `--connect-to` does, or as an HTTP proxy.
+A site folder contains `www/HOST/PATH`, one file for each address, and `routes.json` with the special responses (see
+`Route`). Clients connect with an option like curl's `--connect-to`, or use the server as an HTTP proxy.
 
     python -m jobs.demo.web.server FOLDER --port 8080
 """
@@ -33,50 +33,50 @@ _IDLE_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """How one address answers, where that is more than `200 OK` with its file."""
+    """The response of an address that is not simply `200 OK` with its file."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent as well as, or instead of, the server's own Content-Type."""
+    """Additional headers. They may replace the server's own Content-Type."""
     declared_length: int | None = None
-    """Content-Length to announce; when the body has fewer bytes, the connection closes after them."""
+    """Content-Length to announce. If the body has fewer bytes, the server closes the connection after sending them."""
     fault: Literal["", "reset"] = ""
-    """"reset": the connection is reset instead of an answer."""
+    """"reset": the server resets the connection instead of answering."""
     delay_seconds: float = 0.0
-    """Silence before the answer."""
+    """Time to wait before answering."""
 
 
 class LogEntry(NamedTuple):
-    """One request that the server saw."""
+    """One request that the server received."""
 
     time: float
-    """Seconds of the monotonic clock, when the request had been read."""
+    """Monotonic time in seconds at which the request had been read."""
     host: str
     path: str
-    """With its query."""
+    """The path with its query."""
     status: int
-    """0 for a connection that was reset."""
+    """HTTP status, or 0 if the connection was reset."""
     answered: float = math.inf
-    """Seconds of the same clock, when its answer, or the reset, began to be sent."""
+    """Monotonic time in seconds at which the server began to send the answer or the reset."""
 
 
 def address_key(url: str) -> str:
-    """The key of an http address in routes.json: `HOST/PATH`, percent-decoded, without port and query."""
+    """The key of an HTTP address in routes.json: `HOST/PATH`, percent-decoded, without port and query."""
     parts = urlsplit(url)
     return f"{(parts.hostname or '').lower()}{unquote(parts.path) or '/'}"
 
 
 class SiteWriter:
-    """Writes a site folder: files and routes one by one, then `finish`."""
+    """Writes a site folder. Call `put` for each address, then `finish`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.num_bytes = 0
-        """Of all bodies so far."""
+        """Total size of the bodies written so far."""
         self._routes: dict[str, Route] = {}
 
     def put(self, url: str, body: bytes | None = None, route: Route | None = None) -> None:
-        """Let `url` answer with `body` (None: a short page that says the status), by `route` where it is not plain."""
+        """Set the response of `url`: `body` (None: a short page with the status), sent as `route` specifies."""
         key = address_key(url)
         if route is not None:
             self._routes[key] = route
@@ -97,21 +97,21 @@ def read_routes(folder: Path) -> dict[str, Route]:
     """Read `folder`/routes.json.
 
     Raises:
-        FileNotFoundError: `folder` is no site.
+        FileNotFoundError: `folder` is not a site.
     """
     path = folder / "routes.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no routes.json: build a site there first")
+        raise FileNotFoundError(f"{folder} contains no routes.json: build a site there first")
     return {key: Route(**value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 class SiteServer:
     """Serves a site folder on 127.0.0.1 while its `with` block runs.
 
-    `port` is the port it listens on (a free one unless given) and `log` every request, in the order of arrival.
+    `port` is the port on which it listens; 0 chooses a free one. `log` lists all requests in the order of arrival.
 
     Raises:
-        FileNotFoundError: `folder` is no site.
+        FileNotFoundError: `folder` is not a site.
     """
 
     def __init__(self, folder: Path, port: int = 0) -> None:
@@ -134,7 +134,7 @@ class SiteServer:
 
 
 class _Http(ThreadingMixIn, HTTPServer):
-    """Threads, one a connection; all are gone when `server_close` returns."""
+    """One thread per connection. All threads have ended when `server_close` returns."""
 
     request_queue_size = 256
 
@@ -146,8 +146,8 @@ class _Http(ThreadingMixIn, HTTPServer):
         self._lock = threading.Lock()
         super().__init__(address, _Handler)
 
-    def arrived(self, entry: LogEntry) -> int:
-        """Log a request; its number in the log."""
+    def add_entry(self, entry: LogEntry) -> int:
+        """Log a request, and return its index in the log."""
         with self._lock:
             self.log.append(entry)
             return len(self.log) - 1
@@ -162,20 +162,20 @@ class _Http(ThreadingMixIn, HTTPServer):
             self._open.discard(request)
         if request in self.resetting:
             self.resetting.discard(request)
-            self.close_request(request)  # without the orderly shutdown before it
+            self.close_request(request)  # closing without an orderly shutdown sends the reset
         else:
             super().shutdown_request(request)
 
     def drop_connections(self) -> None:
-        """End the keep-alive connections that clients have left open, and the answers that are being delayed."""
+        """Close the connections that clients keep alive, and end the delays of answers."""
         self.stopping.set()
         with self._lock:
             for connection in self._open:
-                with suppress(OSError):  # the client was faster
+                with suppress(OSError):  # the client has closed it already
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are a crawler's daily bread; anything else is printed by the base class."""
+        """Ignore closed connections, which are normal for crawlers; the base class prints all other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "site"
     timeout = _IDLE_SECONDS
-    # Headers and body in one packet: Nagle's algorithm would add 40 ms to each answer.
+    # Send headers and body in one packet, because Nagle's algorithm would add 40 ms to each answer.
     wbufsize = -1
     disable_nagle_algorithm = True
 
@@ -196,11 +196,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
-        """Requests go to `SiteServer.log`."""
+        """Do nothing: `SiteServer.log` records the requests."""
 
     def _answer(self) -> None:
-        asked = time.monotonic()
-        # A proxy request carries the whole address, any other one its host in a header.
+        received = time.monotonic()
+        # A proxy request contains the whole address. Other requests have the host in a header.
         parts = urlsplit(self.path)
         url = self.path if parts.scheme else f"http://{self.headers.get('Host', '')}{self.path}"
         key = address_key(url)
@@ -208,11 +208,11 @@ class _Handler(BaseHTTPRequestHandler):
         file = self._file(key)
         status = route.status if key in self.server.routes or file else HTTPStatus.NOT_FOUND.value
         path = urlsplit(url).path + (f"?{parts.query}" if parts.query else "")
-        entry = LogEntry(asked, key.partition("/")[0], path, 0 if route.fault else status)
-        place = self.server.arrived(entry)
+        entry = LogEntry(received, key.partition("/")[0], path, 0 if route.fault else status)
+        index = self.server.add_entry(entry)
         if route.delay_seconds:
             self.server.stopping.wait(route.delay_seconds)
-        self.server.log[place] = entry._replace(answered=time.monotonic())
+        self.server.log[index] = entry._replace(answered=time.monotonic())
         if route.fault == "reset":
             self._reset()
             return
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         return file if file.is_relative_to(self.server.root) and file.is_file() else None
 
     def _reset(self) -> None:
-        # A socket that lingers for 0 seconds sends RST when it is closed.
+        # A socket with a linger time of 0 seconds sends RST when it is closed.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.server.resetting.add(self.connection)
         self.close_connection = True
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a folder that build_site wrote")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
     with SiteServer(arguments.folder, arguments.port) as server, suppress(KeyboardInterrupt):
         print(f"serving {arguments.folder} on http://127.0.0.1:{server.port} (Ctrl-C ends)", flush=True)
         threading.Event().wait()

@@ -1,15 +1,15 @@
-"""The demo's small web: some 3,000 pictures on 600 pages of a dozen hosts, with the dirt of the large one.
+"""Generate the demo's web: by default 3,000 pictures on 600 pages of 12 hosts, with the faults of the real web.
 
 `build_site` writes one folder:
 
-    www/HOST/PATH    what each address answers with; jobs.demo.web.server serves it
-    routes.json      addresses that answer otherwise: statuses, headers, redirects, faults
-    warc/*.warc.gz   the pages as a crawler recorded them, where extraction starts
-    expected.json    every image of every page, with what must become of it (`jobs.demo.web.dirt.Fate`)
-    corpus.txt       plain text about the pictures, one document a line, for the query list
+    www/HOST/PATH    the response body of each URL; served by jobs.demo.web.server
+    routes.json      the URLs with special responses: statuses, headers, redirects, faults
+    warc/*.warc.gz   the pages in web archives, the input of the crawl
+    expected.json    every image of every page, with its expected outcome (`jobs.demo.web.dirt.Fate`)
+    corpus.txt       plain text about the pictures for the query list, one document per line
     site.json        the arguments and the totals; written last
 
-Each picture has a random generator of its own, so all bytes follow from the seed and the two sizes.
+Each picture has its own random generator, so the seed and the two sizes determine all bytes.
 """
 
 import json
@@ -39,43 +39,44 @@ _CONTENT_TYPES: Final = {
     "ascii": "text/html",
 }
 _RARE_CHARSETS: Final[dict[int, Charset]] = {5: "latin-1", 13: "ascii"}
-"""By the page's number modulo 20."""
+"""The charset of a page by its number modulo 20; all other pages are UTF-8."""
 _MAX_LINKS: Final = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class SiteSummary:
-    """What `build_site` wrote: its arguments, and totals."""
+    """The arguments of `build_site`, and the totals of the site that it wrote."""
 
     seed: int
     num_images: int
     num_pages: int
     num_archives: int
     num_records: int
-    """Of all archives together."""
+    """Number of WARC records in all archives together."""
     num_documents: int
     num_bytes: int
-    """Of all files below www."""
+    """Total size of all files below www."""
     fates: dict[str, int]
+    """Number of images of each fate."""
 
 
 def build_site(folder: Path, seed: int, num_images: int = 3000, num_pages: int = 600) -> SiteSummary:
-    """Write the site to `folder`; where the same site is there already, nothing is done.
+    """Write the site to `folder`. Does nothing if the folder already contains the same site.
 
     Raises:
-        ValueError: `folder` holds something else, or the numbers are too small for all that can go wrong.
+        ValueError: `folder` contains something else, or the numbers are too small to include every fault.
     """
     record = folder / "site.json"
     if record.is_file():
-        found = SiteSummary(**json.loads(record.read_text(encoding="utf-8")))
-        if (found.seed, found.num_images, found.num_pages) != (seed, num_images, num_pages):
-            raise ValueError(f"{folder} holds another site (see its site.json): remove it, or choose another folder")
-        return found
+        existing = SiteSummary(**json.loads(record.read_text(encoding="utf-8")))
+        if (existing.seed, existing.num_images, existing.num_pages) != (seed, num_images, num_pages):
+            raise ValueError(f"{folder} contains a different site (see its site.json); remove it or use another folder")
+        return existing
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is neither empty nor a finished site: remove it, or choose another folder")
+        raise ValueError(f"{folder} is neither empty nor a finished site; remove it, or choose another folder")
     if not len(PAGE_HOSTS) <= num_pages <= num_images:
         raise ValueError(
-            f"num_pages={num_pages}: must be from {len(PAGE_HOSTS)} (one a host) to num_images={num_images}"
+            f"num_pages={num_pages}: must be from {len(PAGE_HOSTS)} (one per host) to num_images={num_images}"
         )
     writer = SiteWriter(folder)
     pages, fates = _make_pages(writer, seed, num_images, num_pages)
@@ -97,9 +98,9 @@ def build_site(folder: Path, seed: int, num_images: int = 3000, num_pages: int =
 
 
 def _make_pages(writer: SiteWriter, seed: int, num_images: int, num_pages: int) -> tuple[list[Page], Sequence[Fate]]:
-    """Draw all pictures, and lay them out: image i is on page `i * num_pages // num_images`."""
+    """Draw all pictures, and assign them to pages: picture i is on page `i * num_pages // num_images`."""
     rng = np.random.default_rng([seed, 2])
-    # The hosts take turns, so that each one has its share of the crawl; the first page of each is its home.
+    # Consecutive pages are on different hosts, so all hosts get equal shares. A host's first page is its home page.
     hosts = [PAGE_HOSTS[i % len(PAGE_HOSTS)] for i in range(num_pages)]
     paths = ["" if i < len(PAGE_HOSTS) else f"{pick(rng, _SECTIONS)}/{i:04d}.html" for i in range(num_pages)]
     urls = [f"http://{host}/{path}" for host, path in zip(hosts, paths, strict=True)]
@@ -108,14 +109,14 @@ def _make_pages(writer: SiteWriter, seed: int, num_images: int, num_pages: int) 
     pages = []
     starts = [page_of.index(i) for i in range(num_pages)]
     for i, (first, end) in enumerate(pairwise([*starts, num_images])):
-        shown = [pictures.put(j, urls[i], first_of_page=j == first) for j in range(first, end)]
+        on_page = [pictures.put(j, urls[i], first_of_page=j == first) for j in range(first, end)]
         siblings = urls[i % len(PAGE_HOSTS) :: len(PAGE_HOSTS)]
         links = siblings[1 : 1 + _MAX_LINKS] if i < len(PAGE_HOSTS) else [siblings[0], siblings[-1]]
         charset = _RARE_CHARSETS.get(i % 20, "utf-8")
         scenes = [pictures.scene(j) for j in range(first, end)]
         pages.append(Page(
             url=urls[i], title=f"Collection {i}: {_title(scenes)}", links=links, charset=charset,
-            pictures=[_signed(picture, rng) for picture in shown] if charset != "utf-8" else shown,
+            pictures=[_with_artist(picture, rng) for picture in on_page] if charset != "utf-8" else on_page,
             prose=page_prose([term for scene in scenes for term in (scene.colour, scene.shape, scene.text)], rng),
             base_href=f"http://{hosts[i]}/img/" if i % 20 == 8 else "",
         ))  # fmt: skip
@@ -126,8 +127,8 @@ def _title(scenes: Sequence[Scene]) -> str:
     return " and ".join(f"{scene.colour} {scene.shape or scene.text}" for scene in scenes[:2])
 
 
-def _signed(picture: Picture, rng: np.random.Generator) -> Picture:
-    """The picture with its artist's name in the caption: letters that pages in an old charset have to spell right."""
+def _with_artist(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Add an artist's name with accents to a good caption, so that extraction must decode the page's charset."""
     if picture.fate not in GOOD:
         return picture
     return replace(picture, caption=f"{picture.caption.rstrip('.')} by {pick(rng, _ARTISTS)}")
@@ -148,14 +149,14 @@ def _put_host_files(writer: SiteWriter) -> None:
 
 
 def _write_archives(folder: Path, pages: Sequence[Page], bodies: Sequence[bytes]) -> int:
-    """The pages' records in NUM_ARCHIVES files, each with a few records that are no pages; returns their number."""
+    """Write the pages into NUM_ARCHIVES archives, each with a few other records. Returns the number of records."""
     folder.mkdir(parents=True)
     num_records = 0
     for k in range(NUM_ARCHIVES):
         chosen = range(k * len(pages) // NUM_ARCHIVES, (k + 1) * len(pages) // NUM_ARCHIVES)
         exchanges = [_page_exchange(pages[i], bodies[i], compressed=i % 20 == 7) for i in chosen]
         middle = len(exchanges) // 2
-        exchanges[middle:middle] = _other_exchanges(pages[chosen[0]])
+        exchanges[middle:middle] = _exchanges_of_other_kinds(pages[chosen[0]])
         num_records += write_archive(folder / f"demo-{k:05d}.warc.gz", exchanges)
     return num_records
 
@@ -167,8 +168,8 @@ def _page_exchange(page: Page, body: bytes, compressed: bool) -> Exchange:
     return Exchange(url=page.url, headers=headers, body=body)
 
 
-def _other_exchanges(page: Page) -> Iterator[Exchange]:
-    """What else a crawl meets: an image, errors and redirects, a style sheet, a bare page, and one seen before."""
+def _exchanges_of_other_kinds(page: Page) -> Iterator[Exchange]:
+    """Other responses in a crawl: an image, an error, a redirect, a style sheet, a page without images, a revisit."""
     host = page.url.removeprefix("http://").partition("/")[0]
     site, html = f"http://{host}", {"Content-Type": "text/html; charset=utf-8"}
     lost = b'<title>Not found</title><img src="/img/lost.jpg" alt="a picture of a lost red circle">'

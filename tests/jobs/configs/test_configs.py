@@ -1,4 +1,4 @@
-"""The paper's nine recipes, as they come out of their files, against what the paper's tables say."""
+"""The nine recipes in jobs/configs against the paper's tables."""
 
 import dataclasses
 import signal
@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
     pixels: int
 
 
-# Tables 18 to 20, typed in once more
+# Copied by hand from tables 18 to 20, independently of pipeline/paper.py
 RECIPES = {
     "rn50": Recipe("RN50", 5e-4, 0.999, 1e-8, 32, 1024, 224),
     "rn101": Recipe("RN101", 5e-4, 0.999, 1e-8, 32, 512, 224),
@@ -42,16 +42,16 @@ RECIPES = {
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> PretrainJob:
-    """The job that a recipe's file gives."""
-    seen: list[PretrainJob] = []
+    """The job that the file of a recipe configures."""
+    jobs: list[PretrainJob] = []
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     arguments = [f"--config={FOLDER / request.param}.toml", "--snapshot=set", f"--output={tmp_path}"]
-    launch(PretrainJob, lambda job: seen.append(job), arguments)
-    return seen[0]
+    launch(PretrainJob, lambda job: jobs.append(job), arguments)
+    return jobs[0]
 
 
 @pytest.mark.parametrize(("launched", "recipe"), RECIPES.items(), indirect=["launched"], ids=RECIPES)
-def test_a_recipe_is_the_papers(launched: PretrainJob, recipe: Recipe) -> None:
+def test_a_recipe_has_the_papers_values(launched: PretrainJob, recipe: Recipe) -> None:
     train, model = launched.train, model_config(launched.model)
     assert launched.objective == "contrastive"
     found = Recipe(
@@ -66,21 +66,21 @@ def test_a_recipe_is_the_papers(launched: PretrainJob, recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize(("launched", "recipe"), RECIPES.items(), indirect=["launched"], ids=RECIPES)
-def test_a_recipe_can_be_carried_out(launched: PretrainJob, recipe: Recipe) -> None:
-    """Every GPU gets as many samples, in whole groups of the batch norms."""
+def test_a_recipes_batch_can_be_divided_among_its_gpus(launched: PretrainJob, recipe: Recipe) -> None:
+    """All GPUs get the same number of samples, in whole batch-norm groups."""
     train = launched.train
     assert train.gpus_per_worker == 1
     unit = train.norm_group_size if recipe.model.startswith("RN") else 1
     assert set(train.local_batch_sizes(train.num_workers, unit)) == {32768 // train.num_workers}
 
 
-def test_the_papers_models_have_a_recipe_each() -> None:
+def test_each_model_of_the_paper_has_a_recipe() -> None:
     assert {path.stem for path in FOLDER.glob("*.toml")} == {*RECIPES, "tiny"}
     assert {recipe.model for recipe in RECIPES.values()} == set(paper.MODEL_SIZES) == set(paper.LEARNING_RATES)
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "tiny"])
-def test_a_file_says_only_what_differs_from_the_defaults(name: str) -> None:
+def test_a_file_sets_only_options_that_differ_from_the_defaults(name: str) -> None:
     def same(values: dict[str, Any], config_class: Any) -> list[str]:
         fields = {field.name: field for field in dataclasses.fields(config_class)}
         return [key for key, value in values.items() if not isinstance(value, dict) and fields[key].default == value]

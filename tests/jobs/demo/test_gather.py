@@ -11,7 +11,7 @@ from pipeline.schemas import LINK_ROT
 from tests.pipeline.data.rows import candidates, fetched
 
 
-def test_what_was_blocked_or_judged_unsafe_is_not_shown(tmp_path: Path) -> None:
+def test_blocked_and_unsafe_pairs_are_not_shown(tmp_path: Path) -> None:
     reasons = [Reason.BLOCKED_URL, Reason.NOT_FOUND, *sorted(SAFETY), Reason.TOO_SMALL, None]
     captions = [f"caption {number}" for number in range(len(reasons))]
     early = candidates(url=captions, caption=captions, reason=reasons)
@@ -26,13 +26,13 @@ def test_what_was_blocked_or_judged_unsafe_is_not_shown(tmp_path: Path) -> None:
     assert [pair.reason for pair in shown] == [Reason.NOT_FOUND, Reason.TOO_SMALL] * 4
 
 
-def test_link_rot_is_read_as_the_crawl_left_it(tmp_path: Path) -> None:
+def test_link_rot_is_read_from_the_crawls_table(tmp_path: Path) -> None:
     (tmp_path / "crawl").mkdir()
     table = pa.table([["host", "year"], ["a.example", None], [6, 9], [1, 3], [2, 3], [1, 1], [1, 1], [1, 1]], LINK_ROT)
     pq.write_table(table, tmp_path / "crawl" / "link_rot.parquet")
-    one, other = gather.link_rot(tmp_path)
+    host, year = gather.link_rot(tmp_path)
     expected = LinkCount(
         by="host", name="a.example", tried=6, kept=1, transient=2, permanent=1, policy=1, image_refused=1
     )
-    assert one == expected
-    assert (other.by, other.name, other.tried) == ("year", None, 9)
+    assert host == expected
+    assert (year.by, year.name, year.tried) == ("year", None, 9)

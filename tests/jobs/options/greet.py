@@ -1,4 +1,4 @@
-"""A job for the tests of jobs/options/launch.py, as small as a job can be."""
+"""A minimal job for the tests of jobs/options/launch.py."""
 
 import time
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from jobs.options.launch import launch
 
 @dataclass(frozen=True, kw_only=True)
 class VoiceConfig:
-    """How to say it."""
+    """Nested options, whose values are not used."""
 
     volume: float = 1.0
     pool: Pool = field(default_factory=Pool)
@@ -20,7 +20,7 @@ class VoiceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GreetJob:
-    """Greets, and fails as it is told to."""
+    """Print a greeting, or fail in the way that `fail` requests."""
 
     output: str
     names: tuple[str, ...] = ()

@@ -23,28 +23,30 @@ def archive(num_pages: int = 3) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["warc.paths.gz", "warc.paths"])
-def test_a_list_of_paths(tmp_path: Path, name: str) -> None:
+def test_paths_of_a_list_are_joined_to_the_base(tmp_path: Path, name: str) -> None:
     text = "\n".join([*PATHS, "s3://elsewhere/x.warc.wat.gz", ""]).encode()
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     found = list_inputs(str(tmp_path / name), "s3://commoncrawl/")
     assert found == [*(f"s3://commoncrawl/{path}" for path in PATHS), "s3://elsewhere/x.warc.wat.gz"]
 
 
-@pytest.mark.parametrize(("text", "message"), [("a.warc.gz\nb.warc.wet.gz", "'b.warc.wet.gz' is no"), ("", "no paths")])
-def test_lists_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"), [("a.warc.gz\nb.warc.wet.gz", "'b.warc.wet.gz' is not an archive"), ("", "no paths")]
+)
+def test_invalid_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.paths").write_text(text)
     with pytest.raises(ValueError, match=f"x.paths: .*{message}"):
         list_inputs(str(tmp_path / "x.paths"), BASE)
 
 
-def test_a_folder_names_each_pair_once(tmp_path: Path) -> None:
+def test_a_folder_lists_each_pair_once(tmp_path: Path) -> None:
     for name in ("00000.tar", "00000.parquet", "00000_stats.json", "00001.parquet", "x.csv", "y.warc.wat.gz", "z.wat"):
         (tmp_path / name).write_bytes(b"")
     names = [Path(uri).name for uri in list_inputs(str(tmp_path), BASE)]
     assert names == ["00000.tar", "00001.parquet", "x.csv", "y.warc.wat.gz", "z.wat"]
 
 
-def test_archives_behind_a_web_server_are_read_as_local_ones(tmp_path: Path) -> None:
+def test_archives_on_a_web_server_give_the_same_rows_as_local_ones(tmp_path: Path) -> None:
     data = archive()
     (tmp_path / "x.warc.gz").write_bytes(data)
     files = {f"/{path}": data for path in PATHS} | {"/warc.paths.gz": gzip.compress("\n".join(PATHS).encode())}
@@ -59,7 +61,7 @@ def test_archives_behind_a_web_server_are_read_as_local_ones(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.CUT, Fault.SHORT], ids=lambda fault: fault.name)
-def test_bytes_that_do_not_come_are_no_short_archive(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_is_not_read_as_a_short_archive(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(http, "RETRY_ATTEMPTS", 2)
     http._pool.cache_clear()

@@ -40,7 +40,7 @@ def plain(**changes: object) -> Scene:
 
 
 def mask_of(scene: Scene, size_px: int = 128) -> npt.NDArray[np.bool_]:
-    """Where the picture is nearer to the scene's colour than to its background."""
+    """The pixels that are closer to the scene's colour than to its background."""
     pixels = np.asarray(render(scene, size_px), np.float64)
     near = np.linalg.norm(pixels - COLOURS[scene.colour], axis=-1)
     mask: npt.NDArray[np.bool_] = near < np.linalg.norm(pixels - BACKGROUNDS[scene.background], axis=-1)
@@ -48,14 +48,14 @@ def mask_of(scene: Scene, size_px: int = 128) -> npt.NDArray[np.bool_]:
 
 
 def num_blobs(mask: npt.NDArray[np.bool_]) -> int:
-    """Connected regions of at least 20 pixels."""
-    image, found = Image.fromarray(mask.astype(np.uint8) * 255), 0
+    """The number of connected regions of at least 20 pixels."""
+    image, num_found = Image.fromarray(mask.astype(np.uint8) * 255), 0
     for y, x in np.argwhere(mask):
         if image.getpixel((int(x), int(y))) == 255:
             ImageDraw.floodfill(image, (int(x), int(y)), 128)
-            found += int(np.count_nonzero(np.asarray(image) == 128) >= 20)
+            num_found += int(np.count_nonzero(np.asarray(image) == 128) >= 20)
             image = image.point(lambda value: 0 if value == 128 else value)
-    return found
+    return num_found
 
 
 def test_the_same_scene_gives_the_same_bytes() -> None:
@@ -77,7 +77,7 @@ def test_every_part_of_a_scene_is_sampled_and_drawn() -> None:
         assert image.mode == "RGB"
         assert min(image.size) == 48
         assert image.width / image.height == pytest.approx(scene.aspect, abs=0.02)
-        # Something is drawn: the picture is not one colour.
+        # The picture is not a single colour, so something is drawn.
         assert np.asarray(image).std(axis=(0, 1)).max() > 4
     assert {scene.shape for scene in scenes} == {*SHAPES, *PATTERNS, ""}
     assert {scene.colour for scene in scenes} == set(COLOURS)
@@ -87,7 +87,7 @@ def test_every_part_of_a_scene_is_sampled_and_drawn() -> None:
     assert 0.6 < kinds["shape"] / len(scenes) < 0.8
 
 
-def test_what_is_drawn_stands_out() -> None:
+def test_colours_contrast_with_the_background() -> None:
     rng = np.random.default_rng(0)
     for _ in range(400):
         scene = sample_scene(rng)
@@ -108,7 +108,7 @@ def test_the_middle_of_a_circle_has_its_colour(colour: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("count", COUNTS)
-def test_as_many_shapes_as_the_scene_says(shape: str, count: int) -> None:
+def test_the_number_of_shapes_is_the_scenes(shape: str, count: int) -> None:
     for position in ("centre",) if count == 1 else ("row", "column", "scattered"):
         for seed in range(6):
             scene = plain(
@@ -121,7 +121,7 @@ def test_as_many_shapes_as_the_scene_says(shape: str, count: int) -> None:
     ("position", "x", "y"),
     [("centre", 0, 0), ("left", -1, 0), ("right", 1, 0), ("top", 0, -1), ("bottom", 0, 1), ("bottom left", -1, 1)],
 )
-def test_a_shape_is_where_the_scene_says(position: str, x: int, y: int) -> None:
+def test_the_position_of_a_shape_is_the_scenes(position: str, x: int, y: int) -> None:
     for seed in range(5):
         mask = mask_of(plain(position=position, size="small", seed=seed))
         down, right = np.argwhere(mask).mean(axis=0) / np.array(mask.shape) - 0.5
@@ -137,10 +137,10 @@ def test_sizes_are_ordered_and_textures_have_gaps() -> None:
         assert 0.4 * areas[2] < mask_of(plain(texture=texture)).mean() < 0.85 * areas[2]
 
 
-def test_arrows_point_where_they_say() -> None:
+def test_arrows_point_in_the_scenes_direction() -> None:
     for direction, axis, sign in (("up", 0, -1), ("down", 0, 1), ("left", 1, -1), ("right", 1, 1)):
         mask = mask_of(plain(shape="arrow", direction=direction, seed=5))
-        # The head is wider than the shaft, so the widest line lies towards where the arrow points.
+        # The head is wider than the shaft, so the widest line is on the side to which the arrow points.
         widths = mask.sum(axis=1 - axis)
         inside = np.flatnonzero(widths)
         assert np.sign(int(widths.argmax()) - (inside[0] + inside[-1]) / 2) == sign
@@ -153,7 +153,7 @@ def test_digits_differ_from_each_other() -> None:
             assert (first ^ second).sum() > 0.1 * first.sum()
 
 
-def test_captions_say_nothing_that_is_not_so() -> None:
+def test_captions_are_true_of_their_scenes() -> None:
     rng = np.random.default_rng(0)
     nouns = {**{shape: shape for shape in SHAPES}, "disc": "circle", "hoop": "ring", "plus sign": "cross"}
     opposites = {
@@ -170,19 +170,19 @@ def test_captions_say_nothing_that_is_not_so() -> None:
         quoted = re.sub(rf"\b{scene.text}\b", "", text) if scene.kind == "word" else text
         words = set(re.findall(r"\w+", quoted))
 
-        def said(names: object, words: set[str] = words) -> set[str]:
+        def mentioned(names: object, words: set[str] = words) -> set[str]:
             return {name for name in names if {name, f"{name}s"} & words}  # type: ignore[attr-defined]
 
-        assert said(COLOURS) <= {scene.colour, scene.second_colour}
+        assert mentioned(COLOURS) <= {scene.colour, scene.second_colour}
         assert {nouns[name] for name in nouns if re.search(rf"\b{name}s?\b", quoted)} <= {scene.shape}
-        assert said(BACKGROUNDS) <= {scene.background}
+        assert mentioned(BACKGROUNDS) <= {scene.background}
         assert scene.size not in {opposites[word] for word in opposites if word in words}
         if scene.kind == "shape":
             assert scene.shape in {nouns[name] for name in nouns if re.search(rf"\b{name}s?\b", text)}
-            assert said(NUMBER_WORDS) <= {NUMBER_WORDS[scene.count]}
+            assert mentioned(NUMBER_WORDS) <= {NUMBER_WORDS[scene.count]}
             assert {"up", "down"} & words <= {scene.direction, scene.position}
         if scene.kind == "digit":
-            assert said(NUMBER_WORDS) | set(re.findall(r"\d", text)) <= {scene.text, NUMBER_WORDS[int(scene.text)]}
+            assert mentioned(NUMBER_WORDS) | set(re.findall(r"\d", text)) <= {scene.text, NUMBER_WORDS[int(scene.text)]}
         if scene.kind == "word":
             assert scene.text in text
         assert not re.search(r"  |\ba [aeio]|\{|\}| ,", text), text
@@ -199,7 +199,7 @@ def test_captions_are_varied_and_detail_adds_words() -> None:
     assert min(terse) >= 2
 
 
-def test_evaluation_sets(tmp_path: Path) -> None:
+def test_evaluation_sets_have_the_documented_format(tmp_path: Path) -> None:
     evaluation_sets(tmp_path, seed=1, per_class=3)
     sizes = {}
     for folder in sorted(tmp_path.iterdir()):
@@ -226,7 +226,7 @@ def test_evaluation_sets(tmp_path: Path) -> None:
     assert len(set(captions)) == len(captions) == 60
 
 
-def test_evaluation_sets_follow_from_the_seed(tmp_path: Path) -> None:
+def test_the_seed_determines_evaluation_sets(tmp_path: Path) -> None:
     def digest(name: str, seed: int) -> str:
         evaluation_sets(tmp_path / name, seed, per_class=1)
         files = sorted((tmp_path / name).rglob("*.*"))

@@ -15,7 +15,7 @@ from jobs.demo.web.server import Route, SiteServer, SiteWriter, address_key, rea
 from tests.web import picture, serve, web
 
 
-def test_hosts_are_told_apart_by_the_host_header(tmp_path: Path) -> None:
+def test_hosts_are_distinguished_by_the_host_header(tmp_path: Path) -> None:
     answers = {"http://a.example/x.txt": b"of a", "http://b.example/x.txt": b"of b", "http://a.example/": b"home"}
     with web(tmp_path, answers) as site:
         connection = http.client.HTTPConnection(site.address, timeout=10)
@@ -26,7 +26,9 @@ def test_hosts_are_told_apart_by_the_host_header(tmp_path: Path) -> None:
             ("a.example", "/"),
             ("c.example", "/"),
         ):
-            connection.request("GET", path, headers={"Host": host})  # one connection for all: it is kept alive
+            connection.request(
+                "GET", path, headers={"Host": host}
+            )  # all requests use one connection, which is kept alive
             response = connection.getresponse()
             found.append((response.status, response.read()))
         connection.close()
@@ -88,7 +90,7 @@ def test_a_reset_is_a_reset_and_logged_as_status_0(tmp_path: Path) -> None:
         assert [entry.status for entry in site.log] == [0]
 
 
-def test_a_declared_length_that_is_not_kept(tmp_path: Path) -> None:
+def test_a_body_can_be_shorter_than_its_declared_length(tmp_path: Path) -> None:
     whole = picture()
     answers = {"http://a.example/x.jpg": (whole[:500], Route(declared_length=len(whole)))}
     with web(tmp_path, answers) as site, pytest.raises(http.client.IncompleteRead) as caught:
@@ -96,7 +98,7 @@ def test_a_declared_length_that_is_not_kept(tmp_path: Path) -> None:
     assert (caught.value.partial, caught.value.expected) == (whole[:500], len(whole) - 500)
 
 
-def test_a_delay_is_kept_and_does_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_an_answer_is_delayed_but_the_end_of_the_server_is_not(tmp_path: Path) -> None:
     answers = {"http://a.example/slow": Route(delay_seconds=60.0), "http://a.example/late": Route(delay_seconds=0.3)}
     start = time.monotonic()
     with web(tmp_path, answers) as site:
@@ -108,7 +110,7 @@ def test_a_delay_is_kept_and_does_not_hold_up_the_end(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if "process_request" in thread.name]
 
 
-def test_routes_survive_the_file(tmp_path: Path) -> None:
+def test_routes_are_read_as_they_were_written(tmp_path: Path) -> None:
     route = Route(status=302, headers={"Location": "/b"}, declared_length=7, fault="reset", delay_seconds=0.5)
     writer = SiteWriter(tmp_path)
     writer.put("http://A.example:80/a%20b?c=d", b"1234567", route)
@@ -125,8 +127,8 @@ def test_address_key(url: str, key: str) -> None:
     assert address_key(url) == key
 
 
-def test_a_folder_that_is_no_site(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path} holds no routes.json")), serve(tmp_path):
+def test_a_folder_that_is_not_a_site_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path} contains no routes.json")), serve(tmp_path):
         pass
 
 
@@ -137,7 +139,7 @@ def test_the_port_can_be_chosen(tmp_path: Path) -> None:
         assert server.port == port
 
 
-def test_in_the_foreground(tmp_path: Path) -> None:
+def test_the_server_runs_as_a_command_until_interrupted(tmp_path: Path) -> None:
     writer = SiteWriter(tmp_path)
     writer.put("http://a.example/", b"home")
     writer.finish()

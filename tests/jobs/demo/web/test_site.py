@@ -71,12 +71,12 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert digest(tmp_path / "a")["corpus.txt"] != digest(tmp_path / "c")["corpus.txt"]
 
 
-def test_a_site_that_is_there_is_left_alone(site: Path, tmp_path: Path) -> None:
+def test_a_finished_site_is_not_changed(site: Path, tmp_path: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in site.rglob("*")}
     again = build_site(site, seed=5, num_images=NUM_IMAGES, num_pages=NUM_PAGES)
     assert {file: file.stat().st_mtime_ns for file in site.rglob("*")} == before
     assert (again.num_images, again.num_pages, sum(again.fates.values())) == (NUM_IMAGES, NUM_PAGES, NUM_IMAGES)
-    with pytest.raises(ValueError, match="holds another site"):
+    with pytest.raises(ValueError, match="contains a different site"):
         build_site(site, seed=6, num_images=NUM_IMAGES, num_pages=NUM_PAGES)
     unfinished = tmp_path / "unfinished"
     shutil.copytree(site / "warc", unfinished / "warc")
@@ -84,7 +84,7 @@ def test_a_site_that_is_there_is_left_alone(site: Path, tmp_path: Path) -> None:
         build_site(unfinished, seed=5)
 
 
-def test_numbers_that_are_too_small(tmp_path: Path) -> None:
+def test_numbers_that_are_too_small_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"num_images=20: .* at least 42"):
         build_site(tmp_path, seed=0, num_images=20, num_pages=12)
     with pytest.raises(ValueError, match="num_pages=3: must be from 12"):
@@ -99,14 +99,14 @@ def test_four_of_five_images_are_good_and_every_fate_occurs(expected: list[dict[
     assert len(expected) == NUM_IMAGES
 
 
-def test_captions_stand_in_many_places(expected: list[dict[str, str]]) -> None:
+def test_captions_have_all_kinds_of_sources(expected: list[dict[str, str]]) -> None:
     sources = Counter(entry["source"] for entry in expected if entry["fate"] in GOOD)
     assert set(sources) == {"alt", "figcaption", "title", "srcset", "lazy", "og:image:alt"}
     assert 0.25 < sources["alt"] / sources.total() < 0.45
 
 
 def get(served: Web, url: str) -> Reply:
-    """Follow redirects within the demo's own web."""
+    """Fetch a URL, following redirects within the demo's web."""
     for _ in range(3):
         reply = served.get(url)
         if reply.status not in {301, 302, 307, 308}:
@@ -133,11 +133,11 @@ def test_good_pictures_are_served_and_decode(served: Web, expected: list[dict[st
 
 
 @pytest.mark.parametrize(("fate", "status"), [(Fate.NOT_FOUND, 404), (Fate.GONE, 410), (Fate.SERVER_ERROR, 500)])
-def test_dead_links(served: Web, expected: list[dict[str, str]], fate: Fate, status: int) -> None:
+def test_dead_links_have_their_status(served: Web, expected: list[dict[str, str]], fate: Fate, status: int) -> None:
     assert {served.get(entry["url"]).status for entry in of_fate(expected, fate)} == {status}
 
 
-def test_resets_and_loops(served: Web, expected: list[dict[str, str]]) -> None:
+def test_resets_and_redirect_loops(served: Web, expected: list[dict[str, str]]) -> None:
     for entry in of_fate(expected, Fate.RESET):
         with pytest.raises((ConnectionError, urllib.error.URLError)):
             served.get(entry["url"])
@@ -146,7 +146,7 @@ def test_resets_and_loops(served: Web, expected: list[dict[str, str]]) -> None:
             get(served, entry["url"])
 
 
-def test_private_addresses(served: Web, expected: list[dict[str, str]]) -> None:
+def test_private_addresses_are_not_global(served: Web, expected: list[dict[str, str]]) -> None:
     targets = [entry["url"] for entry in of_fate(expected, Fate.PRIVATE)]
     for entry in of_fate(expected, Fate.REDIRECT_PRIVATE):
         reply = served.get(entry["url"])
@@ -157,7 +157,7 @@ def test_private_addresses(served: Web, expected: list[dict[str, str]]) -> None:
         assert host == "localhost" or not ip_address(host).is_global
 
 
-def test_robots_txt_forbids_what_it_should_and_nothing_else(served: Web, expected: list[dict[str, str]]) -> None:
+def test_robots_txt_forbids_exactly_the_pictures_of_that_fate(served: Web, expected: list[dict[str, str]]) -> None:
     rules = {}
     for host in (*PAGE_HOSTS, CDN_HOST):
         reply = served.get(f"http://{host}/robots.txt")
@@ -171,13 +171,13 @@ def test_robots_txt_forbids_what_it_should_and_nothing_else(served: Web, expecte
         assert (host == CLOSED_HOST) <= (entry["fate"] == Fate.ROBOTS)
 
 
-def test_robots_tags(served: Web, expected: list[dict[str, str]]) -> None:
+def test_robots_tags_match_their_fate(served: Web, expected: list[dict[str, str]]) -> None:
     for fate, known in ((Fate.NOAI, r"no(ai|imageindex)"), (Fate.OTHER_BOT, r"^(otherbot:|max-|all)")):
         for entry in of_fate(expected, fate):
             assert re.search(known, served.get(entry["url"]).headers["X-Robots-Tag"])
 
 
-def test_broken_files(served: Web, expected: list[dict[str, str]]) -> None:
+def test_broken_files_cannot_be_decoded(served: Web, expected: list[dict[str, str]]) -> None:
     for entry in of_fate(expected, Fate.TRUNCATED):
         try:
             body = served.get(entry["url"]).body
@@ -203,7 +203,7 @@ def test_the_bomb_is_a_valid_image() -> None:
         assert image.getextrema() == (0, 0)
 
 
-def test_duplicates(served: Web, expected: list[dict[str, str]]) -> None:
+def test_duplicates_are_equal_or_perceptually_close(served: Web, expected: list[dict[str, str]]) -> None:
     def phash(body: bytes) -> imagehash.ImageHash:
         with Image.open(io.BytesIO(body)) as image:
             return imagehash.phash(image)
@@ -250,7 +250,7 @@ def test_archives_are_valid_and_hold_every_page(site: Path) -> None:
     assert kinds["request"] == kinds["response"] + kinds["revisit"]
     served_pages = {url for url in pages if not url.endswith("/about.html")}
     assert len(served_pages) == NUM_PAGES
-    for url in served_pages:  # what the archive holds is what the server serves
+    for url in served_pages:  # the archive has the bytes that the server sends
         parts = urlsplit(url)
         file = site / "www" / f"{parts.hostname}{parts.path}{'index.html' if parts.path.endswith('/') else ''}"
         assert pages[url] == file.read_bytes()
@@ -281,7 +281,7 @@ def test_old_charsets_and_base_addresses_occur(site: Path) -> None:
     assert any(b'<base href="' in page for page in pages)
 
 
-def test_junk_is_junk_and_other_languages_share_no_word() -> None:
+def test_junk_is_rejected_and_foreign_captions_share_no_word_with_the_corpus() -> None:
     rng = np.random.default_rng(0)
     config = CaptionConfig()
     assert all(rejection_reason(junk_caption(rng), config) for _ in range(500))
@@ -292,7 +292,7 @@ def test_junk_is_junk_and_other_languages_share_no_word() -> None:
         assert not english & set(re.findall(r"\w+", caption.casefold()))
 
 
-def test_captions_are_english_but_the_foreign_ones() -> None:
+def test_only_foreign_captions_are_rejected_for_their_language() -> None:
     rng = np.random.default_rng(0)
     foreign = [foreign_caption(sample_scene(rng, "shape"), rng) for _ in range(500)]
     english = [describe(sample_scene(rng), rng) for _ in range(2000)]
@@ -301,7 +301,7 @@ def test_captions_are_english_but_the_foreign_ones() -> None:
         assert abs(reasons.count(Reason.CAPTION_LANGUAGE) - lost) <= 0.02 * len(captions)
 
 
-def test_the_corpus_names_everything_dozens_of_times(site: Path) -> None:
+def test_the_corpus_has_each_noun_at_least_24_times(site: Path) -> None:
     documents = (site / "corpus.txt").read_text(encoding="utf-8").splitlines()
     assert len(documents) > 500
     assert all(len(document.split()) >= 10 for document in documents)
@@ -311,7 +311,7 @@ def test_the_corpus_names_everything_dozens_of_times(site: Path) -> None:
 
 
 def test_relative_references_resolve(site: Path, expected: list[dict[str, str]]) -> None:
-    """Every address in a src or data-src of a page is one that expected.json knows."""
+    """Every address in a src or data-src of a page is in expected.json."""
     known = {unquote(entry[key]) for entry in expected for key in ("url", "small_url")}
     for page_url in sorted({entry["page_url"] for entry in expected}):
         parts = urlsplit(page_url)
