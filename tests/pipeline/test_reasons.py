@@ -3,7 +3,7 @@ import pytest
 from pipeline.reasons import IMAGE_CHECKS, PERMANENT, POLICY, TRANSIENT, Reason, class_of, status_of
 
 
-def test_reasons_are_told_apart_by_what_people_read() -> None:
+def test_reasons_have_distinct_values() -> None:
     values = [reason.value for reason in Reason]
     assert len(set(values)) == len(values)
 
@@ -31,7 +31,7 @@ def test_image_checks_are_permanent() -> None:
     assert {class_of(reason.value) for reason in IMAGE_CHECKS} == {"permanent"}
 
 
-def test_statuses_are_img2datasets() -> None:
+def test_statuses_are_those_of_img2dataset() -> None:
     assert status_of(None) == "success"
     assert status_of(Reason.RESIZE_FAILED) == status_of(Reason.NOT_AN_IMAGE) == "failed_to_resize"
     assert status_of(Reason.TIMEOUT) == status_of(Reason.ROBOTS_TXT) == "failed_to_download"

@@ -8,36 +8,36 @@ from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED, PAIRS, conform, with_
 SMALL = pa.schema([("a", pa.int32()), ("b", pa.string()), ("c", pa.list_(pa.int32()))])
 
 
-def test_conform_orders_casts_and_fills() -> None:
+def test_conform_orders_columns_casts_them_and_adds_nulls() -> None:
     table = conform(pa.table({"b": pa.array(["x", None], pa.large_string()), "a": pa.array([1, 2], pa.int64())}), SMALL)
     assert table.schema == SMALL
     assert table.to_pydict() == {"a": [1, 2], "b": ["x", None], "c": [None, None]}
 
 
-def test_conform_of_no_rows() -> None:
+def test_conform_of_an_empty_table() -> None:
     assert conform(pa.table({}), SMALL) == SMALL.empty_table()
 
 
-def test_conform_refuses_what_it_does_not_know() -> None:
+def test_conform_refuses_unknown_columns() -> None:
     with pytest.raises(ValueError, match=r"columns \['d', 'e'\] are not in the schema \['a', 'b', 'c'\]"):
         conform(pa.table({"e": [1], "a": [1], "d": [1]}), SMALL)
 
 
 @pytest.mark.parametrize("values", [[2**40], ["x"]])
-def test_conform_refuses_what_does_not_fit(values: list[object]) -> None:
+def test_conform_refuses_values_that_cannot_be_cast(values: list[object]) -> None:
     with pytest.raises(ValueError, match=r"not in range|Failed to parse"):
         conform(pa.table({"a": values}), SMALL)
 
 
-def test_with_reasons_replaces_them() -> None:
+def test_with_reasons_replaces_the_reasons() -> None:
     table = pa.table({"a": [1, 2], "reason": pa.array(["old", None], pa.string()), "b": [3, 4]})
     changed = with_reasons(table, [None, Reason.NOT_FOUND])
     assert changed.to_pydict() == {"a": [1, 2], "reason": [None, "not found (404, 410)"], "b": [3, 4]}
     assert changed.schema == table.schema
 
 
-def test_a_stage_adds_columns_to_those_before_it() -> None:
-    """So that rows pass through the chain without a mapping."""
+def test_columns_keep_their_names_and_types_from_stage_to_stage() -> None:
+    """So rows pass through the chain without a mapping, except for the rename of `jpg` to `image` in shard.py."""
     types = {field.name: field.type for field in FETCHED} | {"phash": pa.uint64()}
     renamed = {"image": "jpg"}
     assert all(types[renamed.get(field.name, field.name)] == field.type for field in (*CANDIDATES, *PAIRS))

@@ -25,11 +25,11 @@ from pipeline.reasons import Reason
 from pipeline.schemas import DUPLICATES, PICTURES, SPARES, conform, with_reasons
 
 CAPTION_SOURCES = ("figcaption", "alt", "table", "title", "og:image:alt")
-"""Where a caption came from, best first."""
+"""The sources of captions, best first."""
 MAX_SPARE_CAPTIONS = 32
-"""Of a row, the longest_captions ones: logos have millions of texts."""
+"""Maximum number of spare captions of a row; the longest are kept, because logos have millions of captions."""
 MIN_WORDS = 3
-"""Of a caption that says enough for two pictures with it to be suspected of being one."""
+"""Minimum number of words for two pictures to be compared because they have the same caption."""
 _WORD = re.compile(r"\w+")
 
 
@@ -53,17 +53,17 @@ def caption_words(caption: str) -> str:
 
 
 def longest_captions(captions: Iterable[str]) -> list[str]:
-    """Different captions, the longest_captions first, as many as a row has at most."""
+    """The distinct captions, longest first, at most MAX_SPARE_CAPTIONS."""
     return sorted(set(captions), key=lambda text: (-len(text), text))[:MAX_SPARE_CAPTIONS]
 
 
 def distinct_captions(caption: str, others: Iterable[str]) -> list[str]:
-    """The other captions that say something else, the longest_captions first, no two of them nearly equal."""
-    found = {caption_words(caption)}
+    """The other captions that differ in their words from `caption` and from each other, longest first."""
+    known = {caption_words(caption)}
     spare: list[str] = []
     for text in longest_captions(others):
-        if (words_of := caption_words(text)) not in found:
-            found.add(words_of)
+        if (words_of := caption_words(text)) not in known:
+            known.add(words_of)
             spare.append(text)
     return spare
 

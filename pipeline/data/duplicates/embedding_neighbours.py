@@ -1,11 +1,11 @@
-"""Pairs of near embeddings among any number of pictures, as SemDeDup finds them (Abbas et al. 2023, section 3).
+"""Find pairs of near embeddings among any number of pictures, as in SemDeDup (Abbas et al. 2023, section 3).
 
-k-means cuts the space into cells, and pictures are compared within their cells only: N^2 / k comparisons instead of
-N^2. SemDeDup misses the pairs that a border parts; here each picture is in the `num_cells_each` cells nearest to it,
-and two of them meet wherever they share a cell. docs/results.md has how many are found so.
+k-means divides the space into cells, and pictures are compared only within their cells: N^2 / k comparisons instead of
+N^2. SemDeDup misses pairs separated by a cell border. Here each picture is in its `num_cells_each` nearest cells, and
+two pictures are compared if they share a cell. docs/results.md reports the share of pairs that is found.
 
-Which pairs are found depends on the centroids and on no partition or order: cosines and cells are decided by sums over
-single rows (embeddings.cosines), and a pair that shares several cells is told in one of them.
+The pairs found depend on the centroids only, not on partitions or row order: cosines and cells are computed from sums
+over single rows (embeddings.cosines), and a pair that shares several cells is reported in one of them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pipeline.schemas import CELL_MEMBERS, CENTROIDS, EMBEDDING_EDGES
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 1024
-"""Rows compared with as many others at once: 4 MB of products."""
+"""Number of rows in a block; comparing two blocks makes 4 MB of products."""
 _SLACK = 1e-3
-"""How far a product of single precision may be from the cosine, and far more than it is."""
+"""Upper bound of the error of a single-precision dot product; the actual error is far smaller."""
 _NUM_ITERATIONS = 20
 
 
@@ -37,35 +37,37 @@ class CellsConfig:
     """How pictures with near embeddings are found."""
 
     min_similarity: float = 0.9
-    """Cosine from which on two pictures are the same. It is the encoder's: see docs/overlap.md for how to choose it."""
+    """Minimum cosine for two pictures to count as the same. It depends on the encoder: docs/overlap.md explains how to
+    choose it."""
     num_cells: int = 1024
-    """Cells, k of k-means: about the square root of the number of pictures makes the least work."""
+    """Number of cells, the k of k-means. The square root of the number of pictures takes about the least work."""
     num_cells_each: int = 2
-    """Cells that a picture is in: 1 is SemDeDup, more find more of the pairs across borders and cost as many times."""
+    """Number of cells that contain each picture. 1 is SemDeDup; more cells find more of the pairs across borders, and
+    cost increases in proportion."""
     sample_per_cell: int = 64
-    """Pictures for each cell from which the centroids are learned."""
+    """Number of sampled pictures per cell from which the centroids are learned."""
     max_edges_each: int = 100
-    """Better pictures, the best ones first, that a picture is tied to within a cell. It bounds the edges of a picture
-    that stands a million times in the web; at worst a duplicate stays, where all of these went."""
+    """Maximum number of edges from a picture to better pictures within a cell; the best ones are kept. Caps the edges
+    of very common pictures; a duplicate may survive if all its recorded neighbours were removed."""
     seed: int = 0
-    """Of the sample and of k-means."""
+    """Seed of the sample and of k-means."""
     kmeans_threads: int = 1
-    """Threads that learn the centroids. Their last bits depend on it, and so do the pairs that a border parts."""
+    """Number of threads of k-means. The last bits of the centroids depend on it, and so do the pairs near borders."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:
-            raise ValueError(f"min_similarity = {self.min_similarity}: a cosine above 0, at most 1")
+            raise ValueError(f"min_similarity = {self.min_similarity}: must be a cosine above 0 and at most 1")
         for name in ("num_cells", "num_cells_each", "sample_per_cell", "max_edges_each", "kmeans_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
         if self.num_cells_each > self.num_cells:
-            raise ValueError(f"num_cells_each = {self.num_cells_each}: there are {self.num_cells} cells")
+            raise ValueError(f"num_cells_each = {self.num_cells_each}: must be at most num_cells = {self.num_cells}")
 
 
 def sample(table: pa.Table, num_rows: int, total: int, seed: int) -> pa.Table:
-    """About `num_rows` of `total` rows, of which the table is a part: those whose pair_id draws low enough.
+    """The table's share of a sample of about `num_rows` out of `total` rows: the rows with the lowest draws.
 
-    All parts' samples together are the sample of all rows, whatever the parts.
+    The draws are hashes of pair_id, so the whole sample does not depend on how the rows are divided into parts.
     """
     if num_rows >= total:
         return table
@@ -74,11 +76,11 @@ def sample(table: pa.Table, num_rows: int, total: int, seed: int) -> pa.Table:
 
 
 def learn_centroids(table: pa.Table, config: CellsConfig) -> Matrix:
-    """The centroids of k-means on the sphere (Dhillon and Modha 2001) over EMBEDDINGS: float32 [k, E], of length one.
+    """The centroids of spherical k-means (Dhillon and Modha 2001) over EMBEDDINGS: unit vectors, float32 [k, E].
 
-    At most `num_cells`, and at most as many as there are rows.
+    k is `num_cells`, or the number of rows if there are fewer.
     """
-    import faiss  # loads libraries that the rest does without
+    import faiss  # imported here because it loads libraries that the rest of the module does not need
 
     embeddings = to_matrix(table.take(np.argsort(table["pair_id"].to_numpy(zero_copy_only=False)))["embedding"])
     count = min(config.num_cells, len(embeddings))
@@ -90,39 +92,39 @@ def learn_centroids(table: pa.Table, config: CellsConfig) -> Matrix:
         spherical=True,
         seed=config.seed,
         min_points_per_centroid=1,
-        max_points_per_centroid=len(embeddings),  # the sample is drawn already
+        max_points_per_centroid=len(embeddings),  # the rows are already a sample
     )
     kmeans.train(embeddings)
     return np.asarray(kmeans.centroids, np.float32)
 
 
 def centroid_table(centroids: Matrix) -> pa.Table:
-    """CENTROIDS, which `embeddings.to_matrix` reads."""
+    """CENTROIDS of a matrix; `embeddings.to_matrix` converts them back."""
     return pa.table([list(centroids)], schema=CENTROIDS)
 
 
 def nearest_cells(embeddings: Matrix, centroids: Matrix, num_cells_each: int) -> npt.NDArray[np.int32]:
-    """The cells nearest to each embedding, nearest first: int32 [N, num_cells_each], or as many as there are."""
+    """The nearest cells of each embedding, nearest first: int32 [N, min(num_cells_each, number of centroids)]."""
     each = min(num_cells_each, len(centroids))
-    candidates = min(each + 2, len(centroids))  # two more, so that rounding of the product decides nothing
-    found = np.empty((len(embeddings), each), np.int32)
+    candidates = min(each + 2, len(centroids))  # two extra, so that rounding of the product does not affect the result
+    cells = np.empty((len(embeddings), each), np.int32)
     for start in range(0, len(embeddings), _BLOCK):
         rows = embeddings[start : start + _BLOCK]
         products = rows @ centroids.T
         near = np.argpartition(-products, candidates - 1, axis=1)[:, :candidates]
         exact = cosines(np.repeat(rows, candidates, axis=0), centroids[near.ravel()]).reshape(near.shape)
         order = np.lexsort((near, -exact), axis=1)[:, :each]
-        found[start : start + _BLOCK] = np.take_along_axis(near, order, axis=1)
-    return found
+        cells[start : start + _BLOCK] = np.take_along_axis(near, order, axis=1)
+    return cells
 
 
 def cell_members(table: pa.Table, centroids: Matrix, num_cells_each: int) -> pa.Table:
-    """CELL_MEMBERS: for each picture a row in each of its cells.
+    """CELL_MEMBERS: one row for each picture and each of its cells.
 
     Args:
         table: columns phash, rank, pair_id, part and embedding.
-        centroids: of `learn_centroids`.
-        num_cells_each: cells that a picture is in.
+        centroids: returned by `learn_centroids`.
+        num_cells_each: number of cells that contain each picture.
     """
     cells = nearest_cells(to_matrix(table["embedding"]), centroids, num_cells_each)
     num_rows, each = cells.shape
@@ -134,15 +136,15 @@ def cell_members(table: pa.Table, centroids: Matrix, num_cells_each: int) -> pa.
 
 
 def embedding_edges(table: pa.Table, min_similarity: float, max_edges_each: int) -> pa.Table:
-    """EMBEDDING_EDGES among CELL_MEMBERS that hold all rows of their cells.
+    """EMBEDDING_EDGES among CELL_MEMBERS with all rows of each cell.
 
-    All pairs of a cell whose cosine is at least `min_similarity`, but of a picture's better ones the best
-    `max_edges_each` only. Memory: the table, its float32 embeddings, a few blocks and the edges.
+    The edges are all pairs in a cell whose cosine is at least `min_similarity`, but for each picture only those to its
+    `max_edges_each` best neighbours. Memory: the table, its float32 embeddings, a few blocks and the edges.
     """
     table = table.combine_chunks()
     cells, hashes = table["cell"].to_numpy(), table["phash"].to_numpy()
-    standing = np.lexsort((hashes, table["rank"].to_numpy()))
-    order = standing[np.argsort(cells[standing], kind="stable")]  # by cell, and within a cell the best picture first
+    best_first = np.lexsort((hashes, table["rank"].to_numpy()))
+    order = best_first[np.argsort(cells[best_first], kind="stable")]  # by cell; in a cell, the best picture first
     embeddings = to_matrix(table["embedding"])
     all_cells = np.asarray(table["cells"].combine_chunks().flatten()).reshape(
         table.num_rows, -1 if table.num_rows else 1
@@ -152,17 +154,17 @@ def embedding_edges(table: pa.Table, min_similarity: float, max_edges_each: int)
         if len(members) > 1:
             pairs = _near_in_cell(embeddings[members], min_similarity, max_edges_each)
             better, worse = members[pairs.better], members[pairs.worse]
-            here = _first_shared(all_cells[better], all_cells[worse]) == cells[better]
-            found.append(NeighbourPairs(better[here], worse[here], pairs.similarity[here]))
+            in_first = _first_shared(all_cells[better], all_cells[worse]) == cells[better]
+            found.append(NeighbourPairs(better[in_first], worse[in_first], pairs.similarity[in_first]))
     better, worse, similarity = _joined(found)
-    at = pa.array(better)
-    columns = [table[name].combine_chunks().take(at) for name in ("phash", "rank", "pair_id", "part")]
+    better_rows = pa.array(better)
+    columns = [table[name].combine_chunks().take(better_rows) for name in ("phash", "rank", "pair_id", "part")]
     why = pa.repeat(Reason.DUPLICATE_EMBEDDING.value, len(better))
     return pa.table([*columns, hashes[worse], why, similarity], schema=EMBEDDING_EDGES)
 
 
 class NeighbourPairs(NamedTuple):
-    """Rows better and worse, int64 [M] each, and the cosine of each pair, float32 [M]."""
+    """The rows of the better and of the worse pictures, int64 [M] each, and the cosine of each pair, float32 [M]."""
 
     better: Ints
     worse: Ints
@@ -178,24 +180,24 @@ def _joined(found: Sequence[NeighbourPairs]) -> NeighbourPairs:
 
 
 def _near_in_cell(embeddings: Matrix, min_similarity: float, max_edges_each: int) -> NeighbourPairs:
-    """All pairs (i, j), i < j, of rows in the order of their standing, for each j the first `max_edges_each`."""
+    """The near pairs (i, j) with i < j of rows sorted best first; for each j, the first `max_edges_each` pairs."""
     count, found = len(embeddings), [_NO_PAIRS]
     for start in range(0, count, _BLOCK):
         rows = embeddings[start : start + _BLOCK]
-        left = np.full(len(rows), max_edges_each)
+        remaining = np.full(len(rows), max_edges_each)
         for first in range(0, start + len(rows), _BLOCK):
             others = embeddings[first : first + _BLOCK]
-            likely = (rows @ others.T > min_similarity - _SLACK) & (left > 0)[:, None]
+            likely = (rows @ others.T > min_similarity - _SLACK) & (remaining > 0)[:, None]
             worse, better = np.nonzero(likely)
             is_better = better + first < worse + start
             pairs = _verified(rows, others, worse[is_better], better[is_better], min_similarity)
-            # pairs come row by row, and in a row the best first
-            place = np.arange(len(pairs.worse)) - np.searchsorted(pairs.worse, pairs.worse)
-            within = place < left[pairs.worse]
+            # Pairs are sorted by the worse row, then by the better row, best first
+            position = np.arange(len(pairs.worse)) - np.searchsorted(pairs.worse, pairs.worse)
+            within = position < remaining[pairs.worse]
             columns = pairs.better[within] + first, pairs.worse[within] + start, pairs.similarity[within]
             found.append(NeighbourPairs(*columns))
-            left -= np.minimum(left, np.bincount(pairs.worse, minlength=len(rows)))
-            if not left.any():
+            remaining -= np.minimum(remaining, np.bincount(pairs.worse, minlength=len(rows)))
+            if not remaining.any():
                 break
     return _joined(found)
 
@@ -210,8 +212,8 @@ def _verified(rows: Matrix, others: Matrix, worse: Ints, better: Ints, min_simil
     return _joined(found)
 
 
-def _first_shared(one: npt.NDArray[np.int32], other: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """The lowest cell that both rows of each pair are in: int32 [M]."""
-    shared = (one[:, :, None] == other[:, None, :]).any(axis=2)
+def _first_shared(first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """The lowest cell that contains both pictures of each pair: int32 [M]."""
+    shared = (first[:, :, None] == second[:, None, :]).any(axis=2)
     none = np.iinfo(np.int32).max
-    return np.asarray(np.where(shared, one, none).min(axis=1, initial=none), np.int32)
+    return np.asarray(np.where(shared, first, none).min(axis=1, initial=none), np.int32)

@@ -1,12 +1,13 @@
-"""Overlap: pairs that show a picture of an evaluation set (CLIP paper, section 5 and appendix C).
+"""Find pairs that show a picture of an evaluation set (CLIP paper, section 5 and appendix C).
 
-An index holds every picture of the sets, by its perceptual hash and, where an encoder was given, its embedding. A pair
-overlaps a set where either is near enough, by thresholds that each set may have of its own: what is a near duplicate
-among photographs is just another digit among handwritten ones. Such pairs are dropped, or kept and told of, and in
-both cases the evaluation learns which of its pictures were found (pipeline/eval/report/overlap.py).
+An index contains the perceptual hash of every picture of the sets and, if an encoder was given, its embedding. A pair
+overlaps with a set if its hash or its embedding is near enough. Each set can have its own thresholds, because a
+distance that means a near duplicate among photographs can separate two different handwritten digits. Overlapping pairs
+are dropped, or kept and recorded. In both cases the evaluation reads which of its pictures were found
+(pipeline/eval/report/overlap.py).
 
-A flat picture has a hash with one bit set and a plain gradient one with up to eight, whatever they show; such hashes
-tell nothing, so they are left out of the index, and only an embedding can find these pictures.
+The hash of a flat picture has one bit set, and the hash of a plain gradient has up to eight, regardless of what they
+show. Such hashes are meaningless and are left out of the index. These pictures can only be found by their embeddings.
 """
 
 from __future__ import annotations
@@ -30,43 +31,49 @@ from pipeline.reasons import Reason
 from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, conform, with_reasons
 
 MIN_BITS_SET = 9
-"""Of a hash that tells something; one of a photograph has 32."""
+"""Minimum number of bits set in a meaningful hash; the hash of a photograph has 32."""
 NO_HASH, NO_EMBEDDING = -1, 2.0
-"""A radius and a similarity that nothing meets."""
+"""A radius and a similarity that no picture can meet."""
 _BLOCK, _INDEX_BLOCK = 1024, 8192
 _SLACK = 1e-3
-"""How far a product of single precision may be from the cosine, and far more than it is."""
+"""Upper bound of the error of a single-precision dot product; the actual error is far smaller."""
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapConfig:
-    """Which pairs show a picture of an evaluation set, and what becomes of them."""
+    """How overlap with evaluation sets is detected, and whether overlapping pairs are dropped."""
 
     index: str | None = None
-    """index.parquet of jobs.overlap; nothing is looked for unless given."""
+    """Path of the index.parquet written by jobs.overlap; if not given, overlap is not searched for."""
     mode: Literal["drop", "mark"] = "drop"
-    """mark keeps the pairs. In both modes the snapshot tells which pictures of which sets were found."""
+    """Whether overlapping pairs are removed (drop) or kept (mark). In both modes the snapshot records the matches."""
     radius: int = 4
-    """Bits in which the perceptual hashes of a pair and of a set's picture may differ; -1: hashes are not compared."""
+    """Maximum number of bits in which the perceptual hashes of a pair and of a set's picture may differ; -1 disables
+    the comparison of hashes."""
     radius_of: dict[str, int] = field(default_factory=dict)
-    """The radius for sets that need another one, by their names."""
+    """The radius for individual sets, by set name; replaces `radius`."""
     min_similarity: float = 0.95
-    """Cosine of the embeddings, at least; 2: embeddings are not compared. It is the encoder's own: docs/overlap.md."""
+    """Minimum cosine of the embeddings; 2 disables the comparison of embeddings. It depends on the encoder:
+    docs/overlap.md explains how to choose it."""
     min_similarity_of: dict[str, float] = field(default_factory=dict)
-    """The cosine for sets that need another one, by their names."""
+    """The minimum cosine for individual sets, by set name; replaces `min_similarity`."""
 
     def __post_init__(self) -> None:
         radii = {"radius": self.radius} | {f"radius_of.{name}": value for name, value in self.radius_of.items()}
         for option, radius in radii.items():
             if not NO_HASH <= radius < 64:
-                raise ValueError(f"overlap.{option} = {radius}: must be 0 to 63 of the 64 bits, or -1 for none")
+                raise ValueError(
+                    f"overlap.{option} = {radius}: must be 0 to 63 of the 64 bits, or -1 to compare no hashes"
+                )
         cosine = {"min_similarity": self.min_similarity}
         cosine |= {f"min_similarity_of.{name}": value for name, value in self.min_similarity_of.items()}
         for option, similarity in cosine.items():
             if not (0 < similarity <= 1 or similarity == NO_EMBEDDING):
-                raise ValueError(f"overlap.{option} = {similarity}: must be above 0 and at most 1, or 2 for none")
+                raise ValueError(
+                    f"overlap.{option} = {similarity}: must be above 0 and at most 1, or 2 to compare no embeddings"
+                )
 
 
 def index_pictures(table: pa.Table, encode: Encode | None) -> pa.Table:
@@ -74,10 +81,11 @@ def index_pictures(table: pa.Table, encode: Encode | None) -> pa.Table:
 
     Args:
         table: the columns benchmark, set_sha256, split, item, and image (encoded).
-        encode: makes embeddings, which are null without it.
+        encode: the encoder; if None, embeddings are null.
 
     Raises:
-        ValueError: an image cannot be decoded, naming set and item, for an index with a hole would clear too much.
+        ValueError: an image cannot be decoded. The message names set and item. Skipping the image would hide its
+            overlaps.
     """
     images = table["image"].to_pylist()
     hashes = []
@@ -94,21 +102,22 @@ def index_pictures(table: pa.Table, encode: Encode | None) -> pa.Table:
 
 
 def is_plain(hashes: UInt64) -> npt.NDArray[np.bool_]:
-    """Whether the picture of each hash is so plain that the hash tells nothing of it."""
+    """Whether the picture of each hash is too plain for a meaningful hash."""
     return np.bitwise_count(hashes) < MIN_BITS_SET
 
 
 class OverlapIndex:
-    """The pictures of evaluation sets and the thresholds of each. Plain arrays, which actors of a machine share.
+    """The pictures of evaluation sets with their thresholds, as plain arrays that the actors of a machine share.
 
-    A picture takes 8 bytes of hash and 2 bytes for each dimension of its embedding: a gigabyte for a million of 512.
+    A picture takes 8 bytes for its hash and 2 bytes per dimension of its embedding: 1 GB for a million pictures with
+    512 dimensions.
     """
 
     def __init__(self, table: pa.Table, config: OverlapConfig) -> None:
-        """An index of OVERLAP_INDEX rows.
+        """Build the index from OVERLAP_INDEX rows.
 
         Raises:
-            ValueError: a threshold is for a set that the index does not have.
+            ValueError: the configuration has a threshold for a set that is not in the index.
         """
         table = table.combine_chunks()
         names = table["benchmark"].to_pylist()
@@ -122,7 +131,7 @@ class OverlapIndex:
         self.sizes = {
             row["benchmark"]: (row["item_count"], row["item_count"] - row["phash_count"]) for row in totals.to_pylist()
         }
-        """Of each set, how many pictures it has, and how many too plain for a hash."""
+        """Number of pictures of each set, and how many of them are too plain for a hash."""
         hashed = np.flatnonzero(table["phash"].is_valid().to_numpy() & (radii > NO_HASH))
         embedded = table["embedding"].is_valid().to_numpy() & (np.array(cosine) < NO_EMBEDDING)
         self.items = table.select([name for name in OVERLAP_INDEX.names if name not in {"phash", "embedding"}])
@@ -135,11 +144,11 @@ class OverlapIndex:
 
     @property
     def has_embeddings(self) -> bool:
-        """Whether embeddings are compared, so that pictures need them too."""
+        """Whether embeddings are compared; if so, the pictures need embeddings too."""
         return len(self._embedded) > 0
 
     def near_hashes(self, hashes: UInt64) -> tuple[Ints, Ints, Ints]:
-        """Each picture and each item within the radius of the item's set: rows of `hashes`, rows of `items`, bits."""
+        """Matches within the radius of the item's set: indices into `hashes`, indices into `items`, differing bits."""
         found = [_NOTHING]
         for radius in np.unique(self._radii).tolist():
             own = np.flatnonzero(self._radii == radius)
@@ -150,29 +159,29 @@ class OverlapIndex:
         return rows, items, bits
 
     def near_embeddings(self, embeddings: Matrix) -> tuple[Ints, Ints, Matrix]:
-        """Each picture and each item whose cosine is at least that of the item's set: rows, rows of `items`, cosines.
+        """Matches with at least the cosine of the item's set: indices into `embeddings`, into `items`, and cosines.
 
         Every picture is compared with every item, in blocks.
 
         Raises:
-            ValueError: the embeddings are not of the index's number of dimensions.
+            ValueError: the embeddings and the index differ in their number of dimensions.
         """
         ours, theirs = self._embeddings.shape[1], embeddings.shape[1]
         if len(embeddings) and ours != theirs:
             raise ValueError(
-                f"embeddings of {theirs} dimensions, the overlap index has {ours}: made by another encoder"
+                f"embeddings have {theirs} dimensions, the overlap index has {ours}; use the encoder of the index"
             )
         found = [_NOTHING_SIMILAR]
         for first in range(0, len(self._embeddings), _INDEX_BLOCK):
             known = self._embeddings[first : first + _INDEX_BLOCK].astype(np.float32)
-            wanted = self._min_similarity[first : first + _INDEX_BLOCK]
+            min_similarity = self._min_similarity[first : first + _INDEX_BLOCK]
             for start in range(0, len(embeddings), _BLOCK):
                 block = embeddings[start : start + _BLOCK]
-                rows, items = np.nonzero(block @ known.T > wanted - _SLACK)
+                rows, items = np.nonzero(block @ known.T > min_similarity - _SLACK)
                 for cut in range(0, len(rows), _BLOCK):
                     i, j = rows[cut : cut + _BLOCK], items[cut : cut + _BLOCK]
                     exact = cosines(block[i], known[j])
-                    near = exact >= wanted[j]
+                    near = exact >= min_similarity[j]
                     found.append((i[near] + start, self._embedded[j[near] + first], exact[near]))
         rows, items, similarity = (np.concatenate(column) for column in zip(*found, strict=True))
         return rows, items, similarity
@@ -183,10 +192,10 @@ _NOTHING_SIMILAR: tuple[Ints, Ints, Matrix] = (*_NOTHING[:2], np.zeros(0, np.flo
 
 
 def find_overlaps(pictures: pa.Table, index: OverlapIndex) -> pa.Table:
-    """OVERLAPS: for each picture the items of the index that it shows.
+    """OVERLAPS: all items of the index that each picture shows.
 
     Args:
-        pictures: the columns pair_id and phash, and embedding where the index has embeddings.
+        pictures: the columns pair_id and phash, and embedding if the index has embeddings.
         index: the evaluation sets.
     """
     near = index.near_hashes(pictures["phash"].to_numpy().astype(np.uint64))
@@ -199,66 +208,66 @@ def find_overlaps(pictures: pa.Table, index: OverlapIndex) -> pa.Table:
 
 
 def _overlaps(
-    pictures: pa.Table, index: OverlapIndex, rows: Ints, items: Ints, **how: npt.NDArray[np.generic]
+    pictures: pa.Table, index: OverlapIndex, rows: Ints, items: Ints, **scores: npt.NDArray[np.generic]
 ) -> pa.Table:
-    found = index.items.take(pa.array(items)).append_column("pair_id", pictures["pair_id"].take(pa.array(rows)))
-    for name, values in how.items():
-        found = found.append_column(name, pa.array(values))
-    return conform(found, OVERLAPS)
+    table = index.items.take(pa.array(items)).append_column("pair_id", pictures["pair_id"].take(pa.array(rows)))
+    for name, values in scores.items():
+        table = table.append_column(name, pa.array(values))
+    return conform(table, OVERLAPS)
 
 
 def drop_overlaps(table: pa.Table, overlaps: pa.Table) -> pa.Table:
-    """The table with a reason for each row that is in OVERLAPS; rows that are out already stay as they are."""
+    """The table with a reason for each row that is in OVERLAPS; rows already dropped keep their reason."""
     overlapping = pc.and_(table["reason"].is_null(), pc.is_in(table["pair_id"], overlaps["pair_id"].combine_chunks()))
     return with_reasons(table, pc.if_else(overlapping, pa.scalar(Reason.OVERLAP.value), table["reason"]).to_pylist())
 
 
 def settled(overlaps: pa.Table, outcomes: pa.Table) -> pa.Table:
-    """What a snapshot tells of: OVERLAPS of the pairs that it holds, and of those that were dropped as overlaps.
+    """The OVERLAPS that a snapshot records: of the pairs that it contains, and of pairs dropped as overlaps.
 
     Args:
         overlaps: OVERLAPS.
-        outcomes: columns pair_id and reason, of all pairs of these overlaps.
+        outcomes: columns pair_id and reason of all pairs in `overlaps`.
     """
-    told = outcomes.filter(
+    recorded = outcomes.filter(
         pc.or_kleene(outcomes["reason"].is_null(), pc.equal(outcomes["reason"], Reason.OVERLAP.value))
     )
-    return overlaps.filter(pc.is_in(overlaps["pair_id"], told["pair_id"].combine_chunks()))
+    return overlaps.filter(pc.is_in(overlaps["pair_id"], recorded["pair_id"].combine_chunks()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetOverlap:
-    """How much of one evaluation set was found among the pairs."""
+    """The overlap of one evaluation set with the pairs."""
 
     benchmark: str
     num_images: int
     num_plain: int
-    """Images whose hash tells nothing."""
+    """Number of images that are too plain for a hash."""
     num_overlapping: int
-    """Images that at least one pair shows."""
+    """Number of images that at least one pair shows."""
     num_pairs: int
-    """Pairs that show at least one of them."""
+    """Number of pairs that show at least one image of the set."""
 
     @property
     def share(self) -> float:
-        """Of the set's images those that were found, 0 to 1."""
+        """The share of the set's images that were found, 0 to 1."""
         return self.num_overlapping / self.num_images
 
 
 def count_overlaps(index: OverlapIndex, overlaps: pa.Table) -> list[SetOverlap]:
-    """The overlap of each set of an index, by name: all OVERLAPS of a snapshot at once."""
-    found: dict[str, set[tuple[str, int]]] = {}
+    """The overlap of each set of an index, sorted by name, given all OVERLAPS of a snapshot."""
+    items: dict[str, set[tuple[str, int]]] = {}
     pairs: dict[str, set[str]] = {}
     columns = [overlaps[name].to_pylist() for name in ("benchmark", "split", "item", "pair_id")]
     for benchmark, split, item, pair_id in zip(*columns, strict=True):
-        found.setdefault(benchmark, set()).add((split, item))
+        items.setdefault(benchmark, set()).add((split, item))
         pairs.setdefault(benchmark, set()).add(pair_id)
     return [
         SetOverlap(
             benchmark=benchmark,
             num_images=num_images,
             num_plain=num_plain,
-            num_overlapping=len(found.get(benchmark, ())),
+            num_overlapping=len(items.get(benchmark, ())),
             num_pairs=len(pairs.get(benchmark, ())),
         )
         for benchmark, (num_images, num_plain) in index.sizes.items()
@@ -266,20 +275,20 @@ def count_overlaps(index: OverlapIndex, overlaps: pa.Table) -> list[SetOverlap]:
 
 
 def overlap_record(sets: Sequence[SetOverlap], config: OverlapConfig) -> Mapping[str, object]:
-    """What a snapshot's record and its data card say: mode, thresholds, each set, and the shares' median and mean."""
+    """The entry in a snapshot's record and data card: mode, each set with its thresholds, median and mean share."""
     return {
         "mode": config.mode,
         "sets": {
-            one.benchmark: {
-                "radius": config.radius_of.get(one.benchmark, config.radius),
-                "min_similarity": config.min_similarity_of.get(one.benchmark, config.min_similarity),
-                "num_images": one.num_images,
-                "num_overlapping": one.num_overlapping,
-                "num_pairs": one.num_pairs,
-                "share": one.share,
+            overlap.benchmark: {
+                "radius": config.radius_of.get(overlap.benchmark, config.radius),
+                "min_similarity": config.min_similarity_of.get(overlap.benchmark, config.min_similarity),
+                "num_images": overlap.num_images,
+                "num_overlapping": overlap.num_overlapping,
+                "num_pairs": overlap.num_pairs,
+                "share": overlap.share,
             }
-            for one in sets
+            for overlap in sets
         },
-        "median_share": median(one.share for one in sets) if sets else 0.0,
-        "mean_share": fmean(one.share for one in sets) if sets else 0.0,
+        "median_share": median(overlap.share for overlap in sets) if sets else 0.0,
+        "mean_share": fmean(overlap.share for overlap in sets) if sets else 0.0,
     }

@@ -1,6 +1,6 @@
-"""The data chain on Ray: which function of the other packages runs on which rows, in which order.
+"""Run the data pipeline on Ray: these modules apply functions of the other packages to rows, stage by stage.
 
-The only package of data that may import Ray and all of `cluster`. Start with `crawl_flow` (archives to images) and
-`curate_flow` (images to a snapshot); each opens with its list of stages. `bucketing` decides which rows meet, and
-`input_files` opens what a job reads.
+This is the only package of pipeline.data that may import Ray and all of `cluster`. Start with `crawl_flow` (archives to
+images) and `curate_flow` (images to a snapshot); the docstring of each lists its stages. `bucketing` decides which rows
+are processed together, and `input_files` opens the input files of a job.
 """

@@ -1,13 +1,14 @@
-"""The flow from archives to checked images, on Ray Data (cluster/stages.py). What follows is in curate_flow.py.
+"""Turn archives into checked images, on Ray Data (cluster/stages.py). curate_flow.py continues with the images.
 
-A stage writes its rows in buckets, and the next one reads one bucket of all parts: what must meet, meets there.
+Each stage writes its rows in buckets, and each part of the next stage reads one bucket of all parts. So rows that must
+be processed together get there together. The stages, with the key of their buckets:
 
-    candidates                          archive -> extract -> caption rules -> match   | by address
-    unique                              an address -> its best caption                 | by registered domain
-    counts, totals, sketches, limits    every query's pairs: counted, sketched, merged | by query
+    candidates                          archive -> extract -> caption rules -> match   | by URL
+    unique                              URL -> its best caption                        | by registered domain
+    counts, totals, sketches, limits    count, sketch and merge the pairs per query    | by query
     fetched                             early balance -> fetch -> check and resize     |
-    attempts, answers, fetched          what had failed, once more                     | by registered domain
-    outcomes, survival                  every query's tried and kept pairs             | by query
+    attempts, answers, fetched          retry failed rows                              | by registered domain
+    outcomes, survival                  tried and kept pairs per query                 | by query
 """
 
 from __future__ import annotations
@@ -41,36 +42,36 @@ IMAGE_GROUPS = RowGroups(max_rows=1024, max_bytes=16 * 2**20)
 
 @dataclass(frozen=True, kw_only=True)
 class CrawlConfig:
-    """How a crawl is done; jobs/crawl.py adds where from and where to."""
+    """The options of a crawl; jobs/crawl.py adds inputs and output."""
 
     num_buckets: int = 64
-    """Parts of every stage after extraction."""
+    """Number of parts of every stage after extraction."""
     num_fetch_parts: int | None = None
-    """Parts of fetching, which a worker holds whole, 30 KB an image; a registered domain is in one of them. As many as
-    num_buckets unless given."""
+    """Number of parts of the stage that fetches; default: num_buckets. A worker keeps a whole part in memory, at 30 KB
+    per image. All URLs of a registered domain are in one part."""
     extract: extract.ExtractConfig = field(default_factory=extract.ExtractConfig)
     caption: caption_rules.CaptionConfig = field(default_factory=caption_rules.CaptionConfig)
     match_mode: match.MatchMode = "paper"
-    """Whole words, or metaclip's rule for its own list."""
+    """Whether queries match whole words ("paper"), or by MetaCLIP's rule for its query list ("metaclip")."""
     balance: balancing.BalanceConfig = field(default_factory=balancing.BalanceConfig)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     match_pool: Pool = field(default_factory=Pool)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     fetch_pool: Pool = field(default_factory=lambda: Pool(max_calls=4))
-    """Crawlers; each has image.num_decoders processes beside it, and max_calls parts at once, so that a slow host of
-    one part keeps nobody waiting."""
+    """The crawlers. Each starts image.num_decoders processes, and works on max_calls parts concurrently, so that a slow
+    host in one part does not delay the others."""
     screen_pool: Pool = field(default_factory=Pool)
-    """Classifiers of unsafe images, where there are any."""
+    """The classifiers of unsafe images, if one is configured."""
 
     @property
     def fetch_parts(self) -> int:
-        """Parts of fetching."""
+        """The number of parts of the stage that fetches."""
         return self.num_fetch_parts or self.num_buckets
 
     @property
     def pools(self) -> list[Pool]:
-        """What the cluster must hold at once."""
+        """The pools that the cluster must have resources for at the same time."""
         return [self.match_pool, self.fetch_pool, *([self.screen_pool] if self.safety.classifier else [])]
 
 
@@ -82,34 +83,39 @@ def crawl(
     lists: BlockLists = NO_LISTS,
     early: balancing.MaxPairs | None = None,
 ) -> Output:
-    """From archives and tables to checked, resized images: FETCHED, one part for each bucket of registered domains.
+    """Turn archives and tables into checked, resized images: FETCHED, one part per bucket of registered domains.
 
-    Without queries nothing is matched or balanced. `early` is how many pairs a query may have before fetching,
-    `early_margin` times the limit where it is left out.
+    Args:
+        stages: the stages of the run.
+        inputs: URIs of archives, tables and img2dataset shards.
+        query_texts: the texts of the queries; if empty, pairs are neither matched nor balanced.
+        config: the options of the crawl.
+        lists: URLs, domains, files and pictures to block.
+        early: maximum number of pairs per query before fetching; default: config.balance.max_pairs_before_fetch.
     """
     buckets, parts = config.num_buckets, config.fetch_parts
     early = config.balance.max_pairs_before_fetch if early is None else early
     texts, block_lists = shared(list(query_texts)), shared(lists)
-    screens_held = bool(lists.pictures) or config.safety.classifier is not None
+    screen_inline = bool(lists.pictures) or config.safety.classifier is not None
 
     def read(part: int) -> pa.Table:
-        found = apply_lists(read_input(inputs[part], config.extract), block_lists())
-        return caption_rules.apply_rules(found, config.caption)
+        candidates = apply_lists(read_input(inputs[part], config.extract), block_lists())
+        return caption_rules.apply_rules(candidates, config.caption)
 
     def prepare() -> Transform:
         steps: list[Transform] = []
         if query_texts:
             steps.append(partial(match.match_captions, matcher=match.Matcher(texts(), config.match_mode)))
-        if screens_held:
+        if screen_inline:
             crawler = Crawler(config.fetch, config.image, block_lists())
             steps.append(InlineImages(crawler, Screen(config.safety)))
-        return lambda table: reduce(lambda done, step: step(done), steps, table)
+        return lambda table: reduce(lambda result, step: step(result), steps, table)
 
     candidates = stages(
         "candidates",
         len(inputs),
         read,
-        pools=[(prepare, config.match_pool)] if query_texts or screens_held else [],
+        pools=[(prepare, config.match_pool)] if query_texts or screen_inline else [],
         bucketing=by_url("url", buckets),
         num_buckets=buckets,
     )
@@ -135,11 +141,11 @@ def crawl(
 
 
 def crawlers(config: CrawlConfig, lists: BlockLists) -> list[tuple[Factory, Pool]]:
-    """What fetches, checks, resizes and screens."""
-    alone = config.fetch_pool.max_size == 1  # then a redirect to another domain is nobody else's to follow
+    """The functions that fetch, check, resize and screen images, each with its pool."""
+    owns_all = config.fetch_pool.max_size == 1  # a single crawler can follow redirects to other domains itself
     block_lists = shared(lists)
     pools: list[tuple[Factory, Pool]] = [
-        (lambda: Crawler(config.fetch, config.image, block_lists(), owns_all=alone).pieces, config.fetch_pool)
+        (lambda: Crawler(config.fetch, config.image, block_lists(), owns_all=owns_all).pieces, config.fetch_pool)
     ]
     if config.safety.classifier is not None:
         pools.append((partial(Screen, config.safety), config.screen_pool))

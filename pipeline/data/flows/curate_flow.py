@@ -1,22 +1,22 @@
-"""The flow from checked images to a snapshot, on Ray Data (cluster/stages.py). What comes before is in crawl_flow.py.
+"""Turn checked images into a snapshot, on Ray Data (cluster/stages.py). crawl_flow.py produces the images.
 
-No shuffle moves an image but the last one. The stages of the duplicate graph are in duplicates_flow.py, those of
-embeddings, where there is an encoder, in embedding_flow.py.
+Only the last shuffle moves images. duplicates_flow.py defines the stages of the duplicate graph; embedding_flow.py
+defines the stages of embeddings, which need an encoder. The stages, with the key of their buckets:
 
-    addresses                           one pair for each address, over several crawls | by crawl
+    addresses                           one pair per URL, over several crawls          | by crawl
     pictures                            perceptual hashes                              | by hash
-    leading, embeddings                 the best row of each picture, embedded         | by part
-    embedding_sample, centroids, cells  like embeddings meet                           | by cell
-    fingerprints, edges                 like hashes meet                               | by band
+    leading, embeddings                 embed the best row of each picture             | by part
+    embedding_sample, centroids, cells  group similar embeddings                       | by cell
+    fingerprints, edges                 group and compare similar hashes               | by band
     links, settled, spread, gone        the duplicate graph, in rounds                 | by hash
-    duplicates, spares                  rows that go, and their captions               | by part
+    duplicates, spares                  rows to drop, and their captions               | by part
     overlaps                            pictures of evaluation sets                    |
-    final_counts ... final_limits       every query's pairs that are left              | by query
-    sizes                               how many pairs will be left, so how many shards
-    placed                              duplicates and overlaps out -> final balance   | by shard
-    shards                              in the order of the shuffle                    |
+    final_counts ... final_limits       the remaining pairs of every query             | by query
+    sizes                               number of kept pairs, for the number of shards |
+    placed                              drop duplicates and overlaps -> final balance  | by shard
+    shards                              pairs in the order of the shuffle              |
     settled_overlaps                    overlaps of the pairs in the snapshot          |
-    kept_counts, kept_totals            every query's pairs in the snapshot -> commit  | by query
+    kept_counts, kept_totals            pairs per query in the snapshot -> commit      | by query
     card_counts, card_totals            the data card                                  | by name
 """
 
@@ -51,13 +51,13 @@ from pipeline.schemas import DUPLICATES, OVERLAPS, SPARES
 
 @dataclass(frozen=True, kw_only=True)
 class CurateConfig:
-    """How a curation is done; jobs/curate.py adds where from and where to."""
+    """The options of a curation; jobs/curate.py adds crawls and output."""
 
     num_buckets: int = 64
-    """Parts of the stages that are partitioned by hash or by query."""
+    """Number of parts of the stages that are partitioned by hash or by query."""
     dedupe: DedupeConfig = field(default_factory=DedupeConfig)
     cells: CellsConfig = field(default_factory=CellsConfig)
-    """How like embeddings are found, where there is an encoder."""
+    """How similar embeddings are found; needs an encoder."""
     overlap: overlap.OverlapConfig = field(default_factory=overlap.OverlapConfig)
     balance: balancing.BalanceConfig = field(default_factory=balancing.BalanceConfig)
     shard: shard.ShardConfig = field(default_factory=shard.ShardConfig)
@@ -65,14 +65,14 @@ class CurateConfig:
 
 @dataclass(frozen=True)
 class PictureMatching:
-    """What finds like pictures beside their hashes."""
+    """The optional encoder and overlap index that are used in addition to perceptual hashes."""
 
     encoder: Callable[[], Encode] | None = None
-    """Makes an encoder, once in each actor of the pool. None: pictures are compared by their hashes only."""
+    """Creates an encoder, once in each actor of the pool. If None, pictures are compared by their hashes only."""
     pool: Pool = field(default_factory=Pool)
-    """The actors that embed."""
+    """The actors that embed pictures."""
     index: overlap.OverlapIndex | None = None
-    """The evaluation sets whose pictures are looked for. If it has embeddings, they must be of the same encoder."""
+    """The evaluation sets to search for. If the index has embeddings, they must come from the same encoder."""
 
 
 def curate(
@@ -83,16 +83,16 @@ def curate(
     config: CurateConfig,
     matching: PictureMatching,
 ) -> snapshot.Snapshot:
-    """From resized images to a committed snapshot: one copy of each picture, balanced, shuffled, in shards.
+    """Turn resized images into a committed snapshot: one copy of each picture, balanced, shuffled, in shards.
 
     Args:
-        stages: of the run.
-        crawls: FETCHED of one query list with one number of parts each, so that all rows of an address are in parts
-            of one number.
-        dataset: URI of the data set that gets the new version.
+        stages: the stages of the run.
+        crawls: FETCHED of one or more crawls with the same query list and the same number of parts, so that all rows of
+            a URL are in parts with the same index.
+        dataset: URI of the data set to which the new version is committed.
         metadata: plain data for the version's record.
-        config: how it is done.
-        matching: how like pictures are found.
+        config: the options of the curation.
+        matching: the optional encoder and overlap index.
     """
     images = global_counts_flow.join(stages, crawls)
     buckets, parts = config.num_buckets, images.num_parts
@@ -120,22 +120,22 @@ def curate(
 
 @dataclass(frozen=True)
 class CuratedRows:
-    """The images of all crawls, and what other stages found out about each of them, part by part."""
+    """The images of all crawls with the results of the duplicate and overlap stages, part by part."""
 
     images: global_counts_flow.Images
     hashed: Output
     """PICTURES."""
     duplicates: Output
-    """DUPLICATES, one bucket for each part of the images."""
+    """DUPLICATES, one bucket per part of the images."""
     spares: Output
-    """SPARES, likewise."""
+    """SPARES, one bucket per part of the images."""
     overlaps: Output | None
-    """OVERLAPS, one part for each part of the images; None where none were looked for."""
+    """OVERLAPS, one part per part of the images; None if overlaps were not searched for."""
     drop_overlaps: bool
     """Whether pairs that overlap with an evaluation set are dropped, or only recorded."""
 
     def judged(self, part: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """FETCHED of a part, with a reason for each row that is a duplicate or an overlap to drop."""
+        """FETCHED of a part, with a reason for each duplicate and each overlap to drop."""
         table = self.images.part(part, columns)
         if table is None:
             return None
@@ -145,12 +145,12 @@ class CuratedRows:
         return overlap.drop_overlaps(table, self.overlaps.part(part) or OVERLAPS.empty_table())
 
     def remaining(self, part: int, columns: Sequence[str]) -> pa.Table | None:
-        """The columns of the rows that are neither duplicates nor overlaps to drop."""
+        """The given columns of the rows that are neither duplicates nor overlaps to drop."""
         table = self.judged(part, sorted({*columns, "pair_id", "reason"}))
         return None if table is None else table.filter(table["reason"].is_null())
 
     def balanced(self, selection: balancing.Selection, part: int) -> pa.Table | None:
-        """FETCHED and phash of a part, with a reason for each row that no query draws; spare captions merged."""
+        """FETCHED of a part with phash, merged spare captions, and a reason for each row that no query selects."""
         table = self.judged(part)
         if table is None:
             return None
@@ -161,7 +161,7 @@ class CuratedRows:
 def _match_pictures(
     stages: Stages, images: global_counts_flow.Images, config: CurateConfig, matching: PictureMatching
 ) -> CuratedRows:
-    """Hash and, with an encoder, embed all images; find their duplicates and, with an index, their overlaps."""
+    """Hash all images (and embed them, given an encoder); find duplicates (and overlaps, given an index)."""
     buckets, parts = config.num_buckets, images.num_parts
     hashed = pictures(stages, parts, images.part, config.dedupe, buckets)
     comparable: ReadPart = partial(hashed.part, columns=["pair_id", "phash"])
@@ -178,7 +178,7 @@ def _match_pictures(
 
 
 def _num_shards(stages: Stages, rows: CuratedRows, selection: balancing.Selection, config: shard.ShardConfig) -> int:
-    """How many shards the pairs need that will be left, by their share of the images' bytes."""
+    """The number of shards for the kept pairs, estimated from their share of all images and the bytes of all images."""
     sizes = stages(
         "sizes",
         rows.images.num_parts,
@@ -192,7 +192,7 @@ def _num_shards(stages: Stages, rows: CuratedRows, selection: balancing.Selectio
 def _record_overlaps(
     stages: Stages, rows: CuratedRows, placed: Output, dataset: str, config: CurateConfig, matching: PictureMatching
 ) -> Mapping[str, Any] | None:
-    """Put the overlaps of the pairs in the snapshot into the data set; what the version's record says of them."""
+    """Write the overlaps of the pairs in the snapshot to the data set; return the entry for the version's record."""
     if matching.index is None or rows.overlaps is None:
         return None
     found = embedding_flow.settled_overlaps(stages, rows.overlaps, placed).table(OVERLAPS)
@@ -203,15 +203,15 @@ def _record_overlaps(
 def write_card(
     stages: Stages, version: snapshot.Snapshot, shards: Output, kept: pa.Table, dataset: str, buckets: int
 ) -> None:
-    """Write the data card of a version beside it, as Markdown and HTML.
+    """Write the data card of a version to the data set, as Markdown and HTML.
 
     Args:
-        stages: of the run.
+        stages: the stages of the run.
         version: the version.
         shards: PAIRS, one part per shard.
-        kept: columns query_id and num_pairs: the pairs of each query in the version.
+        kept: columns query_id and num_pairs: the number of pairs of each query in the version.
         dataset: URI of the data set.
-        buckets: parts in which the pairs are counted.
+        buckets: number of parts in which the pairs are counted.
     """
     counts = global_counts_flow.card_counts(stages, len(shards.parts), shards.part, buckets)
     about = card.card(version.metadata, counts, kept)
@@ -222,7 +222,11 @@ def write_card(
 def make_shards(
     stages: Stages, count: int, read: ReadPart, dataset: str, config: shard.ShardConfig
 ) -> tuple[Output, list[snapshot.Shard]]:
-    """The last shuffle: the rows that `read` gives for each shard, in order, below the data set; and what they are."""
+    """Write the shards: the rows that `read` returns for each shard, in the order of the shuffle.
+
+    Returns:
+        The output of the stage, and the shards for the manifest.
+    """
     folder = f"data/{stages.run.run_id}"
     shards = stages(
         "shards",

@@ -1,6 +1,7 @@
-"""Which rows go as duplicates, over all parts: the stages of the duplicate graph (duplicate_graph.py).
+"""Find duplicate rows over all parts, with the stages of the duplicate graph (duplicate_graph.py).
 
-No stage is a single task over all rows, and no worker holds more than a bucket, or the last few links of the graph.
+No stage is a single task over all rows. No worker needs more than one bucket in memory, or the last few links of the
+graph.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from pipeline.schemas import DROPPED_PICTURES, EDGES, LINKS
 
 
 def pictures(stages: Stages, parts: int, read: ReadColumns, config: DedupeConfig, buckets: int) -> Output:
-    """PICTURES of the images that `read` gives, in buckets that hold all rows of their hashes."""
-    seen = ["pair_id", "sha256", "jpg", "original_width", "original_height", "caption", "caption_source"]
+    """PICTURES of the images that `read` returns, in buckets with all rows of each hash."""
+    columns = ["pair_id", "sha256", "jpg", "original_width", "original_height", "caption", "caption_source"]
 
-    def numbered(part: int) -> pa.Table | None:
-        table = read(part, seen)
+    def with_part(part: int) -> pa.Table | None:
+        table = read(part, columns)
         return None if table is None else table.append_column("part", pa.array(np.full(table.num_rows, part, np.int32)))
 
     return stages(
         "pictures",
         parts,
-        numbered,
+        with_part,
         finish=lambda table: dedupe.pictures(table, config),
         bucketing=by_number("phash", buckets),
         num_buckets=buckets,
@@ -47,37 +48,40 @@ def duplicates(
     config: DedupeConfig,
     buckets: int,
 ) -> tuple[Output, Output]:
-    """By part the DUPLICATES among PICTURES, and SPARES for those that stay.
+    """DUPLICATES among PICTURES, and SPARES for the kept rows; both with one bucket per part of the images.
 
     Args:
-        stages: of the run.
-        parts: parts of the images.
-        read: FETCHED of a part.
-        pictures: PICTURES, in buckets that hold all rows of their hashes.
-        near: EDGES that embeddings tell (embedding_flow.py), in as many parts.
-        config: what counts as the same picture.
-        buckets: of hashes.
+        stages: the stages of the run.
+        parts: number of parts of the images.
+        read: returns columns of FETCHED of a part.
+        pictures: PICTURES, in buckets with all rows of each hash.
+        near: EDGES found by embeddings (embedding_flow.py), in `buckets` parts; None without an encoder.
+        config: when two pictures count as the same.
+        buckets: number of buckets of hashes.
     """
-    gone = _resolved(stages, pictures, near, config, buckets)
+    dropped_pictures = _resolved(stages, pictures, near, config, buckets)
 
-    def with_fate(bucket: int) -> pa.Table | None:
+    def find(bucket: int) -> pa.Table | None:
         table = pictures.bucket(bucket)
-        return None if table is None else dedupe.duplicates(table, gone(bucket))
+        return None if table is None else dedupe.duplicates(table, dropped_pictures(bucket))
 
-    found = stages("duplicates", buckets, with_fate, bucketing=by_part("part"), num_buckets=parts)
+    found = stages("duplicates", buckets, find, bucketing=by_part("part"), num_buckets=parts)
 
-    def spare(part: int) -> pa.Table | None:
+    def spares_of(part: int) -> pa.Table | None:
         dropped, table = found.bucket(part), read(part, ["pair_id", "caption", "spare_captions"])
         return None if dropped is None or table is None else dedupe.spares(table, dropped)
 
-    return found, stages("spares", parts, spare, bucketing=by_part("kept_part"), num_buckets=parts)
+    return found, stages("spares", parts, spares_of, bucketing=by_part("kept_part"), num_buckets=parts)
 
 
 def _resolved(
     stages: Stages, pictures: Output, near: Output | None, config: DedupeConfig, buckets: int
 ) -> Callable[[int], pa.Table]:
-    """DROPPED_PICTURES of a bucket of hashes: the graph in rounds, until what is open is little enough for one
-    worker."""
+    """Resolve the graph in rounds over all workers, then the rest in one.
+
+    Returns:
+        A function from a bucket of hashes to its DROPPED_PICTURES.
+    """
     fingerprints = stages(
         "fingerprints",
         buckets,
@@ -88,13 +92,13 @@ def _resolved(
     )
     edges = stages("edges", buckets, fingerprints.bucket, finish=lambda table: graph.edges(table, config))
 
-    def of_all_kinds(part: int) -> pa.Table | None:
+    def all_edges(part: int) -> pa.Table | None:
         found = [output.part(part, EDGES.names) for output in (edges, near) if output is not None]
         tables = [table for table in found if table is not None]
         return pa.concat_tables(tables) if tables else None
 
     by_node = by_number("node", buckets)
-    links = stages("links", buckets, of_all_kinds, finish=graph.links, bucketing=by_node, num_buckets=buckets)
+    links = stages("links", buckets, all_edges, finish=graph.links, bucketing=by_node, num_buckets=buckets)
     rounds: list[Output] = []
     while links.num_kept > config.max_links_at_once:
         number, open_links = len(rounds) + 1, links
@@ -119,9 +123,9 @@ def _resolved(
         num_buckets=buckets,
     )
 
-    def gone(bucket: int) -> pa.Table:
+    def dropped_pictures(bucket: int) -> pa.Table:
         dropped = (output.dropped(bucket) for output in rounds)
         tables = [rest.bucket(bucket), *(graph.dropped_pictures(table) for table in dropped if table is not None)]
         return pa.concat_tables([DROPPED_PICTURES.empty_table(), *(table for table in tables if table is not None)])
 
-    return gone
+    return dropped_pictures

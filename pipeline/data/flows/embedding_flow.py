@@ -1,8 +1,7 @@
-"""Embeddings on Ray: pictures embedded by a pool, near ones found cell by cell, overlaps with evaluation sets.
+"""Embed pictures, find near embeddings, and find overlaps with evaluation sets, on Ray.
 
-Each is a chain of stages (cluster/stages.py) over the functions of embeddings.py, embedding_neighbours.py and
-overlap.py, for
-curate_flow.py to call. No stage but that of the centroids is a single task, and that one reads a sample.
+Each function runs a chain of stages (cluster/stages.py) over functions of embeddings.py, embedding_neighbours.py and
+overlap.py; curate_flow.py calls them. Only the stage of the centroids is a single task, and it reads only a sample.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from pipeline.schemas import CENTROIDS, EMBEDDINGS
 def embed(
     stages: Stages, parts: int, read: ReadColumns, pictures: Output, encoder: Callable[[], Encode], pool: Pool
 ) -> tuple[Output, Output]:
-    """By part the best row of each picture (phash, rank, pair_id, part), and EMBEDDINGS of these rows.
+    """The best row of each picture (phash, rank, pair_id, part) by part, and EMBEDDINGS of these rows.
 
-    All other rows go as duplicates whatever their embeddings are, so they cost none.
+    All other rows are dropped as duplicates in any case, so they are not embedded.
 
     Args:
-        stages: of the run.
-        parts: parts of the images.
-        read: FETCHED of a part.
-        pictures: PICTURES, in buckets that hold all rows of their hashes.
-        encoder: makes an encoder, once in each actor (jobs.options.encoders.EncoderConfig.open).
-        pool: the actors.
+        stages: the stages of the run.
+        parts: number of parts of the images.
+        read: returns columns of FETCHED of a part.
+        pictures: PICTURES, in buckets with all rows of each hash.
+        encoder: creates an encoder, once in each actor (jobs.options.encoders.EncoderConfig.open).
+        pool: the actors that embed.
     """
     leading = stages(
         "leading",
@@ -58,7 +57,7 @@ def embed(
 
 
 def embedded(leading: Output, embeddings: Output) -> ReadPart:
-    """Of a part the columns phash, rank, pair_id, part and embedding, of what `embed` gives."""
+    """A function that reads phash, rank, pair_id, part and embedding of a part, from the two outputs of `embed`."""
 
     def read(part: int) -> pa.Table | None:
         table, rows = embeddings.part(part), leading.bucket(part)
@@ -76,19 +75,19 @@ def near_embeddings(
     """EMBEDDING_EDGES between pictures whose embeddings are near, in `buckets` parts of whole cells.
 
     Args:
-        stages: of the run.
-        leading: of `embed`.
-        embeddings: of `embed`.
-        config: of cells and thresholds.
-        buckets: tasks that share out the cells.
+        stages: the stages of the run.
+        leading: first output of `embed`.
+        embeddings: second output of `embed`.
+        config: cells and thresholds.
+        buckets: number of tasks among which the cells are divided.
     """
     parts = len(embeddings.parts)
-    wanted, total = config.num_cells * config.sample_per_cell, embeddings.num_kept
+    sample_size, total = config.num_cells * config.sample_per_cell, embeddings.num_kept
     sampled = stages(
         "embedding_sample",
         parts,
         embeddings.part,
-        finish=lambda table: embedding_neighbours.sample(table, wanted, total, config.seed),
+        finish=lambda table: embedding_neighbours.sample(table, sample_size, total, config.seed),
     )
     learned = stages(
         "centroids",
@@ -118,22 +117,22 @@ def overlaps(stages: Stages, num_parts: int, pictures: ReadPart, index: overlap.
     """OVERLAPS of each part's pictures with the evaluation sets.
 
     Args:
-        stages: of the run.
-        num_parts: parts of the pictures.
-        pictures: columns pair_id and phash of a part, and where the index has embeddings those of `embedded`.
+        stages: the stages of the run.
+        num_parts: number of parts of the pictures.
+        pictures: reads the columns pair_id and phash of a part, or `embedded` if the index has embeddings.
         index: the evaluation sets.
     """
-    known = shared(index)
-    return stages("overlaps", num_parts, pictures, finish=lambda table: overlap.find_overlaps(table, known()))
+    shared_index = shared(index)
+    return stages("overlaps", num_parts, pictures, finish=lambda table: overlap.find_overlaps(table, shared_index()))
 
 
 def settled_overlaps(stages: Stages, found: Output, placed: Output) -> Output:
-    """The OVERLAPS that a snapshot carries: of pairs that it holds, or that were dropped as overlaps.
+    """The OVERLAPS that a snapshot records: of the pairs that it contains, and of pairs dropped as overlaps.
 
     Args:
-        stages: of the run.
-        found: of `overlaps`.
-        placed: what became of the pairs, in the same parts: columns pair_id and reason.
+        stages: the stages of the run.
+        found: output of `overlaps`.
+        placed: pair_id and reason of all pairs after balancing, in the same parts.
     """
 
     def read(part: int) -> pa.Table | None:

@@ -1,7 +1,7 @@
-"""What the flow must know of all parts before it can go on with any: limits of queries, addresses of several crawls.
+"""Compute results over all parts that later stages need: limits of queries, unique URLs of several crawls, totals.
 
-Each is a chain of stages (cluster/stages.py) over the functions of balancing.py, survival.py, link_rot.py and
-dedupe.py.
+Each function runs a chain of stages (cluster/stages.py) over functions of balancing.py, survival.py, link_rot.py,
+dedupe.py or card.py.
 """
 
 from __future__ import annotations
@@ -23,60 +23,63 @@ from pipeline.data.flows.bucketing import by_name, by_query
 from pipeline.schemas import ADDRESSES, CARD_COUNTS, LINK_ROT, OUTCOMES, SKETCHES, THRESHOLDS
 
 ReadColumns = Callable[[int, Sequence[str]], pa.Table | None]
-"""Some columns of a part."""
+"""A function that reads the given columns of a part."""
 NUM_NAMES = 1_000
-"""Domains, and hosts, whose link rot is told one by one: some 100 kB."""
+"""Number of domains, and of hosts, whose link rot is reported individually; takes about 100 kB."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of several crawls: part i is bucket i mod P of crawl i div P, less what `addresses` left out of it."""
+    """The images of several crawls without duplicate URLs; part i is part i mod P of crawl i div P.
+
+    `addresses` contains the kept rows of each part, one bucket per crawl.
+    """
 
     crawls: Sequence[Output]
     addresses: Output
 
     @property
     def num_parts(self) -> int:
-        """Parts of all crawls together."""
+        """Number of parts of all crawls together."""
         return len(self.crawls) * len(self.addresses.parts)
 
     @property
     def num_rows(self) -> int:
-        """Images of all crawls, those of one address among them."""
+        """Number of images of all crawls, including those with duplicate URLs."""
         return sum(crawl.num_kept for crawl in self.crawls)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of their files."""
+        """Bytes of the files of all crawls."""
         return sum(part.num_bytes for crawl in self.crawls for part in crawl.parts)
 
     def part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """FETCHED, or the columns asked for (pair_id among them), of a part; None where it is empty."""
+        """FETCHED of a part, or the given columns (which must include pair_id); None if the part is empty."""
         crawl, bucket = divmod(index, len(self.addresses.parts))
         table = self.crawls[crawl].part(bucket, columns)
-        stays = self.addresses.stage.read(self.addresses.parts[bucket], crawl)
-        if table is None or stays is None:
+        kept = self.addresses.stage.read(self.addresses.parts[bucket], crawl)
+        if table is None or kept is None:
             return None
-        table = table.filter(pc.is_in(table["pair_id"], stays["pair_id"].combine_chunks()))
-        assert table["pair_id"] == stays["pair_id"]
+        table = table.filter(pc.is_in(table["pair_id"], kept["pair_id"].combine_chunks()))
+        assert table["pair_id"] == kept["pair_id"]
         if "spare_captions" not in table.column_names:
             return table
-        where = table.schema.get_field_index("spare_captions")
-        return table.set_column(where, "spare_captions", stays["spare_captions"])
+        position = table.schema.get_field_index("spare_captions")
+        return table.set_column(position, "spare_captions", kept["spare_captions"])
 
 
 def join(stages: Stages, crawls: Sequence[Output]) -> Images:
-    """Several crawls as one: of the rows with one address, the one with the best caption stays."""
+    """Combine several crawls: of all rows with the same URL, keep the one with the best caption."""
     columns = ["pair_id", "url", "caption", "caption_source", "spare_captions", "page_url", "reason"]
 
     def read(bucket: int) -> pa.Table | None:
         parts = [crawl.part(bucket, columns) for crawl in crawls]
-        found = [
+        numbered = [
             table.append_column("crawl", pa.array(np.full(table.num_rows, number, np.int32)))
             for number, table in enumerate(parts)
             if table is not None
         ]
-        return pa.concat_tables(found) if found else None
+        return pa.concat_tables(numbered) if numbered else None
 
     addresses = stages(
         "addresses",
@@ -90,7 +93,7 @@ def join(stages: Stages, crawls: Sequence[Output]) -> Images:
 
 
 def totals(stages: Stages, prefix: str, parts: int, read: ReadColumns, buckets: int) -> pa.Table:
-    """SKETCHES without draws over the pairs that `read` gives: counted by part, added by query."""
+    """SKETCHES, without draws, of the pairs that `read` returns: counted by part, then summed by query."""
     counts = stages(
         f"{prefix}counts",
         parts,
@@ -114,9 +117,9 @@ def limits(
     max_pairs: balancing.MaxPairs,
     buckets: int,
 ) -> pa.Table:
-    """THRESHOLDS of every query over the pairs that `read` gives: counted, then sketched by part and merged by query.
+    """THRESHOLDS of every query over the pairs that `read` returns.
 
-    Mode metaclip needs the counts only.
+    The pairs are counted, then sketched by part, and the sketches are merged by query. Mode metaclip needs only counts.
     """
     counted = totals(stages, prefix, parts, read, buckets)
     if config.mode == "metaclip":
@@ -140,7 +143,7 @@ def limits(
 
 
 def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
-    """OUTCOMES of a crawl: what was tried and what was kept of each query."""
+    """OUTCOMES of a crawl: the numbers of tried and of kept pairs of each query."""
     parts, generation = len(fetched.parts), fetched.stage.generation
     counts = stages(
         "outcomes",
@@ -157,7 +160,7 @@ def outcomes(stages: Stages, fetched: Output, buckets: int) -> pa.Table:
 
 
 def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM_NAMES) -> pa.Table:
-    """LINK_ROT of a crawl: every year, and the `num_names` busiest domains and hosts."""
+    """LINK_ROT of a crawl, by year and for the `num_names` domains and hosts with the most URLs."""
     generation = fetched.stage.generation
     counts = stages(
         "rot_counts",
@@ -179,7 +182,7 @@ def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM
 
 
 def card_counts(stages: Stages, parts: int, read: Callable[[int], pa.Table | None], buckets: int) -> pa.Table:
-    """CARD_COUNTS of the pairs that `read` gives: of each topic the largest."""
+    """CARD_COUNTS of the pairs that `read` returns: the largest counts of each topic."""
     counts = stages("card_counts", parts, read, finish=card.count, bucketing=by_name(buckets), num_buckets=buckets)
     added = stages(
         "card_totals",

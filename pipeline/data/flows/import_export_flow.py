@@ -1,9 +1,9 @@
-"""The flows between snapshots and other tools' files, on Ray Data (cluster/stages.py).
+"""Import the files of other tools as snapshots, and export snapshots as tars, on Ray Data (cluster/stages.py).
 
-import    imported   a tar or table -> its pairs as they are, checked, hashed     | by shard
-          distinct   which of them came before, by address and caption
-          shards     in the order of the shuffle -> commit
-export    tars       a shard -> a webdataset tar; a rerun writes those that are missing
+import    imported   tar or table -> its pairs unchanged, checked and hashed     | by shard
+          distinct   mark pairs with the same URL and caption as an earlier pair
+          shards     pairs in the order of the shuffle -> commit
+export    tars       shard -> webdataset tar; a rerun writes only missing tars
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from pipeline.schemas import PAIRS
 INPUT_SUFFIXES = (SHARD_SUFFIX, ".parquet")
 TARS = pa.schema([("name", pa.string()), ("num_pairs", pa.int64()), ("num_bytes", pa.int64())])
 NUM_BUCKETS = 16
-"""Parts in which the queries' pairs are counted."""
+"""Number of parts in which the pairs per query are counted."""
 
 
 def list_pairs(uri: str) -> list[str]:
-    """The tars and tables with images of a file or folder, in a fixed order, looked into.
+    """List the tars and tables of images of a file or folder in a fixed order, and check each.
 
     Raises:
-        FileNotFoundError: there are none.
-        ValueError: a file is neither, or a table has no images or no captions.
+        FileNotFoundError: there are no such files.
+        ValueError: a file is neither a tar nor a table, or a table has no images or no captions.
     """
     files = without_tables_beside(storage.list_files(uri, suffixes=INPUT_SUFFIXES))
-    with ThreadPoolExecutor(32) as threads:  # each is a request or two to an object store
+    with ThreadPoolExecutor(32) as threads:  # each check is one or two requests to an object store
         list(threads.map(_check, files))
     return files
 
@@ -64,7 +64,7 @@ def _check(uri: str) -> None:
 
 
 def read_pairs(uri: str) -> pa.Table:
-    """IMPORTED of one tar (with img2dataset's table beside it, where there is one) or of one table, all in memory.
+    """Read IMPORTED of one tar (with img2dataset's table of the tar, if it exists) or of one table, into memory.
 
     Raises:
         ValueError: the table is damaged.
@@ -77,7 +77,7 @@ def read_pairs(uri: str) -> pa.Table:
         with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
             return foreign_pairs.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{uri}: cannot be read to its end ({error}); put the file back, or take it away") from error
+        raise ValueError(f"{uri}: cannot be read to its end ({error}); restore or remove the file") from error
 
 
 def import_pairs(
@@ -88,15 +88,15 @@ def import_pairs(
     metadata: Mapping[str, object],
     config: shard.ShardConfig,
 ) -> snapshot.Snapshot:
-    """From tars and tables of images and captions to a committed snapshot.
+    """Turn tars and tables of images and captions into a committed snapshot.
 
     Args:
-        stages: of the run.
-        inputs: of `list_pairs`.
-        num_bytes: of all inputs.
-        dataset: gets the new version.
+        stages: the stages of the run.
+        inputs: the files returned by `list_pairs`.
+        num_bytes: total bytes of all inputs.
+        dataset: URI of the data set to which the new version is committed.
         metadata: plain data for the version's record.
-        config: how its shards are cut.
+        config: how pairs are divided into shards.
     """
     count = shard.num_shards(num_bytes, config)
     imported = stages(
@@ -119,12 +119,15 @@ def import_pairs(
 
 
 def export_tars(run: Run, source: snapshot.Snapshot, output: str) -> pa.Table:
-    """TARS: write each shard as a tar, and sizes.json, by which open_clip knows how many pairs each has.
+    """Write each shard as a tar, and sizes.json, from which open_clip reads the number of pairs of each tar.
 
     Args:
-        run: of this export: which tars are complete.
-        source: the snapshot; what has been taken down is left out.
+        run: the run of this export, which records the complete tars.
+        source: the snapshot; pairs that are taken down are not exported.
         output: the folder of the tars, local or s3://.
+
+    Returns:
+        TARS.
     """
     infos = shard_infos(source.shards)
     filesystem = storage.filesystem(source.uri)[0]
@@ -134,11 +137,11 @@ def export_tars(run: Run, source: snapshot.Snapshot, output: str) -> pa.Table:
     def write(part: int) -> pa.Table:
         name = shard_name(part, len(infos))
         reader, first = ShardReader(shards), 0
-        with tempfile.TemporaryFile() as file:  # a row group at a time in memory, whatever the size of the shard
+        with tempfile.TemporaryFile() as file:  # so that only one row group is in memory, for shards of any size
             tar = TarWriter(file, name, max_rows)
             for group, num_rows in enumerate(infos[part].row_groups):
-                rows = reader.places_left(part, group)
-                tar.write(reader.left(part, group, PAIRS.names), (rows + first).tolist())
+                rows = reader.remaining_rows(part, group)
+                tar.write(reader.read_remaining(part, group, PAIRS.names), (rows + first).tolist())
                 first += num_rows
             tar.close()
             file.flush()

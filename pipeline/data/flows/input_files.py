@@ -1,4 +1,4 @@
-"""The files that a job reads: opened wherever they lie, looked into before work begins, read by what they are."""
+"""Open, check and read the input files of a job, on any file system and of any supported type."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from pipeline.data.sources import extract, img2dataset, tables
 
 READ_AHEAD_BYTES = 8 * 2**20
 MAX_ARCHIVES_CHECKED = 64
-"""Each is read ahead of what is looked at."""
+"""Number of archives that are checked before work begins; checking one archive reads several MB ahead."""
 
 
 def check_dumps(uris: Sequence[str]) -> None:
-    """Raises ValueError where a file is no dump."""
+    """Raise ValueError if a file is not a Wikipedia dump."""
     for uri in uris:
         wikipedia.check_dump(open_uri(uri), uri)
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
-    """Look into every table, and into the first archives, before work begins.
+    """Check every table and the first MAX_ARCHIVES_CHECKED archives before work begins.
 
-    Raises ValueError where one is empty, of another type than its name says, or lacks a column.
+    Raises:
+        ValueError: a file is empty, its content does not match the type in its name, or a table lacks a column.
     """
     archives = [uri for uri in inputs if uri.endswith(extract.ARCHIVE_SUFFIXES)]
     for uri in archives[:MAX_ARCHIVES_CHECKED]:
@@ -38,7 +39,7 @@ def check_inputs(inputs: Sequence[str]) -> None:
 
 
 def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
-    """CANDIDATES of one archive, table or img2dataset shard."""
+    """Read CANDIDATES of one archive, table or img2dataset shard."""
     if uri.endswith(extract.ARCHIVE_SUFFIXES):
         return extract.read_archive(uri, open_uri, config)
     if uri.endswith(img2dataset.SHARD_SUFFIX):
@@ -49,15 +50,16 @@ def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
 
 @contextmanager
 def open_shard(uri: str) -> Iterator[tuple[io.BufferedReader, pa.Table | None]]:
-    """A webdataset shard, which can be sought, and img2dataset's table beside it, where there is one."""
+    """Open a webdataset shard as a seekable stream, with img2dataset's table of the shard, or None if it has none."""
     filesystem, path = storage.filesystem(uri)
-    beside = img2dataset.table_beside(path)
-    listed = pq.read_table(beside, filesystem=filesystem) if filesystem.get_file_info(beside).is_file else None
+    table_path = img2dataset.table_beside(path)
+    has_table = filesystem.get_file_info(table_path).is_file
+    listed = pq.read_table(table_path, filesystem=filesystem) if has_table else None
     with open_uri(uri) as stream:
         yield stream, listed
 
 
 def open_uri(uri: str) -> io.BufferedReader:
-    """A file that tells its position, as archive readers want it, read ahead in pieces that suit an object store."""
+    """Open a file as a stream with a position, as archive readers need, with read-ahead suited to object stores."""
     filesystem, path = storage.filesystem(uri)
     return io.BufferedReader(filesystem.open_input_file(path), READ_AHEAD_BYTES)

@@ -1,7 +1,7 @@
-"""The flow from Wikipedia, plain text and page views to the query list, on Ray Data (cluster/stages.py).
+"""Build the query list from Wikipedia, plain text and page views, on Ray Data (cluster/stages.py).
 
-articles, counts, totals, terms     text -> words and pairs -> added up -> scored  | by first, by last word
-views, titles                       page views -> added up                         | by title
+articles, counts, totals, terms     text -> words and bigrams -> totals -> scores  | by first word, by last word
+views, titles                       page views -> totals                           | by title
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from pipeline.schemas import ARTICLES, PAGE_VIEWS, SCORED_TERMS
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What a query list is made of."""
+    """The sources of a query list."""
 
     dumps: Sequence[ByteRange] = ()
-    """Wikipedia's XML."""
+    """XML dumps of Wikipedia."""
     texts: Sequence[ByteRange] = ()
-    """Plain text, one document a line."""
+    """Plain text, one document per line."""
     page_views: Sequence[str] = ()
+    """URIs of page view files."""
     synsets: Sequence[str] = ()
+    """Synsets of WordNet."""
     language: str = "en"
-    """Whose wiki's page views count."""
+    """Language of the Wikipedia whose page views are counted."""
 
 
 def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: query_list.QueriesConfig) -> pa.Table:
-    """QUERIES: terms counted by part, added up by their first word and scored by their last; titles by name."""
+    """QUERIES: terms are counted by part, summed by their first word and scored by their last; titles are summed."""
     dumps, texts, files = corpus.dumps, corpus.texts, corpus.page_views
     articles = stages(
         "articles",
@@ -47,8 +49,8 @@ def build_queries(stages: Stages, corpus: Corpus, num_buckets: int, config: quer
     def documents(part: int) -> pa.Table | None:
         if part < len(dumps):
             return articles.part(part, ["text"])
-        extent = texts[part - len(dumps)]
-        return pa.table({"text": list(read_lines(open_uri(extent.uri), extent))})
+        byte_range = texts[part - len(dumps)]
+        return pa.table({"text": list(read_lines(open_uri(byte_range.uri), byte_range))})
 
     counts = stages(
         "counts",

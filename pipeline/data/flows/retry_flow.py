@@ -1,7 +1,7 @@
-"""Rounds of later attempts: a crawl's rows that had failed, or moved to another domain, asked for once more.
+"""Retry rows of a crawl that failed or moved to another domain, in rounds.
 
-Every round is a new generation of the stage `fetched` (cluster/parts.py). What a round asks for is written down before
-it begins, so a run that is killed in one goes on with it.
+Every round writes a new generation of the stage `fetched` (cluster/parts.py). The kind of a round is recorded before
+the round begins, so a run that is killed resumes the round.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from pipeline.schemas import FETCHED
 def later_attempts(
     stages: Stages, fetched: Output, retry: Retry | None, config: CrawlConfig, lists: BlockLists
 ) -> Output:
-    """Go on with the rounds that have begun, follow what has moved, and make the round that is asked for.
+    """Resume rounds that have begun, run rounds that follow moved rows, and run the requested round.
 
-    Where the job has not ended since a round of the kind that is asked for began, that round is the one that is meant.
+    If an unfinished job already began a round of the requested kind, that round is resumed.
     """
     begun = _begun(stages.run)
-    asked = [kind for kind in begun if kind != "moved"]
-    if asked and asked[-1] == retry and not _has_ended(stages.run, len(begun)):
+    requested = [kind for kind in begun if kind != "moved"]
+    if requested and requested[-1] == retry and not _has_ended(stages.run, len(begun)):
         retry = None
     while True:
         generation = fetched.stage.generation + 1
@@ -50,6 +50,7 @@ def later_attempts(
 
 
 def _begun(run: Run) -> list[Retry]:
+    """The kinds of all rounds that have begun, in order."""
     rounds: list[Retry] = []
     while storage.exists(_record(run, len(rounds) + 1)):
         rounds.append(json.loads(storage.read_bytes(_record(run, len(rounds) + 1))))
@@ -57,29 +58,31 @@ def _begun(run: Run) -> list[Retry]:
 
 
 def _has_ended(run: Run, generation: int) -> bool:
-    """Whether the job has ended since that round: its funnel, the last thing that it writes, tells of it then."""
-    place = storage.join(run.uri, "funnel.json")
-    stages = json.loads(storage.read_bytes(place)) if storage.exists(place) else []
+    """Whether the job has ended since that round. The job writes funnel.json last, with the stages of the round."""
+    funnel = storage.join(run.uri, "funnel.json")
+    stages = json.loads(storage.read_bytes(funnel)) if storage.exists(funnel) else []
     return any(stage["stage"] == f"answers-{generation}" for stage in stages)
 
 
 def _record(run: Run, generation: int) -> str:
+    """The URI of the file that records the kind of a round."""
     return storage.join(run.uri, f"attempts-{generation}.json")
 
 
 def attempt_again(
     stages: Stages, fetched: Output, rounds: Sequence[Retry], config: CrawlConfig, lists: BlockLists
 ) -> Output:
-    """The next generation of FETCHED: rows with reasons of a kind asked for once more, all others as they are.
+    """Write the next generation of FETCHED: retry the rows of the last round's kind, and copy all other rows.
 
-    A row is asked for by the actor that has the registered domain where it is now, and then goes back to its part.
+    A row is fetched by the actor that owns its current registered domain, and is then written to its original part.
 
     Args:
-        stages: of the run.
-        fetched: the generation before.
-        rounds: all rounds up to this one. Rows that have moved as often as `max_redirects` in a row move no more.
-        config: of the crawl.
-        lists: what must not get in.
+        stages: the stages of the run.
+        fetched: the previous generation.
+        rounds: the kinds of all rounds up to this one. A row is no longer followed after `max_redirects` consecutive
+            "moved" rounds.
+        config: the options of the crawl.
+        lists: URLs, domains, files and pictures to block.
     """
     parts, generation = config.fetch_parts, len(rounds)
     num_moves = next((number for number, kind in enumerate(reversed(rounds)) if kind != "moved"), generation)
@@ -89,7 +92,7 @@ def attempt_again(
         table = fetched.dropped(part, columns)
         return None if table is None else due(table, rounds[-1])
 
-    asked = stages(
+    attempts = stages(
         f"attempts-{generation}",
         parts,
         open_rows,
@@ -99,7 +102,7 @@ def attempt_again(
     answers = stages(
         f"answers-{generation}",
         parts,
-        asked.bucket,
+        attempts.bucket,
         pools=crawlers(config, lists),
         finish=partial(as_answers, may_move=num_moves < config.fetch.max_redirects),
         bucketing=by_domain("url", parts),

@@ -1,7 +1,8 @@
-"""Commits: versions and tags come into being by one write each, that of a file that must not be there.
+"""Create versions and tags of a data set, each by a single write of a file that must not exist yet.
 
-Whoever puts the record of a number first has that number; the others take the next one, or are told. All that the
-version names is there before: its shards, its manifest, its counts, and tombstones for what it must not show.
+The first writer of the record of a version number gets that number. Other writers take the next number, or get a
+ConflictError if they gave a parent. Everything that a version refers to is written before its record: shards, manifest,
+counts, and tombstones for the pairs that it must not show.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from pipeline.schemas import OVERLAPS, PAIRS
 
 
 class ConflictError(ValueError):
-    """Somebody else has committed meanwhile; what was made on top of the version before has to be made anew."""
+    """Another writer has committed since; the change must be made again on top of the latest version."""
 
 
 def put_overlaps(uri: str, overlaps: pa.Table) -> str:
-    """Write OVERLAPS into a data set, and give their sha256, for a record's `overlap`."""
+    """Write OVERLAPS into a data set and return the sha256 of the file, for the field `overlap` of a record."""
     data = parquet.encode(overlaps.cast(OVERLAPS))
     sha256 = hashlib.sha256(data).hexdigest()
     storage.put_if_absent(storage.join(uri, "overlaps", f"{sha256}.parquet"), data)
@@ -57,24 +58,25 @@ def commit(
     *,
     parent: str | None = None,
 ) -> Snapshot:
-    """Make a version of these shards; where the latest version has the same id already, that one is returned, unless
-    something else is known of its overlap with evaluation sets.
+    """Create a version with these shards.
 
-    The content of an older version, committed again, is a new version of the same id: the latest is what people get who
-    name none. Killed at any moment, it leaves the versions before or the new one, and may be called again.
+    If the latest version already has the same id and the same `overlap`, that version is returned instead. Committing
+    the content of an older version again creates a new version with the same id, because readers get the latest version
+    by default. If the process is killed, the new version either exists completely or not at all, and the call can be
+    repeated.
 
     Args:
         uri: the data set.
-        shards: in order, their paths below the data set.
+        shards: the shards in order, with paths relative to the data set.
         query_counts: QUERY_COUNTS of these shards.
         metadata: plain data for the version's record, to which OWN_FIELDS are added.
-        parent: the version that this one was made from. Where it is not given, the new version takes the place of
-            whatever is the latest: right for what was not made from another version.
+        parent: the version from which this one was made. If None, the new version replaces any latest version, which is
+            right for content that was not derived from another version.
 
     Raises:
-        ConflictError: the latest version is not `parent`; names the one that is.
-        FileNotFoundError: a shard is not there.
-        ValueError: a shard has another size, or the manifest that is there is damaged.
+        ConflictError: the latest version is not `parent`; the message names the latest version.
+        FileNotFoundError: a shard does not exist.
+        ValueError: a shard has the wrong size, or the existing manifest is damaged.
     """
     assert not OWN_FIELDS & metadata.keys(), OWN_FIELDS & metadata.keys()
     uri = storage.absolute(uri)
@@ -88,7 +90,7 @@ def commit(
     if not storage.put_if_absent(manifest_uri(uri, snapshot_id), manifest):
         raise ValueError(f"{manifest_uri(uri, snapshot_id)} is damaged; remove it and commit again")
     overlap = metadata.get("overlap")
-    commit_id = uuid.uuid4().hex  # so that of two commits with one content each knows its own record
+    commit_id = uuid.uuid4().hex  # distinguishes the records of two commits with equal content
     while True:
         names = versions(uri)
         latest = read_record(uri, names[-1]) if names else None
@@ -96,9 +98,9 @@ def commit(
             return Snapshot.open(uri, latest["name"])
         if parent is not None and (latest is None or latest["name"] != parent):
             winner = latest["name"] if latest else "no version"
-            raise ConflictError(f"{uri}: {winner} is the latest now, not {parent}; make the change on top of it")
-        buried = tombstones.files(uri)
-        known = {shard.path for shard in read_manifest(uri, latest)} if latest and buried else set()
+            raise ConflictError(f"{uri}: {winner} is the latest now, not {parent}; make the change again on top of it")
+        tombstone_files = tombstones.files(uri)
+        known = {shard.path for shard in read_manifest(uri, latest)} if latest and tombstone_files else set()
         tombstones.follow(uri, {shard.path for shard in shards} - known)
         name = f"v{int(names[-1][1:]) + 1 if names else 1:08d}"
         record = {
@@ -113,38 +115,45 @@ def commit(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         if storage.put_if_absent(record_uri(uri, name), json.dumps(record, indent=1, sort_keys=True).encode()):
-            if tombstones.files(uri) != buried:  # a take-down that has not seen this version: one of us sees the other
+            # A concurrent take-down may have missed this version. Both sides write first and read afterwards, so at
+            # least one of them sees the other.
+            if tombstones.files(uri) != tombstone_files:
                 tombstones.follow(uri, {shard.path for shard in shards})
             return Snapshot.open(uri, name)
 
 
 def tag(uri: str, name: str, version: str) -> None:
-    """Give a version another name, for good. What has a tag is kept by the garbage collector.
+    """Give a version a second, permanent name. The garbage collector keeps versions that have a tag.
 
     Raises:
-        FileNotFoundError: there is no such version.
-        ValueError: the name is none for a tag, or another version's.
+        FileNotFoundError: the version does not exist.
+        ValueError: the name is not a valid tag, or is already the tag of another version.
     """
     if not TAG.fullmatch(name) or VERSION.fullmatch(name):
-        raise ValueError(f"tag={name}: begin with a letter or digit; up to 64 letters, digits, '.', '_' and '-'")
+        raise ValueError(
+            f"tag={name}: use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit, and not a "
+            "version name"
+        )
     version = Snapshot.open(uri, version).name
     record = json.dumps({"schema_version": SCHEMA_VERSION, "version": version}).encode()
     if not storage.put_if_absent(storage.join(uri, "refs", "tags", f"{name}.json"), record):
-        raise ValueError(f"tag={name} names {tags(uri)[name]} already; tags are never moved, choose another name")
+        raise ValueError(f"tag={name} already names {tags(uri)[name]}; tags cannot be moved, choose another name")
 
 
 def _check_shards(uri: str, shards: Sequence[Shard]) -> None:
-    """By listing their folders, which is one request for a thousand files."""
+    """Check that all shards exist with the right size, by listing their folders: one request per 1,000 files."""
     folders = sorted({shard.path.rpartition("/")[0] for shard in shards})
     base = storage.join(uri, "")
-    found = {
+    sizes = {
         entry.uri[len(base) :]: entry.num_bytes
         for folder in folders
         for entry in storage.entries(storage.join(uri, folder))
     }
     for shard in shards:
-        place = storage.join(uri, shard.path)
-        if shard.path not in found:
-            raise FileNotFoundError(f"{place}: this shard is not there; write it before the commit")
-        if found[shard.path] != shard.num_bytes:
-            raise ValueError(f"{place}: {shard.num_bytes} bytes expected, {found[shard.path]} found; write it again")
+        shard_uri = storage.join(uri, shard.path)
+        if shard.path not in sizes:
+            raise FileNotFoundError(f"{shard_uri}: this shard does not exist; write it before the commit")
+        if sizes[shard.path] != shard.num_bytes:
+            raise ValueError(
+                f"{shard_uri}: {shard.num_bytes} bytes expected, {sizes[shard.path]} found; write it again"
+            )

@@ -1,9 +1,10 @@
-"""What differs between two versions: pairs added, removed, and those whose picture is another one now.
+"""Compare two versions: count the pairs that were added, removed, or have a different picture.
 
-Shards that both have are not read. Of the others the ids are read shard by shard and put into NUM_PARTITIONS files by
-their hash, 24 bytes a pair, and then compared partition by partition. Two versions of 400 million pairs with no shard
-in common: 19.2 GB of temporary files, 300 MB of them in memory at a time and as much again to sort them. Ids count by
-their first 64 bits: among 800 million two may coincide once in 58 such comparisons.
+Shards that are in both versions are not read. From the other shards, ids are read one shard at a time and written to
+NUM_PARTITIONS temporary files by hash, 24 bytes per pair. The partitions are then compared one by one. For two versions
+of 400 million pairs without a common shard, the files take 19.2 GB; 300 MB are in memory at a time, and as much again
+for sorting. Ids are compared by their first 64 bits: among 800 million ids, one collision is expected in 58
+comparisons.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ NUM_THREADS = 4
 NUM_EXAMPLES = 5
 RECORD = np.dtype([("pair", "<u8"), ("picture", "<u8"), ("shard", "<u4"), ("row", "<u4")])
 Records = npt.NDArray[np.void]
-"""RECORD of each pair: words of its id and of its picture's sha256, and where it lies."""
+"""One RECORD per pair: the first 64 bits of its id and of its picture's sha256, its shard and its row."""
 
 
 @dataclass
 class Difference:
-    """Numbers of pairs, with the ids of some."""
+    """The result of a comparison: numbers of pairs, and some example ids."""
 
     num_shards_shared: int = 0
     num_shards_old: int = 0
@@ -44,20 +45,20 @@ class Difference:
     num_added: int = 0
     num_removed: int = 0
     num_changed: int = 0
-    """Pairs whose picture is another file."""
+    """Number of pairs whose picture is a different file."""
     removed_by_reason: Counter[str] = field(default_factory=Counter)
-    """Of those removed that a tombstone names: its reason."""
+    """Number of removed pairs that were taken down, by the reason in the tombstone."""
     examples: dict[str, list[str]] = field(default_factory=lambda: {"added": [], "removed": [], "changed": []})
-    """Ids of some pairs of each kind, those of the lowest hashes."""
+    """Ids of some pairs of each kind, those with the lowest hashes."""
 
 
-def diff(old: Snapshot, new: Snapshot, tell: Callable[[int], None] = lambda _: None) -> Difference:
-    """Compare two versions of a data set by what their shards hold, pairs taken down included.
+def diff(old: Snapshot, new: Snapshot, progress: Callable[[int], None] = lambda _: None) -> Difference:
+    """Compare two versions of a data set by the contents of their shards, including pairs that are taken down.
 
     Args:
-        old: the version that pairs are removed from.
-        new: the version that they are added to.
-        tell: is called with the number of shards read since the call before.
+        old: the version before.
+        new: the version after.
+        progress: called with the number of shards read since the previous call.
     """
     shared = {shard.sha256 for shard in old.shards} & {shard.sha256 for shard in new.shards}
     result = Difference(
@@ -70,7 +71,7 @@ def diff(old: Snapshot, new: Snapshot, tell: Callable[[int], None] = lambda _: N
     with tempfile.TemporaryDirectory() as folder:
         sides = [Path(folder, name) for name in ("old", "new")]
         for shards, side in zip(own, sides, strict=True):
-            _partition(shards, side, tell)
+            _partition(shards, side, progress)
         for partition in range(NUM_PARTITIONS):
             before, after = (np.fromfile(side / str(partition), RECORD) for side in sides)
             _compare(before, after, own, reasons, result)
@@ -78,12 +79,12 @@ def diff(old: Snapshot, new: Snapshot, tell: Callable[[int], None] = lambda _: N
 
 
 def num_shards_to_read(old: Snapshot, new: Snapshot) -> int:
-    """How many shards a comparison reads."""
+    """The number of shards that a comparison reads."""
     digests = [{shard.sha256 for shard in snapshot.shards} for snapshot in (old, new)]
     return len(digests[0] ^ digests[1])
 
 
-def _partition(shards: Sequence[Shard], folder: Path, tell: Callable[[int], None]) -> None:
+def _partition(shards: Sequence[Shard], folder: Path, progress: Callable[[int], None]) -> None:
     folder.mkdir()
     with ExitStack() as stack, ThreadPoolExecutor(NUM_THREADS) as threads:
         files = [stack.enter_context((folder / str(number)).open("wb")) for number in range(NUM_PARTITIONS)]
@@ -98,7 +99,7 @@ def _partition(shards: Sequence[Shard], folder: Path, tell: Callable[[int], None
             ends = np.cumsum(np.bincount(buckets, minlength=NUM_PARTITIONS))
             for file, part in zip(files, np.split(records[order], ends[:-1]), strict=True):
                 part.tofile(file)
-            tell(1)
+            progress(1)
 
 
 def _compare(
@@ -115,8 +116,8 @@ def _compare(
     known = removed["pair"][np.isin(removed["pair"], np.array(list(reasons), np.uint64))]
     result.removed_by_reason.update(reasons[word] for word in known.tolist())
     for name, records, side in (("removed", removed, 0), ("added", added, 1), ("changed", changed, 1)):
-        room = NUM_EXAMPLES - len(result.examples[name])
-        result.examples[name] += [_id_of(shards[side], record) for record in records[:room]]
+        num_missing = NUM_EXAMPLES - len(result.examples[name])
+        result.examples[name] += [_id_of(shards[side], record) for record in records[:num_missing]]
 
 
 def _id_of(shards: Sequence[Shard], record: Any) -> str:
@@ -125,7 +126,7 @@ def _id_of(shards: Sequence[Shard], record: Any) -> str:
 
 
 def _reasons(uri: str) -> dict[int, str]:
-    """The reason of what is taken down, by the word of its id."""
+    """The reason for each pair that is taken down, by the first 64 bits of its id."""
     table = tombstones.read(uri)
     table = table.filter(table["pair_id"].is_valid())
     words = words_of_ids(table["pair_id"].to_pylist())

@@ -1,8 +1,9 @@
-"""Reading a snapshot for training: captions and images, by row group and in the shuffled order, checksums verified.
+"""Read captions and images of a snapshot for training, by row group and in shuffled order, with verified checksums.
 
-What a read costs: a shard's footer once (its size, its end), and then a row group's two columns, whatever the size of
-the snapshot. The manifest says how many rows each row group has, so any place of an epoch is found without reading.
-`pairs` holds the row groups of the window that it hands out and, read by threads meanwhile, those of the next.
+The cost of a read does not depend on the size of the snapshot: the footer of a shard is read once (its size and its
+end), then two columns per row group. The manifest contains the number of rows of each row group, so any position of an
+epoch is found without reading shards. `pairs` keeps two windows in memory: the one that it yields, and the next one,
+which threads read ahead.
 """
 
 from __future__ import annotations
@@ -22,62 +23,62 @@ from pyarrow.fs import FileSystem
 
 from pipeline.data.snapshots.epoch_order import Int64, Order, Rows, ShardInfo
 from pipeline.data.snapshots.snapshot import Shard
-from pipeline.data.snapshots.tombstones import rows_left
+from pipeline.data.snapshots.tombstones import remaining_rows
 from pipeline.schemas import PAIRS, PAIRS_VERSION
 
 COLUMNS = ("caption", "image")
 MAX_OPEN = 64
-"""Shards whose footers a reader keeps: some 100 KB each."""
-HELD_BYTES = 512 * 2**20
-"""Row groups that a reading process keeps for the steps to come."""
-ATTEMPTS = 3
-"""A body cut short on its way from S3 looks like damage to pyarrow; the next one is whole."""
+"""Maximum number of shards whose footers a reader keeps in memory, about 100 KB each."""
+CACHE_BYTES = 512 * 2**20
+"""Maximum bytes of row groups that a reader keeps in memory for later steps."""
+MAX_ATTEMPTS = 3
+"""Maximum number of attempts to read a row group; pyarrow reports a truncated S3 response as damage."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The files of a snapshot and how to open them. Plain data, so that reading tasks can have it."""
+    """The files of a snapshot and their file system. Plain data, so that it can be sent to reading tasks."""
 
     filesystem: FileSystem
     paths: tuple[str, ...]
     infos: tuple[ShardInfo, ...]
 
     def captions(self, most: int) -> Iterator[str]:
-        """The first captions, in the snapshot's order, without those that have been taken down."""
+        """The first `most` captions in the snapshot's order, without those that are taken down."""
         reader = ShardReader(self)
-        every = (
+        captions = (
             caption
             for shard, info in enumerate(self.infos)
             for group in range(len(info.row_groups))
-            for caption in reader.left(shard, group, ["caption"])["caption"].to_pylist()
+            for caption in reader.read_remaining(shard, group, ["caption"])["caption"].to_pylist()
         )
-        return islice(every, most)
+        return islice(captions, most)
 
 
 def shard_infos(shards: Iterable[Shard]) -> tuple[ShardInfo, ...]:
-    """What a reader needs to know of a snapshot's shards."""
+    """The information about a snapshot's shards that a reader needs."""
     return tuple(ShardInfo(shard.path, shard.row_groups, shard.taken_down) for shard in shards)
 
 
 class ShardReader:
-    """Reads row groups; what it has opened stays open for a while. Threads may share it."""
+    """Read row groups, with a cache of open shards. Threads may share a reader for `read`, but not for `take`."""
 
     def __init__(self, shards: Shards) -> None:
         self.shards = shards
         self._open: OrderedDict[int, tuple[pa.NativeFile, pq.FileMetaData]] = OrderedDict()
-        self._held: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
-        self._held_bytes = 0
+        self._cache: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._cached_bytes = 0
         self._lock = threading.Lock()
 
     def read(self, shard: int, row_group: int, columns: Sequence[str] = COLUMNS) -> pa.Table:
-        """All rows of a row group.
+        """Read all rows of a row group.
 
         Raises:
-            FileNotFoundError: the shard is gone.
-            ValueError: the shard is damaged, or not the one that the snapshot tells of.
+            FileNotFoundError: the shard does not exist.
+            ValueError: the shard is damaged, or is not the one in the snapshot.
         """
         path, expected = self.shards.paths[shard], self.shards.infos[shard].row_groups[row_group]
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 stream, metadata = self._file(shard)
                 with pq.ParquetFile(
@@ -87,49 +88,53 @@ class ShardReader:
                 version = int((metadata.metadata or {}).get(b"schema_version", PAIRS_VERSION))
                 break
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"{path}: this shard of the snapshot is gone") from error
+                raise FileNotFoundError(f"{path}: this shard of the snapshot is missing") from error
             except (pa.ArrowException, OSError, ValueError) as error:
                 with self._lock:
                     self._open.pop(shard, None)
-                if attempt == ATTEMPTS:
+                if attempt == MAX_ATTEMPTS:
                     raise ValueError(f"{path}: this shard of the snapshot is damaged ({error})") from error
         if version > PAIRS_VERSION:
-            raise ValueError(f"{path}: schema version {version}, this program reads up to {PAIRS_VERSION}; use a later")
+            raise ValueError(
+                f"{path}: schema version {version}, this program reads up to {PAIRS_VERSION}; use a newer program"
+            )
         if {field.name: field.type for field in table.schema} != {name: PAIRS.field(name).type for name in columns}:
             raise ValueError(f"{path}: this shard of the snapshot is damaged (columns {table.schema.to_string()})")
         if table.num_rows != expected:
-            raise ValueError(f"{path}: row group {row_group} has {table.num_rows} rows, the snapshot says {expected}")
+            raise ValueError(
+                f"{path}: row group {row_group} has {table.num_rows} rows, the snapshot expects {expected}"
+            )
         return table
 
-    def left(self, shard: int, row_group: int, columns: Sequence[str] = COLUMNS) -> pa.Table:
-        """The rows of a row group without those that have been taken down. Raises as `read`."""
+    def read_remaining(self, shard: int, row_group: int, columns: Sequence[str] = COLUMNS) -> pa.Table:
+        """Read the rows of a row group that are not taken down. Raises the errors of `read`."""
         table = self.read(shard, row_group, columns)
-        kept = self.places_left(shard, row_group)
+        kept = self.remaining_rows(shard, row_group)
         return table if len(kept) == table.num_rows else table.take(pa.array(kept))
 
-    def places_left(self, shard: int, row_group: int) -> Int64:
-        """The places in a row group whose rows have not been taken down."""
+    def remaining_rows(self, shard: int, row_group: int) -> Int64:
+        """The indices within a row group of the rows that are not taken down."""
         info = self.shards.infos[shard]
-        return rows_left(info.row_groups[row_group], row_group, info.taken_down)
+        return remaining_rows(info.row_groups[row_group], row_group, info.taken_down)
 
     def take(self, rows: Rows) -> pa.Table:
-        """Some rows of a row group, which is kept in memory for the next call that asks for rows of it."""
+        """Read some rows of a row group, and keep the row group in the cache for later calls."""
         key = (rows.shard, rows.row_group)
-        table = self._held.pop(key, None)
+        table = self._cache.pop(key, None)
         if table is None:
             table = self.read(*key)
-            self._held_bytes += table.nbytes
-        self._held[key] = table
-        while self._held_bytes > HELD_BYTES and len(self._held) > 1:
-            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+            self._cached_bytes += table.nbytes
+        self._cache[key] = table
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return table.take(pa.array(rows.rows))
 
     def _file(self, shard: int) -> tuple[pa.NativeFile, pq.FileMetaData]:
-        """A shard, opened, and its footer."""
+        """The open file of a shard, and its footer."""
         with self._lock:
-            if found := self._open.get(shard):
+            if opened := self._open.get(shard):
                 self._open.move_to_end(shard)
-                return found
+                return opened
         stream = self.shards.filesystem.open_input_file(self.shards.paths[shard])
         metadata = pq.read_metadata(stream)
         with self._lock:
@@ -149,20 +154,20 @@ def pairs(
     num_readers: int = 1,
     num_threads: int = 4,
 ) -> Iterator[tuple[bytes, str]]:
-    """Image and caption of every row of an epoch, in its order.
+    """Yield the image and caption of every row of an epoch, in the order of the epoch.
 
     Args:
-        shards: the snapshot's.
-        order: of the same shards.
-        epoch: counted from 0.
-        start: place in the epoch's sequence to begin at.
-        reader: which of the readers this is: they take the windows in turns, and together each row once.
-        num_readers: how many there are.
-        num_threads: threads that read ahead, beside this one: so many requests at once.
+        shards: the shards of the snapshot.
+        order: the order of the same shards.
+        epoch: number of the epoch, counted from 0.
+        start: position in the epoch at which to begin.
+        reader: index of this reader. Readers take windows in turn, so that all readers together read each row once.
+        num_readers: number of readers.
+        num_threads: number of threads that read ahead, which is also the number of concurrent requests.
 
     Raises:
-        FileNotFoundError: a shard is gone.
-        ValueError: a shard is damaged, or not the one that the snapshot tells of.
+        FileNotFoundError: a shard does not exist.
+        ValueError: a shard is damaged, or is not the one in the snapshot.
     """
     if start >= order.num_rows:
         return
@@ -177,39 +182,39 @@ def pairs(
         while following is not None:
             current = following
             current.wait()
-            following = next(ahead, None)  # is read while the current one is handed out
+            following = next(ahead, None)  # the threads read this window while the current one is yielded
             yield from current.pairs()
     finally:
         threads.shutdown(cancel_futures=True)
 
 
 class _Window:
-    """The rows of one window, while threads read their row groups."""
+    """The rows of one window, whose row groups are read by threads."""
 
     def __init__(
         self, order: Order, epoch: int, window: int, start: int, source: ShardReader, threads: ThreadPoolExecutor
     ) -> None:
         numbers = order.rows(epoch, window)[max(0, start - order.start(epoch, window)) :]
         self._num_rows = len(numbers)
-        self._places = order.locate(numbers)
-        self._tables = [threads.submit(source.read, place.shard, place.row_group) for place in self._places]
+        self._located = order.locate(numbers)
+        self._tables = [threads.submit(source.read, rows.shard, rows.row_group) for rows in self._located]
 
     def wait(self) -> None:
-        """Until all of it is there."""
+        """Wait until all row groups are read."""
         for table in self._tables:
             table.result()
 
     def pairs(self) -> Iterator[tuple[bytes, str]]:
-        """Image and caption of each row, in order."""
+        """Yield the image and caption of each row, in order."""
         images: list[memoryview] = []
         captions = np.empty(self._num_rows, object)
         which, first, last = (np.empty(self._num_rows, np.int64) for _ in range(3))
-        for place, future in zip(self._places, self._tables, strict=True):
+        for located, future in zip(self._located, self._tables, strict=True):
             table = future.result()
-            ends, data = _values(table["image"])
-            which[place.at] = len(images)
-            first[place.at], last[place.at] = ends[place.rows], ends[place.rows + 1]
-            captions[place.at] = table["caption"].to_numpy(zero_copy_only=False)[place.rows]
+            offsets, data = _values(table["image"])
+            which[located.positions] = len(images)
+            first[located.positions], last[located.positions] = offsets[located.rows], offsets[located.rows + 1]
+            captions[located.positions] = table["caption"].to_numpy(zero_copy_only=False)[located.rows]
             images.append(data)
         columns = (which.tolist(), first.tolist(), last.tolist(), captions.tolist())
         for group, begin, end, caption in zip(*columns, strict=True):
@@ -217,7 +222,7 @@ class _Window:
 
 
 def _values(column: pa.ChunkedArray) -> tuple[np.ndarray[Any, np.dtype[np.int64]], memoryview]:
-    """Where each value of a column of large_binary begins and the last one ends, and the bytes of all."""
+    """The offsets of the values of a large_binary column, including the end of the last one, and the bytes."""
     array = column.combine_chunks()
     _, offsets, data = array.buffers()
     return np.frombuffer(offsets, np.int64, len(array) + 1, offset=8 * array.offset), memoryview(data or b"")

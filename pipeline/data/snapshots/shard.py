@@ -1,9 +1,9 @@
-"""Shards: the corpus in a global shuffle, in Parquet files of bounded size with row groups of bounded bytes.
+"""Arrange the corpus in a global shuffle, as Parquet shards of bounded size with row groups of bounded bytes.
 
-The place of a pair is a hash of (seed, pair id): its upper bits say which shard, the rest the order within. So the
-shuffle needs no shuffle service and no random generator, and depends on nothing but the pairs.
+The position of a pair is a hash of (seed, pair id). The upper bits give the shard, and the other bits give the order
+within the shard. So the shuffle needs neither a shuffle service nor a random generator, and depends only on the pairs.
 
-A shard's own metadata has the version of its schema, and under `statistics`, as JSON, what its pairs are like.
+The metadata of a shard contain the version of its schema and, under `statistics`, a JSON summary of its pairs.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ SIZES = pa.schema([("num_pairs", pa.int64())])
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """How the corpus is cut."""
+    """How the corpus is divided into shards and row groups."""
 
     target_bytes: int = 256 * 2**20
-    """Bytes of images in a shard, about."""
+    """Approximate number of bytes of images in a shard."""
     row_group_size: int = 256
-    """Pairs in a row group, at most: 8 MB at 256 pixels."""
+    """Maximum number of pairs in a row group; 256 pairs are 8 MB at 256 pixels."""
     row_group_bytes: int = 16 * 2**20
-    """Bytes of a row group, at most, so that a reader's memory does not depend on the size of the images; a larger pair
-    has one of its own."""
+    """Maximum bytes of a row group, which bounds a reader's memory for images of any size. A larger pair gets its own
+    row group."""
     seed: int = 0
+    """Seed of the shuffle."""
 
     def __post_init__(self) -> None:
         for name in ("target_bytes", "row_group_size", "row_group_bytes"):
@@ -43,28 +44,32 @@ class ShardConfig:
 
 
 def num_shards(total_bytes: int, config: ShardConfig) -> int:
-    """How many shards that many bytes of images make."""
+    """The number of shards for this many bytes of images."""
     return max(1, -(-total_bytes // config.target_bytes))
 
 
 def size(table: pa.Table) -> pa.Table:
-    """SIZES: how many rows of a part are still in, in one row."""
+    """SIZES of a part: one row with the number of kept rows."""
     return pa.table([[table["reason"].null_count]], schema=SIZES)
 
 
-def places(pair_ids: list[str], seed: int) -> UInt64:
-    """The place of each pair in the shuffle, 64 bits."""
+def positions(pair_ids: list[str], seed: int) -> UInt64:
+    """The position of each pair in the shuffle, as a 64-bit number."""
     return draws(seed ^ 0x5348554646, words_of_ids(pair_ids))
 
 
 def shard_of(table: pa.Table, count: int, seed: int) -> npt.NDArray[np.int32]:
     """The shard of each row of a table with a column pair_id."""
-    return bucket_of(places(table["pair_id"].to_pylist(), seed), count)
+    return bucket_of(positions(table["pair_id"].to_pylist(), seed), count)
 
 
 def arrange(table: pa.Table, seed: int) -> pa.Table:
-    """PAIRS of one shard in the order of the shuffle, from rows of FETCHED or PAIRS."""
-    order = np.lexsort((np.array(table["pair_id"].to_pylist()), places(table["pair_id"].to_pylist(), seed)))
+    """PAIRS of one shard in the order of the shuffle, from rows of FETCHED or PAIRS.
+
+    The column `jpg` of FETCHED is renamed to `image`.
+    """
+    pair_ids = table["pair_id"].to_pylist()
+    order = np.lexsort((np.array(pair_ids), positions(pair_ids, seed)))
     image = "jpg" if "jpg" in table.column_names else "image"
     names = [image if name == "image" else name for name in PAIRS.names]
     arranged = table.select(names).rename_columns(PAIRS.names).cast(PAIRS).take(order)
@@ -74,7 +79,7 @@ def arrange(table: pa.Table, seed: int) -> pa.Table:
 
 
 def statistics(table: pa.Table) -> dict[str, Any]:
-    """What the pairs of a shard are like: counts, and means to three decimals."""
+    """A summary of the pairs of a shard: counts, and means rounded to three decimals."""
     languages = pc.value_counts(table["language"].drop_null()).to_pylist()
 
     def mean(values: pa.ChunkedArray) -> float:
@@ -86,5 +91,5 @@ def statistics(table: pa.Table) -> dict[str, Any]:
         "mean_caption_characters": mean(pc.utf8_length(table["caption"])),
         "mean_width": mean(table["width"]),
         "mean_height": mean(table["height"]),
-        "languages": {found["values"]: found["counts"] for found in languages},
+        "languages": {language["values"]: language["counts"] for language in languages},
     }

@@ -1,15 +1,16 @@
-"""Snapshots: immutable, content-addressed versions of a data set.
+"""Open and verify snapshots: immutable, content-addressed versions of a data set.
 
-    <dataset>/data/<run>/part-00000-<sha256>.parquet   shards, written once under the name of their content
-    <dataset>/manifests/<sha256>.parquet               which shards make a snapshot; its hash is the snapshot's id
-    <dataset>/query_counts/<sha256>.parquet            how many pairs each query has in a snapshot of that id
+    <dataset>/data/<run>/part-00000-<sha256>.parquet   shards, written once, named by their content
+    <dataset>/manifests/<sha256>.parquet               the shards of a snapshot; its hash is the id of the snapshot
+    <dataset>/query_counts/<sha256>.parquet            number of pairs of each query in the snapshot with that id
     <dataset>/overlaps/<sha256>.parquet                pictures of evaluation sets that were found
-    <dataset>/snapshots/v00000001.json                 the version, and the commit: put if absent
-    <dataset>/refs/tags/<name>.json                    another name of a version; put if absent
-    <dataset>/tombstones/...                           what is taken down, from all versions (tombstones.py)
+    <dataset>/snapshots/v00000001.json                 the record of a version; put if absent, which is the commit
+    <dataset>/refs/tags/<name>.json                    a second name of a version; put if absent
+    <dataset>/tombstones/...                           pairs that are taken down from all versions (tombstones.py)
 
-A version exists when its record does (commit.py). The id depends on the pairs, the shards and the run that wrote them,
-which is in their paths, and not on where the data set lies. docs/snapshots.md tells the formats and the protocol.
+A version exists if its record exists (commit.py). The id depends on the pairs, the shards, and the run that wrote the
+shards (which is in their paths), but not on the location of the data set. docs/snapshots.md describes the formats and
+the protocol.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from cluster import storage
 from pipeline.data.snapshots import tombstones
 
 SCHEMA_VERSION = 1
-"""Of the version's record: docs/snapshot.schema.json."""
+"""Version of the record's format, which is described by docs/snapshot.schema.json."""
 SHARDS = pa.schema(
     [
-        ("path", pa.string()),  # below the data set
+        ("path", pa.string()),  # relative to the data set
         ("num_rows", pa.int64()),
         ("num_bytes", pa.int64()),
         ("sha256", pa.string()),
@@ -49,7 +50,7 @@ OWN_FIELDS = frozenset(
         *("num_pairs", "num_bytes", "num_shards", "schema"),
     }
 )
-"""What a commit puts into a record, beside the metadata."""
+"""Fields of a record that a commit adds to the metadata."""
 VERIFY_THREADS = 4
 VERSION = re.compile(r"v(\d{8})")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -57,7 +58,7 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One Parquet file of pairs (schemas.PAIRS). `path` is below the data set in a manifest, a URI in a Snapshot."""
+    """One Parquet file of PAIRS. `path` is relative to the data set in a manifest, and a URI in a Snapshot."""
 
     path: str
     num_rows: int
@@ -65,34 +66,34 @@ class Shard:
     sha256: str
     row_groups: tuple[int, ...]
     taken_down: tuple[tuple[int, int], ...] = ()
-    """Row group and row, sorted, of what no reader may show; counted in all of the above."""
+    """(row group, row) of each pair that no reader may show, sorted. The other fields include these pairs."""
 
-    def rows_left(self, row_group: int) -> npt.NDArray[np.int64]:
-        """The rows of a row group that may be read, ascending."""
-        return tombstones.rows_left(self.row_groups[row_group], row_group, self.taken_down)
+    def remaining_rows(self, row_group: int) -> npt.NDArray[np.int64]:
+        """The rows of a row group that are not taken down, in ascending order."""
+        return tombstones.remaining_rows(self.row_groups[row_group], row_group, self.taken_down)
 
     def read_row_group(self, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The pairs of a row group, less those taken down. Raises as open() does."""
+        """Read the pairs of a row group that are not taken down. Raises the errors of `open`."""
         with self.open() as file:
             table = file.read_row_group(row_group, columns=columns)
-        return table.take(pa.array(self.rows_left(row_group))) if self.taken_down else table
+        return table.take(pa.array(self.remaining_rows(row_group))) if self.taken_down else table
 
     @contextmanager
     def open(self) -> Iterator[pq.ParquetFile]:
-        """The whole file, what is taken down included; page checksums are verified. Needs `path` as a URI.
+        """Open the file, including pairs that are taken down, with verified page checksums. `path` must be a URI.
 
         Raises:
-            FileNotFoundError: it is gone.
-            ValueError: it is damaged.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is damaged.
         """
         filesystem, path = storage.filesystem(self.path)
         try:
             with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True) as file:
                 yield file
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.path}: this shard is gone") from error
+            raise FileNotFoundError(f"{self.path}: this shard is missing") from error
         except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{self.path}: this shard is damaged ({error}); see jobs.snapshot verify") from error
+            raise ValueError(f"{self.path}: this shard is damaged ({error}); run jobs.snapshot verify") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,74 +108,74 @@ class Snapshot:
 
     @property
     def num_rows(self) -> int:
-        """Pairs in all shards that are not taken down."""
+        """Number of pairs in all shards that are not taken down."""
         return sum(shard.num_rows for shard in self.shards) - self.num_taken_down
 
     @property
     def num_taken_down(self) -> int:
-        """Pairs in all shards that no reader may show."""
+        """Number of pairs in all shards that are taken down."""
         return sum(len(shard.taken_down) for shard in self.shards)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all shards."""
+        """Total bytes of all shards."""
         return sum(shard.num_bytes for shard in self.shards)
 
     @classmethod
     def open(cls, uri: str, version: str | None = None) -> Snapshot:
-        """One version of a data set: the one of that name ("v00000003") or tag, or else the latest.
+        """Open a version of a data set by its name ("v00000003") or tag; by default, open the latest version.
 
-        Everything that is taken down by now is marked in its shards, however old the version is.
+        All pairs taken down so far are marked in the shards, even if the version is older than the take-down.
 
         Raises:
-            FileNotFoundError: no such version, or none at all.
-            ValueError: a record, the manifest or a tombstone is damaged or of another program.
+            FileNotFoundError: the version does not exist, or the data set has no version.
+            ValueError: a record, the manifest or a tombstone is damaged or was written by another program.
         """
         uri = storage.absolute(uri)
         names = versions(uri)
         tagged = tags(uri) if version and not VERSION.fullmatch(version) else {}
         name = tagged.get(version, version) if version else (names[-1] if names else None)
         if name is None or name not in names:
-            there = [*names, *sorted(tagged)]
-            raise FileNotFoundError(f"{uri}: no snapshot {version or 'yet'}; there are {there or 'none'}")
+            existing = [*names, *sorted(tagged)]
+            raise FileNotFoundError(f"{uri}: no snapshot {version or 'yet'}; there are {existing or 'none'}")
         record = read_record(uri, name)
-        down = tombstones.places(tombstones.read(uri))
+        taken_down = tombstones.rows_by_shard(tombstones.read(uri))
         shards = tuple(
-            replace(shard, path=storage.join(uri, shard.path), taken_down=down.get(shard.path, ()))
+            replace(shard, path=storage.join(uri, shard.path), taken_down=taken_down.get(shard.path, ()))
             for shard in read_manifest(uri, record)
         )
         return cls(uri=uri, name=name, snapshot_id=record["snapshot_id"], shards=shards, metadata=record)
 
     def below(self, shard: Shard) -> str:
-        """The path of one of its shards below the data set."""
+        """The path of a shard relative to the data set."""
         return shard.path[len(self.uri.rstrip("/")) + 1 :]
 
     def query_counts(self) -> pa.Table:
-        """QUERY_COUNTS: how many pairs each query has that has any, those taken down included."""
+        """QUERY_COUNTS of all queries that have pairs, including pairs that are taken down."""
         data = storage.read_bytes(storage.join(self.uri, "query_counts", f"{self.snapshot_id}.parquet"))
         return pq.ParquetFile(pa.BufferReader(data)).read()
 
     def overlaps(self) -> pa.Table | None:
-        """OVERLAPS of its pairs, or of those left out for them, with evaluation sets; None where not looked for."""
+        """OVERLAPS with evaluation sets, of pairs in the snapshot and of dropped pairs; None if not searched for."""
         overlap = self.metadata.get("overlap")
         if overlap is None:
             return None
         data = storage.read_bytes(storage.join(self.uri, "overlaps", f"{overlap['sha256']}.parquet"))
         return pq.ParquetFile(pa.BufferReader(data)).read()
 
-    def verify(self, tell: Callable[[int], None] = lambda _: None) -> list[str]:
-        """What is wrong: totals, counts of queries, and size, sha256 and rows of every shard; nothing: it is sound.
+    def verify(self, progress: Callable[[int], None] = lambda _: None) -> list[str]:
+        """Check totals, query counts, and the size, sha256 and rows of every shard; return the list of faults.
 
-        Reads every byte once, VERIFY_THREADS shards at a time, a few megabytes of each in memory.
+        Reads every byte once, VERIFY_THREADS shards at a time, with a few megabytes of each in memory.
 
         Args:
-            tell: is called with the number of bytes that were checked since the call before.
+            progress: called with the number of bytes checked since the previous call.
         """
         faults = list(self._faults_of_record())
         with ThreadPoolExecutor(VERIFY_THREADS) as threads:
             for shard, fault in zip(self.shards, threads.map(_fault_of_shard, self.shards), strict=True):
                 faults += [fault] if fault else []
-                tell(shard.num_bytes)
+                progress(shard.num_bytes)
         return faults
 
     def _faults_of_record(self) -> Iterator[str]:
@@ -185,7 +186,7 @@ class Snapshot:
         try:
             self.query_counts()
         except (OSError, ValueError) as error:
-            yield f"{self.uri}: the counts of queries of {self.name} cannot be read ({error})"
+            yield f"{self.uri}: the query counts of {self.name} cannot be read ({error})"
 
 
 def versions(uri: str) -> list[str]:
@@ -194,41 +195,41 @@ def versions(uri: str) -> list[str]:
 
 
 def tags(uri: str) -> dict[str, str]:
-    """The tags of a data set, each with the version that it names."""
+    """The tags of a data set, with the version of each."""
     folder = storage.join(uri, "refs", "tags")
     names = [name for name in _json_names(folder) if TAG.fullmatch(name)]
     return {name: json.loads(storage.read_bytes(storage.join(folder, f"{name}.json")))["version"] for name in names}
 
 
 def read_manifest(uri: str, record: Mapping[str, Any]) -> list[Shard]:
-    """The shards of a version, their paths below the data set. Raises ValueError where the manifest is damaged."""
-    place = manifest_uri(uri, record["snapshot_id"])
-    data = storage.read_bytes(place)
+    """The shards of a version, with paths relative to the data set. Raises ValueError if the manifest is damaged."""
+    manifest = manifest_uri(uri, record["snapshot_id"])
+    data = storage.read_bytes(manifest)
     if hashlib.sha256(data).hexdigest() != record["snapshot_id"]:
-        raise ValueError(f"{place}: the manifest of {record['name']} is damaged (its sha256 is not its name)")
+        raise ValueError(f"{manifest}: the manifest of {record['name']} is damaged (its sha256 is not its name)")
     rows = pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()
     return [Shard(**row | {"row_groups": tuple(row["row_groups"])}) for row in rows]
 
 
 def read_record(uri: str, name: str) -> dict[str, Any]:
-    """The record of a version. Raises ValueError where it is damaged or of another program."""
-    place = record_uri(uri, name)
+    """The record of a version. Raises ValueError if the record is damaged or was written by another program."""
+    path = record_uri(uri, name)
     try:
-        record: dict[str, Any] = json.loads(storage.read_bytes(place))
-        found = record.get("schema_version")
+        record: dict[str, Any] = json.loads(storage.read_bytes(path))
+        version = record.get("schema_version")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{place}: the record of {name} is damaged ({error})") from error
-    if found != SCHEMA_VERSION:
+        raise ValueError(f"{path}: the record of {name} is damaged ({error})") from error
+    if version != SCHEMA_VERSION:
         raise ValueError(
-            f"{place}: schema_version {found}, this program reads {SCHEMA_VERSION}; use the one that wrote it"
+            f"{path}: schema_version {version}, this program reads {SCHEMA_VERSION}; use the program that wrote it"
         )
     if OWN_FIELDS - record.keys() or record["name"] != name:
-        raise ValueError(f"{place}: the record of {name} is damaged (not a record of this version)")
+        raise ValueError(f"{path}: the record of {name} is damaged (not a record of this version)")
     return record
 
 
 def totals_of(shards: Sequence[Shard]) -> dict[str, int]:
-    """What a record says of all shards."""
+    """The totals over all shards that a record contains."""
     return {
         "num_pairs": sum(shard.num_rows for shard in shards),
         "num_bytes": sum(shard.num_bytes for shard in shards),
@@ -249,7 +250,7 @@ def _fault_of_shard(shard: Shard) -> str | None:
         filesystem, path = storage.filesystem(shard.path)
         metadata = pq.read_metadata(path, filesystem=filesystem)
     except FileNotFoundError:
-        return f"{shard.path}: is missing"
+        return f"{shard.path}: missing"
     except (OSError, pa.ArrowInvalid) as error:
         return f"{shard.path}: cannot be read ({error})"
     rows = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
@@ -266,10 +267,10 @@ def _json_names(folder: str) -> list[str]:
 
 
 def record_uri(uri: str, name: str) -> str:
-    """Where the record of a version is."""
+    """The URI of the record of a version."""
     return storage.join(uri, "snapshots", f"{name}.json")
 
 
 def manifest_uri(uri: str, snapshot_id: str) -> str:
-    """Where a manifest is."""
+    """The URI of a manifest."""
     return storage.join(uri, "manifests", f"{snapshot_id}.parquet")

@@ -1,8 +1,8 @@
-"""Taking pairs down: at once by a tombstone, which hides them, and for good by a version without their bytes.
+"""Take pairs down: hide them at once with a tombstone, then commit a version without their bytes.
 
-take_down    names -> a tombstone; from now on no reader shows these pairs, whatever version it opens
-compact      a new version whose shards do not hold them
-garbage      retires the versions before, and deletes the shards that no version names (garbage.py)
+take_down    write a tombstone; from now on, no reader shows these pairs in any version
+compact      commit a new version whose shards do not contain these pairs
+garbage      delete the older versions, and the shards that no version refers to (garbage.py)
 """
 
 from __future__ import annotations
@@ -26,59 +26,60 @@ from pipeline.data.snapshots.tombstones import NAMES, TOMBSTONES, Kind
 logger = logging.getLogger("clip")
 
 REWRITE_THREADS = 2
-"""Shards that are rewritten at once: each is in memory whole, 256 MiB as they are cut by default."""
+"""Number of shards that are rewritten at the same time. Each is in memory as a whole, 256 MiB by default."""
 MAX_REBASES = 10
-"""How often a compaction is made anew because somebody else has committed."""
+"""Maximum number of attempts at a compaction; an attempt fails if another writer commits."""
 
 
 @dataclass(frozen=True)
 class TakenDown:
-    """What became of a request."""
+    """The result of a take-down request."""
 
     num_pairs: int
-    """Pairs that it takes down, in all versions together."""
+    """Number of pairs taken down, over all versions."""
     not_found: tuple[str, ...]
-    """Names that no version has. What has one of them later is taken down when it is committed."""
+    """Names that are in no version. If a later commit contains one of these names, it is taken down then."""
 
 
 def take_down(
-    uri: str, names: Mapping[Kind, Sequence[str]], reason: str, tell: Callable[[int], None] = lambda _: None
+    uri: str, names: Mapping[Kind, Sequence[str]], reason: str, progress: Callable[[int], None] = lambda _: None
 ) -> TakenDown:
-    """Hide pairs from the readers of all versions, those to come included. The same request again changes nothing.
+    """Hide pairs from the readers of all existing and future versions. Repeating a request changes nothing.
 
     Args:
         uri: the data set.
-        names: pairs by id, address, or sha256 of the original file, as the columns have them.
-        reason: is kept with the names.
-        tell: is called with the number of shards searched since the call before.
+        names: names of pairs by kind: id, URL, or sha256 of the original file, exactly as in the columns.
+        reason: text that is stored with the names.
+        progress: called with the number of shards searched since the previous call.
     """
     rows = [{"kind": kind, "value": value, "reason": reason} for kind in names for value in sorted(set(names[kind]))]
-    asked = pa.Table.from_pylist(rows, NAMES)
-    found, searched, seen = TOMBSTONES.empty_table(), set[str](), list[str]()
+    requested = pa.Table.from_pylist(rows, NAMES)
+    found, searched, known = TOMBSTONES.empty_table(), set[str](), list[str]()
     while True:
-        now = versions(uri)
-        snapshots = [Snapshot.open(uri, name) for name in now if name not in seen]
+        current = versions(uri)
+        snapshots = [Snapshot.open(uri, name) for name in current if name not in known]
         paths = {snapshot.below(shard) for snapshot in snapshots for shard in snapshot.shards} - searched
-        found = pa.concat_tables([found, tombstones.search(uri, asked, paths, tell)])
+        found = pa.concat_tables([found, tombstones.search(uri, requested, paths, progress)])
         values = set(found["value"].to_pylist())
-        nowhere = [row for row in rows if row["value"] not in values]
-        tombstones.put(uri, pa.concat_tables([found, pa.Table.from_pylist(nowhere, TOMBSTONES)]))
-        if versions(uri) == now:  # else somebody has committed who may not have seen this tombstone
-            return TakenDown(len(set(found["pair_id"].to_pylist())), tuple(row["value"] for row in nowhere))
-        seen, searched = now, searched | paths
+        not_found = [row for row in rows if row["value"] not in values]
+        tombstones.put(uri, pa.concat_tables([found, pa.Table.from_pylist(not_found, TOMBSTONES)]))
+        if versions(uri) == current:  # otherwise a concurrent commit may have missed this tombstone
+            return TakenDown(len(set(found["pair_id"].to_pylist())), tuple(row["value"] for row in not_found))
+        known, searched = current, searched | paths
 
 
-def compact(uri: str, tell: Callable[[int], None] = lambda _: None) -> Snapshot:
-    """The latest version without the bytes of what is taken down; itself where it holds none.
+def compact(uri: str, progress: Callable[[int], None] = lambda _: None) -> Snapshot:
+    """Commit a version without the bytes of the pairs that are taken down, and return it.
 
-    Shards without such pairs are kept as they are, the others are written anew, their rows in the same order.
+    If the latest version contains no such pairs, it is returned. Shards without such pairs are reused. The other shards
+    are rewritten, with the remaining rows in the same order.
 
     Args:
         uri: the data set.
-        tell: is called with the number of shards rewritten since the call before.
+        progress: called with the number of shards rewritten since the previous call.
 
     Raises:
-        ConflictError: others commit faster than this is done.
+        ConflictError: other writers committed during each of MAX_REBASES attempts.
         ValueError: a shard is damaged.
     """
     for _ in range(MAX_REBASES):
@@ -86,22 +87,24 @@ def compact(uri: str, tell: Callable[[int], None] = lambda _: None) -> Snapshot:
         if not latest.num_taken_down:
             return latest
         try:
-            return _compact(latest, tell)
+            return _compact(latest, progress)
         except ConflictError as error:
-            logger.warning("%s: the compaction is made anew", error)
-    raise ConflictError(f"{uri}: {MAX_REBASES} versions were committed during the compaction; try when it is quieter")
+            logger.warning("%s: restarting the compaction", error)
+    raise ConflictError(
+        f"{uri}: {MAX_REBASES} versions were committed during the compaction; try again while nobody commits"
+    )
 
 
-def _compact(latest: Snapshot, tell: Callable[[int], None]) -> Snapshot:
+def _compact(latest: Snapshot, progress: Callable[[int], None]) -> Snapshot:
     affected = [shard for shard in latest.shards if shard.taken_down]
     written: dict[str, Shard | None] = {}
     counts = [latest.query_counts()]
     with ThreadPoolExecutor(REWRITE_THREADS) as threads:
         rewritten = threads.map(lambda shard: _rewrite(latest.uri, shard), affected)
-        for shard, (new, gone) in zip(affected, rewritten, strict=True):
+        for shard, (new, query_ids) in zip(affected, rewritten, strict=True):
             written[shard.path] = new
-            counts.append(pa.table([gone, np.full(len(gone), -1)], schema=QUERY_COUNTS))
-            tell(1)
+            counts.append(pa.table([query_ids, np.full(len(query_ids), -1)], schema=QUERY_COUNTS))
+            progress(1)
     total = pa.concat_tables(counts).group_by("query_id", use_threads=False).aggregate([("num_pairs", "sum")])
     total = total.rename_columns(QUERY_COUNTS.names)
     unchanged = {shard.path: _stored(latest, shard) for shard in latest.shards if not shard.taken_down}
@@ -118,7 +121,7 @@ def _compact(latest: Snapshot, tell: Callable[[int], None]) -> Snapshot:
 
 
 def _stored(snapshot: Snapshot, shard: Shard) -> Shard:
-    """The shard as a manifest has it."""
+    """The shard as in a manifest: with a relative path, and without `taken_down`."""
     return Shard(
         path=snapshot.below(shard),
         num_rows=shard.num_rows,
@@ -129,22 +132,26 @@ def _stored(snapshot: Snapshot, shard: Shard) -> Shard:
 
 
 def _without_statistics(schema: pa.Schema) -> pa.Schema:
-    """The schema of a shard without what it says of pairs that may be gone (shard.py)."""
-    said = schema.metadata or {}
-    return schema.with_metadata({name: value for name, value in said.items() if name != b"statistics"})
+    """The schema of a shard without the statistics (shard.py), which include removed pairs."""
+    metadata = schema.metadata or {}
+    return schema.with_metadata({name: value for name, value in metadata.items() if name != b"statistics"})
 
 
 def _rewrite(uri: str, shard: Shard) -> tuple[Shard | None, pa.Array]:
-    """A shard without what is taken down, None where that is all of it; and the query ids of what is gone."""
-    sink, groups, gone = pa.BufferOutputStream(), [], []
+    """Write a shard without the pairs that are taken down.
+
+    Returns:
+        The new shard, or None if no pairs remain; and the query ids of the removed pairs.
+    """
+    sink, groups, query_ids = pa.BufferOutputStream(), [], []
     with shard.open() as source, writer(sink, _without_statistics(source.schema_arrow)) as file:
         for group, num_rows in enumerate(shard.row_groups):
-            table, left = source.read_row_group(group), shard.rows_left(group)
-            out = np.setdiff1d(np.arange(num_rows), left)
-            gone.append(table["query_ids"].take(out).combine_chunks().flatten())
-            if len(left):
-                file.write_table(table.take(left))
-                groups.append(len(left))
+            table, remaining = source.read_row_group(group), shard.remaining_rows(group)
+            removed = np.setdiff1d(np.arange(num_rows), remaining)
+            query_ids.append(table["query_ids"].take(removed).combine_chunks().flatten())
+            if len(remaining):
+                file.write_table(table.take(remaining))
+                groups.append(len(remaining))
     data = memoryview(sink.getvalue())
     digest = hashlib.sha256(data).hexdigest()
     new = Shard(
@@ -156,4 +163,4 @@ def _rewrite(uri: str, shard: Shard) -> tuple[Shard | None, pa.Array]:
     )
     if groups:
         storage.write_bytes(storage.join(uri, new.path), data)
-    return (new if groups else None), pa.concat_arrays(gone)
+    return (new if groups else None), pa.concat_arrays(query_ids)

@@ -1,10 +1,10 @@
-"""Tombstones: pairs that no reader may show any more, whatever version of the data set it reads.
+"""Write and read tombstones: lists of pairs that no reader may show, in any version of the data set.
 
-    <dataset>/tombstones/t00000001-<sha256>.parquet    written once, never changed; all of them together count
+    <dataset>/tombstones/t00000001-<sha256>.parquet    written once and never changed; all files apply together
 
-A tombstone names what is taken down (a pair's id, an address, the sha256 of an original file) and says where it lies:
-shard, row group, row. So a reader leaves those rows out without a search. The name stays in force: a commit searches
-the shards that are new in its version for all that was ever taken down (pipeline/data/snapshots/snapshot.py).
+A tombstone contains the name of each pair that is taken down (its id, its URL, or the sha256 of the original file) and
+its location: shard, row group and row. So a reader can skip these rows without a search. The names apply to later
+versions too: a commit searches its new shards for all names that were ever taken down (commit.py).
 """
 
 from __future__ import annotations
@@ -24,92 +24,96 @@ import pyarrow.parquet as pq
 from cluster import parquet, storage
 
 Kind = Literal["pair_id", "url", "sha256"]
-"""The column of schemas.PAIRS by which pairs are named; sha256 is that of the original file."""
+"""The column of PAIRS by which a pair is named; `sha256` is the hash of the original file."""
 NAMES = pa.schema([("kind", pa.string()), ("value", pa.string()), ("reason", pa.string())])
 TOMBSTONES = pa.schema(
     [
         *NAMES,
-        ("pair_id", pa.string()),  # this and what follows are null for a name that is nowhere
-        ("path", pa.string()),  # of the shard, below the data set
+        ("pair_id", pa.string()),  # this and the columns below are null for a name that was not found
+        ("path", pa.string()),  # path of the shard, relative to the data set
         ("row_group", pa.int32()),
-        ("row", pa.int32()),  # within the row group
+        ("row", pa.int32()),  # index within the row group
     ]
 )
 NUM_THREADS = 8
 RowLocation = tuple[str, int, int]
-"""Shard, row group, row."""
+"""Path of the shard, row group, row."""
 
 
 def files(uri: str) -> list[str]:
-    """The tombstones of a data set, oldest first."""
-    found = (entry.uri for entry in storage.entries(storage.join(uri, "tombstones")))
-    return [name for name in found if name.endswith(".parquet")]
+    """The URIs of the tombstones of a data set, oldest first."""
+    uris = (entry.uri for entry in storage.entries(storage.join(uri, "tombstones")))
+    return [uri for uri in uris if uri.endswith(".parquet")]
 
 
 def read(uri: str) -> pa.Table:
     """TOMBSTONES: all take-downs of a data set.
 
     Raises:
-        ValueError: one is damaged. It is no one's to ignore.
+        ValueError: a tombstone is damaged. Ignoring it would show pairs that are taken down.
     """
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         return pa.concat_tables([TOMBSTONES.empty_table(), *threads.map(_read_one, files(uri))])
 
 
-def places(table: pa.Table) -> dict[str, tuple[tuple[int, int], ...]]:
-    """The row group and row of everything taken down, sorted, by shard."""
-    found = defaultdict(set)
-    for path, row_group, row in _places(table):
-        found[path].add((row_group, row))
-    return {path: tuple(sorted(rows)) for path, rows in found.items()}
+def rows_by_shard(table: pa.Table) -> dict[str, tuple[tuple[int, int], ...]]:
+    """The sorted (row group, row) of all pairs that are taken down, by the path of the shard."""
+    by_shard = defaultdict(set)
+    for path, row_group, row in _locations(table):
+        by_shard[path].add((row_group, row))
+    return {path: tuple(sorted(rows)) for path, rows in by_shard.items()}
 
 
-def rows_left(num_rows: int, row_group: int, taken_down: Iterable[tuple[int, int]]) -> npt.NDArray[np.int64]:
-    """The rows of a row group that may be read, ascending.
+def remaining_rows(num_rows: int, row_group: int, taken_down: Iterable[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """The rows of a row group that are not taken down, in ascending order.
 
     Args:
-        num_rows: of the row group.
-        row_group: its number.
-        taken_down: row group and row of what is taken down of its shard, as `places` gives it.
+        num_rows: number of rows of the row group.
+        row_group: index of the row group.
+        taken_down: (row group, row) of the pairs of the shard that are taken down, as returned by `rows_by_shard`.
     """
-    gone = [row for group, row in taken_down if group == row_group]
-    return np.delete(np.arange(num_rows), gone)
+    hidden = [row for group, row in taken_down if group == row_group]
+    return np.delete(np.arange(num_rows), hidden)
 
 
-def search(uri: str, names: pa.Table, paths: Iterable[str], tell: Callable[[int], None] = lambda _: None) -> pa.Table:
-    """TOMBSTONES: where these NAMES lie in these shards.
+def search(
+    uri: str, names: pa.Table, paths: Iterable[str], progress: Callable[[int], None] = lambda _: None
+) -> pa.Table:
+    """TOMBSTONES with the locations of NAMES in these shards.
 
-    Reads one to three columns of texts of each shard, a shard at a time in each of NUM_THREADS threads.
+    Reads one to three text columns of each shard, with one shard at a time in each of NUM_THREADS threads.
 
     Args:
         uri: the data set.
         names: NAMES.
-        paths: of shards, below the data set.
-        tell: is called with the number of shards that were searched since the call before.
+        paths: paths of shards, relative to the data set.
+        progress: called with the number of shards searched since the previous call.
     """
-    wanted = [names.filter(pc.equal(names["kind"], kind)) for kind in get_args(Kind)]
-    wanted = [table for table in wanted if table.num_rows]
+    names_by_kind = [names.filter(pc.equal(names["kind"], kind)) for kind in get_args(Kind)]
+    names_by_kind = [table for table in names_by_kind if table.num_rows]
     found = [TOMBSTONES.empty_table()]
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        for table in threads.map(lambda path: _search_shard(uri, path, wanted), sorted(set(paths)) if wanted else []):
+        for table in threads.map(
+            lambda path: _search_shard(uri, path, names_by_kind), sorted(set(paths)) if names_by_kind else []
+        ):
             found.append(table)
-            tell(1)
+            progress(1)
     return pa.concat_tables(found)
 
 
 def put(uri: str, table: pa.Table) -> None:
-    """Add a tombstone of those rows of TOMBSTONES that no earlier one has; none if there are none."""
+    """Write a tombstone with the rows of TOMBSTONES that are in no earlier tombstone, if there are any."""
     before = {tuple(row.values()) for row in read(uri).to_pylist()}
     new = [row for row in table.to_pylist() if tuple(row.values()) not in before]
     if new:
         data = parquet.encode(pa.Table.from_pylist(new, TOMBSTONES))
-        # Numbered to be read by people: two that get one number differ in their hash, and both count
+        # The number is for human readers: two files with the same number differ in their hashes, and both apply
         name = f"t{len(files(uri)) + 1:08d}-{hashlib.sha256(data).hexdigest()}.parquet"
         storage.put_if_absent(storage.join(uri, "tombstones", name), data)
 
 
 def follow(uri: str, paths: Iterable[str]) -> None:
-    """Add a tombstone for whatever earlier ones have taken down and these shards hold again."""
+    """Write a tombstone for the pairs in these shards whose names were taken down before."""
     names = read(uri).select(NAMES.names)
     if names.num_rows:
         put(uri, search(uri, names.group_by(NAMES.names).aggregate([]), paths))
@@ -118,30 +122,30 @@ def follow(uri: str, paths: Iterable[str]) -> None:
 def _read_one(uri: str) -> pa.Table:
     data = storage.read_bytes(uri)
     if hashlib.sha256(data).hexdigest() != uri.removesuffix(".parquet").rsplit("-", 1)[-1]:
-        raise ValueError(f"{uri}: this tombstone is damaged; put the file back as it was, its name is its sha256")
+        raise ValueError(f"{uri}: this tombstone is damaged; restore the file with the sha256 in its name")
     return pq.ParquetFile(pa.BufferReader(data)).read()
 
 
-def _places(table: pa.Table) -> list[RowLocation]:
-    held = table.filter(table["path"].is_valid())
-    return list(zip(*(held[name].to_pylist() for name in ("path", "row_group", "row")), strict=True))
+def _locations(table: pa.Table) -> list[RowLocation]:
+    located = table.filter(table["path"].is_valid())
+    return list(zip(*(located[name].to_pylist() for name in ("path", "row_group", "row")), strict=True))
 
 
-def _search_shard(uri: str, path: str, wanted: Sequence[pa.Table]) -> pa.Table:
-    filesystem, place = storage.filesystem(storage.join(uri, path))
-    kinds = [table["kind"][0].as_py() for table in wanted]
-    with pq.ParquetFile(place, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True) as file:
-        held = file.read(columns=sorted({*kinds, "pair_id"}))
+def _search_shard(uri: str, path: str, names_by_kind: Sequence[pa.Table]) -> pa.Table:
+    filesystem, shard_path = storage.filesystem(storage.join(uri, path))
+    kinds = [table["kind"][0].as_py() for table in names_by_kind]
+    with pq.ParquetFile(shard_path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True) as file:
+        pairs = file.read(columns=sorted({*kinds, "pair_id"}))
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     starts = np.cumsum([0, *sizes])
     found = [TOMBSTONES.empty_table()]
-    for kind, names in zip(kinds, wanted, strict=True):
-        which = pc.index_in(held[kind], value_set=names["value"].combine_chunks())
-        rows = np.flatnonzero(which.is_valid().to_numpy())
+    for kind, names in zip(kinds, names_by_kind, strict=True):
+        name_indices = pc.index_in(pairs[kind], value_set=names["value"].combine_chunks())
+        rows = np.flatnonzero(name_indices.is_valid().to_numpy())
         groups = np.searchsorted(starts, rows, side="right") - 1
         columns = {
-            **{name: names[name].take(which.drop_null()) for name in NAMES.names},
-            "pair_id": held["pair_id"].take(rows),
+            **{name: names[name].take(name_indices.drop_null()) for name in NAMES.names},
+            "pair_id": pairs["pair_id"].take(rows),
             "path": [path] * len(rows),
             "row_group": groups,
             "row": rows - starts[groups],

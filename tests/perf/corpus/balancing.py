@@ -1,9 +1,8 @@
-"""Balancing at scale: `python -m tests.perf.corpus.balancing --pairs 20000000`.
+"""Measure balancing at scale: `python -m tests.perf.corpus.balancing --pairs 20000000`.
 
-Synthetic pairs, each matching four queries of a Zipf distribution, are made part by part from their numbers. The passes
-are those of pipeline/data/flows/global_counts_flow.py, its functions and its files, one part or bucket at a time,
-reading and writing
-Parquet included. Every pass is a process of its own, so that its peak of memory is its own.
+Synthetic pairs, each matching four queries of a Zipf distribution, are generated part by part from their numbers. The
+passes use the functions and files of pipeline/data/flows/global_counts_flow.py, one part or bucket at a time, including
+reading and writing Parquet. Every pass runs in its own process, to measure its peak memory.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ MATCHES = 4
 SEED = 0
 BLOCK_PAIRS = 2**18
 PAPER_PAIRS, PAPER_INCIDENCES = 1.6e9, 5.6e9
-"""What is left to balance at the paper's scale, and its matches (3.5 a pair)."""
+"""Number of pairs before balancing at the paper's scale, and number of their matches (3.5 per pair)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Pairs that are functions of their numbers; part p is the numbers that are p modulo the number of parts."""
+    """Pairs that are functions of their numbers. Part p has the numbers that equal p modulo the number of parts."""
 
     num_pairs: int
     num_parts: int
@@ -65,7 +64,7 @@ class Corpus:
 
 
 def _distinct(rank: npt.NDArray[np.int32], num_queries: int) -> npt.NDArray[np.int32]:
-    """Rows sorted; of equal neighbours one moves on to the next query until all are distinct."""
+    """Sort each row, and replace repeated queries by the next query until all queries of a row are distinct."""
     rank = np.sort(rank, axis=1)
     while (equal := rank[:, 1:] == rank[:, :-1]).any():
         rank[:, 1:] = np.where(equal, (rank[:, 1:] + 1) % num_queries, rank[:, 1:])
@@ -75,7 +74,7 @@ def _distinct(rank: npt.NDArray[np.int32], num_queries: int) -> npt.NDArray[np.i
 
 @dataclass
 class Pass:
-    """What a pass took, reading and writing included."""
+    """The measurements of a pass, including reading and writing."""
 
     name: str
     seconds: float = 0.0
@@ -85,7 +84,7 @@ class Pass:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add the seconds of a block."""
+        """Add the duration of a `with` block."""
         started = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - started
@@ -97,32 +96,32 @@ class Balancing:
 
     corpus: Corpus
     order: Sequence[int]
-    """Of the parts."""
+    """The order in which the parts are processed."""
     folder: Path
     max_pairs: int = paper.MAX_PAIRS_PER_QUERY.value
     num_buckets: int = 8
 
     def make(self, done: Pass) -> None:
-        """The parts themselves, which a crawl leaves behind."""
+        """Write the parts, which in a real run are the output of a crawl."""
         stage = self._stage("pairs")
         for part in self.order:
             done.file_bytes += stage.write(part, self.corpus.part(part)).num_bytes
 
     def count(self, done: Pass) -> None:
-        """Every part's counts."""
+        """Count the pairs per query of every part."""
         with done.timed():
             for part in self.order:
                 self._write("counts", part, count(self._pairs(part, ["query_ids"])), done)
 
     def total(self, done: Pass) -> None:
-        """The counts of all parts, by bucket."""
+        """Sum the counts of all parts, by bucket."""
         with done.timed():
             for bucket in range(self.num_buckets):
                 table = self._output("counts").bucket(bucket) or SKETCHES.empty_table()
                 self._write("totals", bucket, merge([table], 0), done)
 
     def sketch(self, done: Pass) -> None:
-        """Every part's bounded sketches."""
+        """Write the bounded sketches of every part."""
         with done.timed():
             bound = bounds(self._output("totals").table(SKETCHES), self.max_pairs)
             for part in self.order:
@@ -130,7 +129,7 @@ class Balancing:
                 self._write("sketches", part, sketch(pairs, self.max_pairs, SEED, bound), done)
 
     def merge(self, done: Pass) -> None:
-        """The thresholds, by bucket."""
+        """Merge the sketches into thresholds, by bucket."""
         with done.timed():
             for bucket in range(self.num_buckets):
                 table = self._output("sketches").bucket(bucket) or SKETCHES.empty_table()
@@ -138,7 +137,7 @@ class Balancing:
                 self._write("limits", bucket, thresholds(merged, self.max_pairs, "paper"), done)
 
     def select(self, done: Pass) -> None:
-        """The pairs that stay: how many, and a sum over their ids that tells two results apart in any order."""
+        """Select the kept pairs; record their number and a checksum of their ids that does not depend on order."""
         kept, checksum = 0, 0
         with done.timed():
             selection = Selection(self.limits(), SEED)
@@ -149,7 +148,7 @@ class Balancing:
         done.found = {"kept": kept, "checksum": checksum}
 
     def check(self, done: Pass) -> None:
-        """Draws of each query, counted over all incidences beside Selection and the sketches."""
+        """Count the draws of each query over all matches, independently of Selection and the sketches."""
         limits = self.limits()
         queries, num_pairs = limits["query_id"].to_numpy(), limits["num_pairs"].to_numpy()
         limit = np.zeros(self.corpus.num_queries, np.uint64)
@@ -175,7 +174,7 @@ class Balancing:
         }
 
     def limits(self) -> pa.Table:
-        """THRESHOLDS, by query."""
+        """THRESHOLDS, sorted by query."""
         return self._output("limits").table(THRESHOLDS).sort_by("query_id")
 
     def _pairs(self, part: int, columns: Sequence[str]) -> pa.Table:
@@ -191,12 +190,13 @@ class Balancing:
         return Output.of(self._stage(name))
 
     def _write(self, name: str, index: int, table: pa.Table, done: Pass) -> None:
-        place = bucket_of(mix(table["query_id"].to_numpy().astype(np.uint64)), self.num_buckets)
-        done.file_bytes += self._stage(name).write(index, table, buckets=place, num_buckets=self.num_buckets).num_bytes
+        buckets = bucket_of(mix(table["query_id"].to_numpy().astype(np.uint64)), self.num_buckets)
+        part = self._stage(name).write(index, table, buckets=buckets, num_buckets=self.num_buckets)
+        done.file_bytes += part.num_bytes
 
 
-def run_alone(balancing: Balancing, name: str) -> Pass:
-    """A pass in a process of its own, with its peak of memory."""
+def run_in_process(balancing: Balancing, name: str) -> Pass:
+    """Run a pass in its own process, to measure its peak memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_run, (balancing, name))
 
@@ -212,12 +212,12 @@ PASSES = ("count", "total", "sketch", "merge", "select")
 
 
 def balance_all(balancing: Balancing, run: Callable[[Balancing, str], Pass] = _run) -> dict[str, Pass]:
-    """Every pass, in their order."""
+    """Run all passes in order."""
     return {name: run(balancing, name) for name in ("make", *PASSES, "check")}
 
 
 def same_in_any_parts(num_pairs: int, folder: Path, parts: Sequence[int] = (1, 7, 64), **options: int) -> bool:
-    """Whether the thresholds and the pairs kept are the same however the pairs are cut, parts in shuffled order."""
+    """Whether thresholds and kept pairs are the same for each number of parts, with parts in shuffled order."""
     results = []
     for num_parts in parts:
         order = np.random.default_rng(num_parts).permutation(num_parts).tolist()
@@ -229,7 +229,7 @@ def same_in_any_parts(num_pairs: int, folder: Path, parts: Sequence[int] = (1, 7
 
 
 def describe(num_pairs: int, num_parts: int, passes: dict[str, Pass]) -> str:
-    """What was measured, and what it makes of the paper's scale."""
+    """A report of the measurements, with a projection to the paper's scale."""
     lines = [
         f"{num_pairs:,} pairs, {MATCHES} matches each, Zipf over {NUM_QUERIES:,} queries, {num_parts} parts",
         "",
@@ -249,7 +249,7 @@ def describe(num_pairs: int, num_parts: int, passes: dict[str, Pass]) -> str:
 
 
 def project(num_pairs: int, seconds: float, max_pairs: int = paper.MAX_PAIRS_PER_QUERY.value) -> list[str]:
-    """Hours and bytes at the paper's scale: time by matches, draws by the queries above the limit (same Zipf law)."""
+    """Project hours and bytes to the paper's scale: time by matches, draws by the number of queries above the limit."""
     scale = PAPER_INCIDENCES / (MATCHES * num_pairs)
     queries = PAPER_INCIDENCES / (max_pairs * np.log(NUM_QUERIES + 1))
     many = pa.table([[0], [10**9], [[]]], schema=SKETCHES)
@@ -273,7 +273,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         corpus = Corpus(num_pairs=options.pairs, num_parts=options.parts)
         balancing = Balancing(corpus=corpus, order=range(options.parts), folder=Path(folder, "all"))
-        print(describe(options.pairs, options.parts, balance_all(balancing, run_alone)))
+        print(describe(options.pairs, options.parts, balance_all(balancing, run_in_process)))
         max_pairs = max(1, options.compared_pairs // 1000)
         same = same_in_any_parts(options.compared_pairs, Path(folder, "compared"), max_pairs=max_pairs)
     work = f"{options.compared_pairs:,} pairs, at most {max_pairs:,} a query, in 1, 7 and 64 parts in shuffled order"

@@ -1,4 +1,4 @@
-"""Photographs, and copies of them as the web makes them: what a detector of duplicates should find."""
+"""Make copies of photographs as they occur on the web, which a duplicate detector should find."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WATERMARK = "© photo.example"
 
 
 def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
-    """The picture's file."""
+    """Encode a picture as JPEG."""
     sink = io.BytesIO()
     picture.save(sink, "JPEG", quality=quality)
     return sink.getvalue()
@@ -44,8 +44,8 @@ def _cropped(picture: Image.Image, share: float) -> bytes:
 def _watermarked(picture: Image.Image) -> bytes:
     layer = Image.new("RGBA", picture.size)
     font = ImageFont.load_default(picture.height / 9)
-    place = (picture.width / 2, picture.height * 0.85)
-    ImageDraw.Draw(layer).text(place, WATERMARK, (255, 255, 255, 128), font, anchor="mm")
+    position = (picture.width / 2, picture.height * 0.85)
+    ImageDraw.Draw(layer).text(position, WATERMARK, (255, 255, 255, 128), font, anchor="mm")
     return jpeg(Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB"))
 
 
@@ -64,11 +64,11 @@ TRANSFORMATIONS: Mapping[str, Callable[[Image.Image], bytes]] = {
     "blur, radius 1": lambda picture: jpeg(picture.filter(ImageFilter.GaussianBlur(1))),
     "mirrored": lambda picture: jpeg(ImageOps.mirror(picture)),
 }
-"""Each gives a file, a JPEG of quality 90 where nothing else is said. Cropped is so much of each side's length."""
+"""Functions that return an encoded copy, by default as JPEG of quality 90. Crops remove this share of each side."""
 
 
-def turned(picture: Image.Image, degrees: float) -> bytes:
-    """The picture turned, without the corners that come out empty: its largest middle part of its own proportions."""
+def rotated(picture: Image.Image, degrees: float) -> bytes:
+    """The rotated picture, cropped to its largest central part with the original proportions and no empty corners."""
     angle, longer, shorter = radians(abs(degrees)), max(picture.size), min(picture.size)
     share = shorter / (longer * sin(angle) + shorter * cos(angle))
     x, y = (round(side * (1 - share) / 2) for side in picture.size)
@@ -77,7 +77,7 @@ def turned(picture: Image.Image, degrees: float) -> bytes:
 
 
 def versions(photograph: bytes) -> list[bytes]:
-    """The photograph's file and those of its copies, in the order of TRANSFORMATIONS."""
+    """The file of the photograph, followed by the files of its copies in the order of TRANSFORMATIONS."""
     picture = Image.open(io.BytesIO(photograph)).convert("RGB")
     return [photograph, *(transform(picture) for transform in TRANSFORMATIONS.values())]
 

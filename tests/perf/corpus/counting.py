@@ -1,7 +1,7 @@
-"""Counting: `python -m tests.perf.corpus.counting`; needs CLIP_DATA.
+"""Measure term counting: `python -m tests.perf.corpus.counting`; needs CLIP_DATA.
 
-MB of text a second on one core against a Counter, time and peak memory at 1, 2 and 4 times the input, and how fast
-Wikipedia's markup becomes text.
+Prints MB of text per second on one core compared with a Counter, time and peak memory at 1, 2 and 4 times the input,
+and the speed of converting Wikipedia's markup to text.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ COPIES = 8
 
 
 def text() -> str:
-    """1.1 MB of Wikipedia's articles."""
+    """1.1 MB of Wikipedia articles."""
     return (DATA / "wikitext-valid.txt").read_text(encoding="utf-8")
 
 
 def counter(document: str) -> Counter[str]:
-    """The count that one would write down first."""
+    """Count words and pairs of words with a Counter, the simplest implementation."""
     found: Counter[str] = Counter()
     for line in document.splitlines():
         words = _WORD.findall(normalize(line))
@@ -41,7 +41,7 @@ def counter(document: str) -> Counter[str]:
 
 
 def counting() -> Row:
-    """Bytes of text a second."""
+    """Measure bytes of text per second."""
     document = text() * COPIES
     return row(
         "count words and pairs of Wikipedia's text",
@@ -54,7 +54,7 @@ def counting() -> Row:
 
 
 def growth(num_parts: int) -> tuple[float, float]:
-    """Seconds, and peak memory in MiB, of a process that counts so many parts of 4 MB, one after the other."""
+    """Seconds and peak memory in MiB of a process that counts this many parts of 4 MB, one after the other."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_count, (num_parts,))
 
@@ -63,7 +63,7 @@ def _count(num_parts: int) -> tuple[float, float]:
     document = text()
     seconds = 0.0
     for i in range(num_parts):
-        # Words of nine letters and more are other words in every part, as new ones come with every page
+        # Words of nine or more letters differ in every part, because real pages also contain new words
         part = [re.sub(r"\b(\w{9,})\b", rf"\1{chr(97 + j) * (i + 1)}", document) for j in range(4)]
         started = time.perf_counter()
         count_terms(part)

@@ -1,9 +1,8 @@
-"""Which copies of a photograph are found, and what else: `python -m tests.perf.corpus.detection --output FOLDER`
-(CLIP_DATA).
+"""Measure recall and precision of duplicate detection: `python -m tests.perf.corpus.detection --output FOLDER`.
 
-2,000 photographs, each with the copies of copies.py, all of them compared with all. A copy counts as found when it is
-near enough to its photograph; a pair that is found and is of two photographs is an error (nearest.png shows those that
-come nearest: none are the same picture). Written to FOLDER: distances.png, near_duplicates.png, nearest.png.
+Needs CLIP_DATA. 2,000 photographs and the copies of copies.py are compared, all with all. A copy counts as found if it
+is near enough to its photograph. A pair of two different photographs counts as an error; nearest.png shows the nearest
+such pairs, none of which show the same picture. Writes distances.png, near_duplicates.png and nearest.png to FOLDER.
 """
 
 from __future__ import annotations
@@ -26,54 +25,54 @@ from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant, perceptual_hash, perceptual_hashes
 from pipeline.data.images.resize import ImageProcessor
 from pipeline.hashing import UInt64
-from tests.perf.corpus.copies import TRANSFORMATIONS, hashes_of_versions, turned
+from tests.perf.corpus.copies import TRANSFORMATIONS, hashes_of_versions, rotated
 from tests.perf.crawl.matching import DATA
 
 NUM_PHOTOGRAPHS = 2_000
 RADII = range(0, 13, 2)
-"""Distances between photographs are even (phash.py)."""
+"""Only even radii, because distances between photographs are even (phash.py)."""
 _QUARTERS = [Variant(mirrored, degrees) for mirrored in (False, True) for degrees in (0, 90, 180, 270)]
-_TURNED = [Variant(degrees=degrees) for degrees in (-5, -2.5, 2.5, 5)]
-NUM_TURNED = 500
-"""Photographs that are turned."""
+_ROTATED = [Variant(degrees=degrees) for degrees in (-5, -2.5, 2.5, 5)]
+NUM_ROTATED = 500
+"""Number of photographs in the measurement of rotated copies."""
 Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Pairs of versions that a detector found: numbers are photograph * number of versions + version."""
+    """Pairs of versions that a detector found. The index of a version is photograph * number of versions + version."""
 
     pairs: Int64
-    """Of shape (M, 2), i < j, each pair once."""
+    """Indices of shape (M, 2) with i < j, each pair once."""
     distances: npt.NDArray[Any]
-    """Of shape (M,): less is nearer, whatever it is: bits, or 1 - cosine."""
+    """Distances of shape (M,), in bits or as 1 - cosine."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a detector finds up to a threshold."""
+    """Recall and errors of a detector at one threshold."""
 
     threshold: float
     recall: npt.NDArray[np.float64]
-    """Of each transformation, the share of photographs whose copy is found."""
+    """The share of photographs whose copy is found, for each transformation."""
     num_found: int
     num_wrong: int
-    """Of two photographs."""
+    """Number of pairs found of two different photographs."""
 
     @property
     def precision(self) -> float:
-        """The share of pairs that are of one photograph."""
+        """The share of found pairs whose versions belong to the same photograph."""
         return 1 - self.num_wrong / max(self.num_found, 1)
 
 
 def judge(found: Found, thresholds: Sequence[float], num_photographs: int, num_versions: int) -> list[Judged]:
-    """What is found up to each threshold, by any similarity.
+    """Compute recall and errors at each threshold.
 
     Args:
         found: pairs up to the largest threshold.
-        thresholds: distances.
-        num_photographs: each a different picture.
-        num_versions: of each photograph, the first as it is and the others made from it.
+        thresholds: maximum distances.
+        num_photographs: number of photographs, all of different pictures.
+        num_versions: number of versions per photograph: the photograph itself first, then its copies.
     """
     photographs, version = found.pairs // num_versions, found.pairs % num_versions
     wrong = photographs[:, 0] != photographs[:, 1]
@@ -87,13 +86,13 @@ def judge(found: Found, thresholds: Sequence[float], num_photographs: int, num_v
 
 
 def by_hash(hashes: UInt64, radius: int) -> Found:
-    """By the hash alone: hashes of shape (N,)."""
+    """Find pairs by hashes of shape (N,)."""
     pairs = near_pairs(hashes, radius, 2)
     return Found(pairs, np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]]))
 
 
 def by_flips(hashes: UInt64, mirrored: UInt64, radius: int) -> Found:
-    """By the hash, and that of the mirrored picture: both of shape (N,)."""
+    """Find pairs by the hashes of pictures and of mirrored pictures, both of shape (N,)."""
     straight, flipped = by_hash(hashes, radius), near(mirrored, hashes, radius, 2)
     flipped = flipped[flipped[:, 0] != flipped[:, 1]]
     bits = np.bitwise_count(mirrored[flipped[:, 0]] ^ hashes[flipped[:, 1]])
@@ -107,36 +106,34 @@ def by_flips(hashes: UInt64, mirrored: UInt64, radius: int) -> Found:
 
 
 def show(name: str, judged: Sequence[Judged]) -> None:
-    """A table of recall and precision, a column for each threshold."""
-    print(f"\n| {name} | " + " | ".join(f"{one.threshold:g}" for one in judged) + " |")
+    """Print a table of recall and precision, with one column per threshold."""
+    print(f"\n| {name} | " + " | ".join(f"{result.threshold:g}" for result in judged) + " |")
     print("|---|" + "---:|" * len(judged))
     for row, transformation in enumerate(TRANSFORMATIONS):
-        print(f"| {transformation} | " + " | ".join(f"{one.recall[row]:.3f}" for one in judged) + " |")
-    print("| *pairs found* | " + " | ".join(f"{one.num_found:,}" for one in judged) + " |")
-    print("| *of two photographs* | " + " | ".join(f"{one.num_wrong:,}" for one in judged) + " |")
-    print("| *precision* | " + " | ".join(f"{one.precision:.5f}" for one in judged) + " |", flush=True)
+        print(f"| {transformation} | " + " | ".join(f"{result.recall[row]:.3f}" for result in judged) + " |")
+    print("| *pairs found* | " + " | ".join(f"{result.num_found:,}" for result in judged) + " |")
+    print("| *of two photographs* | " + " | ".join(f"{result.num_wrong:,}" for result in judged) + " |")
+    print("| *precision* | " + " | ".join(f"{result.precision:.5f}" for result in judged) + " |", flush=True)
 
 
-def show_turned(photographs: Sequence[bytes], radius: int) -> None:
-    """A table of recall of slightly turned copies, by the hash alone and by those of the photograph turned itself."""
-    hashes = perceptual_hashes(photographs, [AS_IT_IS, *_TURNED])
+def show_rotated(photographs: Sequence[bytes], radius: int) -> None:
+    """Print the recall of slightly rotated copies, by the hash alone and with hashes of the rotated photograph."""
+    hashes = perceptual_hashes(photographs, [AS_IT_IS, *_ROTATED])
     pictures = [Image.open(io.BytesIO(photograph)).convert("RGB") for photograph in photographs]
-    print(
-        f"\n| turned by, radius {radius} | the hash alone | and turned by 2.5° and 5° to both sides |\n|---|---:|---:|"
-    )
+    print(f"\n| rotated by, radius {radius} | the hash alone | with hashes rotated by ±2.5° and ±5° |\n|---|---:|---:|")
     for degrees in (1, 2, 3, 4, 5, 7):
-        copies = perceptual_hash([turned(picture, degrees) for picture in pictures])
+        copies = perceptual_hash([rotated(picture, degrees) for picture in pictures])
         within = np.bitwise_count(hashes ^ copies[:, None]) <= radius
         print(f"| {degrees}° | {within[:, 0].mean():.3f} | {within.any(axis=1).mean():.3f} |", flush=True)
 
 
 def draw_distances(hashes: UInt64, path: Path, radius: int) -> None:
-    """Histograms of distances: of each transformation to its photograph, and between photographs.
+    """Draw histograms of the distances between photographs and copies, and between different photographs.
 
     Args:
-        hashes: shape (photographs, versions, 2): as it is and mirrored.
-        path: PNG.
-        radius: that is drawn as a line.
+        hashes: hashes of shape (photographs, versions, 2): unchanged and mirrored.
+        path: PNG file to write.
+        radius: radius to draw as a line.
     """
     originals = hashes[:, :1, 0]
     distances = dict(zip(TRANSFORMATIONS, np.bitwise_count(hashes[:, 1:, 0] ^ originals).T, strict=True))
@@ -169,7 +166,7 @@ def draw_distances(hashes: UInt64, path: Path, radius: int) -> None:
 
 
 def draw_nearest(photographs: Sequence[bytes], found: Found, path: Path, num_pairs: int = 24) -> list[tuple[int, int]]:
-    """The pairs of photographs that come nearest to each other, with their bits."""
+    """Draw the nearest pairs of photographs with their distances in bits; return the pairs."""
     order = np.argsort(found.distances, kind="stable")[:num_pairs]
     figure, axes = plt.subplots(-(-num_pairs // 4), 4, figsize=(12, 10), layout="constrained")
     for axis in axes.flat:
@@ -184,11 +181,11 @@ def draw_nearest(photographs: Sequence[bytes], found: Found, path: Path, num_pai
 
 
 def draw_near_duplicates(folder: Path, path: Path) -> None:
-    """The pictures of a folder with their distances to the first of each family, and the variant that is nearest."""
+    """Draw the pictures of a folder with their distances to the first of each family, and the nearest variant."""
     files = sorted(folder.glob("*.jpg"))
     processor = ImageProcessor(ImageConfig())
     reasons = {file: processor(file.read_bytes()).reason for file in files}
-    variants = [*_QUARTERS, *_TURNED]
+    variants = [*_QUARTERS, *_ROTATED]
     hashes = {file: perceptual_hashes([file.read_bytes()], variants)[0] for file in files if reasons[file] is None}
     references = [file for file in files if "_" not in file.stem]
     figure, axes = plt.subplots(2, -(-len(files) // 2), figsize=(12, 7.6), layout="constrained")
@@ -213,8 +210,8 @@ def draw_near_duplicates(folder: Path, path: Path) -> None:
 
 
 def _named(variant: Variant) -> str:
-    turned = f"turned by {variant.degrees:g}°" if variant.degrees else ""
-    return " and ".join(filter(None, (turned, "mirrored" if variant.mirrored else ""))) or "as it is"
+    rotation = f"rotated by {variant.degrees:g}°" if variant.degrees else ""
+    return " and ".join(filter(None, (rotation, "mirrored" if variant.mirrored else ""))) or "unchanged"
 
 
 def main() -> None:
@@ -237,9 +234,11 @@ def main() -> None:
         judged = judge(found, RADII, num_photographs, num_versions)
         show(name, judged)
         others = (len(flat) ** 2 - num_photographs * num_versions**2) / 2
-        shares = ", ".join(f"{one.num_wrong / others:.1e} within {one.threshold}" for one in judged if one.num_wrong)
+        shares = ", ".join(
+            f"{result.num_wrong / others:.1e} within {result.threshold}" for result in judged if result.num_wrong
+        )
         print(f"\nOf {others:,.0f} pairs of two photographs' versions: {shares}")
-    show_turned(photographs[:NUM_TURNED], options.radius)
+    show_rotated(photographs[:NUM_ROTATED], options.radius)
     weights = np.bitwise_count(flat[:, 0])
     print(f"\n{(weights == 32).mean():.3%} of the hashes have 32 bits set")
     draw_distances(hashes, options.output / "distances.png", options.radius)

@@ -1,10 +1,9 @@
-"""Which copies of a photograph embeddings find: `python -m tests.perf.corpus.embeddings`; needs CLIP_DATA.
+"""Measure which copies of a photograph embeddings find: `python -m tests.perf.corpus.embeddings`; needs CLIP_DATA.
 
-The small duplicate detector is trained on 480 photographs and their quarters, and tried as
-tests/perf/corpus/detection.py
-tries hashes: on 2,000 other photographs and the copies of copies.py, all compared with all, at the widest distance
-(1 - cosine) with a precision of 0.999. Then the same with hashes beside it, and the network as it was untrained; and
-how many of the pairs within that distance k-means' cells find.
+The small duplicate detector is trained on 480 photographs and their quarters. It is tested like the hashes in
+tests/perf/corpus/detection.py: 2,000 other photographs and the copies of copies.py are compared, all with all, at the
+largest distance (1 - cosine) with a precision of 0.999. The script also measures the detector combined with hashes, the
+untrained network, and the share of pairs within that distance that are found in the cells of k-means.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from tests.perf.crawl.matching import DATA
 TRAINING = DetectorTraining(batch_size=96, num_images=96 * 600, learning_rate=3e-3, flips=True)
 MIN_PRECISION = 0.999
 DISTANCES = np.arange(2, 121) / 400
-"""That are tried: 0.005 to 0.3."""
+"""The distances that are tried: 0.005 to 0.3."""
 RADIUS = 4
 NUM_CELLS = 200
 _BLOCK = 2_000
 
 
 def with_quarters(photographs: Sequence[bytes]) -> list[bytes]:
-    """The photographs, and each one's four quarters as photographs of their own."""
+    """The photographs, followed by the four quarters of each as separate photographs."""
     found = list(photographs)
     for photograph in photographs:
         picture = Image.open(io.BytesIO(photograph)).convert("RGB")
@@ -52,12 +51,12 @@ def with_quarters(photographs: Sequence[bytes]) -> list[bytes]:
 
 
 def embed(detector: Detector, pictures: Sequence[bytes]) -> Matrix:
-    """The embeddings, in half precision as they are stored."""
+    """The embeddings of the pictures, rounded to half precision as in storage."""
     return to_matrix(to_column(encoder_from_files(to_files(detector), "memory", 256, "cpu")(pictures)))
 
 
 def by_embedding(embeddings: Matrix, distance: float) -> Found:
-    """All pairs whose cosine is at least 1 - distance."""
+    """Find all pairs whose cosine is at least 1 - distance."""
     pairs, distances = [], []
     for start in range(0, len(embeddings), _BLOCK):
         for first in range(start, len(embeddings), _BLOCK):
@@ -69,27 +68,27 @@ def by_embedding(embeddings: Matrix, distance: float) -> Found:
     return Found(np.concatenate(pairs), np.concatenate(distances))
 
 
-def widest(embeddings: Matrix) -> Judged:
-    """What is found at the widest distance that is precise enough; or at the narrowest, where none is."""
+def at_largest_distance(embeddings: Matrix) -> Judged:
+    """The result at the largest distance with MIN_PRECISION, or at the smallest distance if none is precise enough."""
     distances = [float(distance) for distance in DISTANCES]
     num_versions = len(TRANSFORMATIONS) + 1
-    for bound in (0.05, 0.1, 0.2, 0.3):  # so that no more pairs are held than are needed
+    for bound in (0.05, 0.1, 0.2, 0.3):  # increasing bounds, so that no more pairs than necessary are in memory
         tried = [distance for distance in distances if distance <= bound]
         judged = judge(by_embedding(embeddings, bound), tried, NUM_PHOTOGRAPHS, num_versions)
-        precise = [one for one in judged if one.precision >= MIN_PRECISION]
+        precise = [result for result in judged if result.precision >= MIN_PRECISION]
         if not precise or precise[-1].threshold < bound:
             break
     return precise[-1] if precise else judged[0]
 
 
-def merged(one: Found, other: Found) -> Found:
-    """What either of two finds, however near."""
-    pairs = np.unique(np.concatenate([one.pairs, other.pairs]), axis=0)
+def merged(first: Found, second: Found) -> Found:
+    """The union of two sets of pairs, with distances of 0."""
+    pairs = np.unique(np.concatenate([first.pairs, second.pairs]), axis=0)
     return Found(pairs, np.zeros(len(pairs)))
 
 
 def in_cells(embeddings: Matrix, min_similarity: float) -> Iterator[str]:
-    """Rows of Markdown: what is found of all near pairs with one, two and three cells for each picture."""
+    """Yield Markdown rows: how many of all near pairs are found with one, two and three cells per picture."""
     ids = [hash128(str(number)) for number in range(len(embeddings))]
     numbers = pa.array(np.arange(len(ids), dtype=np.uint64))
     columns = {"pair_id": ids, "part": pa.repeat(np.int32(0), len(ids)), "phash": numbers, "rank": numbers}
@@ -112,24 +111,27 @@ def in_cells(embeddings: Matrix, min_similarity: float) -> Iterator[str]:
 def main() -> None:
     """Measure and print."""
     photographs = pq.read_table(DATA / "photos.parquet", columns=["image"])["image"].to_pylist()
-    learned = with_quarters(photographs[NUM_PHOTOGRAPHS:])
+    training_pictures = with_quarters(photographs[NUM_PHOTOGRAPHS:])
     config, started = detector_config("tiny"), time.perf_counter()
     detector = new_detector(config, TRAINING.seed)
-    accuracies = [step.accuracy for step in train_detector(detector, learned, TRAINING)]
+    accuracies = [step.accuracy for step in train_detector(detector, training_pictures, TRAINING)]
     seconds = time.perf_counter() - started
-    print(f"{len(learned)} pictures, {len(accuracies)} steps of {TRAINING.batch_size} in {seconds:.0f} s;", end=" ")
+    print(
+        f"{len(training_pictures)} pictures, {len(accuracies)} steps of {TRAINING.batch_size} in {seconds:.0f} s;",
+        end=" ",
+    )
     print(f"accuracy of the last 20 steps {np.mean(accuracies[-20:]):.3f}", flush=True)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         tried = [image for own in pool.map(versions, photographs[:NUM_PHOTOGRAPHS], chunksize=50) for image in own]
     started = time.perf_counter()
     embeddings = embed(detector, tried)
     print(f"{len(tried) / (time.perf_counter() - started):,.0f} pictures/s embedded", flush=True)
-    trained = widest(embeddings)
+    trained = at_largest_distance(embeddings)
     show("trained", [trained])
     hashes = perceptual_hash(tried)
     either = merged(by_hash(hashes, RADIUS), by_embedding(embeddings, trained.threshold))
     show(f"hash within {RADIUS} bits, or trained", judge(either, [1.0], NUM_PHOTOGRAPHS, len(TRANSFORMATIONS) + 1))
-    show("untrained", [widest(embed(new_detector(config, TRAINING.seed).eval(), tried))])
+    show("untrained", [at_largest_distance(embed(new_detector(config, TRAINING.seed).eval(), tried))])
     print("\n| | pairs | share | seconds |\n|---|---:|---:|---:|")
     for row in in_cells(embeddings, 1 - trained.threshold):
         print(row, flush=True)

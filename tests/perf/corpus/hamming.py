@@ -1,8 +1,8 @@
-"""Radius search over 64-bit hashes: `python -m tests.perf.corpus.hamming`.
+"""Measure radius search over 64-bit hashes: `python -m tests.perf.corpus.hamming`.
 
-1, 3 and 10 million hashes, evenly distributed, among which neighbours at each distance up to the radius are planted;
-the same of crowded hashes; 200,000 against a search that compares all in numpy; and one bucket of a band as 400 million
-hashes would make it. Each measurement in a process of its own, so that its peak of memory is its own.
+The inputs are 1, 3 and 10 million evenly distributed hashes, with planted neighbours at each distance up to the radius;
+10 million crowded hashes; 200,000 hashes, compared with a brute-force search in numpy; and one bucket of a band as it
+would be with 400 million hashes. Each measurement runs in its own process, to measure its peak memory.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ NUM_PLANTED = 100_000
 NUM_THREADS = 2
 TARGET = 400_000_000
 NUM_BUCKETS = 40
-"""Of each band, at the scale of TARGET."""
+"""Number of buckets per band at the scale of TARGET."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One search."""
+    """The measurements of one search."""
 
     num_hashes: int
     seconds: float
     core_seconds: float
-    """Of the processor, by both threads."""
+    """CPU seconds of both threads."""
     peak_mib: float
-    """Of the process, with the hashes and the result."""
+    """Peak memory of the process, including the hashes and the result."""
     num_pairs: int
     num_planted: int
     num_planted_found: int
@@ -52,7 +52,7 @@ def even(count: int, seed: int = 0) -> UInt64:
 
 
 def crowded(count: int, num_centres: int = 10_000) -> UInt64:
-    """Hashes around centres, each bit flipped with a probability of 15%: two of a centre differ in 16 on average."""
+    """Hashes around centres. Each bit is flipped with probability 15%, so two of a centre differ in 16 on average."""
     random = np.random.default_rng(1)
     centres = random.integers(0, 2**64, num_centres, dtype=np.uint64)
     hashes = centres[random.integers(0, num_centres, count)]
@@ -63,18 +63,18 @@ def crowded(count: int, num_centres: int = 10_000) -> UInt64:
 
 
 def plant(hashes: UInt64, radius: int, num_planted: int) -> npt.NDArray[np.int64]:
-    """Make the last hashes neighbours of the first ones, at distances of 1 to `radius` bits in turns; their indices."""
+    """Make the last hashes neighbours of the first, at distances from 1 to `radius` in turn; return the index pairs."""
     random = np.random.default_rng(2)
     pairs: npt.NDArray[np.int64] = np.arange(num_planted)[:, None] + np.array([0, len(hashes) - num_planted])
     bits = random.random((num_planted, 64)).argsort(axis=1)[:, :radius].astype(np.uint64)
-    wanted = np.arange(radius) <= (np.arange(num_planted) % radius)[:, None]
-    masks = np.bitwise_or.reduce(np.where(wanted, np.uint64(1) << bits, np.uint64(0)), axis=1)
+    flipped = np.arange(radius) <= (np.arange(num_planted) % radius)[:, None]
+    masks = np.bitwise_or.reduce(np.where(flipped, np.uint64(1) << bits, np.uint64(0)), axis=1)
     hashes[pairs[:, 1]] = hashes[pairs[:, 0]] ^ masks
     return pairs
 
 
 def search(make: Callable[[int], UInt64], num_hashes: int, radius: int) -> Measured:
-    """Time, peak, and how many of the planted pairs are found; all that is found is near."""
+    """Measure time, peak memory and found planted pairs, and check that all found pairs are near."""
     hashes = make(num_hashes)
     planted = plant(hashes, radius, min(NUM_PLANTED, num_hashes // 4))
     started, started_core = time.perf_counter(), time.process_time()
@@ -82,14 +82,14 @@ def search(make: Callable[[int], UInt64], num_hashes: int, radius: int) -> Measu
     seconds, core_seconds = time.perf_counter() - started, time.process_time() - started_core
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert (np.bitwise_count(hashes[found[:, 0]] ^ hashes[found[:, 1]]) <= radius).all()
-    keys, wanted = (pairs[:, 0] * num_hashes + pairs[:, 1] for pairs in (found, planted))
+    keys, planted_keys = (pairs[:, 0] * num_hashes + pairs[:, 1] for pairs in (found, planted))
     assert (np.diff(keys) > 0).all(), "each pair once, in ascending order"
-    num_found = int(np.isin(wanted, keys, kind="sort").sum())
+    num_found = int(np.isin(planted_keys, keys, kind="sort").sum())
     return Measured(num_hashes, seconds, core_seconds, peak_mib, len(found), len(planted), num_found)
 
 
 def brute(hashes: UInt64, radius: int) -> npt.NDArray[np.int64]:
-    """All pairs by comparing all, a row at a time: in numpy the fastest way that was found."""
+    """Find all pairs by brute force, one row at a time, which was the fastest way found in numpy."""
     distances, near = np.empty(len(hashes), np.uint8), []
     for i in range(len(hashes) - 1):
         rest = hashes[i + 1 :]
@@ -100,7 +100,7 @@ def brute(hashes: UInt64, radius: int) -> npt.NDArray[np.int64]:
 
 
 def against_brute(num_hashes: int, radius: int) -> tuple[float, float, float]:
-    """Seconds of ours with one thread, of ours with two, and of comparing all with one; they find the same."""
+    """Seconds of our search with one and with two threads, and of brute force; checks that the results are equal."""
     hashes = even(num_hashes)
     plant(hashes, radius, num_hashes // 10)
     times = []
@@ -116,7 +116,7 @@ def against_brute(num_hashes: int, radius: int) -> tuple[float, float, float]:
 
 
 def bucket(num_hashes: int, radius: int) -> tuple[float, float]:
-    """Seconds of one core and peak in MiB of a bucket of the first band: one in NUM_BUCKETS of its keys."""
+    """CPU seconds and peak memory in MiB of a bucket of the first band with 1 / NUM_BUCKETS of its keys."""
     hashes = even(num_hashes)
     num_keys = 2 ** (64 // (radius + 1))
     mask = np.uint64(num_keys - 1)
@@ -126,20 +126,20 @@ def bucket(num_hashes: int, radius: int) -> tuple[float, float]:
     return time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def alone(work: Callable[..., T], *arguments: object) -> T:
-    """Work in a process of its own."""
+def in_process(work: Callable[..., T], *arguments: object) -> T:
+    """Run a function in its own process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def entropy(share: float) -> float:
-    """Of a coin, in bits."""
+    """The entropy in bits of a bit that is set with this probability."""
     return -share * log2(share) - (1 - share) * log2(1 - share)
 
 
 def exponent(measured: Sequence[Measured]) -> float:
     """The slope of log(core seconds) over log(hashes), by least squares."""
-    points = np.log([[one.num_hashes, one.core_seconds] for one in measured])
+    points = np.log([[run.num_hashes, run.core_seconds] for run in measured])
     return float(np.polyfit(points[:, 0], points[:, 1], 1)[0])
 
 
@@ -153,16 +153,16 @@ def main() -> None:
     print("| hashes | s | core s | peak MiB | pairs | planted | found |\n|---|---:|---:|---:|---:|---:|---:|")
     runs = []
     for make, count in ((even, largest // 10), (even, largest * 3 // 10), (even, largest), (crowded, largest)):
-        runs.append(one := alone(search, make, count, radius))
-        figures = f"{one.seconds:.2f} | {one.core_seconds:.2f} | {one.peak_mib:,.0f} | {one.num_pairs:,}"
-        planted = f"{one.num_planted:,} | {one.num_planted_found:,}"
+        runs.append(run := in_process(search, make, count, radius))
+        figures = f"{run.seconds:.2f} | {run.core_seconds:.2f} | {run.peak_mib:,.0f} | {run.num_pairs:,}"
+        planted = f"{run.num_planted:,} | {run.num_planted_found:,}"
         print(f"| {count:,} {make.__name__} | {figures} | {planted} |", flush=True)
     theory = 1 + entropy(radius / 64)
     steps = [exponent(runs[i : i + 2]) for i in range(2)]
     print(f"\nGrowth n^{exponent(runs[:3]):.2f} ({steps[0]:.2f}, {steps[1]:.2f}); n^{theory:.3f} in theory")
     near = sum(comb(64, distance) for distance in range(radius + 1)) / 2**64
     print(f"By chance {largest**2 / 2 * near:,.1f} pairs of {largest:,} even hashes are within {radius} bits")
-    one_thread, threads, peer = alone(against_brute, min(200_000, largest), radius)
+    one_thread, threads, peer = in_process(against_brute, min(200_000, largest), radius)
     print(
         f"\n{min(200_000, largest):,} hashes: comparing all {peer:.2f} s; ours {one_thread:.3f} s on one core ", end=""
     )
@@ -171,10 +171,10 @@ def main() -> None:
 
 
 def project(num_hashes: int, core_seconds: float, radius: int) -> None:
-    """What TARGET hashes take, by a bucket of their exchange by bands; in small where fewer hashes are asked for."""
+    """Project the cost of TARGET hashes from one bucket of a band; the bucket shrinks in proportion to num_hashes."""
     per_bucket = TARGET // NUM_BUCKETS * num_hashes // 10_000_000
     num_buckets = (radius + 1) * NUM_BUCKETS
-    bucket_seconds, peak_mib = alone(bucket, per_bucket, radius)
+    bucket_seconds, peak_mib = in_process(bucket, per_bucket, radius)
     exchanged_gb = (radius + 1) * per_bucket * NUM_BUCKETS * 8 / 1e9
     print(f"\nOne of {num_buckets} buckets of {radius + 1} bands, {per_bucket:,} hashes each: ", end="")
     print(f"{bucket_seconds:.1f} core s, {peak_mib:,.0f} MiB", end="; ")

@@ -1,4 +1,4 @@
-"""Perceptual hashes against imagehash, on photographs: `python -m tests.perf.corpus.hashing`; needs CLIP_DATA."""
+"""Compare perceptual hashes with imagehash on photographs: `python -m tests.perf.corpus.hashing`; needs CLIP_DATA."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.perf.corpus.rows import row
 from tests.perf.crawl.matching import DATA
 
 NUM_PHOTOGRAPHS = 1_000
-TURNED = [Variant(degrees=degrees) for degrees in (-5, 5)]
+ROTATED = [Variant(degrees=degrees) for degrees in (-5, 5)]
 
 
 def main() -> None:
@@ -27,19 +27,17 @@ def main() -> None:
 
     assert perceptual_hash(images).tolist() == peer()
     ours: dict[str, Callable[[], object]] = {
-        "as it is": lambda: perceptual_hash(images),
+        "unchanged": lambda: perceptual_hash(images),
         "and mirrored": lambda: perceptual_hashes(images, [AS_IT_IS, MIRRORED]),
-        "and mirrored, and turned by 5° to both sides": lambda: perceptual_hashes(
-            images, [AS_IT_IS, MIRRORED, *TURNED]
-        ),
-        "decoding to luminance alone": lambda: [
+        "and mirrored, and rotated by ±5°": lambda: perceptual_hashes(images, [AS_IT_IS, MIRRORED, *ROTATED]),
+        "decoding to luminance only": lambda: [
             np.asarray(Image.open(io.BytesIO(image)).convert("L")).sum() for image in images
         ],
     }
     print("| hashes of 224x224 JPEGs | images/s | imagehash | ratio |\n|---|---:|---:|---:|")
     for name, work in ours.items():
-        one = row(name, "images/s", len(images), "imagehash", work, peer)
-        print(f"| {name} | {one.ours:,.0f} | {one.peer:,.0f} | {one.ratio:.2f} |", flush=True)
+        result = row(name, "images/s", len(images), "imagehash", work, peer)
+        print(f"| {name} | {result.ours:,.0f} | {result.peer:,.0f} | {result.ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

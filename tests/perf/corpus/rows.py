@@ -1,4 +1,4 @@
-"""The measurements: each does the same work twice, ours and the peer's, alternately, and takes the faster of three."""
+"""Compare our implementation with a peer's: run both in turn on the same work, and take the fastest of three runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table; both figures in `unit`, more is better."""
+    """One row of the table. Both figures are in `unit`; higher is better."""
 
     work: str
     unit: str
@@ -30,12 +30,12 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times the peer's figure ours is."""
+        """Our figure divided by the peer's."""
         return self.ours / self.peer
 
 
 def seconds_of_both(ours: Work, peer: Work, repeats: int = REPEATS) -> tuple[float, float]:
-    """The shortest time of either, taken in turns, because the machine's speed changes while we look."""
+    """The shortest time of each; runs alternate, because the speed of the machine changes over time."""
     times = np.full((repeats, 2), np.inf)
     for i in range(repeats):
         for j, work in enumerate((ours, peer)):
@@ -47,14 +47,14 @@ def seconds_of_both(ours: Work, peer: Work, repeats: int = REPEATS) -> tuple[flo
 
 
 def row(work: str, unit: str, amount: int, peer_name: str, ours: Work, peer: Work, repeats: int = REPEATS) -> Row:
-    """A row of rates: `amount` units of work by the seconds it took."""
+    """A row of rates: `amount` units of work divided by the seconds that the work took."""
     our_seconds, peer_seconds = seconds_of_both(ours, peer, repeats)
     return Row(work=work, unit=unit, ours=amount / our_seconds, peer_name=peer_name, peer=amount / peer_seconds)
 
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Environment variables for a while."""
+    """Set environment variables within a `with` block."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -65,7 +65,7 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 def hashing(num_images: int = 1000) -> Row:
-    """Perceptual hashes of encoded images of 256 pixels, bit for bit the same."""
+    """Measure perceptual hashes of encoded images of 256 pixels, and check that both agree in every bit."""
     import io
 
     import imagehash

@@ -15,7 +15,7 @@ from tests.perf.corpus.balancing import (
 )
 
 
-def test_pairs_are_the_same_however_they_are_cut() -> None:
+def test_pairs_do_not_depend_on_the_number_of_parts() -> None:
     whole = Corpus(num_pairs=10_001, num_parts=1, num_queries=500).part(0)
     parts = [Corpus(num_pairs=10_001, num_parts=3, num_queries=500).part(i) for i in range(3)]
     ids = [part["pair_id"].to_pylist() for part in parts]
@@ -32,7 +32,7 @@ def test_the_result_does_not_depend_on_the_parts(tmp_path: Path) -> None:
     assert same_in_any_parts(60_000, tmp_path, max_pairs=200, num_buckets=3)
 
 
-def test_a_changed_result_would_be_seen(tmp_path: Path) -> None:
+def test_different_inputs_give_different_checksums(tmp_path: Path) -> None:
     results = []
     for num_pairs, max_pairs in ((20_000, 100), (20_000, 99), (19_999, 100)):
         corpus = Corpus(num_pairs=num_pairs, num_parts=2)
@@ -53,7 +53,7 @@ def test_the_projection_shows_its_arithmetic() -> None:
     assert "21,338 queries above the limit x 21,306 draws x 8 B = 3.6 GB, 57 MB in each of 64 buckets" in size
 
 
-def test_draws_that_are_wrong_are_found(tmp_path: Path) -> None:
+def test_the_check_detects_wrong_draws(tmp_path: Path) -> None:
     balancing = Balancing(corpus=Corpus(num_pairs=20_000, num_parts=2), order=[0, 1], folder=tmp_path, max_pairs=100)
     balance_all(balancing)
     other = Balancing(corpus=balancing.corpus, order=[0, 1], folder=tmp_path, max_pairs=99)

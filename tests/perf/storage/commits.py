@@ -1,8 +1,9 @@
-"""Commits that race and commits that are killed: `python -m tests.perf.storage.commits` (some minutes).
+"""Test racing and killed commits: `python -m tests.perf.storage.commits` (several minutes).
 
-Races: in every round 4 processes commit at once on top of the same version. One of them must win; the others must be
-told, and then commit on top of what there is. Kills: a process dies before every touch of a file, and at every put to
-S3, once with the put arriving and once without. After each the versions must be the old ones or the new one too, whole.
+Races: in every round, 4 processes commit at the same time on top of the same version. One must win; the others must get
+a ConflictError, and then commit on top of the latest version. Kills: a process is killed before each file access, and
+at each put to S3, once before and once after the put arrives. After each kill, either only the old version or also the
+new version must exist, and all existing versions must be complete.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _PROCESSES = multiprocessing.get_context("spawn")
 
 
 def race(uri: str, rounds: int) -> dict[str, float]:
-    """Run the committers, and look at what they leave."""
+    """Run the committers, and check the versions that they create."""
     make(uri, [0])
     barrier, answers = _PROCESSES.Barrier(NUM_COMMITTERS), _PROCESSES.Queue()
     committers = [
@@ -48,19 +49,21 @@ def race(uri: str, rounds: int) -> dict[str, float]:
         process.join()
         assert process.exitcode == 0, process.exitcode
     names = versions(uri)
-    assert names == [f"v{number:08d}" for number in range(1, rounds * NUM_COMMITTERS + 2)], "no number left out"
+    assert names == [f"v{number:08d}" for number in range(1, rounds * NUM_COMMITTERS + 2)], (
+        "version numbers are consecutive"
+    )
     opened = [Snapshot.open(uri, name) for name in names]
     assert [version.metadata["parent"] for version in opened] == [None, *names[:-1]]
     for round_number in range(rounds):
         of_round = [outcome for outcome in outcomes if outcome[0] == round_number]
-        assert sorted(outcome[3] for outcome in of_round) == [0, 1, 1, 1], "one wins, three are told"
+        assert sorted(outcome[3] for outcome in of_round) == [0, 1, 1, 1], "one wins, three get a conflict"
     for round_number, committer, name, _, _ in outcomes:
         assert readable(opened[names.index(name)]) == [1 + round_number * NUM_COMMITTERS + committer]
     assert all(version.verify() == [] for version in opened)
     seconds = sorted(outcome[4] for outcome in outcomes)
     return {
         "versions": len(names) - 1,
-        "told": sum(outcome[3] for outcome in outcomes),
+        "conflicts": sum(outcome[3] for outcome in outcomes),
         "median": seconds[len(seconds) // 2],
         "slowest": seconds[-1],
     }
@@ -71,7 +74,7 @@ def _committer(uri: str, number: int, rounds: int, barrier: Barrier, answers: An
         shard = add_shard(uri, [1 + round_number * NUM_COMMITTERS + number])
         barrier.wait()
         parent = versions(uri)[-1]
-        barrier.wait()  # all have seen the same version
+        barrier.wait()  # all processes have read the same latest version
         started, conflicts = time.monotonic(), 0
         try:
             made = commit(uri, [shard], counts([]), {"run": str(number)}, parent=parent)
@@ -83,7 +86,7 @@ def _committer(uri: str, number: int, rounds: int, barrier: Barrier, answers: An
 
 
 def kill_at_files(folder: Path) -> int:
-    """At how many steps a commit was killed."""
+    """Kill a commit before each file access; return the number of kills."""
     shards = prepare(str(folder / "model"))
     step, killed = 0, True
     while killed:
@@ -96,7 +99,7 @@ def kill_at_files(folder: Path) -> int:
 
 
 def kill_at_puts(prefix: str, arrives: bool) -> int:
-    """At how many puts a commit was killed."""
+    """Kill a commit at each put; return the number of kills."""
     step, killed = 0, True
     while killed:
         step += 1
@@ -117,7 +120,7 @@ def _check_and_repeat(uri: str, shards: list[Any]) -> None:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The URI of a bucket of a real server on loopback HTTP."""
+    """Run an S3 server on loopback HTTP; yields the URI of a bucket."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -139,16 +142,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder, s3_server() as bucket:
-        print("| storage | rounds of 4 | versions | told, and committed then | median s | slowest s |")
+        print("| storage | rounds of 4 | versions | refused, then committed | median s | slowest s |")
         print("|---|---:|---:|---:|---:|---:|")
         for name, uri in (("disk", f"{folder}/race"), ("S3 over HTTP", f"{bucket}/race")):
             found = race(uri, rounds)
-            figures = f"{found['versions']:.0f} | {found['told']:.0f} | {found['median']:.3f} | {found['slowest']:.3f}"
+            counts_text = f"{found['versions']:.0f} | {found['conflicts']:.0f}"
+            figures = f"{counts_text} | {found['median']:.3f} | {found['slowest']:.3f}"
             print(f"| {name} | {rounds} | {figures} |", flush=True)
-        print(f"\nkilled before each of {kill_at_files(Path(folder, 'kills'))} touches of a file: old or new, whole")
-        for arrives, words in ((False, "does not arrive"), (True, "still arrives")):
+        print(f"\nkilled before each of {kill_at_files(Path(folder, 'kills'))} file accesses: all versions complete")
+        for arrives, description in ((False, "does not arrive"), (True, "still arrives")):
             number = kill_at_puts(f"{bucket}/kills", arrives)
-            print(f"killed at each of {number} puts to S3, which {words}: old or new, whole", flush=True)
+            print(f"killed at each of {number} puts to S3, which {description}: all versions complete", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Import and export, whole commands: `python -m tests.perf.storage.exchange`; needs CLIP_DATA.
+"""Measure the import and export commands: `python -m tests.perf.storage.exchange`; needs CLIP_DATA.
 
-The 12,000 pairs of tests.perf.storage.reading as webdataset tars become a snapshot (decoded for their hashes, shuffled,
-committed) and tars again, whose images and captions must be the same bytes. Memory is that of all processes of a
-command (proportional set size).
+The 12,000 pairs of tests.perf.storage.reading are imported from webdataset tars as a snapshot (decoded for their
+hashes, shuffled, committed) and exported to tars again. The images and captions must be the same bytes. Memory is the
+proportional set size of all processes of a command.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run(name: str, *arguments: str) -> None:
 
 
 def contents(folder: Path) -> list[tuple[bytes, ...]]:
-    """Image and caption of every pair, in no order."""
+    """The image and caption of every pair, sorted."""
     found: dict[str, dict[str, bytes]] = {}
     for file in sorted(folder.glob("*.tar")):
         with tarfile.open(file) as tar:

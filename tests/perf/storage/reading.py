@@ -1,10 +1,11 @@
-"""Reading for training against webdataset: `python -m tests.perf.storage.reading`; needs CLIP_DATA.
+"""Compare reading for training with webdataset: `python -m tests.perf.storage.reading`; needs CLIP_DATA.
 
-The same 12,000 pairs (photographs at 256 pixels, quality 95) as a snapshot and as its export to webdataset tars, read
-in a shuffle from disk and from an S3 server over HTTP in a process of its own; both sides give (jpg bytes, caption).
-webdataset reads as open_clip sets it up, less decoding: shards shuffled, then a buffer of 5,000 samples; from S3 by its
-fastest way, curl on the object's public address. Ours shuffles windows of 20 row groups of 256. One process each, in
-turns, the faster of three; CPU seconds are those of the process and of what it starts (curl).
+The same 12,000 pairs (photographs at 256 pixels, quality 95) are read in shuffled order from a snapshot and from
+webdataset tars, on disk and over HTTP from an S3 server in another process. Both readers yield (jpg bytes, caption).
+webdataset is set up as in open_clip but without decoding: shuffled shards, then a buffer of 5,000 samples. It reads S3
+in its fastest way, with curl from the public URL of the object. Our reader shuffles windows of 20 row groups of 256
+pairs. Each uses one process; runs alternate, and the fastest of three counts. CPU seconds include child processes
+(curl).
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ from tests.perf.crawl.matching import DATA
 NUM_PAIRS, NUM_SHARDS = 12_000, 10
 WINDOW = 20
 BUFFER, INITIAL = 5_000, 1_000
-"""open_clip's."""
+"""Sizes of the shuffle buffer in open_clip."""
 REPEATS = 3
 Pairs = Iterator[tuple[bytes, str]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One pass over all pairs."""
+    """The measurements of one pass over all pairs."""
 
     rows: int
     num_bytes: int
@@ -66,13 +67,13 @@ class Measured:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it has started and seen end."""
+    """CPU seconds of this process and of its terminated child processes."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def measure(read: Callable[[], Pairs]) -> Measured:
-    """Read all pairs and look at each."""
+    """Measure reading all pairs, including the access to each."""
     started, before = time.perf_counter(), cpu_seconds()
     rows = num_bytes = 0
     for image, caption in read():
@@ -82,7 +83,7 @@ def measure(read: Callable[[], Pairs]) -> Measured:
 
 
 def make(folder: Path) -> list[ShardInfo]:
-    """Shards in folder/shards and the same pairs as tars in folder/tars."""
+    """Write shards to folder/shards and the same pairs as tars to folder/tars."""
     photographs = pq.read_table(DATA / "photos.parquet", columns=["image", "captions"]).to_pylist()
     images = []
     for row in photographs:
@@ -104,11 +105,11 @@ def make(folder: Path) -> list[ShardInfo]:
     )
     table = conform(table, PAIRS)
     stage, infos = Stage(str(folder / "shards"), NUM_SHARDS), []
-    where = shard.shard_of(table, NUM_SHARDS, 0)
+    shard_numbers = shard.shard_of(table, NUM_SHARDS, 0)
     (folder / "tars").mkdir()
     config = shard.ShardConfig()
     for number in range(NUM_SHARDS):
-        rows = shard.arrange(table.filter(pa.array(where == number)), 0)
+        rows = shard.arrange(table.filter(pa.array(shard_numbers == number)), 0)
         part = stage.write(
             number, rows, row_groups=RowGroups(max_rows=config.row_group_size, max_bytes=config.row_group_bytes)
         )
@@ -122,7 +123,7 @@ def make(folder: Path) -> list[ShardInfo]:
 
 
 def webdataset(urls: list[str]) -> Pairs:
-    """As open_clip reads, without decoding."""
+    """Read tars as open_clip does, but without decoding."""
     import webdataset as wds
     from open_clip_train.data import detshuffle2
 
@@ -138,19 +139,19 @@ def webdataset(urls: list[str]) -> Pairs:
 
 
 def ours(infos: list[ShardInfo]) -> Pairs:
-    """All pairs of an epoch."""
+    """Read all pairs of an epoch with our reader."""
     return pairs(open_shards(infos), Order(infos, window=WINDOW, seed=0), 0)
 
 
 def open_shards(infos: list[ShardInfo]) -> Shards:
-    """As loop.py does."""
+    """Open shards as loop.py does."""
     filesystem = storage.filesystem(infos[0].path)[0]
     return Shards(filesystem, tuple(storage.filesystem(info.path)[1] for info in infos), tuple(infos))
 
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """An S3 on loopback in a process of its own; its address."""
+    """Run an S3 server on loopback in its own process; yields its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -172,39 +173,39 @@ def s3_server() -> Iterator[str]:
         server.wait()
 
 
-def compare(place: str, ours: Callable[[], Pairs], peer: Callable[[], Pairs]) -> None:
-    """Two rows of the table."""
+def compare(location: str, ours: Callable[[], Pairs], peer: Callable[[], Pairs]) -> None:
+    """Measure both readers, and print two rows of the table."""
     found: list[tuple[Measured, Measured]] = [(measure(ours), measure(peer)) for _ in range(REPEATS)]
     best = [min(side, key=lambda measured: measured.seconds) for side in zip(*found, strict=True)]
     assert best[0].rows == best[1].rows == NUM_PAIRS
     assert best[0].num_bytes == best[1].num_bytes
     ratio = best[1].seconds / best[0].seconds
     per_core = best[1].cpu_seconds / best[0].cpu_seconds
-    print(f"| {place} | ours | {best[0]} | {ratio:.2f} | {per_core:.2f} |")
-    print(f"| {place} | webdataset | {best[1]} | | |", flush=True)
+    print(f"| {location} | ours | {best[0]} | {ratio:.2f} | {per_core:.2f} |")
+    print(f"| {location} | webdataset | {best[1]} | | |", flush=True)
 
 
-def seek(place: str, infos: list[ShardInfo]) -> None:
-    """How long the first pair takes to come, wherever in the epoch it is."""
+def seek(location: str, infos: list[ShardInfo]) -> None:
+    """Print the time until the first pair, for different start positions in the epoch."""
     seconds = []
     for position in (0, NUM_PAIRS // 2, NUM_PAIRS - 1):
         started = time.perf_counter()
         next(iter(pairs(open_shards(infos), Order(infos, window=1, seed=0), 0, start=position)))
         seconds.append(f"{1000 * (time.perf_counter() - started):.0f}")
-    print(f"first pair at the beginning, middle and end of an epoch, {place}: {', '.join(seconds)} ms")
+    print(f"first pair at the beginning, middle and end of an epoch, {location}: {', '.join(seconds)} ms")
 
 
 def training(infos: list[ShardInfo], batch: int = 256) -> None:
-    """How often training reads a row group in an epoch: once for all steps, or again for each of them."""
+    """Print how often training reads a row group in an epoch, with and without the cache of row groups."""
     plan = Plan(infos, global_batch_size=batch, shuffle_row_groups=WINDOW, seed=0)
     for name, keeps in (("a reader that keeps row groups", True), ("one that does not", False)):
         reader, num_read, started = ShardReader(open_shards(infos)), 0, time.perf_counter()
-        plain = reader.read
+        original = reader.read
 
-        def counted(shard: int, row_group: int, plain: Callable[..., pa.Table] = plain) -> pa.Table:
+        def counted(shard: int, row_group: int, original: Callable[..., pa.Table] = original) -> pa.Table:
             nonlocal num_read
             num_read += 1
-            return plain(shard, row_group)
+            return original(shard, row_group)
 
         reader.read = counted  # type: ignore[method-assign, assignment]
         for step in range(plan.steps_per_epoch):

@@ -1,14 +1,14 @@
-"""How near a windowed shuffle comes to a full one: `python -m tests.perf.storage.shuffling`.
+"""Compare a windowed shuffle with a full shuffle: `python -m tests.perf.storage.shuffling`.
 
-2,048 row groups of 256 rows in batches of 16,384 (64 row groups' worth), for windows of 16 row groups to all of them.
-Measures that are 1 after a full shuffle (the last one 0), computed from the plan itself:
+2,048 row groups of 256 rows are read in batches of 16,384 (the rows of 64 row groups), with windows from 16 to all row
+groups. The measures are computed from the plan. A full shuffle gives 1 for each measure, and 0 for the correlation:
 
-- *clumping*: the variance of a source's share of a batch, over batches and 512 sources of 4 row groups each, by the
-  hypergeometric distribution's, which a full shuffle has. Once with the rows in the order of their sources, the worst
-  there is, and once as shards are written: shuffled by a hash (pipeline/data/snapshots/shard.py).
-- *batch mates*: how often two rows of one row group share a batch, by the same distribution's expectation.
-- *met before*: the share of the pairs of rows of one batch that shared a batch in the epoch before, by chance's.
-- *correlation* of a row's place in the snapshot with its batch.
+- *clumping*: the variance of a source's share of a batch, over batches and 512 sources of 4 row groups each, divided by
+  the variance of the hypergeometric distribution, which a full shuffle has. Measured once with rows in the order of
+  their sources, the worst case, and once as shards are written: shuffled by a hash (pipeline/data/snapshots/shard.py).
+- *batch mates*: how often two rows of one row group share a batch, divided by the expectation of that distribution.
+- *met before*: how often two rows of one batch shared a batch in the previous epoch, divided by the expectation.
+- *correlation* of a row's position in the snapshot with its batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Int64 = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def batches_of(window: int, epoch: int) -> Int64:
-    """The batch of each row."""
+    """The index of the batch of each row."""
     infos = [ShardInfo(str(shard), (ROWS,) * 32) for shard in range(NUM_GROUPS // 32)]
     plan = Plan(infos, global_batch_size=BATCH, shuffle_row_groups=window, seed=0)
     batches = np.empty(NUM_ROWS, np.int64)
@@ -39,7 +39,7 @@ def batches_of(window: int, epoch: int) -> Int64:
 
 
 def pairs_together(classes: Int64, batches: Int64) -> float:
-    """Pairs of rows of one class that share a batch, by what a full shuffle leads one to expect."""
+    """The number of pairs of rows of one class that share a batch, divided by its expectation in a full shuffle."""
     together = np.bincount(classes * (NUM_ROWS // BATCH) + batches)
     size = np.bincount(classes)
     chance = (BATCH - 1) / (NUM_ROWS - 1)
@@ -47,7 +47,7 @@ def pairs_together(classes: Int64, batches: Int64) -> float:
 
 
 def clumping(sources: Int64, batches: Int64) -> float:
-    """Variance of the sources' numbers in a batch by the hypergeometric distribution's."""
+    """The variance of the number of rows per source and batch, divided by that of the hypergeometric distribution."""
     share = np.bincount(sources) / NUM_ROWS
     counts = np.zeros((NUM_ROWS // BATCH, len(share)))
     np.add.at(counts, (batches, sources), 1)

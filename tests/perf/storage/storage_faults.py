@@ -1,8 +1,8 @@
-"""A curation on storage that fails: `python -m tests.perf.storage.storage_faults` (some minutes).
+"""Test a curation on faulty storage: `python -m tests.perf.storage.storage_faults` (several minutes).
 
-A small web is crawled once. Then `jobs.curate` makes its snapshot: on a local disk, as the one to compare with; on S3
-over HTTP, where one request in ten is answered 500 or 503, reset, or answered with half of a body and then silence; and
-on a disk that is full, and then, by the same command, when there is room again. All three must have the same id.
+A small web is crawled once. Then `jobs.curate` makes its snapshot three times. On a local disk, as the reference. On S3
+over HTTP, where one request in ten gets a 500, a 503, a connection reset, or half of the body and then nothing. And on
+a full disk, where the same command is repeated after space is freed. All three snapshots must have the same id.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tests.test_end_to_end import crawl_job, queries_job
 
 KINDS = (Fault.ERROR, Fault.UNAVAILABLE, Fault.RESET, Fault.STALLED)
 DISK_MB = 64
-ROOM_BYTES = 150_000
-"""Left on the full disk: for the first stages, not for the last ones."""
+FREE_BYTES = 150_000
+"""Free space on the full disk: enough for the first stages, but not for the last."""
 
 
 def curate(folder: Path, output: str) -> subprocess.CompletedProcess[str]:
-    """The command as people give it."""
+    """Run the command as a user would."""
     command = [sys.executable, "-m", "jobs.curate", f"--crawl={folder / 'crawl'}", f"--output={output}"]
     command += ["--num_buckets=3", "--shard.target_bytes=100000", "--session.address=local"]
     return subprocess.run(command, capture_output=True, text=True)
 
 
 def prepare(folder: Path) -> None:
-    """The small web, crawled."""
+    """Build the small web and crawl it."""
     build_site(folder / "site", seed=7, num_images=200, num_pages=40)
     queries.main(queries_job(folder))
     with session(SessionConfig(address="local", num_cpus=4)), SiteServer(folder / "site") as server:
@@ -46,7 +46,7 @@ def prepare(folder: Path) -> None:
 
 
 def through_faults(folder: Path) -> Snapshot:
-    """Curate on an S3 of which one answer in ten is faulty."""
+    """Curate on an S3 server with faults in one of ten responses."""
     with s3_server() as bucket:
         endpoint = os.environ["AWS_ENDPOINT_URL"]
         with FaultyS3(endpoint, None, at_random(0.1, KINDS, seed=0)) as faulty:
@@ -64,10 +64,10 @@ def through_faults(folder: Path) -> Snapshot:
 
 
 def on_a_full_disk(folder: Path, disk: Path) -> None:
-    """Curate on a disk with next to no room, and then with some; run where `disk` is a small file system."""
+    """Curate on a full disk, then again with free space. `disk` must be on a small file system."""
     filler = disk / "filler"
     status = os.statvfs(disk)
-    filler.write_bytes(bytes(status.f_bavail * status.f_frsize - ROOM_BYTES))
+    filler.write_bytes(bytes(status.f_bavail * status.f_frsize - FREE_BYTES))
     done = curate(folder, str(disk / "curate"))
     assert done.returncode == 2, done.stderr
     print("full disk, status 2:", done.stderr.strip().splitlines()[-1])
@@ -103,8 +103,8 @@ def main() -> None:
         namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", again]
         done = subprocess.run(namespace, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-        *told, snapshot_id = done.stdout.splitlines()
-        print(*told, sep="\n")
+        *output_lines, snapshot_id = done.stdout.splitlines()
+        print(*output_lines, sep="\n")
         assert snapshot_id == expected.snapshot_id
         print("the same snapshot each time")
 

@@ -18,7 +18,7 @@ from tests.pipeline.data.rows import candidates, encode, fetched, ids, photo_lik
 
 
 def images(**columns: list[Any]) -> pa.Table:
-    """What `pictures` takes, of three images."""
+    """The columns that `pictures` reads, for three images."""
     given: dict[str, list[Any]] = {
         "original_width": [9] * 3,
         "original_height": [8] * 3,
@@ -50,7 +50,7 @@ def ranks_of(**columns: list[Any]) -> list[int]:
     return ranks
 
 
-def test_more_pixels_rank_higher_however_many() -> None:
+def test_more_pixels_rank_higher_up_to_32_bits() -> None:
     for sides in ([46_341, 2, 1], [65_536, 46_340, 2]):
         ranks = ranks_of(original_width=sides, original_height=sides)
         assert ranks == sorted(ranks)
@@ -58,7 +58,7 @@ def test_more_pixels_rank_higher_however_many() -> None:
     assert beyond[0] >> 32 == beyond[1] >> 32 == 0, "both have more pixels than 32 bits count"
 
 
-def test_of_equal_size_the_better_caption_ranks_higher_and_then_the_id_decides() -> None:
+def test_images_of_equal_size_rank_by_caption_source_then_by_id() -> None:
     sources = ["figcaption", "alt", "from afar"]
     assert ranks_of(caption_source=sources) == sorted(ranks_of(caption_source=sources))
     reverse = ranks_of(caption_source=sources[::-1])
@@ -77,31 +77,31 @@ def test_captions_that_are_nearly_equal_have_one_key() -> None:
 
 
 def duplicates_of(rows: dict[str, tuple[str, str]]) -> pa.Table:
-    """DUPLICATES: rows that go, for whom, and why."""
+    """DUPLICATES from {dropped id: (kept id, reason)}."""
     kept, why = zip(*rows.values(), strict=True)
     return pa.table([list(rows), [0] * len(rows), kept, [0] * len(rows), why], schema=DUPLICATES)
 
 
-def test_rows_are_marked_with_why_they_go() -> None:
+def test_duplicates_are_marked_with_their_reason() -> None:
     a, b, c, d = ids(4)
     table = fetched(pair_id=[a, b, c, d], reason=[None, None, None, Reason.TOO_SMALL])
-    going = duplicates_of(
+    dropped = duplicates_of(
         {b: (a, Reason.DUPLICATE_SHA256), c: (a, Reason.DUPLICATE_CAPTION), d: (a, "x"), "z": (a, "x")}
     )
     expected = [None, Reason.DUPLICATE_SHA256, Reason.DUPLICATE_CAPTION, Reason.TOO_SMALL]
-    assert dedupe.mark(table, going)["reason"].to_pylist() == expected
+    assert dedupe.mark(table, dropped)["reason"].to_pylist() == expected
     assert dedupe.mark(table, DUPLICATES.empty_table()) == table
 
 
-def test_captions_of_rows_that_go_are_spares_of_those_that_stay() -> None:
+def test_captions_of_dropped_rows_become_spare_captions_of_the_kept_rows() -> None:
     a, b, c = ids(3)
     table = fetched(
         pair_id=[a, b, c],
         caption=["a dog", "A brown dog", "a dog!"],
         spare_captions=[["old dog"], ["the dog of a friend", "a brown dog"], None],
     )
-    going = duplicates_of({b: (a, "x"), c: (a, "x"), "z": (a, "x")})
-    found = dedupe.spares(table, going)
+    dropped = duplicates_of({b: (a, "x"), c: (a, "x"), "z": (a, "x")})
+    found = dedupe.spares(table, dropped)
     assert found.schema == SPARES
     assert sorted(found["caption"].to_pylist()) == ["A brown dog", "a brown dog", "a dog!", "the dog of a friend"]
     assert set(found["kept_id"].to_pylist()) == {a}
@@ -111,7 +111,7 @@ def test_captions_of_rows_that_go_are_spares_of_those_that_stay() -> None:
     assert dedupe.with_spares(table.slice(2), SPARES.empty_table())["spare_captions"].to_pylist() == [[]]
 
 
-def test_a_row_has_only_so_many_spare_captions() -> None:
+def test_the_number_of_spare_captions_is_limited_to_the_longest() -> None:
     table = fetched(caption=["a dog"], spare_captions=[[]])
     texts = [f"a dog of {number}" for number in range(100)]
     n = len(texts)
@@ -121,7 +121,7 @@ def test_a_row_has_only_so_many_spare_captions() -> None:
     assert found == sorted(texts, key=lambda text: (-len(text), text))[: dedupe.MAX_SPARE_CAPTIONS]
 
 
-def test_hashes_come_back_to_their_rows() -> None:
+def test_hashes_are_joined_to_their_rows() -> None:
     table = images()
     made = dedupe.pictures(table, DedupeConfig())
     done = dedupe.with_phash(table, made.take([1, 0, 2]))
@@ -131,14 +131,14 @@ def test_hashes_come_back_to_their_rows() -> None:
         dedupe.with_phash(table, made.take([1, 0]))
 
 
-def test_near_pairs_can_be_had_from_here() -> None:
+def test_dedupe_exports_near_pairs() -> None:
     assert dedupe.near_pairs(np.array([1, 0, 3], np.uint64), 1).tolist() == [[0, 1], [0, 2]]
 
 
 URL = "http://a.example/x.jpg"
 
 
-def test_the_best_caption_of_an_address_stays_and_gets_the_others() -> None:
+def test_the_best_caption_of_a_url_is_kept_and_the_others_become_spare_captions() -> None:
     captions = ["short title", "an alt text", "a longer alt text", "the figure's caption", "an alt text"]
     table = candidates(url=[URL] * 5, caption=captions, caption_source=["title", "alt", "alt", "figcaption", "alt"])
     done = same_url(table)
@@ -160,7 +160,7 @@ url_rows = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(url_rows, st.randoms(use_true_random=False))
-def test_one_row_of_each_address_stays_whatever_the_order(
+def test_one_row_of_each_url_is_kept_in_any_order(
     rows: list[tuple[str, str, str, str | None]], order: random.Random
 ) -> None:
     def outcome(found: list[tuple[str, str, str, str | None]]) -> list[tuple[object, ...]]:
@@ -182,7 +182,7 @@ def test_one_row_of_each_address_stays_whatever_the_order(
 
 @settings(max_examples=100, deadline=None)
 @given(url_rows, st.integers(0, 12))
-def test_rows_kept_of_two_tables_give_what_all_rows_at_once_would(
+def test_deduplicating_urls_in_two_steps_equals_doing_it_in_one(
     rows: list[tuple[str, str, str, str | None]], cut: int
 ) -> None:
     def kept(table: pa.Table) -> pa.Table:

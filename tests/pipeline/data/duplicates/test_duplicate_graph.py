@@ -29,7 +29,7 @@ def flipped(base: int, bits: list[int]) -> int:
     return base ^ sum(1 << bit for bit in set(bits))
 
 
-# Hashes that lie in heaps, some at the very radius
+# Hashes in clusters around a few centres, some exactly at the radius
 hashes = st.builds(
     flipped,
     st.sampled_from([0, 2**64 - 1, 0x0123456789ABCDEF, 0x0123456789ABCDE0]),
@@ -55,7 +55,7 @@ configs = st.builds(
 
 
 def table_of(rows: list[Row], mirrored: bool = False) -> pa.Table:
-    """PICTURES, in three parts."""
+    """PICTURES in three parts."""
     return pictures_of(
         part=[number % 3 for number in range(len(rows))],
         sha256=[f"{row.phash}-{row.file}" for row in rows],
@@ -71,34 +71,34 @@ def distance(a: int, b: int) -> int:
 
 
 def greedy(rows: list[Row], config: DedupeConfig) -> tuple[set[str], dict[str, set[str]]]:
-    """The definition: the rows that stay, and for each other row those it may have gone for."""
+    """The definition: the ids of kept rows, and for each dropped row the ids that may have been kept instead."""
     named = dict(zip(ids(len(rows)), rows, strict=True))
     members: dict[int, list[str]] = {}
     for name in sorted(named, key=lambda name: (named[name].rank, name)):
         members.setdefault(named[name].phash, []).append(name)
     captions = {phash: {named[name].caption for name in names} - {0} for phash, names in members.items()}
 
-    def alike(a: int, b: int) -> bool:
+    def similar(a: int, b: int) -> bool:
         near = distance(a, b)
-        turned = config.mirrored and min(
+        rotated = config.mirrored and min(
             distance(named[members[a][0]].mirrored, b), distance(named[members[b][0]].mirrored, a)
         )
         return (
             near <= config.radius
             or (near <= config.caption_radius and bool(captions[a] & captions[b]))
-            or (config.mirrored and turned <= config.radius)
+            or (config.mirrored and rotated <= config.radius)
         )
 
-    stays: list[int] = []
-    goes: dict[str, set[str]] = {}
+    kept: list[int] = []
+    dropped: dict[str, set[str]] = {}
     for phash in sorted(members, key=lambda phash: (named[members[phash][0]].rank, phash)):
-        better = {members[other][0] for other in stays if alike(phash, other)}
+        better = {members[other][0] for other in kept if similar(phash, other)}
         if better:
-            goes |= dict.fromkeys(members[phash], better)
+            dropped |= dict.fromkeys(members[phash], better)
         else:
-            stays.append(phash)
-            goes |= {name: {members[phash][0]} for name in members[phash][1:]}
-    return {members[phash][0] for phash in stays}, goes
+            kept.append(phash)
+            dropped |= {name: {members[phash][0]} for name in members[phash][1:]}
+    return {members[phash][0] for phash in kept}, dropped
 
 
 def buckets_of(table: pa.Table, column: str, num_buckets: int) -> list[pa.Table]:
@@ -107,7 +107,7 @@ def buckets_of(table: pa.Table, column: str, num_buckets: int) -> list[pa.Table]
 
 
 def resolved(found: pa.Table, num_buckets: int, at_once: int, order: random.Random) -> pa.Table:
-    """DROPPED_PICTURES as global_counts_flow.py finds it: rounds over buckets, then the rest at once."""
+    """DROPPED_PICTURES computed as in duplicates_flow.py: rounds over buckets, then the rest at once."""
     done = [DROPPED_PICTURES.empty_table()]
     while found.num_rows > at_once:
         for step in (settle, spread):
@@ -122,7 +122,7 @@ def resolved(found: pa.Table, num_buckets: int, at_once: int, order: random.Rand
 def duplicates_of(
     table: pa.Table, config: DedupeConfig, num_buckets: int, at_once: int, order: random.Random
 ) -> pa.Table:
-    """As global_counts_flow.py does it, whatever the order of rows and buckets."""
+    """DUPLICATES computed as in duplicates_flow.py, with rows and buckets in random order."""
     shuffled = table.take(pa.array(order.sample(range(table.num_rows), table.num_rows), pa.int64()))
     pictures = buckets_of(shuffled, "phash", num_buckets)
     prints = pa.concat_tables([fingerprints(bucket, config) for bucket in pictures])
@@ -137,23 +137,23 @@ def duplicates_of(
 
 @settings(max_examples=100, deadline=None)
 @given(rows_of, configs, st.sampled_from([1, 5, 33]), st.sampled_from([0, 6, 1000]), st.randoms(use_true_random=False))
-def test_duplicates_are_those_of_the_definition_in_any_order_and_partition(
+def test_duplicates_match_the_definition_in_any_order_and_partition(
     rows: list[Row], config: DedupeConfig, num_buckets: int, at_once: int, order: random.Random
 ) -> None:
     table = table_of(rows, config.mirrored)
     found = duplicates_of(table, config, num_buckets, at_once, order)
     assert found.schema == DUPLICATES
-    stays, goes = greedy(rows, config)
+    kept, dropped = greedy(rows, config)
     parts = dict(zip(table["pair_id"].to_pylist(), table["part"].to_pylist(), strict=True))
-    assert sorted(found["pair_id"].to_pylist()) == sorted(goes)
+    assert sorted(found["pair_id"].to_pylist()) == sorted(dropped)
     for row in found.to_pylist():
-        assert row["kept_id"] in stays & goes[row["pair_id"]], "dropped along a chain, or for a worse one"
+        assert row["kept_id"] in kept & dropped[row["pair_id"]], "dropped along a chain, or for a worse picture"
         assert (row["part"], row["kept_part"]) == (parts[row["pair_id"]], parts[row["kept_id"]])
 
 
 @settings(max_examples=20, deadline=None)
 @given(rows_of, configs, st.randoms(use_true_random=False))
-def test_partition_and_rounds_change_nothing_at_all(
+def test_the_result_does_not_depend_on_partitions_and_rounds(
     rows: list[Row], config: DedupeConfig, order: random.Random
 ) -> None:
     table = table_of(rows, config.mirrored)
@@ -164,8 +164,8 @@ def test_partition_and_rounds_change_nothing_at_all(
     assert made[0] == made[1] == made[2]
 
 
-def kept_of(rows: list[Row], **options: object) -> dict[int, str]:
-    """Of each row that goes its number and why."""
+def dropped_of(rows: list[Row], **options: object) -> dict[int, str]:
+    """The index of each dropped row, with its reason."""
     config = DedupeConfig(**{"radius": 2, "caption_radius": 0} | options)  # type: ignore[arg-type]
     found = duplicates_of(table_of(rows, config.mirrored), config, 3, 0, random.Random(0))
     numbers = {name: number for number, name in enumerate(ids(len(rows)))}
@@ -173,41 +173,43 @@ def kept_of(rows: list[Row], **options: object) -> dict[int, str]:
 
 
 def test_a_chain_keeps_both_of_its_ends() -> None:
-    """a - b - c, each 2 bits from the next: b goes for a, and c, 4 bits from a, stays."""
-    assert kept_of([Row(0b0, 1), Row(0b11, 2), Row(0b1111, 3)]) == {1: Reason.DUPLICATE_PERCEPTUAL}
+    """In a - b - c, each is 2 bits from the next: b is dropped for a, and c is kept, because it is 4 bits from a."""
+    assert dropped_of([Row(0b0, 1), Row(0b11, 2), Row(0b1111, 3)]) == {1: Reason.DUPLICATE_PERCEPTUAL}
 
 
-def test_a_long_chain_is_settled_link_by_link() -> None:
+def test_in_a_long_chain_every_second_picture_is_dropped() -> None:
     rows = [Row((1 << 2 * n) - 1, n) for n in range(30)]
-    assert kept_of(rows) == dict.fromkeys(range(1, 30, 2), Reason.DUPLICATE_PERCEPTUAL)
+    assert dropped_of(rows) == dict.fromkeys(range(1, 30, 2), Reason.DUPLICATE_PERCEPTUAL)
 
 
 def test_each_kind_of_edge_has_its_reason() -> None:
     first = Row(0, 1, caption=7, mirrored=0xFF00)
-    assert kept_of([first, Row(0, 2)]) == {1: Reason.DUPLICATE_SHA256}
-    assert kept_of([first, Row(0, 2, file=1)]) == {1: Reason.DUPLICATE_PERCEPTUAL}
-    like = Row(0b111, 2, caption=7)
-    assert kept_of([first, like]) == {}
-    assert kept_of([first, like], caption_radius=3) == {1: Reason.DUPLICATE_CAPTION}
-    assert kept_of([first, like._replace(caption=8)], caption_radius=3) == {}
-    assert kept_of([first._replace(caption=0), like._replace(caption=0)], caption_radius=3) == {}, "0 is no caption"
-    turned = Row(0xFF01, 2, mirrored=1 << 40)
-    assert kept_of([first, turned]) == {}
-    assert kept_of([first, turned], mirrored=True) == {1: Reason.DUPLICATE_TURNED}
-    assert kept_of([turned._replace(rank=0), first], mirrored=True) == {1: Reason.DUPLICATE_TURNED}
+    assert dropped_of([first, Row(0, 2)]) == {1: Reason.DUPLICATE_SHA256}
+    assert dropped_of([first, Row(0, 2, file=1)]) == {1: Reason.DUPLICATE_PERCEPTUAL}
+    similar = Row(0b111, 2, caption=7)
+    assert dropped_of([first, similar]) == {}
+    assert dropped_of([first, similar], caption_radius=3) == {1: Reason.DUPLICATE_CAPTION}
+    assert dropped_of([first, similar._replace(caption=8)], caption_radius=3) == {}
+    assert dropped_of([first._replace(caption=0), similar._replace(caption=0)], caption_radius=3) == {}, (
+        "0 means no caption"
+    )
+    rotated = Row(0xFF01, 2, mirrored=1 << 40)
+    assert dropped_of([first, rotated]) == {}
+    assert dropped_of([first, rotated], mirrored=True) == {1: Reason.DUPLICATE_TURNED}
+    assert dropped_of([rotated._replace(rank=0), first], mirrored=True) == {1: Reason.DUPLICATE_TURNED}
 
 
-def test_a_picture_that_stands_everywhere_costs_no_edge() -> None:
+def test_many_copies_of_one_picture_need_no_edges() -> None:
     table = table_of([Row(7, 1 + i, file=i % 2) for i in range(2_000)])
     prints = fingerprints(table, DedupeConfig())
-    assert prints.num_rows == DedupeConfig().radius + 1, "a row for each band"
+    assert prints.num_rows == DedupeConfig().radius + 1, "one row per band"
     assert edges(prints, DedupeConfig()).num_rows == 0
     found = duplicates(table, DROPPED_PICTURES.empty_table())
     assert found.num_rows == 1_999
     assert found["why"].to_pylist().count(Reason.DUPLICATE_SHA256) == 999
 
 
-def test_nothing_is_near_to_nothing() -> None:
+def test_empty_tables_give_empty_tables() -> None:
     config = DedupeConfig(mirrored=True)
     assert fingerprints(table_of([]), config) == FINGERPRINTS.empty_table()
     assert edges(FINGERPRINTS.empty_table(), config) == EDGES.empty_table()
@@ -232,7 +234,7 @@ def test_planted_neighbours_are_found_among_many() -> None:
     assert set(found["phash"].to_numpy().tolist()) == set(hashes[100_000:].tolist())
 
 
-def test_variants_are_what_was_asked_for() -> None:
+def test_variants_follow_the_configuration() -> None:
     assert DedupeConfig().variants == [AS_IT_IS]
     assert DedupeConfig(mirrored=True, degrees=(-5.0, 5.0)).variants == [
         AS_IT_IS,
@@ -244,6 +246,6 @@ def test_variants_are_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("name", ["radius", "caption_radius"])
 @pytest.mark.parametrize("radius", [-1, 64])
-def test_a_radius_that_makes_no_sense_is_refused(name: str, radius: int) -> None:
+def test_a_radius_outside_0_to_63_is_refused(name: str, radius: int) -> None:
     with pytest.raises(ValueError, match=rf"dedupe\.{name} = {radius}"):
         DedupeConfig(**{name: radius})  # type: ignore[arg-type]

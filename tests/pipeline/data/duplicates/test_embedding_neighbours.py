@@ -21,7 +21,7 @@ Edge = tuple[int, int]
 
 
 def pictures(num_groups: int = 60, copies: int = 4, noise: float = 0.2, seed: int = 0) -> pa.Table:
-    """Heaps of near embeddings: pair_id, rank, embedding."""
+    """A table of embeddings in clusters, with the columns that `cell_members` reads."""
     rng = np.random.default_rng(seed)
     base = np.repeat(rng.standard_normal((num_groups, 16)), copies, axis=0)
     values = base + noise * rng.standard_normal(base.shape)
@@ -34,7 +34,7 @@ def pictures(num_groups: int = 60, copies: int = 4, noise: float = 0.2, seed: in
 
 
 def by_brute_force(table: pa.Table, threshold: float = THRESHOLD) -> dict[Edge, float]:
-    """Every pair near enough, the better one first."""
+    """The cosine of every pair above the threshold, by (better hash, worse hash)."""
     order = np.lexsort((table["phash"].to_numpy(), table["rank"].to_numpy()))
     hashes, embeddings = table["phash"].to_numpy()[order].tolist(), to_matrix(table["embedding"])[order]
     found = {}
@@ -47,7 +47,7 @@ def by_brute_force(table: pa.Table, threshold: float = THRESHOLD) -> dict[Edge, 
 
 def edges_of(table: pa.Table) -> dict[Edge, float]:
     columns = [table[name].to_pylist() for name in ("better_hash", "worse_hash", "similarity")]
-    assert len(set(zip(*columns[:2], strict=True))) == table.num_rows, "a pair is told once"
+    assert len(set(zip(*columns[:2], strict=True))) == table.num_rows, "each pair is reported once"
     return {(better, worse): similarity for better, worse, similarity in zip(*columns, strict=True)}
 
 
@@ -56,7 +56,7 @@ def one_cell(table: pa.Table) -> pa.Table:
 
 
 @pytest.mark.parametrize("block", [1024, 7])
-def test_in_one_cell_all_near_pairs_are_found_whatever_the_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_one_cell_all_near_pairs_are_found_with_any_block_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_neighbours, "_BLOCK", block)
     table = pictures()
     found = embedding_edges(one_cell(table), THRESHOLD, 1_000)
@@ -73,19 +73,19 @@ def test_in_one_cell_all_near_pairs_are_found_whatever_the_blocks(block: int, mo
 
 
 @pytest.mark.parametrize("block", [1024, 7])
-def test_a_picture_is_tied_to_the_best_of_its_better_ones(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_has_edges_to_its_best_neighbours_only(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_neighbours, "_BLOCK", block)
     table = pictures(num_groups=3, copies=30, noise=0.01)
     everything = by_brute_force(table)
     first: dict[int, list[int]] = {}
-    for better, worse in everything:  # in the order of the better ones
+    for better, worse in everything:  # sorted by the better picture
         first.setdefault(worse, []).append(better)
     expected = {(better, worse) for worse, betters in first.items() for better in betters[:4]}
     assert set(edges_of(embedding_edges(one_cell(table), THRESHOLD, 4))) == expected
     assert len(expected) < len(everything) / 3
 
 
-def test_pairs_of_several_shared_cells_are_told_once_and_those_of_none_never() -> None:
+def test_pairs_are_found_once_if_they_share_cells_and_never_otherwise() -> None:
     table = pictures()
     centroids = np.asarray(to_matrix(table["embedding"])[::24], np.float32)
     members = cell_members(table, centroids, 3)
@@ -97,7 +97,7 @@ def test_pairs_of_several_shared_cells_are_told_once_and_those_of_none_never() -
     assert len(expected) > 100
 
 
-def test_more_cells_each_find_more_of_the_pairs_that_borders_part() -> None:
+def test_more_cells_per_picture_find_more_pairs_across_borders() -> None:
     table = pictures(num_groups=300, copies=3, noise=0.25, seed=5)
     config = CellsConfig(num_cells=30)
     centroids, everything = learn_centroids(table, config), by_brute_force(table, 0.8)
@@ -125,7 +125,7 @@ def test_edges_do_not_depend_on_partitions_and_order() -> None:
     assert found == expected
 
 
-def test_the_sample_and_its_centroids_are_the_same_for_any_parts() -> None:
+def test_the_sample_and_its_centroids_do_not_depend_on_parts() -> None:
     table = pictures(num_groups=250)
     config = CellsConfig(num_cells=8)
     whole = sample(table, 300, table.num_rows, config.seed)
@@ -147,7 +147,7 @@ def test_there_are_no_more_cells_than_pictures() -> None:
     assert nearest_cells(to_matrix(table["embedding"]), centroids, 9).shape == (5, 5)
 
 
-def test_the_nearest_cells_are_those_of_the_highest_cosines() -> None:
+def test_the_nearest_cells_have_the_highest_cosines() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((2000, 12)).astype(np.float32)
     embeddings: Matrix = np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
@@ -165,7 +165,7 @@ def test_without_rows_there_are_no_edges() -> None:
     [
         ({"min_similarity": 1.5}, "min_similarity = 1.5"),
         ({"num_cells": 0}, "num_cells = 0"),
-        ({"num_cells": 2, "num_cells_each": 3}, "num_cells_each = 3: there are 2 cells"),
+        ({"num_cells": 2, "num_cells_each": 3}, "num_cells_each = 3: must be at most num_cells = 2"),
     ],
 )
 def test_options_are_checked(options: dict[str, float], message: str) -> None:

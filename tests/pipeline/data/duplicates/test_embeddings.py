@@ -12,7 +12,7 @@ def unit(count: int, dimensions: int = 8, seed: int = 0) -> Matrix:
     return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
 
 
-def test_a_column_of_embeddings_is_half_of_single_precision() -> None:
+def test_a_column_stores_embeddings_in_half_precision() -> None:
     embeddings = unit(5)
     column = to_column(embeddings)
     assert column.type == EMBEDDINGS.field("embedding").type
@@ -23,10 +23,10 @@ def test_a_column_of_embeddings_is_half_of_single_precision() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, 3.0, 0.0])
-def test_embeddings_that_are_no_directions_are_refused(wrong: float) -> None:
+def test_embeddings_that_are_not_unit_vectors_are_refused(wrong: float) -> None:
     embeddings = unit(3)
     embeddings[1] = wrong
-    with pytest.raises(ValueError, match="not of length one"):
+    with pytest.raises(ValueError, match="do not have length one"):
         to_column(embeddings)
 
 
@@ -36,11 +36,11 @@ def test_embeddings_of_two_encoders_are_refused() -> None:
         to_matrix(column)
 
 
-def test_cosines_do_not_depend_on_the_rows_beside() -> None:
-    one, other = unit(700, 33), unit(700, 33, seed=1)
-    whole = cosines(one, other)
-    assert np.allclose(whole, (one * other).sum(axis=1), atol=1e-6)
-    assert whole.tolist() == [float(cosines(one[i : i + 1], other[i : i + 1])[0]) for i in range(700)]
+def test_cosines_do_not_depend_on_the_other_rows() -> None:
+    first, second = unit(700, 33), unit(700, 33, seed=1)
+    whole = cosines(first, second)
+    assert np.allclose(whole, (first * second).sum(axis=1), atol=1e-6)
+    assert whole.tolist() == [float(cosines(first[i : i + 1], second[i : i + 1])[0]) for i in range(700)]
 
 
 def test_pictures_of_a_table_are_embedded_row_by_row() -> None:

@@ -18,19 +18,19 @@ def flipped(base: int, bits: list[int]) -> int:
     return base ^ sum(1 << bit for bit in set(bits))
 
 
-# Heaps around a few centres, some at the very radius, many of them equal
+# Hashes in clusters around a few centres, some exactly at the radius, many equal
 crowded = st.builds(
     flipped,
     st.sampled_from([0, 2**64 - 1, 0x0123456789ABCDEF, 0x0123456789ABCDE0, 1 << 63]),
     st.lists(st.integers(0, 63), max_size=3) | st.lists(st.integers(0, 63), max_size=24),
 )
-# Equal but for a few bits that lie together: whole blocks are the same in all of them
+# Hashes that differ only in a few adjacent bits, so that whole blocks are equal in all hashes
 low_bits = st.integers(0, 255).map(lambda bits: 0xFEDC000000000000 | bits << 20)
 hash_lists = st.lists(crowded, max_size=40) | st.lists(low_bits, max_size=60) | st.lists(st.integers(0, 2**64 - 1))
 
 
 def compared(queries: UInt64, hashes: UInt64, radius: int) -> Int64:
-    """What all comparisons find."""
+    """The pairs found by comparing every query with every hash."""
     return np.argwhere(np.bitwise_count(queries[:, None] ^ hashes[None]) <= radius).astype(np.int64)
 
 
@@ -55,7 +55,9 @@ def test_near_pairs_are_all_pairs_within_the_radius(values: list[int], radius: i
 
 @settings(max_examples=100, deadline=None)
 @given(hash_lists, hash_lists, st.sampled_from(RADII))
-def test_near_is_all_of_the_hashes_around_each_query(queries: list[int], values: list[int], radius: int) -> None:
+def test_near_finds_all_hashes_within_the_radius_of_each_query(
+    queries: list[int], values: list[int], radius: int
+) -> None:
     sides = np.array(queries, np.uint64), np.array(values, np.uint64)
     found = near(*sides, radius)
     assert found.dtype == np.int64
@@ -65,7 +67,7 @@ def test_near_is_all_of_the_hashes_around_each_query(queries: list[int], values:
 
 @settings(max_examples=100, deadline=None)
 @given(hash_lists, st.sampled_from(RADII))
-def test_bands_tell_each_pair_once_together(values: list[int], radius: int) -> None:
+def test_all_bands_together_report_each_pair_once(values: list[int], radius: int) -> None:
     hashes = np.unique(np.array(values, np.uint64))
     i, j = all_pairs(hashes, radius).T
     found = [near_in_band(hashes, radius, band) for band in range(radius + 1)]
@@ -83,7 +85,7 @@ def test_hashes_within_the_radius_share_a_band(value: int, radius: int, data: st
 
 
 def clustered(count: int, num_centres: int, flips: float, seed: int) -> UInt64:
-    """Hashes around centres, each bit of them flipped with a probability."""
+    """Hashes around random centres; each bit is flipped with the probability `flips`."""
     random = np.random.default_rng(seed)
     centres = random.integers(0, 2**64, num_centres, dtype=np.uint64)
     flip = np.packbits(random.random((count, 64)) < flips, axis=1).view(np.uint64)[:, 0]
@@ -92,14 +94,14 @@ def clustered(count: int, num_centres: int, flips: float, seed: int) -> UInt64:
 
 
 def of_weight_32(count: int, seed: int) -> UInt64:
-    """As perceptual hashes are: half of the bits set."""
+    """Hashes with half of the bits set, like perceptual hashes."""
     random = np.random.default_rng(seed)
     order = random.random((count, 64)).argsort(axis=1)
     return np.packbits(order < 32, axis=1).view(np.uint64)[:, 0]
 
 
 def in_one_block(count: int, seed: int) -> UInt64:
-    """48 bits the same in all of them."""
+    """Hashes in which 48 bits are always equal."""
     return np.random.default_rng(seed).integers(0, 2**16, count, dtype=np.uint64) << np.uint64(24)
 
 
@@ -114,12 +116,12 @@ SETS: dict[str, Callable[[], UInt64]] = {
 }
 
 
-@pytest.mark.parametrize("heap", [hamming._HEAP, 10_000])
+@pytest.mark.parametrize("threshold", [hamming._NESTED_TABLES_FROM, 10_000])
 @pytest.mark.parametrize("name", SETS)
-def test_thousands_of_hashes_of_any_distribution(name: str, heap: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With tables at the first level, and with small heaps having tables of their own."""
-    monkeypatch.setattr(hamming, "_HEAP", heap)
-    monkeypatch.setattr(hamming, "_TABLE_COST", heap / 100)
+def test_thousands_of_hashes_of_any_distribution(name: str, threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search with first-level tables only, and with nested tables for small groups."""
+    monkeypatch.setattr(hamming, "_NESTED_TABLES_FROM", threshold)
+    monkeypatch.setattr(hamming, "_TABLE_COST", threshold / 100)
     monkeypatch.setattr(hamming, "_SLICE", 1_000)
     hashes = SETS[name]()
     distances = np.bitwise_count(hashes[:, None] ^ hashes[None])
@@ -129,33 +131,33 @@ def test_thousands_of_hashes_of_any_distribution(name: str, heap: int, monkeypat
     assert np.array_equal(near(queries, hashes, 4, 2), compared(queries, hashes, 4))
 
 
-def test_more_hashes_have_more_blocks() -> None:
-    """Keys become longer as there are more hashes, so that a key stays shared by few."""
+def test_more_hashes_give_more_blocks() -> None:
+    """With more hashes, keys become longer, so that few hashes share a key."""
     hashes = np.random.default_rng(0).integers(0, 2**64, 10**7, dtype=np.uint64)
     numbers = [len(hamming._blocks(hashes[: 10**power], None, 64, 4)) for power in range(2, 8)]
     assert numbers == sorted(numbers)
     assert (numbers[0], numbers[3], numbers[-1]) == (1, 5, 6)
-    assert len(hamming._blocks(hashes, None, 64, 63)) == 1, "every pair is near: nothing is won by tables"
-    assert len(hamming._blocks(hashes[:10_000] & np.uint64(15), None, 4, 4)) == 1, "no bits to make tables of"
+    assert len(hamming._blocks(hashes, None, 64, 63)) == 1, "every pair is near, so tables do not help"
+    assert len(hamming._blocks(hashes[:10_000] & np.uint64(15), None, 4, 4)) == 1, "too few bits for tables"
 
 
-def test_blocks_are_cut_where_bits_differ() -> None:
-    """20 bits are the same in all hashes, 12 in most of them."""
+def test_blocks_contain_equal_amounts_of_information() -> None:
+    """20 bits are equal in all hashes, and 12 bits are equal in most."""
     random = np.random.default_rng(0)
     hashes = random.integers(0, 2**64, 100_000, dtype=np.uint64) >> np.uint64(20)
     hashes &= np.where(random.random(len(hashes)) < 0.9, np.uint64(2**32 - 1), np.uint64(2**64 - 1))
     blocks = hamming._blocks(hashes, None, 64, 3)
-    assert [low for low, _ in blocks[1:]] == [high for _, high in blocks[:-1]], "one behind the other"
+    assert [low for low, _ in blocks[1:]] == [high for _, high in blocks[:-1]], "blocks are adjacent"
     assert (blocks[0][0], blocks[-1][1]) == (0, 64)
     assert [high - low for low, high in blocks] == [7, 7, 7, 6, 37]
 
 
-def test_a_hash_many_times_costs_what_it_costs_once() -> None:
+def test_a_repeated_hash_is_searched_once() -> None:
     hashes = np.concatenate([np.full(10**5, 7, np.uint64), np.array([5, 1 << 40], np.uint64)])
     (values,) = near_values(np.unique(hashes), 3)
     assert as_set(*values) == {frozenset({5, 7}), frozenset({5, 1 << 40})}
     assert near(np.array([7, 6], np.uint64), hashes, 0).tolist() == [[0, i] for i in range(10**5)]
 
 
-def test_dedupe_offers_it_too() -> None:
+def test_dedupe_exports_the_same_near_pairs() -> None:
     assert dedupe.near_pairs is near_pairs

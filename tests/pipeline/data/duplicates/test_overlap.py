@@ -27,7 +27,7 @@ from pipeline.schemas import OVERLAP_INDEX, OVERLAPS, conform
 from tests.pipeline.data.duplicates.test_embeddings import unit
 from tests.pipeline.data.rows import encode, fetched, ids, photo_like
 
-BALANCED = 0x0123456789ABCDEF  # 32 of its bits are set, as those of a photograph
+BALANCED = 0x0123456789ABCDEF  # 32 bits are set, as in the hash of a photograph
 
 
 def index_rows(hashes: list[int | None], benchmarks: list[str], embeddings: pa.Array | None = None) -> pa.Table:
@@ -46,7 +46,7 @@ def pictures(hashes: list[int], embeddings: pa.Array | None = None) -> pa.Table:
     return pa.table(columns | ({} if embeddings is None else {"embedding": embeddings}))
 
 
-def told(overlaps: pa.Table) -> list[tuple[str, str, int, int | None]]:
+def as_tuples(overlaps: pa.Table) -> list[tuple[str, str, int, int | None]]:
     assert overlaps.schema == OVERLAPS
     return list(
         zip(*(overlaps[name].to_pylist() for name in ("pair_id", "benchmark", "item", "distance")), strict=True)
@@ -66,12 +66,12 @@ def test_all_items_within_their_sets_radius_are_found(
     index = OverlapIndex(index_rows([BALANCED ^ flip for flip in known], benchmarks), config)
     radii = {"fine": other_radius, "coarse": radius}
     expected = [
-        (pair_id, benchmarks[j], j // 2, (one ^ other).bit_count())
-        for pair_id, one in zip(ids(len(wanted)), wanted, strict=True)
-        for j, other in enumerate(known)
-        if (one ^ other).bit_count() <= radii[benchmarks[j]]
+        (pair_id, benchmarks[j], j // 2, (flip ^ known_flip).bit_count())
+        for pair_id, flip in zip(ids(len(wanted)), wanted, strict=True)
+        for j, known_flip in enumerate(known)
+        if (flip ^ known_flip).bit_count() <= radii[benchmarks[j]]
     ]
-    assert told(find_overlaps(pictures([BALANCED ^ flip for flip in wanted]), index)) == sorted(expected)
+    assert as_tuples(find_overlaps(pictures([BALANCED ^ flip for flip in wanted]), index)) == sorted(expected)
 
 
 @pytest.mark.parametrize("block", [1024, 5])
@@ -91,14 +91,14 @@ def test_all_items_above_their_sets_similarity_are_found(block: int, monkeypatch
         for j, name in enumerate(benchmarks)
         if products[i, j] >= limits[name]
     ]
-    assert told(overlaps) == sorted(expected)
+    assert as_tuples(overlaps) == sorted(expected)
     assert {name for _, name, _, _ in expected} == {"a", "b"}
     similarity = {(row["pair_id"], row["benchmark"], row["item"]): row["similarity"] for row in overlaps.to_pylist()}
     for (pair_id, name, item), found in similarity.items():
         assert found == pytest.approx(products[ids(40).index(pair_id), item * 3 + "abc".index(name)], abs=1e-6)
 
 
-def test_hash_and_embedding_each_tell() -> None:
+def test_matches_by_hash_and_by_embedding_are_separate_rows() -> None:
     same = to_column(np.eye(1, 4, dtype=np.float32))
     index = OverlapIndex(index_rows([BALANCED], ["a"], same), OverlapConfig())
     overlaps = find_overlaps(pictures([BALANCED], same), index)
@@ -131,16 +131,18 @@ def test_pictures_too_plain_for_a_hash_are_found_by_embedding_only() -> None:
     hashes_only = OverlapIndex(table, OverlapConfig(radius=8, min_similarity=2))
     assert not hashes_only.has_embeddings
     assert find_overlaps(blank, hashes_only).num_rows == 0
-    assert told(find_overlaps(blank, OverlapIndex(table, OverlapConfig(radius=8)))) == [(ids(1)[0], "photos", 0, None)]
+    assert as_tuples(find_overlaps(blank, OverlapIndex(table, OverlapConfig(radius=8)))) == [
+        (ids(1)[0], "photos", 0, None)
+    ]
 
 
 def test_without_an_encoder_an_index_has_hashes_only() -> None:
     table = index_pictures(items([encode(photo_like(0))]), None)
     assert table["embedding"].to_pylist() == [None]
-    assert told(find_overlaps(pictures(table["phash"].to_pylist()), OverlapIndex(table, OverlapConfig()))) != []
+    assert as_tuples(find_overlaps(pictures(table["phash"].to_pylist()), OverlapIndex(table, OverlapConfig()))) != []
 
 
-def test_a_picture_of_a_set_that_cannot_be_read_is_named() -> None:
+def test_an_unreadable_picture_of_a_set_is_named_in_the_error() -> None:
     with pytest.raises(ValueError, match="sample 1 of the set photos"):
         index_pictures(items([encode(photo_like(0)), b"no image"]), None)
 
@@ -170,7 +172,7 @@ def overlapping(pair_ids: list[str], benchmarks: list[str], numbers: list[int]) 
     return conform(pa.table({"pair_id": pair_ids, "benchmark": benchmarks, "item": numbers}), OVERLAPS)
 
 
-def test_overlapping_pairs_are_dropped_and_those_that_are_out_keep_their_reason() -> None:
+def test_overlapping_pairs_are_dropped_and_dropped_pairs_keep_their_reason() -> None:
     names = ids(4)
     table = fetched(reason=[None, Reason.DUPLICATE_SHA256, None, None])
     overlaps = overlapping([names[0], names[0], names[1]], ["a", "b", "a"], [0, 0, 1])
@@ -180,7 +182,7 @@ def test_overlapping_pairs_are_dropped_and_those_that_are_out_keep_their_reason(
     assert drop_overlaps(table, OVERLAPS.empty_table()) == table
 
 
-def test_a_snapshot_tells_of_the_pairs_it_holds_and_of_those_dropped_as_overlaps() -> None:
+def test_a_snapshot_records_overlaps_of_its_pairs_and_of_pairs_dropped_as_overlaps() -> None:
     names = ids(3)
     overlaps = overlapping(names, ["a", "a", "a"], [0, 1, 2])
     outcomes = pa.table({"pair_id": names, "reason": [None, Reason.BALANCED_OUT, Reason.OVERLAP]})

@@ -21,7 +21,7 @@ COLUMNS = ["part", "kept_part", "pair_id", "kept_id", "why"]
 
 
 def images() -> pa.Table:
-    """Of each picture a large one; the same smaller, brighter, and mirrored; and the large one's file once more."""
+    """Five images of each picture: large, smaller, brighter, mirrored, and the file of the large image again."""
     jpgs, sides, files, captions = [], [], [], []
     for number in range(NUM_PICTURES):
         photo = photo_like(number)
@@ -52,7 +52,7 @@ def part_of(table: pa.Table, part: int, columns: Sequence[str]) -> pa.Table:
     return table.take(pa.array(range(part, table.num_rows, NUM_PARTS), pa.int64())).select(list(columns))
 
 
-def found(
+def find_duplicates(
     folder: Path, table: pa.Table, config: DedupeConfig, near: Output | None = None
 ) -> tuple[Output, Output, Output]:
     stages = Stages(Run.open(str(folder), {}))
@@ -64,37 +64,37 @@ def found(
     return hashed, *duplicates(stages, NUM_PARTS, read, hashed, near, config, 4)
 
 
-def test_one_of_each_picture_stays_with_all_captions(tmp_path: Path) -> None:
+def test_one_image_of_each_picture_is_kept_with_all_captions(tmp_path: Path) -> None:
     table = images()
     config = DedupeConfig(mirrored=True)
-    _, going, spares = found(tmp_path / "at once", table, config)
-    left = []
+    _, at_once, spares = find_duplicates(tmp_path / "at once", table, config)
+    kept = []
     for part in range(NUM_PARTS):
-        rows, dropped, texts = part_of(table, part, table.column_names), going.bucket(part), spares.bucket(part)
+        rows, dropped, texts = part_of(table, part, table.column_names), at_once.bucket(part), spares.bucket(part)
         assert dropped is not None
         marked = mark(rows, dropped)
-        left += (with_spares(marked, texts) if texts else marked).filter(marked["reason"].is_null()).to_pylist()
-    assert len(left) == NUM_PICTURES
-    for row in left:
+        kept += (with_spares(marked, texts) if texts else marked).filter(marked["reason"].is_null()).to_pylist()
+    assert len(kept) == NUM_PICTURES
+    for row in kept:
         number = row["sha256"][0]
         assert row["sha256"] == f"{number}-large"
         assert len(row["spare_captions"]) == 4
         assert all(text.startswith(f"picture {number}, ") for text in row["spare_captions"])
-    whys = [row["why"] for part in range(NUM_PARTS) for row in going.bucket(part).to_pylist()]  # type: ignore[union-attr]
+    whys = [row["why"] for part in range(NUM_PARTS) for row in at_once.bucket(part).to_pylist()]  # type: ignore[union-attr]
     assert {why: whys.count(why) for why in sorted(set(whys))} == {
         Reason.DUPLICATE_SHA256: NUM_PICTURES,
         Reason.DUPLICATE_PERCEPTUAL: 2 * NUM_PICTURES,
         Reason.DUPLICATE_TURNED: NUM_PICTURES,
     }
-    _, in_rounds, _ = found(tmp_path / "in rounds", table, DedupeConfig(mirrored=True, max_links_at_once=0))
+    _, in_rounds, _ = find_duplicates(tmp_path / "in rounds", table, DedupeConfig(mirrored=True, max_links_at_once=0))
     assert (tmp_path / "in rounds" / "spread-1").is_dir()
     for part in range(NUM_PARTS):
-        one, other = going.bucket(part), in_rounds.bucket(part)
-        assert one is not None
-        assert other is not None
-        assert one.sort_by("pair_id") == other.sort_by("pair_id")
+        first, second = at_once.bucket(part), in_rounds.bucket(part)
+        assert first is not None
+        assert second is not None
+        assert first.sort_by("pair_id") == second.sort_by("pair_id")
 
 
-def test_no_images_have_no_duplicates(tmp_path: Path) -> None:
-    hashed, going, spares = found(tmp_path, images().slice(0, 0), DedupeConfig())
-    assert (hashed.num_rows, going.num_rows, spares.num_rows) == (0, 0, 0)
+def test_without_images_there_are_no_duplicates(tmp_path: Path) -> None:
+    hashed, found, spares = find_duplicates(tmp_path, images().slice(0, 0), DedupeConfig())
+    assert (hashed.num_rows, found.num_rows, spares.num_rows) == (0, 0, 0)

@@ -34,7 +34,7 @@ def encoder() -> "StandIn":
 
 
 class StandIn:
-    """Pictures are numbers here, and the embedding of a number is a row of a table."""
+    """An encoder for images that are numbers; the embedding of a number is that row of a table."""
 
     def __init__(self) -> None:
         self.embeddings = to_matrix(pictures(num_groups=50)["embedding"])
@@ -44,13 +44,13 @@ class StandIn:
         return self.embeddings[[int(image) for image in images]]
 
 
-def test_edges_of_parts_are_those_of_all_pictures(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_edges_over_parts_equal_edges_over_all_pictures(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
     everything = pictures(num_groups=50)
     sampled = sample(everything, CONFIG.num_cells * CONFIG.sample_per_cell, NUM_PICTURES, CONFIG.seed)
     members = cell_members(everything, learn_centroids(sampled, CONFIG), CONFIG.num_cells_each)
     expected = edges_of(embedding_edges(members, CONFIG.min_similarity, CONFIG.max_edges_each))
 
-    # Each picture stands twice in the web, and the worse row of each is not embedded
+    # Each picture has two rows, and the worse row is not embedded
     twice = pa.concat_tables([everything, everything.set_column(0, "pair_id", [ids(NUM_PICTURES, "worse")])])
     worse = np.repeat([0, 9], NUM_PICTURES).astype(np.uint64)
     ranks, numbers = twice["rank"].to_numpy() + worse, np.arange(2 * NUM_PICTURES) % NUM_PICTURES
@@ -81,7 +81,7 @@ def test_edges_of_parts_are_those_of_all_pictures(ray_local: None, tmp_path: Pat
     assert len(expected) > 0.8 * len(by_brute_force(everything, CONFIG.min_similarity)) > 50
 
 
-def test_overlaps_go_along_with_what_becomes_of_the_pairs(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_overlaps_are_recorded_only_for_kept_and_overlapping_pairs(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
     index = OverlapIndex(index_rows([BALANCED, BALANCED ^ 0b111], ["a", "b"]), OverlapConfig(radius=2))
     hashes = pa.array([BALANCED, 5, BALANCED ^ 0b1, BALANCED ^ 0b110, 6, 7], pa.uint64())
     rows = pa.table({"pair_id": ids(6), "phash": hashes})
@@ -101,5 +101,5 @@ def test_overlaps_go_along_with_what_becomes_of_the_pairs(ray_local: None, tmp_p
 
     placed = stages("placed", 3, outcome)
     assert placed.reasons() == {Reason.OVERLAP: 2, Reason.BALANCED_OUT: 1}
-    told = flow.settled_overlaps(stages, found, placed).table(OVERLAPS)
-    assert sorted(set(told["pair_id"].to_pylist())) == sorted([names[0], names[3]])
+    recorded = flow.settled_overlaps(stages, found, placed).table(OVERLAPS)
+    assert sorted(set(recorded["pair_id"].to_pylist())) == sorted([names[0], names[3]])

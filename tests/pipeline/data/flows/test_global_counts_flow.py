@@ -25,7 +25,7 @@ def read(corpus: Corpus) -> global_counts_flow.ReadColumns:
 
 
 @pytest.mark.parametrize("k", [40, np.arange(NUM_QUERIES) % 50 + 5], ids=["one limit", "limits by query"])
-def test_limits_over_parts_are_those_of_all_pairs_and_resume(
+def test_limits_over_parts_equal_limits_over_all_pairs_and_resume(
     k: MaxPairs,
     ray_local: None,  # noqa: ARG001
     tmp_path: Path,
@@ -38,20 +38,20 @@ def test_limits_over_parts_are_those_of_all_pairs_and_resume(
         stages = Stages(Run.open(str(tmp_path), {}))
         limits = global_counts_flow.limits(stages, "", NUM_PARTS, read(corpus), BalanceConfig(), k, NUM_BUCKETS)
         assert limits.sort_by("query_id") == whole
-        done = {event["stage"]: event["parts"] for event in stages.events.read()}  # the last of each stage
+        done = {event["stage"]: event["parts"] for event in stages.events.read()}  # the last event of each stage
         assert done["sketches"] == num_parts_done
-        (tmp_path / "sketches" / "_part-00002.json").unlink()  # as if that worker had died
+        (tmp_path / "sketches" / "_part-00002.json").unlink()  # as if the worker had died
         for manifest in (tmp_path / "limits").glob("*.json"):
             manifest.unlink()
 
 
-def test_totals_of_no_pairs_are_none(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_totals_without_pairs_are_empty(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
     stages = Stages(Run.open(str(tmp_path), {}))
     assert global_counts_flow.totals(stages, "kept_", 2, lambda *_: None, 2) == SKETCHES.empty_table()
     assert global_counts_flow.limits(stages, "", 2, lambda *_: None, BalanceConfig(), 5, 2) == THRESHOLDS.empty_table()
 
 
-def test_link_rot_over_parts_is_that_of_all_rows(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
+def test_link_rot_over_parts_equals_link_rot_over_all_rows(ray_local: None, tmp_path: Path) -> None:  # noqa: ARG001
     reasons = [None, Reason.NOT_FOUND, Reason.BALANCED_OUT, Reason.TIMEOUT, Reason.ROBOTS_TXT, Reason.TOO_SMALL]
     rows = fetched(
         url=[f"http://i{n % 11}.a{n % 7}.example/{n}" for n in range(200)],

@@ -1,4 +1,4 @@
-"""Which rounds of later attempts there are; what one does is tested with the whole job (tests/jobs/test_crawl.py)."""
+"""Test which rounds of retries are run; the whole job is tested with real rounds (tests/jobs/test_crawl.py)."""
 
 import json
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ MOVED, BUSY, GONE = Reason.MOVED, Reason.SERVER_ERROR, Reason.NOT_FOUND
 
 
 class Killed(Exception):  # noqa: N818 (it stands for a signal)
-    """Instead of a round."""
+    """Raised instead of running a round."""
 
 
 class Crawl:
-    """A crawl of two addresses, of which a script says what becomes in each generation."""
+    """A crawl of two URLs; a script gives the reason of each URL in each generation."""
 
     def __init__(self, folder: Path, script: Sequence[tuple[Reason | None, ...]]) -> None:
         self.run = Run.open(str(folder), {"seed": 0})
@@ -41,15 +41,15 @@ class Crawl:
     def again(
         self, _stages: Stages, fetched: Output, kinds: Sequence[Retry], _config: CrawlConfig, _lists: BlockLists
     ) -> Output:
-        """Stands in for a round; what is complete stays as it is."""
+        """Replacement for a round; does not rewrite complete generations."""
         assert fetched.stage.generation + 1 == len(kinds)
         if len(kinds) == self.dies_in:
             raise Killed
         return self.write(len(kinds))
 
-    def attempt(self, retry: Retry | None, *, dies_in: int = 0, ends: bool = True) -> list[Retry]:
-        """All rounds that have begun after a run of the job."""
-        self.dies_in = dies_in
+    def attempt(self, retry: Retry | None, *, killed_in: int = 0, ends: bool = True) -> list[Retry]:
+        """Run the job once, and return all rounds that have begun."""
+        self.dies_in = killed_in
         fetched = Output.of(self.run.stage("fetched", 1))
         try:
             after = retry_flow.later_attempts(Stages(self.run), fetched, retry, CrawlConfig(), NO_LISTS)
@@ -65,38 +65,38 @@ class Crawl:
 
 @pytest.fixture
 def crawl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crawl:
-    """Its row that has moved is found; its busy one has moved itself when it is asked for again."""
+    """The moved row is found after two rounds. The busy row has moved when it is retried."""
     script = [(MOVED, BUSY), (MOVED, BUSY), (None, BUSY), (None, MOVED), (None, BUSY), (None, BUSY), (None, GONE)]
     crawl = Crawl(tmp_path / "run", script)
     monkeypatch.setattr(retry_flow, "attempt_again", crawl.again)
     return crawl
 
 
-def test_what_has_moved_is_followed_before_and_after_every_other_round(crawl: Crawl) -> None:
+def test_moved_rows_are_followed_before_and_after_every_requested_round(crawl: Crawl) -> None:
     assert crawl.attempt(None) == ["moved", "moved"]
     assert crawl.attempt(None) == ["moved", "moved"]
     assert crawl.attempt("transient") == ["moved", "moved", "transient", "moved"]
     assert crawl.attempt(None) == ["moved", "moved", "transient", "moved"]
     assert crawl.attempt("transient") == ["moved", "moved", "transient", "moved", "transient"]
-    assert crawl.attempt("policy")[5:] == [], "no row is out for such a reason"
+    assert crawl.attempt("policy")[5:] == [], "no row was dropped for such a reason"
 
 
-@pytest.mark.parametrize("dies_in", [1, 2, 3, 4])
-def test_a_run_that_is_killed_goes_on_with_its_rounds(crawl: Crawl, dies_in: int) -> None:
-    """With the same command, whichever of the rounds it was killed in."""
+@pytest.mark.parametrize("killed_in", [1, 2, 3, 4])
+def test_a_killed_run_resumes_its_rounds(crawl: Crawl, killed_in: int) -> None:
+    """The same command resumes the run, in whichever round it was killed."""
     expected: list[Retry] = ["moved", "moved", "transient", "moved"]
-    assert crawl.attempt("transient", dies_in=dies_in) == expected[:dies_in]
+    assert crawl.attempt("transient", killed_in=killed_in) == expected[:killed_in]
     assert crawl.attempt("transient") == expected
 
 
-def test_a_run_that_is_killed_before_it_has_told_of_its_rounds_makes_no_other(crawl: Crawl) -> None:
+def test_a_run_killed_before_it_wrote_its_funnel_repeats_no_round(crawl: Crawl) -> None:
     expected: list[Retry] = ["moved", "moved", "transient", "moved"]
     assert crawl.attempt("transient", ends=False) == expected
     assert crawl.attempt("transient") == expected
-    assert crawl.attempt("transient") == [*expected, "transient"], "it had ended"
+    assert crawl.attempt("transient") == [*expected, "transient"], "the previous run had ended"
 
 
-def test_another_class_is_another_round(crawl: Crawl) -> None:
+def test_a_request_for_another_class_starts_another_round(crawl: Crawl) -> None:
     crawl.script = [*crawl.script[:4], (None, Reason.ROBOTS_TXT), (None, BUSY)]
-    assert crawl.attempt("transient", dies_in=3) == ["moved", "moved", "transient"]
+    assert crawl.attempt("transient", killed_in=3) == ["moved", "moved", "transient"]
     assert crawl.attempt("policy") == ["moved", "moved", "transient", "moved", "policy"]

@@ -11,14 +11,14 @@ from pipeline.data.snapshots.snapshot import Shard, Snapshot, tags, versions
 from tests.pipeline.data.datasets import add_shard, counts, make, readable
 
 
-def test_the_same_shards_again_are_the_same_version(dataset: str) -> None:
+def test_committing_the_same_shards_again_returns_the_same_version(dataset: str) -> None:
     first = make(dataset, range(5))
     assert make(dataset, range(5), metadata={"run": "another"}) == first
     assert make(dataset + "/", range(5), parent="v00000001") == first
     assert versions(dataset) == ["v00000001"]
 
 
-def test_other_shards_are_the_next_version_and_the_old_one_stays(dataset: str) -> None:
+def test_other_shards_make_the_next_version_and_the_old_version_is_kept(dataset: str) -> None:
     made = [make(dataset, [i]) for i in range(3)]
     assert versions(dataset) == [snapshot.name for snapshot in made] == ["v00000001", "v00000002", "v00000003"]
     assert [snapshot.metadata["parent"] for snapshot in made] == [None, "v00000001", "v00000002"]
@@ -27,14 +27,14 @@ def test_other_shards_are_the_next_version_and_the_old_one_stays(dataset: str) -
     assert Snapshot.open(dataset, "v00000001") == made[0]
 
 
-def test_older_content_again_is_a_new_version_of_the_old_id(dataset: str) -> None:
+def test_committing_older_content_makes_a_new_version_with_the_old_id(dataset: str) -> None:
     first, second, third = make(dataset, [1]), make(dataset, [2]), make(dataset, [1])
     assert (third.name, third.metadata["parent"]) == ("v00000003", second.name)
     assert third.snapshot_id == first.snapshot_id
     assert readable(Snapshot.open(dataset)) == [1]
 
 
-def test_order_and_place_of_the_shards_are_part_of_a_version_but_not_the_data_sets(
+def test_the_id_depends_on_the_order_of_shards_but_not_on_the_location_of_the_data_set(
     dataset: str, tmp_path: Path
 ) -> None:
     elsewhere = str(tmp_path / "elsewhere")
@@ -46,10 +46,10 @@ def test_order_and_place_of_the_shards_are_part_of_a_version_but_not_the_data_se
     ("change", "error", "message"),
     [
         ({"num_bytes": 7}, ValueError, "7 bytes expected, .* found; write it again"),
-        ({"path": "data/run/gone.parquet"}, FileNotFoundError, "gone.parquet: this shard is not there"),
+        ({"path": "data/run/gone.parquet"}, FileNotFoundError, "gone.parquet: this shard does not exist"),
     ],
 )
-def test_what_is_not_there_is_not_committed(
+def test_wrong_or_missing_shards_are_not_committed(
     anywhere: str, change: Mapping[str, Any], error: type[Exception], message: str
 ) -> None:
     shard = add_shard(anywhere, range(3))
@@ -59,7 +59,7 @@ def test_what_is_not_there_is_not_committed(
     assert versions(anywhere) == []
 
 
-def test_a_commit_on_a_version_that_is_not_the_latest_is_told_which_is(anywhere: str) -> None:
+def test_a_commit_on_an_older_version_raises_and_names_the_latest(anywhere: str) -> None:
     make(anywhere, [1])
     make(anywhere, [2])
     with pytest.raises(ConflictError, match="v00000002 is the latest now, not v00000001"):
@@ -67,16 +67,16 @@ def test_a_commit_on_a_version_that_is_not_the_latest_is_told_which_is(anywhere:
     assert make(anywhere, [3], parent="v00000002").name == "v00000003"
 
 
-def test_a_commit_on_a_version_of_no_data_set(dataset: str) -> None:
+def test_a_commit_on_a_parent_in_an_empty_data_set_raises(dataset: str) -> None:
     with pytest.raises(ConflictError, match="no version is the latest now, not v00000001"):
         make(dataset, [3], parent="v00000001")
 
 
 def race(dataset: str, shards: list[Shard], parent: str | None = None) -> list[Snapshot | ConflictError]:
-    """All commits at once."""
+    """Commit all shards at the same time, each as its own version."""
     barrier = threading.Barrier(len(shards))
 
-    def one(number: int) -> Snapshot | ConflictError:
+    def commit_shard(number: int) -> Snapshot | ConflictError:
         barrier.wait()
         try:
             return commit(dataset, [shards[number]], counts([]), {"run": str(number)}, parent=parent)
@@ -84,10 +84,10 @@ def race(dataset: str, shards: list[Shard], parent: str | None = None) -> list[S
             return error
 
     with ThreadPoolExecutor(len(shards)) as threads:
-        return list(threads.map(one, range(len(shards))))
+        return list(threads.map(commit_shard, range(len(shards))))
 
 
-def test_of_racing_commits_each_gets_a_version_and_none_is_lost(anywhere: str) -> None:
+def test_racing_commits_all_get_their_own_version(anywhere: str) -> None:
     rounds, writers = 2, 4
     for number in range(rounds):
         made = race(anywhere, [add_shard(anywhere, [10 * number + writer]) for writer in range(writers)])
@@ -99,10 +99,10 @@ def test_of_racing_commits_each_gets_a_version_and_none_is_lost(anywhere: str) -
             assert readable(snapshot) == [10 * number + writer]
             assert Snapshot.open(anywhere, snapshot.name) == snapshot
     parents = [Snapshot.open(anywhere, name).metadata["parent"] for name in versions(anywhere)]
-    assert parents == [None, *versions(anywhere)[:-1]], "each one knows the one before it"
+    assert parents == [None, *versions(anywhere)[:-1]], "each version has the previous one as its parent"
 
 
-def test_of_racing_commits_on_one_parent_exactly_one_wins(anywhere: str) -> None:
+def test_exactly_one_of_racing_commits_on_one_parent_wins(anywhere: str) -> None:
     parent = make(anywhere, [0]).name
     made = race(anywhere, [add_shard(anywhere, [writer]) for writer in range(1, 5)], parent)
     assert versions(anywhere) == ["v00000001", "v00000002"]
@@ -118,13 +118,13 @@ def test_racing_commits_of_the_same_shards_make_one_version(dataset: str) -> Non
     assert versions(dataset) == ["v00000001"]
 
 
-def test_a_tag_names_a_version_for_good(anywhere: str) -> None:
+def test_a_tag_cannot_be_moved(anywhere: str) -> None:
     first, second = make(anywhere, [1]), make(anywhere, [2])
     tag(anywhere, "paper-run", first.name)
     tag(anywhere, "paper-run", first.name)
     assert Snapshot.open(anywhere, "paper-run") == first
     assert tags(anywhere) == {"paper-run": "v00000001"}
-    with pytest.raises(ValueError, match="tag=paper-run names v00000001 already"):
+    with pytest.raises(ValueError, match="tag=paper-run already names v00000001"):
         tag(anywhere, "paper-run", second.name)
     with pytest.raises(
         FileNotFoundError, match=r"no snapshot other; there are \['v00000001', 'v00000002', 'paper-run'\]"

@@ -13,14 +13,14 @@ from tests.pipeline.data.datasets import add_shard, counts, make, pair_id
 
 @settings(max_examples=12, deadline=None)
 @given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)), st.integers(1, 5), st.integers(1, 5))
-def test_against_sets(
+def test_the_numbers_equal_those_of_sets(
     tmp_path_factory: pytest.TempPathFactory, old: set[int], new: set[int], old_size: int, new_size: int
 ) -> None:
     uri = str(tmp_path_factory.mktemp("set"))
     made = []
     for numbers, size in ((old, old_size), (new, new_size)):
         ordered = sorted(numbers)
-        make(uri)  # so that equal ones are two versions
+        make(uri)  # an empty version in between, so that equal contents become two versions
         made.append(make(uri, *(ordered[start : start + size] for start in range(0, len(ordered), size))))
     found = diff(made[0], made[1])
     assert (found.num_added, found.num_removed, found.num_changed) == (len(new - old), len(old - new), 0)
@@ -32,14 +32,14 @@ def test_against_sets(
 def test_shards_in_both_are_not_read(dataset: str) -> None:
     old, new = make(dataset, range(4), [8]), make(dataset, range(4), [9])
     Path(old.shards[0].path).unlink()
-    told: list[int] = []
-    found = diff(old, new, told.append)
+    reported: list[int] = []
+    found = diff(old, new, reported.append)
     assert (found.num_shards_old, found.num_shards_new, found.num_shards_shared) == (2, 2, 1)
     assert (found.num_added, found.num_removed) == (1, 1)
-    assert sum(told) == num_shards_to_read(old, new) == 2
+    assert sum(reported) == num_shards_to_read(old, new) == 2
 
 
-def test_another_picture_is_a_change(dataset: str) -> None:
+def test_a_pair_with_another_picture_is_changed(dataset: str) -> None:
     old = make(dataset, range(6))
     shards = [add_shard(dataset, range(2)), add_shard(dataset, range(2, 4), "another"), add_shard(dataset, [4, 5])]
     found = diff(old, commit(dataset, shards, counts([]), {}))
@@ -47,7 +47,7 @@ def test_another_picture_is_a_change(dataset: str) -> None:
     assert set(found.examples["changed"]) == {pair_id(2), pair_id(3)}
 
 
-def test_the_reason_of_what_was_taken_down_is_told(dataset: str) -> None:
+def test_removed_pairs_are_counted_by_the_reason_of_their_take_down(dataset: str) -> None:
     make(dataset, range(9))
     take_down(dataset, {"pair_id": [pair_id(1), pair_id(2)]}, "asked for")
     take_down(dataset, {"pair_id": [pair_id(3)]}, "court")

@@ -22,22 +22,24 @@ def rows_of(order: Order, epoch: int) -> list[int]:
 
 @settings(deadline=None)
 @given(shards, st.integers(1, 6), st.integers(0, 3), st.data())
-def test_an_epoch_has_every_row_once_but_those_taken_down(
+def test_an_epoch_has_every_row_once_except_rows_taken_down(
     shards: list[list[int]], window: int, seed: int, data: st.DataObject
 ) -> None:
     infos = infos_of(shards)
-    places = [(s, g, r) for s, info in enumerate(infos) for g, n in enumerate(info.row_groups) for r in range(n)]
-    gone = data.draw(st.sets(st.integers(0, len(places) - 1)))
-    left = [
-        ShardInfo(info.path, info.row_groups, tuple(places[n][1:] for n in sorted(gone) if places[n][0] == index))
+    locations = [(s, g, r) for s, info in enumerate(infos) for g, n in enumerate(info.row_groups) for r in range(n)]
+    hidden = data.draw(st.sets(st.integers(0, len(locations) - 1)))
+    remaining = [
+        ShardInfo(
+            info.path, info.row_groups, tuple(locations[n][1:] for n in sorted(hidden) if locations[n][0] == index)
+        )
         for index, info in enumerate(infos)
     ]
-    order, whole = Order(left, window=window, seed=seed), Order(infos, window=window, seed=seed)
-    assert order.num_rows == len(places) - len(gone)
+    order, whole = Order(remaining, window=window, seed=seed), Order(infos, window=window, seed=seed)
+    assert order.num_rows == len(locations) - len(hidden)
     for epoch in range(2):
         rows = rows_of(order, epoch)
-        assert sorted(rows) == sorted(set(range(len(places))) - gone)
-        assert rows == [row for row in rows_of(whole, epoch) if row not in gone], "the others keep their order"
+        assert sorted(rows) == sorted(set(range(len(locations))) - hidden)
+        assert rows == [row for row in rows_of(whole, epoch) if row not in hidden], "other rows keep their order"
         for position, row in enumerate(rows):
             found = order.window_at(epoch, position)
             assert order.rows(epoch, found)[position - order.start(epoch, found)] == row
@@ -63,7 +65,7 @@ def test_rows_are_found_by_their_numbers(shards: list[list[int]], data: st.DataO
 
 @pytest.mark.parametrize("by", ["seed", "epoch"])
 def test_a_window_that_covers_everything_is_a_full_shuffle(by: str) -> None:
-    """All 24 orders of four rows come equally often, of whatever row groups they are; with a smaller window not."""
+    """All 24 orders of four rows are equally frequent, regardless of row groups, but not with a smaller window."""
     infos, num_draws = infos_of([[1, 2], [1]]), 720
 
     def p_value(window: int) -> float:

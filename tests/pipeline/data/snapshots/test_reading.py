@@ -23,7 +23,7 @@ Pairs = list[tuple[bytes, str]]
 
 @pytest.fixture(scope="module")
 def infos(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardInfo, ...]:
-    """Row groups (10, 10, 5), (10, 10, 3) and (10, 10, 2)."""
+    """Three shards with row groups of (10, 10, 5), (10, 10, 3) and (10, 10, 2) rows."""
     return write_shards(tmp_path_factory.mktemp("shards"), [TABLE.slice(0, 25), TABLE.slice(25, 23), TABLE.slice(48)])
 
 
@@ -42,9 +42,9 @@ def test_readers_together_read_the_rest_of_an_epoch_once(
 ) -> None:
     order = Order(infos, window=window, seed=0)
     expected = [row(int(n)) for w in range(order.num_windows) for n in order.rows(epoch, w)]
-    alone = read(infos, window=window, epoch=epoch)
-    assert alone == expected
-    assert sorted(alone) == [row(n) for n in range(NUM_ROWS)]
+    whole = read(infos, window=window, epoch=epoch)
+    assert whole == expected
+    assert sorted(whole) == [row(n) for n in range(NUM_ROWS)]
     assert read(infos, window=window, epoch=epoch, start=start) == expected[start:]
     shared = [
         read(infos, window=window, epoch=epoch, start=start, reader=reader, num_readers=num_readers)
@@ -53,39 +53,39 @@ def test_readers_together_read_the_rest_of_an_epoch_once(
     assert sorted(pair for part in shared for pair in part) == sorted(expected[start:])
 
 
-def test_what_is_taken_down_is_not_read(infos: tuple[ShardInfo, ...]) -> None:
-    down = (infos[0], replace(infos[1], taken_down=((0, 3), (2, 0), (2, 1), (2, 2))), infos[2])
-    gone = {28, 45, 46, 47}
-    assert sorted(read(down)) == [row(n) for n in range(NUM_ROWS) if n not in gone]
-    shards = opened(down)
-    assert list(shards.captions(1000)) == [f"caption {n}" for n in range(NUM_ROWS) if n not in gone]
+def test_pairs_taken_down_are_not_read(infos: tuple[ShardInfo, ...]) -> None:
+    taken_down = (infos[0], replace(infos[1], taken_down=((0, 3), (2, 0), (2, 1), (2, 2))), infos[2])
+    hidden = {28, 45, 46, 47}
+    assert sorted(read(taken_down)) == [row(n) for n in range(NUM_ROWS) if n not in hidden]
+    shards = opened(taken_down)
+    assert list(shards.captions(1000)) == [f"caption {n}" for n in range(NUM_ROWS) if n not in hidden]
     assert list(shards.captions(26)) == [f"caption {n}" for n in range(26)]
     reader = ShardReader(shards)
-    assert reader.left(1, 2).num_rows == 0
-    assert reader.left(1, 0)["caption"].to_pylist() == [f"caption {n}" for n in range(25, 35) if n != 28]
+    assert reader.read_remaining(1, 2).num_rows == 0
+    assert reader.read_remaining(1, 0)["caption"].to_pylist() == [f"caption {n}" for n in range(25, 35) if n != 28]
 
 
-def test_row_groups_are_kept_up_to_a_number_of_bytes(
+def test_row_groups_are_cached_up_to_a_number_of_bytes(
     infos: tuple[ShardInfo, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = opened(infos)
     reader, order = ShardReader(shards), Order(infos, window=9, seed=0)
-    asked = []
-    plain = reader.read
+    requested = []
+    original = reader.read
 
-    def noted(shard: int, row_group: int) -> pa.Table:
-        asked.append((shard, row_group))
-        return plain(shard, row_group)
+    def recorded(shard: int, row_group: int) -> pa.Table:
+        requested.append((shard, row_group))
+        return original(shard, row_group)
 
-    monkeypatch.setattr(reader, "read", noted)
+    monkeypatch.setattr(reader, "read", recorded)
     for _ in range(3):
         for rows in order.locate(order.rows(0, 0)):
             assert reader.take(rows)["caption"].to_pylist() == [f"caption {n}" for n in rows.numbers]
-    assert len(asked) == len(set(asked)) == 9
-    monkeypatch.setattr(reading, "HELD_BYTES", 1)
+    assert len(requested) == len(set(requested)) == 9
+    monkeypatch.setattr(reading, "CACHE_BYTES", 1)
     for rows in order.locate(order.rows(0, 0)):
         reader.take(rows)
-    assert len(reader._held) == 1
+    assert len(reader._cache) == 1
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,10 @@ def remote(s3: str) -> tuple[ShardInfo, ...]:
     return write_shards(f"{s3}/shards", [table.slice(0, 600), table.slice(600, 190), table.slice(790)], max_rows=40)
 
 
-def test_any_place_is_found_by_as_many_requests(remote: tuple[ShardInfo, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for the footer and at most two for a row group: of its two columns, between which others lie."""
+def test_every_position_takes_equally_few_requests(
+    remote: tuple[ShardInfo, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request for the footer, and at most two for a row group, because its two columns are not adjacent."""
     with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", []) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         order = Order(remote, window=1, seed=0)
@@ -104,9 +106,9 @@ def test_any_place_is_found_by_as_many_requests(remote: tuple[ShardInfo, ...], m
         for position in (0, 1, 333, 600, 797, 799):
             before = proxy.num_requests
             window = order.window_at(0, position)
-            (place,) = order.locate(order.rows(0, window))
-            found = ShardReader(opened(remote)).read(place.shard, place.row_group)
-            assert found.num_rows == len(place.rows)
+            (located,) = order.locate(order.rows(0, window))
+            found = ShardReader(opened(remote)).read(located.shard, located.row_group)
+            assert found.num_rows == len(located.rows)
             counts.append(proxy.num_requests - before)
         assert max(counts) <= 3, counts
         before = proxy.num_requests
@@ -117,7 +119,7 @@ def test_any_place_is_found_by_as_many_requests(remote: tuple[ShardInfo, ...], m
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.RESET, Fault.DROPPED_BYTES])
-def test_passing_faults_of_s3_are_ridden_out(
+def test_temporary_faults_of_s3_are_retried(
     remote: tuple[ShardInfo, ...], fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults = [Fault.NONE, fault, Fault.NONE, Fault.NONE, fault]
@@ -129,7 +131,7 @@ def test_passing_faults_of_s3_are_ridden_out(
 
 
 class TestDamage:
-    """A reader gives the pairs that were written, or names the shard."""
+    """A reader returns the pairs that were written, or raises an error that names the shard."""
 
     @pytest.fixture
     def shards(self, tmp_path: Path) -> Shards:
@@ -140,15 +142,15 @@ class TestDamage:
         data = file.read_bytes()
         whole = [ShardReader(shards).read(0, group) for group in range(2)]
         noticed = 0
-        for at in range(0, len(data), 7):
-            file.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+        for offset in range(0, len(data), 7):
+            file.write_bytes(data[:offset] + bytes([data[offset] ^ 1 << offset % 8]) + data[offset + 1 :])
             for group in range(2):
                 try:
                     found = ShardReader(shards).read(0, group)
                 except ValueError as error:
                     noticed += str(file) in str(error)
                 else:
-                    assert found.equals(whole[group]), f"byte {at}"
+                    assert found.equals(whole[group]), f"byte {offset}"
         assert noticed > len(data) / 7 / 4
 
     @pytest.mark.parametrize("size", [0, 1, 100, -1, -100])
@@ -158,20 +160,20 @@ class TestDamage:
         with pytest.raises(ValueError, match=rf"{file.name}: this shard of the snapshot is damaged"):
             list(pairs(shards, Order(shards.infos, window=1, seed=0), 0))
 
-    def test_a_shard_that_is_gone(self, shards: Shards) -> None:
+    def test_a_missing_shard(self, shards: Shards) -> None:
         Path(shards.paths[1]).unlink()
         with pytest.raises(
-            FileNotFoundError, match=rf"{Path(shards.paths[1]).name}: this shard of the snapshot is gone"
+            FileNotFoundError, match=rf"{Path(shards.paths[1]).name}: this shard of the snapshot is missing"
         ):
             list(pairs(shards, Order(shards.infos, window=3, seed=0), 0))
 
     def test_another_shard_in_its_place(self, shards: Shards) -> None:
         storage.write_bytes(shards.paths[1], storage.read_bytes(shards.paths[0]))
-        with pytest.raises(ValueError, match="row group 0 has 10 rows, the snapshot says 8"):
+        with pytest.raises(ValueError, match="row group 0 has 10 rows, the snapshot expects 8"):
             ShardReader(shards).read(1, 0)
 
     def test_a_later_schema(self, shards: Shards) -> None:
         table = TABLE.slice(0, 12).replace_schema_metadata({"schema_version": "2"})
         pq.write_table(table, shards.paths[0], row_group_size=10)
-        with pytest.raises(ValueError, match=r"schema version 2, this program reads up to 1; use a later"):
+        with pytest.raises(ValueError, match=r"schema version 2, this program reads up to 1; use a newer program"):
             ShardReader(shards).read(0, 0)

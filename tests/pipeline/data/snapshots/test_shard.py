@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.snapshots.shard import ShardConfig, arrange, num_shards, places, shard_of, statistics
+from pipeline.data.snapshots.shard import ShardConfig, arrange, num_shards, positions, shard_of, statistics
 from pipeline.schemas import FETCHED, PAIRS, PAIRS_VERSION
 from tests.pipeline.data.rows import fetched, ids
 
@@ -25,49 +25,49 @@ def table_of(count: int) -> pa.Table:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 60), st.integers(1, 7), st.integers(-5, 5), st.randoms(use_true_random=False))
-def test_the_shuffle_depends_on_nothing_but_the_pairs(count: int, shards: int, seed: int, order: random.Random) -> None:
+def test_the_shuffle_depends_only_on_the_pairs(count: int, shards: int, seed: int, order: random.Random) -> None:
     table = table_of(count)
     rows = order.sample(range(count), count)
     shuffled = table.take(pa.array(rows, pa.int64()))
     made = []
     for given_rows in (table, shuffled):
-        where = shard_of(given_rows, shards, seed)
-        made.append([arrange(given_rows.filter(pa.array(where == shard)), seed) for shard in range(shards)])
+        assigned = shard_of(given_rows, shards, seed)
+        made.append([arrange(given_rows.filter(pa.array(assigned == shard)), seed) for shard in range(shards)])
     assert made[0] == made[1]
     whole = pa.concat_tables(made[0])
     assert whole.schema == PAIRS
     assert sorted(whole["pair_id"].to_pylist()) == sorted(table["pair_id"].to_pylist())
-    assert whole == arrange(table, seed), "shards one after the other are the global order, however many there are"
-    assert (np.diff(places(whole["pair_id"].to_pylist(), seed).astype(object)) >= 0).all()
+    assert whole == arrange(table, seed), "concatenated shards have the global order, for any number of shards"
+    assert (np.diff(positions(whole["pair_id"].to_pylist(), seed).astype(object)) >= 0).all()
 
 
-def test_rows_stay_whole() -> None:
+def test_arranging_does_not_change_rows() -> None:
     table = table_of(20)
     named = table.rename_columns(["image" if name == "jpg" else name for name in table.column_names])
     rows = {row["pair_id"]: row for row in named.select(PAIRS.names).to_pylist()}
     assert {row["pair_id"]: row for row in arrange(table, 3).to_pylist()} == rows
 
 
-def test_other_seeds_shuffle_otherwise_and_into_shards_alike() -> None:
+def test_seeds_give_different_orders_and_shards_of_similar_size() -> None:
     pair_ids = ids(2_000)
-    orders = {tuple(np.argsort(places(pair_ids, seed))) for seed in range(5)}
+    orders = {tuple(np.argsort(positions(pair_ids, seed))) for seed in range(5)}
     assert len(orders) == 5
     counts = np.bincount(shard_of(table_of(2_000), 8, 0), minlength=8)
     assert abs(counts - 250).max() < 5 * 250**0.5
 
 
 @pytest.mark.parametrize(("total", "shards"), [(0, 1), (1, 1), (100, 1), (101, 2), (1000, 10)])
-def test_shards_are_as_many_as_the_bytes_need(total: int, shards: int) -> None:
+def test_the_number_of_shards_follows_the_bytes(total: int, shards: int) -> None:
     assert num_shards(total, ShardConfig(target_bytes=100)) == shards
 
 
 @pytest.mark.parametrize("option", ["target_bytes", "row_group_size", "row_group_bytes"])
-def test_sizes_of_nothing_are_refused(option: str) -> None:
+def test_sizes_of_zero_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=rf"shard\.{option} = 0: must be positive"):
         ShardConfig(**{option: 0})
 
 
-def test_a_shard_tells_its_schema_and_what_its_pairs_are_like() -> None:
+def test_a_shard_has_its_schema_version_and_statistics_as_metadata() -> None:
     table = table_of(3).set_column(
         FETCHED.get_field_index("language"), "language", pa.array(["en", None, "en"], pa.string())
     )
@@ -83,4 +83,4 @@ def test_a_shard_tells_its_schema_and_what_its_pairs_are_like() -> None:
         "languages": {"en": 2},
     }
     assert statistics(PAIRS.empty_table())["mean_width"] == 0.0
-    assert arrange(arrange(table, 0), 0) == arrange(table, 0), "pairs that are imported have their columns already"
+    assert arrange(arrange(table, 0), 0) == arrange(table, 0), "imported pairs already have the columns of PAIRS"

@@ -33,7 +33,7 @@ def test_a_version_is_read_as_it_was_committed(anywhere: str) -> None:
     assert made.metadata.keys() == OWN_FIELDS | {"run", "configuration"}
 
 
-def test_records_are_as_the_schema_says(dataset: str) -> None:
+def test_records_match_the_json_schema(dataset: str) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     for metadata in ({"run": "abc"}, {"configuration": {"seed": 1}, "funnel": [], "compacted": {"from": "v00000001"}}):
         record = dict(make(dataset, [len(metadata)], metadata=metadata).metadata)
@@ -61,16 +61,16 @@ def test_verify_names_every_damaged_shard(anywhere: str) -> None:
     storage.write_bytes(flipped, data[:99] + bytes([data[99] ^ 1]) + data[100:])
     storage.write_bytes(empty, b"")
     storage.delete(missing)
-    told: list[int] = []
-    found = snapshot.verify(told.append)
+    reported: list[int] = []
+    found = snapshot.verify(reported.append)
     assert [fault.split(": ", 1) for fault in found] == [
         [truncated, f"{size} bytes expected, {size - 9} found"],
         [flipped, found[1].split(": ", 1)[1]],
-        [missing, "is missing"],
+        [missing, "missing"],
         [empty, f"{snapshot.shards[4].num_bytes} bytes expected, 0 found"],
     ]
     assert f"sha256 {snapshot.shards[2].sha256} expected, " in found[1]
-    assert sum(told) == snapshot.num_bytes
+    assert sum(reported) == snapshot.num_bytes
     assert other not in str(found)
 
 
@@ -80,15 +80,15 @@ def test_verify_counts_rows(dataset: str) -> None:
     assert made.verify() == [f"{made.shards[0].path}: 6 rows in groups (4, 2) expected, 5 in (4, 1)"]
 
 
-def test_verify_looks_at_record_and_counts(dataset: str) -> None:
+def test_verify_checks_the_record_and_the_query_counts(dataset: str) -> None:
     made = make(dataset, range(5))
-    place = Path(dataset, "snapshots", "v00000001.json")
-    place.write_text(json.dumps({**made.metadata, "num_pairs": 4}))
+    record = Path(dataset, "snapshots", "v00000001.json")
+    record.write_text(json.dumps({**made.metadata, "num_pairs": 4}))
     Path(dataset, "query_counts", f"{made.snapshot_id}.parquet").write_bytes(b"PAR1")
     first, second = Snapshot.open(dataset).verify()
-    assert first.startswith(f"{place}: ")
+    assert first.startswith(f"{record}: ")
     assert "'num_pairs': 5" in first
-    assert "the counts of queries of v00000001 cannot be read" in second
+    assert "the query counts of v00000001 cannot be read" in second
 
 
 def test_a_damaged_manifest_is_noticed(dataset: str) -> None:
@@ -111,7 +111,7 @@ def test_a_damaged_manifest_is_noticed(dataset: str) -> None:
         (b"{", "the record of v00000001 is damaged"),
         (b"[]", "the record of v00000001 is damaged"),
         (b'{"schema_version": 1}', "not a record of this version"),
-        (b'{"schema_version": 2}', "schema_version 2, this program reads 1; use the one that wrote it"),
+        (b'{"schema_version": 2}', "schema_version 2, this program reads 1; use the program that wrote it"),
     ],
 )
 def test_a_damaged_record_is_noticed(dataset: str, content: bytes, message: str) -> None:
@@ -122,27 +122,27 @@ def test_a_damaged_record_is_noticed(dataset: str, content: bytes, message: str)
 
 
 @pytest.mark.parametrize("version", ["v00000002", "v1", "latest", "../v00000001"])
-def test_an_unknown_version(dataset: str, version: str) -> None:
+def test_opening_an_unknown_version_raises(dataset: str, version: str) -> None:
     make(dataset, [1])
     with pytest.raises(FileNotFoundError, match=rf"no snapshot {version}; there are \['v00000001'\]"):
         Snapshot.open(dataset, version)
 
 
-def test_a_data_set_without_versions(dataset: str) -> None:
+def test_opening_a_data_set_without_versions_raises(dataset: str) -> None:
     assert versions(dataset) == []
     for version in (None, "v00000001"):
         with pytest.raises(FileNotFoundError, match=f"no snapshot {version or 'yet'}; there are none"):
             Snapshot.open(dataset, version)
 
 
-def test_other_files_are_no_versions(dataset: str) -> None:
+def test_files_with_other_names_are_not_versions(dataset: str) -> None:
     made = make(dataset, [1])
     for name in ("v2.json", "v00000009.json.tmp", ".v00000009.json.1.tmp", "notes.txt", "xv00000009.json"):
         storage.write_bytes(storage.join(dataset, "snapshots", name), json.dumps(made.metadata).encode())
     assert versions(dataset) == ["v00000001"]
 
 
-def test_a_damaged_shard_is_named_by_whoever_reads_it(dataset: str) -> None:
+def test_reading_a_damaged_shard_raises_an_error_that_names_it(dataset: str) -> None:
     shard = make(dataset, range(5)).shards[0]
     data = bytearray(Path(shard.path).read_bytes())
     column = pq.read_metadata(shard.path).row_group(1).column(PAIRS.names.index("image"))
@@ -152,11 +152,11 @@ def test_a_damaged_shard_is_named_by_whoever_reads_it(dataset: str) -> None:
     with pytest.raises(ValueError, match=f"{shard.path}: this shard is damaged"):
         shard.read_row_group(1)
     Path(shard.path).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{shard.path}: this shard is gone"):
+    with pytest.raises(FileNotFoundError, match=f"{shard.path}: this shard is missing"):
         shard.read_row_group(0)
 
 
-def test_manifests_are_parquet_of_the_documented_columns(dataset: str) -> None:
+def test_manifests_are_parquet_with_the_documented_columns(dataset: str) -> None:
     made = make(dataset, [1])
     table = pq.read_table(Path(dataset, "manifests", f"{made.snapshot_id}.parquet"))
     assert table.schema == snapshots.SHARDS

@@ -88,7 +88,7 @@ def test_a_shard_with_other_row_groups_is_refused(reader: StepReader) -> None:
     infos = tuple(replace(info, row_groups=(9, 10, 6)) for info in reader.shards.infos)
     wrong = replace(reader, shards=replace(reader.shards, infos=infos), plan=Plan(
         infos, global_batch_size=50, shuffle_row_groups=3, seed=0), local_batch_sizes=(50,))  # fmt: skip
-    with pytest.raises(ValueError, match=r"0\.parquet: row group 0 has 10 rows, the snapshot says 9"):
+    with pytest.raises(ValueError, match=r"0\.parquet: row group 0 has 10 rows, the snapshot expects 9"):
         next(iter(wrong.read([0])))
 
 
@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_noticed(reader: StepReader, tmp_path: Path) -> None:
 
 def test_a_shard_that_is_gone(reader: StepReader, tmp_path: Path) -> None:
     paths = (str(tmp_path / "gone.parquet"), reader.shards.paths[1])
-    with pytest.raises(FileNotFoundError, match=r"gone\.parquet: this shard of the snapshot is gone"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.parquet: this shard of the snapshot is missing"):
         list(replace(reader, shards=replace(reader.shards, paths=paths)).read([0, 1]))
 
 
