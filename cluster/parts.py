@@ -112,7 +112,7 @@ class Stage:
             row_groups: limits of a row group.
         """
         assert 0 <= index < self.num_parts, (index, self.num_parts)
-        rows_by_bucket, dropped = [], list[pa.Table]()
+        num_kept_by_bucket, dropped = [], list[pa.Table]()
         with PartFile(self.uri, row_groups) as file:
             for bucket in buckets:
                 before = file.num_rows
@@ -121,7 +121,7 @@ class Stage:
                     dropped.append(dropped_rows)
                     file.add(kept)
                 file.end_group()
-                rows_by_bucket.append(file.num_rows - before)
+                num_kept_by_bucket.append(file.num_rows - before)
             for piece in dropped:
                 file.add(piece)
             name = file.finish(f"part-{index:05d}")
@@ -132,7 +132,7 @@ class Stage:
             sha256=file.sha256,
             footer_bytes=len(file.footer),
             footer_sha256=hashlib.sha256(file.footer).hexdigest(),
-            buckets=tuple(rows_by_bucket),
+            buckets=tuple(num_kept_by_bucket),
             row_groups=tuple(file.row_groups),
             dropped=_reasons(dropped),
         )
@@ -220,7 +220,7 @@ class Output:
             raise FileNotFoundError(f"{stage.uri}: parts {missing} are missing; run its job to the end")
         return cls(stage, tuple(complete[index] for index in range(stage.num_parts)))
 
-    def rows_by_bucket(self) -> list[int]:
+    def num_kept_by_bucket(self) -> list[int]:
         """Number of kept rows in each bucket, summed over all parts."""
         return [sum(column) for column in zip(*(part.buckets for part in self.parts), strict=True)]
 
@@ -254,7 +254,7 @@ class Output:
         """All rows of one part, the dropped rows last. Returns None for an empty part."""
         return _concat((self.part(index, columns), self.dropped(index, columns)))
 
-    def delete_files_of(self, earlier: Output) -> None:
+    def delete_replaced_files(self, earlier: Output) -> None:
         """Delete the part files of an earlier generation that this generation does not use."""
         for before, now in zip(earlier.parts, self.parts, strict=True):
             if before.file and before.file != now.file:

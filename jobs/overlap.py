@@ -21,7 +21,7 @@ from jobs.options.encoders import EncoderConfig
 from jobs.options.inputs import ENCODER_KEY
 from jobs.options.launch import launch
 from pipeline.data.duplicates.hamming import near_pairs
-from pipeline.data.duplicates.overlap import index_pictures
+from pipeline.data.duplicates.overlap import build_index_table
 from pipeline.eval.flows import benchmark_flow
 from pipeline.schemas import OVERLAP_INDEX
 
@@ -55,7 +55,7 @@ class RowGroup:
     split: str = "test"
 
     def read(self) -> pa.Table:
-        """Read the row group as a table for `index_pictures`."""
+        """Read the row group as a table for `build_index_table`."""
         images = benchmark_flow.read_images(self.uri, self.row_group)
         rows = images.num_rows
         columns = {name: pa.repeat(getattr(self, name), rows) for name in ("benchmark", "set_sha256", "split")}
@@ -79,7 +79,7 @@ def main(job: OverlapJob) -> None:
 
     def prepare() -> Transform:
         encode = encoder() if encoder else None
-        return lambda table: index_pictures(table, encode)
+        return lambda table: build_index_table(table, encode)
 
     pools = [(prepare, job.encoder.pool)]
     with session(job.session, needs=[job.encoder.pool]):

@@ -47,7 +47,7 @@ def load(
 
     if str(name_or_path).startswith(baselines.PREFIX) and not Path(name_or_path).is_dir():
         baseline, prepare = baselines.load_baseline(str(name_or_path), weights, device)
-        return cast(CLIP, baseline), prepare, baselines.no_text(str(name_or_path))
+        return cast(CLIP, baseline), prepare, baselines.refuse_texts(str(name_or_path))
     model = load_model(name_or_path, weights)
     network, config = model.network, model.network.config
     if not isinstance(network, CLIP):

@@ -30,7 +30,7 @@ def hash64(values: Iterable[str]) -> UInt64:
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64, copy=False)
 
 
-def words_of_ids(ids: Sequence[str] | pa.ChunkedArray) -> UInt64:
+def id_words(ids: Sequence[str] | pa.ChunkedArray) -> UInt64:
     """The first 64 bits of 128-bit hexadecimal ids; uniform, because the ids are hashes already.
 
     For a column of a table, the digits are decoded from Arrow's buffer, without creating Python strings.

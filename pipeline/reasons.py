@@ -129,14 +129,14 @@ _CLASSES: tuple[tuple[ReasonClass, frozenset[Reason]], ...] = (
 )
 
 
-def status_of(reason: str | None) -> str:
+def img2dataset_status(reason: str | None) -> str:
     """The status that img2dataset gives a row with this reason."""
     if reason is None:
         return "success"
     return "failed_to_resize" if reason in IMAGE_CHECKS | DECODER_FAULTS else "failed_to_download"
 
 
-def class_of(reason: str) -> ReasonClass:
+def retry_class(reason: str) -> ReasonClass:
     """The class of a reason why a fetch or an image check failed: "transient" (retry), "permanent" or "policy".
 
     Raises:

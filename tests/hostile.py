@@ -68,7 +68,7 @@ class HostileWeb:
         self.seen: dict[str, HostLog] = defaultdict(HostLog)
         self.strays: list[tuple[str, int]] = []
         """Connections to addresses outside the web."""
-        self.num_at_canary = 0
+        self.num_canary_connections = 0
         self._early = early
         self._certificates = _Certificates(folder)
         self._patch = pytest.MonkeyPatch()
@@ -195,7 +195,7 @@ class HostileWeb:
         await self._send_nothing(reader, writer)
 
     async def _count_connection(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.num_at_canary += 1
+        self.num_canary_connections += 1
         writer.write(self._early)
         await writer.drain()
 

@@ -32,7 +32,7 @@ from jobs.queries import QueriesJob
 from pipeline.data.balance.balancing import BalanceConfig
 from pipeline.data.crawl.fetch import FetchConfig
 from pipeline.data.duplicates.embedding_neighbours import CellsConfig
-from pipeline.data.duplicates.overlap import OverlapConfig, index_pictures
+from pipeline.data.duplicates.overlap import OverlapConfig, build_index_table
 from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.queries.query_list import QueriesConfig
 from pipeline.data.snapshots.shard import ShardConfig
@@ -296,7 +296,7 @@ def test_pictures_of_evaluation_sets_are_marked_or_dropped(corpus: Corpus, tmp_p
     """With an encoder too. Its minimum similarity of 1 makes only equal pictures near duplicates."""
     evaluation_rows = rows_of(corpus.snapshot).slice(0, 3)
     names = {"benchmark": ["ours"] * 3, "set_sha256": ["5" * 64] * 3, "split": ["test"] * 3, "item": [0, 1, 2]}
-    index = index_pictures(pa.table(names | {"image": evaluation_rows["image"]}), None)
+    index = build_index_table(pa.table(names | {"image": evaluation_rows["image"]}), None)
     pq.write_table(index, tmp_path / "index.parquet")
     (tmp_path / "detector").mkdir()
     for name, data in to_files(new_detector(detector_config("tiny"), 0)).items():

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from cluster import storage
 from pipeline.data.duplicates.overlap import OverlapConfig, OverlapIndex
 from pipeline.data.sources.extract import ARCHIVE_SUFFIXES
-from pipeline.data.sources.img2dataset import SHARD_SUFFIX, without_tables_beside
+from pipeline.data.sources.img2dataset import SHARD_SUFFIX, without_shard_tables
 from pipeline.data.sources.tables import TABLE_SUFFIXES
 from pipeline.schemas import OVERLAP_INDEX, QUERIES, SURVIVAL
 
@@ -32,7 +32,7 @@ def list_inputs(uri: str, paths_base: str) -> list[str]:
     """
     if not uri.endswith(PATHS_SUFFIXES):
         files = storage.list_files(uri, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES, SHARD_SUFFIX))
-        return without_tables_beside(files)
+        return without_shard_tables(files)
     data = storage.read_bytes(uri)
     lines = (gzip.decompress(data) if uri.endswith(".gz") else data).decode().split()
     wrong = [line for line in lines if not line.endswith(ARCHIVE_SUFFIXES)]

@@ -129,7 +129,7 @@ def test_an_output_reads_its_parts_in_order(stage: Stage) -> None:
     assert output.bucket(1) == pa.concat_tables([table.take([0, 2]) for table in tables])
     assert output.part(1) == tables[1].take([1, 0, 2, 3])
     assert output.table(SCHEMA) == pa.concat_tables([table.take([1, 0, 2, 3]) for table in tables])
-    assert output.rows_by_bucket() == [3, 6, 3]
+    assert output.num_kept_by_bucket() == [3, 6, 3]
     assert [part.index for part in output.parts] == [0, 1, 2]
 
 
@@ -215,7 +215,7 @@ def test_a_newer_generation_counts_once_it_is_complete(stage: Stage) -> None:
     after = Output.of(again)
     assert (before.num_kept, after.num_kept) == (3, 5)
     assert before.with_dropped(0) == first
-    after.delete_files_of(before)
+    after.delete_replaced_files(before)
     assert [after.with_dropped(index) for index in range(3)] == [second, second, first]
     assert len(storage.list_files(stage.uri, suffixes=(".parquet",))) == 3, "an unchanged part keeps its file"
     assert len(stage.complete()) == 3, "earlier manifests are kept as a record"

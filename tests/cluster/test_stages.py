@@ -133,7 +133,7 @@ def test_a_stage_reads_the_buckets_of_an_earlier_stage(run: Run, tmp_path: Path)
     )
     second = stages("second", 4, first.bucket, uri=str(tmp_path / "elsewhere"))
     assert second.stage.uri == str(tmp_path / "elsewhere")
-    assert [part.num_kept for part in second.parts] == first.rows_by_bucket()
+    assert [part.num_kept for part in second.parts] == first.num_kept_by_bucket()
     for bucket in range(4):
         assert second.part(bucket) == first.bucket(bucket)
     rows = pa.concat_tables([table for part in range(2, 6) if (table := rows_of(part)) is not None])

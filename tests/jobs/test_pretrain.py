@@ -178,7 +178,7 @@ def test_a_snapshot_without_a_shard_or_without_any(job: PretrainJob, tmp_path: P
     else:
         shutil.copytree(job.snapshot, snapshot)
         (snapshot / missing).unlink()
-        error, message = FileNotFoundError, f"{missing}: this shard of the snapshot is missing"
+        error, message = FileNotFoundError, f"{missing}: this shard of the snapshot is gone"
     with pytest.raises(error, match=message):
         main(replace(job, snapshot=str(snapshot), output=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()

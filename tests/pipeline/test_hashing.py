@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.hashing import bucket_of, draws, hash64, hash128, mix, words_of_ids
+from pipeline.hashing import bucket_of, draws, hash64, hash128, id_words, mix
 
 words = st.integers(0, 2**64 - 1)
 texts = st.text(st.characters(), max_size=8)  # includes lone surrogates, which occur on the web
@@ -47,7 +47,7 @@ def test_hash64_is_blake2b_of_each_string(values: list[str]) -> None:
 @given(st.lists(st.integers(0, 2**128 - 1), max_size=5))
 def test_words_of_ids_are_the_first_16_digits(values: list[int]) -> None:
     ids = [f"{value:032x}" for value in values]
-    assert words_of_ids(ids).tolist() == [int(i[:16], 16) for i in ids]
+    assert id_words(ids).tolist() == [int(i[:16], 16) for i in ids]
 
 
 @given(st.integers(-(2**63), 2**64 - 1), st.lists(st.tuples(words, words), min_size=1, max_size=20))

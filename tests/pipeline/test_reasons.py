@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.reasons import IMAGE_CHECKS, PERMANENT, POLICY, TRANSIENT, Reason, class_of, status_of
+from pipeline.reasons import IMAGE_CHECKS, PERMANENT, POLICY, TRANSIENT, Reason, img2dataset_status, retry_class
 
 
 def test_reasons_have_distinct_values() -> None:
@@ -21,17 +21,17 @@ NOT_OF_FETCHING = {
 def test_every_reason_of_fetching_and_of_image_checks_has_one_class(reason: Reason) -> None:
     if reason.name in NOT_OF_FETCHING or reason.name.startswith(BEFORE_OR_AFTER_FETCHING):
         with pytest.raises(ValueError, match="not a reason of fetching"):
-            class_of(reason)
+            retry_class(reason)
     else:
         classes = {"transient": TRANSIENT, "permanent": PERMANENT, "policy": POLICY}
-        assert [name for name, members in classes.items() if reason in members] == [class_of(reason)]
+        assert [name for name, members in classes.items() if reason in members] == [retry_class(reason)]
 
 
 def test_image_checks_are_permanent() -> None:
-    assert {class_of(reason.value) for reason in IMAGE_CHECKS} == {"permanent"}
+    assert {retry_class(reason.value) for reason in IMAGE_CHECKS} == {"permanent"}
 
 
 def test_statuses_are_those_of_img2dataset() -> None:
-    assert status_of(None) == "success"
-    assert status_of(Reason.RESIZE_FAILED) == status_of(Reason.NOT_AN_IMAGE) == "failed_to_resize"
-    assert status_of(Reason.TIMEOUT) == status_of(Reason.ROBOTS_TXT) == "failed_to_download"
+    assert img2dataset_status(None) == "success"
+    assert img2dataset_status(Reason.RESIZE_FAILED) == img2dataset_status(Reason.NOT_AN_IMAGE) == "failed_to_resize"
+    assert img2dataset_status(Reason.TIMEOUT) == img2dataset_status(Reason.ROBOTS_TXT) == "failed_to_download"

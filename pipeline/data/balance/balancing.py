@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import paper
-from pipeline.hashing import UInt64, draws, words_of_ids
+from pipeline.hashing import UInt64, draws, id_words
 from pipeline.reasons import Reason
 from pipeline.schemas import SKETCHES, THRESHOLDS
 
@@ -218,7 +218,7 @@ def _undecided(unchanged: npt.NDArray[np.bool_], row: Integers, query: Integers)
 
 
 def _draws(seed: int, table: pa.Table, row: Integers, query: Integers) -> UInt64:
-    return draws(seed, query.astype(np.uint64), words_of_ids(table["pair_id"])[row])
+    return draws(seed, query.astype(np.uint64), id_words(table["pair_id"])[row])
 
 
 def _counts(table: pa.Table) -> tuple[Integers, Integers]:

@@ -24,7 +24,7 @@ from pipeline.data.images.decoders import Decoders
 from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.resize import Picture
 from pipeline.data.safety.block_lists import NO_LISTS, BlockLists
-from pipeline.reasons import Reason, status_of
+from pipeline.reasons import Reason, img2dataset_status
 from pipeline.schemas import FETCHED, conform
 
 _PICTURE_COLUMNS = tuple(f.name for f in fields(Picture) if f.name in FETCHED.names)
@@ -140,7 +140,7 @@ def fetched(table: pa.Table, pictures: Sequence[Picture], redirects: Sequence[st
     """Combine CANDIDATES with the picture and the redirect URL of each row into FETCHED."""
     columns: dict[str, Any] = {name: table[name] for name in table.column_names if name in FETCHED.names}
     columns |= {"key": table["pair_id"], "redirect_url": pa.array(redirects, pa.string())}
-    columns["status"] = [status_of(picture.reason) for picture in pictures]
+    columns["status"] = [img2dataset_status(picture.reason) for picture in pictures]
     for name in _PICTURE_COLUMNS:
         values = [getattr(picture, name) for picture in pictures]
         columns[name] = _binary(values) if name == "jpg" else pa.array(values, FETCHED.field(name).type)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.web.addresses import registered_domain
-from pipeline.reasons import IMAGE_CHECKS, Reason, class_of
+from pipeline.reasons import IMAGE_CHECKS, Reason, retry_class
 from pipeline.schemas import LINK_ROT
 
 _HOST = r"^https?://(?P<host>\[[^\]/]*\]|[^/?#:]+)"
@@ -48,7 +48,7 @@ def add(table: pa.Table) -> pa.Table:
     return sums.rename_columns(LINK_ROT.names).cast(LINK_ROT).sort_by([("by", "ascending"), ("name", "ascending")])
 
 
-def busiest(table: pa.Table, num_names: int) -> pa.Table:
+def busiest_names(table: pa.Table, num_names: int) -> pa.Table:
     """The domains and hosts with the most tried URLs in descending order (ties by name), then every year.
 
     Args:
@@ -75,4 +75,4 @@ def _fate_of(reasons: pa.ChunkedArray) -> pa.Array:
 def _fate(reason: str | None) -> str:
     if reason is None:
         return "kept"
-    return "image_refused" if reason in IMAGE_CHECKS else class_of(reason)
+    return "image_refused" if reason in IMAGE_CHECKS else retry_class(reason)

@@ -15,7 +15,7 @@ Retry = Literal["transient", "permanent", "policy", "moved"]
 """The rows to retry: those with a reason of this class, or those that have moved to another domain."""
 
 
-def reasons_of(retry: Retry) -> frozenset[Reason]:
+def reasons_to_retry(retry: Retry) -> frozenset[Reason]:
     """The reasons of the rows to retry."""
     return {
         "transient": TRANSIENT,
@@ -27,7 +27,7 @@ def reasons_of(retry: Retry) -> frozenset[Reason]:
 
 def due(table: pa.Table, retry: Retry) -> pa.Table:
     """Select the rows of FETCHED to retry, as CANDIDATES with the column `redirect_url`."""
-    reasons = pa.array(sorted(reason.value for reason in reasons_of(retry)))
+    reasons = pa.array(sorted(reason.value for reason in reasons_to_retry(retry)))
     table = table.filter(pc.is_in(table["reason"], reasons))
     redirects = table["redirect_url"]
     columns = {name: table[name] for name in CANDIDATES.names if name in table.column_names and name != "reason"}

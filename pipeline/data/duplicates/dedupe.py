@@ -1,7 +1,7 @@
 """Drop rows that show the same picture; keep the best row and give it the captions of the others.
 
-Before fetching, rows whose URLs are equal after normalisation count as one picture (`same_url`). After fetching, the
-graph of similar pictures decides (duplicate_graph.py). All rows with the same perceptual hash, including those with
+Before fetching, rows whose URLs are equal after normalisation count as one picture (`drop_duplicate_urls`). After
+fetching, the graph of similar pictures decides (duplicate_graph.py). All rows with the same perceptual hash, also with
 equal files, form one picture. Its best row is kept, unless the picture is dropped in favour of a better one.
 """
 
@@ -20,7 +20,7 @@ from pipeline.data.duplicates.hamming import near_pairs as near_pairs
 from pipeline.data.images.phash import perceptual_hashes
 from pipeline.data.text import words
 from pipeline.data.web.urls import url_key
-from pipeline.hashing import UInt64, hash64, words_of_ids
+from pipeline.hashing import UInt64, hash64, id_words
 from pipeline.reasons import Reason
 from pipeline.schemas import DUPLICATES, PICTURES, SPARES, conform, with_reasons
 
@@ -68,7 +68,7 @@ def distinct_captions(caption: str, others: Iterable[str]) -> list[str]:
     return spare
 
 
-def same_url(table: pa.Table) -> pa.Table:
+def drop_duplicate_urls(table: pa.Table) -> pa.Table:
     """Drop all rows of an address but the one with the best caption, which gets the captions of the others.
 
     All rows of an address must be in the table (crawl_flow.py passes whole buckets of addresses). Existing spare
@@ -117,7 +117,7 @@ def _ranks(table: pa.Table) -> UInt64:
     width, height = (table[name].to_numpy().astype(np.uint64) for name in ("original_width", "original_height"))
     pixels = np.minimum(width * height, np.uint64(2**32 - 1))
     sources = np.array([_source_rank(source) for source in table["caption_source"].to_pylist()], np.uint64)
-    ties = words_of_ids(table["pair_id"]) >> np.uint64(36)
+    ties = id_words(table["pair_id"]) >> np.uint64(36)
     rank: UInt64 = ((np.uint64(2**32 - 1) - pixels) << np.uint64(32)) | (sources << np.uint64(28)) | ties
     return rank
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.duplicates.hamming import band_keys, near_in_band, near_values
-from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant
+from pipeline.data.images.phash import MIRRORED, UNCHANGED, Variant
 from pipeline.hashing import UInt64
 from pipeline.reasons import Reason
 from pipeline.resume_safe import RESUME_SAFE
@@ -63,7 +63,7 @@ class DedupeConfig:
     def variants(self) -> list[Variant]:
         """The variants of a picture that are hashed; the unchanged picture comes first."""
         rotated = [Variant(degrees=degrees) for degrees in self.degrees]
-        return [AS_IT_IS, *([MIRRORED] if self.mirrored else []), *rotated]
+        return [UNCHANGED, *([MIRRORED] if self.mirrored else []), *rotated]
 
 
 def leaders(pictures: pa.Table) -> Int64:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.data.duplicates.embeddings import Matrix, cosines, to_matrix
-from pipeline.hashing import draws, words_of_ids
+from pipeline.hashing import draws, id_words
 from pipeline.reasons import Reason
 from pipeline.schemas import CELL_MEMBERS, CENTROIDS, EMBEDDING_EDGES
 
@@ -71,7 +71,7 @@ def sample(table: pa.Table, num_rows: int, total: int, seed: int) -> pa.Table:
     """
     if num_rows >= total:
         return table
-    drawn = draws(seed, words_of_ids(table["pair_id"]))
+    drawn = draws(seed, id_words(table["pair_id"]))
     return table.filter(pa.array(drawn < np.uint64(num_rows * 2**64 // total)))
 
 

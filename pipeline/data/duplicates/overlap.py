@@ -76,7 +76,7 @@ class OverlapConfig:
                 )
 
 
-def index_pictures(table: pa.Table, encode: Encode | None) -> pa.Table:
+def build_index_table(table: pa.Table, encode: Encode | None) -> pa.Table:
     """OVERLAP_INDEX of the pictures of a set.
 
     Args:

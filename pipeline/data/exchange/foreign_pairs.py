@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pipeline.data.images.image_header import DECODER_ERRORS, ImageConfig, inspect, perceptual_hash
 from pipeline.data.snapshots import shard
 from pipeline.data.sources import img2dataset
-from pipeline.data.sources.tables import IMAGE_COLUMNS, columns_of_pairs
+from pipeline.data.sources.tables import IMAGE_COLUMNS, pair_columns
 from pipeline.data.sources.warc_records import Source
 from pipeline.data.text.caption_rules import CaptionConfig
 from pipeline.data.text.language import identifier
@@ -47,7 +47,7 @@ def check_input(uri: str, schema: pa.Schema) -> None:
     Raises:
         ValueError: a column is missing; the message lists the table's columns.
     """
-    _, caption, image = columns_of_pairs(schema.names)
+    _, caption, image = pair_columns(schema.names)
     for column, content in ((image, f"images; expected one of {list(IMAGE_COLUMNS)}"), (caption, "captions")):
         if column is None:
             raise ValueError(f"{uri}: no column of {content}, found {schema.names}; jobs.crawl can fetch images by URL")
@@ -79,7 +79,7 @@ def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
 
 def read_table(file: pq.ParquetFile) -> pa.Table:
     """Read IMPORTED from a Parquet file with images and captions; all captions after an image's first are spare."""
-    _, caption, image = columns_of_pairs(file.schema_arrow.names)
+    _, caption, image = pair_columns(file.schema_arrow.names)
     assert caption is not None
     assert image is not None
     tables = []

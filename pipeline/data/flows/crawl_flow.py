@@ -123,7 +123,7 @@ def crawl(
         "unique",
         buckets,
         candidates.bucket,
-        finish=dedupe.same_url,
+        finish=dedupe.drop_duplicate_urls,
         bucketing=by_domain("url", parts),
         num_buckets=parts,
     )

@@ -40,7 +40,7 @@ def embed(
     """
     leading = stages(
         "leading",
-        len(pictures.rows_by_bucket()),
+        len(pictures.num_kept_by_bucket()),
         pictures.bucket,
         finish=lambda table: table.take(pa.array(leaders(table))).select(["phash", "rank", "pair_id", "part"]),
         bucketing=by_part("part"),

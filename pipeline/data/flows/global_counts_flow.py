@@ -85,7 +85,7 @@ def join(stages: Stages, crawls: Sequence[Output]) -> Images:
         "addresses",
         len(crawls[0].parts),
         read,
-        finish=lambda table: dedupe.same_url(table).select(ADDRESSES.names),
+        finish=lambda table: dedupe.drop_duplicate_urls(table).select(ADDRESSES.names),
         bucketing=lambda table: table["crawl"].to_numpy(),
         num_buckets=len(crawls),
     )
@@ -175,10 +175,10 @@ def link_rot(stages: Stages, fetched: Output, buckets: int, num_names: int = NUM
         "link_rot",
         buckets,
         counts.bucket,
-        finish=lambda table: rot.busiest(rot.add(table), num_names),
+        finish=lambda table: rot.busiest_names(rot.add(table), num_names),
         generation=generation,
     )
-    return rot.busiest(added.table(LINK_ROT), num_names)
+    return rot.busiest_names(added.table(LINK_ROT), num_names)
 
 
 def card_counts(stages: Stages, parts: int, read: Callable[[int], pa.Table | None], buckets: int) -> pa.Table:

@@ -29,7 +29,7 @@ from pipeline.data.flows.input_files import open_shard
 from pipeline.data.snapshots import shard, snapshot
 from pipeline.data.snapshots.commit import commit
 from pipeline.data.snapshots.reading import ShardReader, Shards, shard_infos
-from pipeline.data.sources.img2dataset import SHARD_SUFFIX, without_tables_beside
+from pipeline.data.sources.img2dataset import SHARD_SUFFIX, without_shard_tables
 from pipeline.schemas import PAIRS
 
 INPUT_SUFFIXES = (SHARD_SUFFIX, ".parquet")
@@ -45,7 +45,7 @@ def list_pairs(uri: str) -> list[str]:
         FileNotFoundError: there are no such files.
         ValueError: a file is neither a tar nor a table, or a table has no images or no captions.
     """
-    files = without_tables_beside(storage.list_files(uri, suffixes=INPUT_SUFFIXES))
+    files = without_shard_tables(storage.list_files(uri, suffixes=INPUT_SUFFIXES))
     with ThreadPoolExecutor(32) as threads:  # each check is one or two requests to an object store
         list(threads.map(_check, files))
     return files

@@ -52,7 +52,7 @@ def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
 def open_shard(uri: str) -> Iterator[tuple[io.BufferedReader, pa.Table | None]]:
     """Open a webdataset shard as a seekable stream, with img2dataset's table of the shard, or None if it has none."""
     filesystem, path = storage.filesystem(uri)
-    table_path = img2dataset.table_beside(path)
+    table_path = img2dataset.table_of_shard(path)
     has_table = filesystem.get_file_info(table_path).is_file
     listed = pq.read_table(table_path, filesystem=filesystem) if has_table else None
     with open_uri(uri) as stream:

@@ -16,7 +16,7 @@ from cluster import storage
 from cluster.parts import Output
 from cluster.runs import Run
 from cluster.stages import Stages
-from pipeline.data.crawl.retries import Retry, as_answers, due, merge, reasons_of
+from pipeline.data.crawl.retries import Retry, as_answers, due, merge, reasons_to_retry
 from pipeline.data.flows.bucketing import by_domain
 from pipeline.data.flows.crawl_flow import IMAGE_GROUPS, CrawlConfig, crawlers
 from pipeline.data.safety.block_lists import BlockLists
@@ -40,7 +40,7 @@ def later_attempts(
         if generation > len(begun):
             if Reason.MOVED in fetched.reasons():
                 begun.append("moved")
-            elif retry is not None and reasons_of(retry) & fetched.reasons().keys():
+            elif retry is not None and reasons_to_retry(retry) & fetched.reasons().keys():
                 begun.append(retry)
                 retry = None
             else:
@@ -115,5 +115,5 @@ def attempt_again(
         return None if before is None else merge(before, answers.bucket(part))
 
     after = stages("fetched", parts, merged, row_groups=IMAGE_GROUPS, generation=generation)
-    after.delete_files_of(fetched)
+    after.delete_replaced_files(fetched)
     return after

@@ -45,7 +45,7 @@ class Variant:
     central part that has the same aspect ratio and no empty corners."""
 
 
-AS_IT_IS = Variant()
+UNCHANGED = Variant()
 MIRRORED = Variant(mirrored=True)
 
 
@@ -58,7 +58,7 @@ def perceptual_hash(images: Sequence[bytes]) -> UInt64:
     Returns:
         uint64 of shape (B,). The highest bit belongs to the lowest frequency (the mean).
     """
-    return perceptual_hashes(images, [AS_IT_IS])[:, 0]
+    return perceptual_hashes(images, [UNCHANGED])[:, 0]
 
 
 def perceptual_hashes(images: Sequence[bytes], variants: Sequence[Variant]) -> UInt64:

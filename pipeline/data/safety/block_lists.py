@@ -27,7 +27,7 @@ from yarl import URL
 
 from pipeline.data.safety.screening import SafetyConfig
 from pipeline.data.sources.byte_ranges import Opener, sha256
-from pipeline.data.web.addresses import as_address
+from pipeline.data.web.addresses import parse_ip_address
 from pipeline.data.web.urls import request_url
 from pipeline.hashing import UInt64
 from pipeline.reasons import Reason
@@ -202,7 +202,7 @@ def _rotated(hashes: UInt64, by: int) -> UInt64:
 def _domains(spelling: str) -> Iterator[str]:
     """The host of a URL and its parent domains of at least two labels; an IP address has no parents."""
     host = (urlsplit(spelling).hostname or "").rstrip(".")
-    literal = as_address(host)
+    literal = parse_ip_address(host)
     if literal is not None:
         yield literal
         return
@@ -238,7 +238,7 @@ def _parse_domain(entry: str | int) -> bytes:
     if not isinstance(entry, str):
         raise ValueError
     name = entry.lower().rstrip(".")
-    literal = as_address(name.strip("[]")) if ":" in name or name.replace(".", "").isdecimal() else None
+    literal = parse_ip_address(name.strip("[]")) if ":" in name or name.replace(".", "").isdecimal() else None
     if literal is None and not _DOMAIN.fullmatch(name):
         raise ValueError
     return _hash(literal or URL.build(scheme="http", host=name).raw_host or "")

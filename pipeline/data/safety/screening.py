@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.reasons import Reason, status_of
+from pipeline.reasons import Reason, img2dataset_status
 from pipeline.resume_safe import RESUME_SAFE
 from pipeline.schemas import FETCHED
 
@@ -146,7 +146,7 @@ def screen(table: pa.Table, classifier: UnsafeClassifier, threshold: float) -> p
         return table
     changed: dict[str, Any] = {
         "reason": Reason.UNSAFE.value,
-        "status": status_of(Reason.UNSAFE),
+        "status": img2dataset_status(Reason.UNSAFE),
         "error_message": pa.array([f"probability {score:.3f}" for score in scores.tolist()]),
         "jpg": None,
         "exif": None,

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from pipeline.data.snapshots import tombstones
 from pipeline.data.snapshots.snapshot import Shard, Snapshot
-from pipeline.hashing import bucket_of, words_of_ids
+from pipeline.hashing import bucket_of, id_words
 
 NUM_PARTITIONS = 64
 NUM_THREADS = 4
@@ -90,9 +90,9 @@ def _partition(shards: Sequence[Shard], folder: Path, progress: Callable[[int], 
         files = [stack.enter_context((folder / str(number)).open("wb")) for number in range(NUM_PARTITIONS)]
         for number, table in enumerate(threads.map(lambda shard: _read(shard, ["pair_id", "sha256"]), shards)):
             records = np.empty(table.num_rows, RECORD)
-            records["pair"] = words_of_ids(table["pair_id"])
+            records["pair"] = id_words(table["pair_id"])
             digests = table["sha256"].fill_null("0" * 64)
-            records["picture"] = words_of_ids(pc.utf8_slice_codeunits(digests, 0, 32))
+            records["picture"] = id_words(pc.utf8_slice_codeunits(digests, 0, 32))
             records["shard"], records["row"] = number, np.arange(table.num_rows)
             buckets = bucket_of(records["pair"].astype(np.uint64), NUM_PARTITIONS)
             order = np.argsort(buckets, kind="stable")
@@ -129,7 +129,7 @@ def _reasons(uri: str) -> dict[int, str]:
     """The reason for each pair that is taken down, by the first 64 bits of its id."""
     table = tombstones.read(uri)
     table = table.filter(table["pair_id"].is_valid())
-    words = words_of_ids(table["pair_id"].to_pylist())
+    words = id_words(table["pair_id"].to_pylist())
     return dict(zip(words.tolist(), table["reason"].to_pylist(), strict=True))
 
 

@@ -88,7 +88,7 @@ class ShardReader:
                 version = int((metadata.metadata or {}).get(b"schema_version", PAIRS_VERSION))
                 break
             except FileNotFoundError as error:
-                raise FileNotFoundError(f"{path}: this shard of the snapshot is missing") from error
+                raise FileNotFoundError(f"{path}: this shard of the snapshot is gone") from error
             except (pa.ArrowException, OSError, ValueError) as error:
                 with self._lock:
                     self._open.pop(shard, None)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.hashing import UInt64, bucket_of, draws, words_of_ids
+from pipeline.hashing import UInt64, bucket_of, draws, id_words
 from pipeline.schemas import PAIRS, PAIRS_VERSION
 
 SIZES = pa.schema([("num_pairs", pa.int64())])
@@ -55,7 +55,7 @@ def size(table: pa.Table) -> pa.Table:
 
 def positions(pair_ids: list[str], seed: int) -> UInt64:
     """The position of each pair in the shuffle, as a 64-bit number."""
-    return draws(seed ^ 0x5348554646, words_of_ids(pair_ids))
+    return draws(seed ^ 0x5348554646, id_words(pair_ids))
 
 
 def shard_of(table: pa.Table, count: int, seed: int) -> npt.NDArray[np.int32]:

@@ -91,7 +91,7 @@ class Shard:
             with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True) as file:
                 yield file
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.path}: this shard is missing") from error
+            raise FileNotFoundError(f"{self.path}: this shard is gone") from error
         except (OSError, pa.ArrowInvalid) as error:
             raise ValueError(f"{self.path}: this shard is damaged ({error}); run jobs.snapshot verify") from error
 

@@ -64,14 +64,14 @@ class Sample(NamedTuple):
         return (self.parts.get(extension) or b"").decode("utf-8", "replace")
 
 
-def table_beside(shard: str) -> str:
+def table_of_shard(shard: str) -> str:
     """The URI that a table next to this shard would have."""
     return shard.removesuffix(SHARD_SUFFIX) + ".parquet"
 
 
-def without_tables_beside(files: Sequence[str]) -> list[str]:
+def without_shard_tables(files: Sequence[str]) -> list[str]:
     """The files without the tables next to shards, which are read together with their shards."""
-    tables = {table_beside(file) for file in files if file.endswith(SHARD_SUFFIX)}
+    tables = {table_of_shard(file) for file in files if file.endswith(SHARD_SUFFIX)}
     return [file for file in files if file not in tables]
 
 

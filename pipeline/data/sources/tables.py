@@ -43,7 +43,7 @@ def check_table(uri: str, filesystem: Any, path: str) -> None:
             f"{uri}: no URL or image column; expected one of {[*URL_COLUMNS, *IMAGE_COLUMNS]}, found {names}"
         )
     checks = (("strings", _is_text), ("strings, or lists of them", _is_caption), ("bytes", _is_bytes))
-    for column, (expected, fits) in zip(columns_of_pairs(names), checks, strict=True):
+    for column, (expected, fits) in zip(pair_columns(names), checks, strict=True):
         if column and not fits(schema.field(column).type):
             raise ValueError(f"{uri}: column {column!r} holds {schema.field(column).type}, expected {expected}")
 
@@ -55,7 +55,7 @@ def read_table(uri: str, filesystem: Any, path: str) -> pa.Table:
     `record_offset` is the row number.
     """
     table = _read_any(uri, filesystem, path)
-    url_column, caption_column, image_column = columns_of_pairs(table.column_names)
+    url_column, caption_column, image_column = pair_columns(table.column_names)
     assert caption_column is not None, f"{uri} was not checked"
     candidates: list[Candidate] = []
     row_numbers: list[int] = []
@@ -69,7 +69,7 @@ def read_table(uri: str, filesystem: Any, path: str) -> pa.Table:
     return as_table(candidates, archive=[uri] * len(candidates), record_offset=row_numbers)
 
 
-def columns_of_pairs(names: Sequence[str]) -> tuple[str | None, str | None, str | None]:
+def pair_columns(names: Sequence[str]) -> tuple[str | None, str | None, str | None]:
     """The names of the columns that contain URLs, captions and images; None for a missing column."""
     url, caption, image = (
         next((name for name in accepted if name in names), None)

@@ -143,7 +143,7 @@ def check_url(url: str, connect_to: Mapping[str, str], allowed_ports: Collection
 
 
 def _check_host(host: str) -> None:
-    literal = as_address(host)
+    literal = parse_ip_address(host)
     if literal is not None:
         if not is_public(literal):
             raise NotPublicError(host[:_MAX_SHOWN])
@@ -155,7 +155,7 @@ def _check_host(host: str) -> None:
         raise NotPublicError(host[:_MAX_SHOWN])
 
 
-def as_address(host: str) -> str | None:
+def parse_ip_address(host: str) -> str | None:
     """The IP address that a host spells, in any notation of inet_aton (decimal, octal, hexadecimal, short), or None."""
     try:
         return str(ipaddress.ip_address(host))

@@ -109,7 +109,7 @@ def baseline_name(name: str) -> str:
     raise ValueError(f"model={PREFIX}{plain} {problem}; try {', '.join(PREFIX + match for match in suggestions)}")
 
 
-def no_text(name: str) -> Callable[[str | list[str]], Tensor]:
+def refuse_texts(name: str) -> Callable[[str | list[str]], Tensor]:
     """A stand-in for the tokenizer of an image-only model; it raises ValueError when it is called."""
 
     def tokenize(_texts: str | list[str]) -> Tensor:

@@ -18,9 +18,9 @@ from pipeline.model.objectives.bag_of_words import BagPredictor
 from pipeline.model.objectives.caption_model import Captioner
 from pipeline.model.objectives.clip import CLIP
 
-Separable = BagPredictor | Captioner
+PerPairNetwork = BagPredictor | Captioner
 """Networks whose loss is a sum of one term per pair, each independent of the other pairs."""
-Network = CLIP | Separable
+Network = CLIP | PerPairNetwork
 
 
 def network_for(config: ModelConfig) -> Network:

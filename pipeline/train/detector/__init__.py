@@ -1,5 +1,5 @@
-"""Training of the duplicate detector (CLIP, appendix C).
+"""Train the duplicate detector (CLIP, appendix C).
 
-May import `model` and `hashing`. Start with `duplicate_detector`; `distortions` makes the two versions of a picture
-that it learns from.
+May import `model` and `hashing`. Start with `duplicate_detector`; `distortions` makes the distorted versions of
+pictures from which the detector learns.
 """

@@ -1,5 +1,5 @@
-"""What is done to a network before it trains: compile, checkpoint activations, shard, half precision.
+"""Prepare a network for training: compile, checkpoint activations, shard, store weights in half precision.
 
-May import `model` and `train.config`. Start with `prepare`, which applies all of it in the required order; `batch_norm`
-makes batch norms exact under gradient caching.
+May import `model` and `train.config`. Start with `prepare`, which compiles, checkpoints and shards in the required
+order. `batch_norm` makes batch norms exact under gradient caching.
 """

@@ -1,8 +1,9 @@
-"""Batch norms under gradient caching: each normalises over one chunk, and its running statistics move once a step.
+"""Update the running statistics of batch norms once per step under gradient caching.
 
-A step moves them by the mean of what its chunks measured, over all ranks: running <- (1 - m) running + m mean, with
-the momentum m of the layer. So neither the order of the chunks nor which rank has them makes a difference, and the
-second pass over a chunk none at all.
+A batch norm normalises over one chunk. At the end of a step its running statistics are updated with the mean of the
+chunks' statistics over all ranks: running <- (1 - m) running + m mean, where m is the momentum of the layer. The result
+does not depend on the order of the chunks or on which rank processes them, and the second pass over a chunk does not
+change it.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 def has_batch_norms(network: nn.Module) -> bool:
-    """Whether what a network gives for a sample depends, in training, on the others of its chunk."""
+    """Whether a network has batch norms, whose output for a sample depends in training on the rest of its chunk."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 class BatchNorms:
-    """The batch norms of a network, if it has any in training mode, over one step."""
+    """The batch norms of a network that are in training mode, during one step."""
 
     def __init__(self, network: nn.Module) -> None:
-        found = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-        self._norms = [norm for norm in found if norm.training and norm.track_running_stats]
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        self._norms = [norm for norm in norms if norm.training and norm.track_running_stats]
         self._before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in self._norms]
         self._momenta = [norm.momentum for norm in self._norms]
 
     @contextmanager
     def unmoved_by_errors(self) -> Iterator[None]:
-        """A step that an error ends leaves statistics and momenta as they were."""
+        """Restore the statistics and momenta if the step raises an error."""
         try:
             yield
         except BaseException:
@@ -48,15 +49,15 @@ class BatchNorms:
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Pass 1: the buffers hold the mean over the chunks, and how many there were."""
+        """Run pass 1: afterwards the buffers hold the mean over the chunks and the number of chunks."""
         for norm in self._norms:
             norm.reset_running_stats()
-            norm.momentum = None  # torch's word for a plain mean
+            norm.momentum = None  # None makes torch average all chunks equally
         yield
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Pass 2: what is computed again leaves no trace."""
+        """Run pass 2, which does not change the statistics."""
         counts = [_count(norm).clone() for norm in self._norms]
         for norm in self._norms:
             norm.momentum = 0.0
@@ -66,7 +67,7 @@ class BatchNorms:
 
     @torch.no_grad()
     def move(self, group: Group | None) -> None:
-        """The end of a step: the running statistics move, by the mean over the chunks of all ranks."""
+        """End the step: update the running statistics with the mean over the chunks of all ranks."""
         for norm, before, momentum in zip(self._norms, self._before, self._momenta, strict=True):
             norm.momentum = momentum
             count = _count(norm).to(torch.float64)
@@ -75,9 +76,9 @@ class BatchNorms:
             if num_ranks(group) > 1:
                 dist.all_reduce(message, group=group)
             means = (message[:-1] / message[-1]).chunk(2)
-            share = 1 / (float(before["num_batches_tracked"]) + 1) if momentum is None else momentum
+            weight = 1 / (float(before["num_batches_tracked"]) + 1) if momentum is None else momentum
             for name, mean in zip(_STATISTICS, means, strict=True):
-                norm.get_buffer(name).copy_(before[name].to(torch.float64).lerp(mean, share))
+                norm.get_buffer(name).copy_(before[name].to(torch.float64).lerp(mean, weight))
             _count(norm).copy_(before["num_batches_tracked"] + 1)
 
 

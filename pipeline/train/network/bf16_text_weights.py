@@ -1,4 +1,4 @@
-"""Text towers whose weights are held in bfloat16 (section 2.5: half precision, stochastically rounded)."""
+"""Store the weights of text towers in bfloat16 (section 2.5: half precision, stochastically rounded)."""
 
 import torch
 from torch import nn
@@ -8,12 +8,11 @@ from pipeline.model.objectives.networks import Network
 
 
 def halve_text_weights(network: Network) -> None:
-    """Hold a text tower's large weights in bfloat16, those of its linear layers and its table of tokens: 2 bytes each
-    instead of 4.
+    """Convert the weights of a text tower's linear layers and token embedding to bfloat16: 2 bytes each instead of 4.
 
-    The rest, less than a hundredth, stays float32: gains lie near one, where the numbers of bfloat16 are too far apart
-    for steps of a learning rate. Gradients are float32 as ever, so chunks and ranks add up as they do without. The
-    optimizer has to round stochastically (bf16_adam.py); a weight that is in bfloat16 already is not changed.
+    The other weights, less than 1 percent, stay float32: gains are near one, where the spacing of bfloat16 is too
+    coarse for the optimizer's steps. Gradients stay float32, so sums over chunks and ranks are as precise as with
+    float32 weights. The optimizer must round stochastically (bf16_adam.py). Weights already in bfloat16 do not change.
 
     Raises:
         ValueError: the network has no text tower.

@@ -1,4 +1,4 @@
-"""The residual blocks that towers are made of: the units that are sharded, computed again and compiled."""
+"""Find the residual blocks of towers: the units of sharding, activation checkpointing and compilation."""
 
 import re
 from collections.abc import Iterator
@@ -9,24 +9,24 @@ from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-_RUN = re.compile(r"blocks|stages|layer\d")
-"""What timm's towers and ours call a run of blocks, or of stages, which have runs of their own."""
+_SEQUENCE_NAME = re.compile(r"blocks|stages|layer\d")
+"""Names, in timm's towers and ours, of a sequence of blocks, or of stages, which contain sequences of blocks."""
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The residual blocks of all towers, in order; what is left of a tower is its stem, its stages' strides, its head.
+    """The residual blocks of all towers, in order; a bag of words has no blocks.
 
-    A bag of words has none.
+    The stem, the head and the downsampling layers between stages do not belong to any block.
     """
     found: list[nn.Module] = []
     for name, child in network.named_children():
-        inside = blocks(child)
-        found += inside if inside or not _RUN.fullmatch(name) else _members(child)
+        nested = blocks(child)
+        found += nested if nested or not _SEQUENCE_NAME.fullmatch(name) else _members(child)
     return found
 
 
-def _members(run: nn.Module) -> Iterator[nn.Module]:
-    for child in run.children():
+def _members(sequence: nn.Module) -> Iterator[nn.Module]:
+    for child in sequence.children():
         if isinstance(child, nn.Sequential):
             yield from _members(child)
         else:
@@ -34,23 +34,25 @@ def _members(run: nn.Module) -> Iterator[nn.Module]:
 
 
 def checkpoint_activations(network: nn.Module) -> None:
-    """Let a block's graph hold the block's input alone: its backward pass computes the rest again (Chen et al. 2016).
+    """Keep only the input of each block for the backward pass, which recomputes the rest (Chen et al. 2016).
 
-    With the random numbers and the autocast of the first time, so gradients are the same. It costs a forward pass of
-    the blocks for each backward pass. Batch norms must leave no trace of the second time (batch_norm.py sees to it).
+    The recomputation uses the same random numbers and autocast state, so the gradients are the same. Each backward
+    pass costs one more forward pass of the blocks. The recomputation must not update batch norms (batch_norm.py).
     """
     for block in blocks(network):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_same_modes)
 
 
 def _same_modes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the first time and of the second, which has the first one's function modes (cpu_attention.py); torch
-    sees to random numbers and autocast, but not to these."""
-    return nullcontext(), _within(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+    """The contexts of the forward pass and of the recomputation, which enters the forward pass's function modes.
+
+    torch restores random numbers and autocast, but not function modes such as cpu_attention.py's.
+    """
+    return nullcontext(), _entered(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _within(modes: list[TorchFunctionMode]) -> Iterator[None]:
+def _entered(modes: list[TorchFunctionMode]) -> Iterator[None]:
     with ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)

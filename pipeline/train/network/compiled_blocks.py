@@ -1,12 +1,12 @@
-"""Compiled towers (torch.compile) that are not compiled again and again.
+"""Compile the blocks of towers (torch.compile) with few recompilations.
 
-What is compiled are the residual blocks, not a tower: those of one kind share what was compiled for the first of them,
-so that 24 cost what one does. torch compiles anew for each new shape; so the number of samples is left open, and
-chunks of captions are padded to a multiple of eight tokens (grad_cache.text_chunks), which changes nothing because the
-tower is causal: a context of 77 tokens has ten lengths. Each is compiled with a graph and without one, for the two
-passes.
+The residual blocks are compiled, not whole towers: blocks of one kind share compiled code, so compiling 24 blocks takes
+as long as compiling one. torch recompiles for every new shape. Therefore the number of samples is dynamic, and chunks
+of captions are padded to a multiple of eight tokens (grad_cache.text_chunks), which does not change the features
+because the tower is causal. A context of 77 tokens then has ten lengths. Each length is compiled twice: with an
+autograd graph and without, for the two passes.
 
-Blocks with batch norms stay as they are: how these move their statistics changes twice a step (batch_norm.py).
+Blocks with batch norms are not compiled, because the mode of their statistics changes twice per step (batch_norm.py).
 """
 
 from collections.abc import Callable
@@ -21,34 +21,34 @@ from pipeline.train.network.batch_norm import has_batch_norms
 from pipeline.train.network.blocks import blocks
 
 LENGTH_MULTIPLE = 8
-"""Tokens that the length of a chunk of captions is a multiple of; also what a GPU's matrix units like."""
+"""The length in tokens of a chunk of captions is a multiple of this, which also suits a GPU's matrix units."""
 _VARIANTS = 4
-"""How often one shape is compiled, at most: with a graph and without; and a single sample is a case of its own."""
+"""Maximum number of compilations per shape: with and without a graph, each for one sample and for several."""
 
 
 def compile_blocks(network: nn.Module, max_length: int, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the blocks of all towers in place, when they are first called.
+    """Compile the blocks of all towers in place; compilation happens at the first call of each block.
 
     Args:
-        network: on the device it will run on.
-        max_length: the longest caption in tokens.
-        backend: of torch.compile.
+        network: the network, on the device on which it will run.
+        max_length: length in tokens of the longest caption.
+        backend: the backend of torch.compile.
 
     Raises:
-        ValueError: nothing can be compiled here.
+        ValueError: torch.compile does not work on this machine.
     """
     chosen = [block for block in blocks(network) if not has_batch_norms(block)]
     limit = _VARIANTS * (-(-max_length // LENGTH_MULTIPLE) + len(chosen))
-    _try(backend, next(network.parameters()).device)
+    _check_compiler(backend, next(network.parameters()).device)
     for block in chosen:
-        block.forward = _any_number(
-            torch.compile(  # type: ignore[call-overload]  # its overloads have no limit
+        block.forward = _with_dynamic_batch(
+            torch.compile(  # type: ignore[call-overload]  # the overloads lack recompile_limit
                 block.forward, fullgraph=True, dynamic=False, backend=backend, recompile_limit=limit
             )
         )
 
 
-def _any_number(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def _with_dynamic_batch(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         torch._dynamo.maybe_mark_dynamic(x, 0)
         return compiled(x)
@@ -56,17 +56,17 @@ def _any_number(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
     return forward
 
 
-def _try(backend: str | Callable[..., Any], device: torch.device) -> None:
-    """Compile a sum: the surest way to learn whether compilers and headers are there.
+def _check_compiler(backend: str | Callable[..., Any], device: torch.device) -> None:
+    """Compile a trivial function, which is the most reliable check for a compiler and headers.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the compilation fails.
     """
     try:
         torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2, device=device))
     except (BackendCompilerFailed, InductorError) as error:
         cause = str(error).splitlines()[0]
         raise ValueError(
-            f"train.compile=true: torch.compile does not work here ({cause}); give every worker a C++ compiler "
-            "(g++, or the one that CXX names) and Python's headers, or leave the option out"
+            f"train.compile=true: torch.compile does not work on this machine ({cause}); install a C++ compiler (g++, "
+            "or set CXX) and Python's headers on every worker, or omit the option"
         ) from error

@@ -1,7 +1,8 @@
-"""Attention in half precision on the CPU, where torch's own is slow to go backwards.
+"""Compute half-precision attention on the CPU without torch's fused kernel, whose backward pass is slow.
 
-For the short sequences of CLIP's towers, 50 to 80 places, torch 2.15's fused kernel takes four to nine times as long as
-three plain products for a pass forward and back in bfloat16 (docs/results.md); in float32 it is the faster one.
+For the short sequences of CLIP's towers, 50 to 80 positions, a forward and backward pass of torch 2.15's fused kernel
+in bfloat16 takes four to nine times as long as plain matrix products (docs/results.md). In float32 the fused kernel is
+faster.
 """
 
 import math
@@ -17,9 +18,9 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 class PlainAttention(TorchFunctionMode):
-    """Within this context, `scaled_dot_product_attention` of half-precision tensors on the CPU is computed plainly.
+    """Context in which `scaled_dot_product_attention` of half-precision CPU tensors uses plain matrix products.
 
-    A mode, because it reaches timm's towers as well.
+    It is a function mode so that it also applies to timm's towers.
     """
 
     def __torch_function__(
@@ -44,11 +45,14 @@ def _attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """As torch's, of queries ... x L x K, keys ... x M x K and values ... x M x V; each query head has its own key."""
+    """Compute `scaled_dot_product_attention` of queries ... x L x K, keys ... x M x K and values ... x M x V.
+
+    Grouped-query attention is not supported: every query head needs its own key head.
+    """
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
     if is_causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
-        scores = scores.masked_fill(later, -math.inf)
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
+        scores = scores.masked_fill(future, -math.inf)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
     return F.dropout(torch.softmax(scores, -1), dropout_p) @ value

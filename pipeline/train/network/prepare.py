@@ -1,4 +1,4 @@
-"""What makes a network fit its devices, in the order in which these can be put together."""
+"""Apply compilation, activation checkpointing and sharding to a network, in the required order."""
 
 import torch
 
@@ -11,19 +11,19 @@ from pipeline.train.network.sharding import shard
 
 
 def prepare(network: Network, config: TrainConfig, group: Group | None = None) -> None:
-    """Compile, checkpoint and shard a network in place, as far as is asked for; its optimizer is to be made afterwards.
+    """Compile, checkpoint and shard a network in place, as configured; create its optimizer afterwards.
 
-    Shards are outermost, because a block's weights must be there when it begins; what a checkpoint computes again is
-    the compiled block. Float32 is float32 in this process from here on: GPUs would else multiply it with the 10 bits of
-    TF32, convolutions even without being asked, and the cut of a batch would show in its gradient.
+    Sharding is outermost, because a block's weights must be gathered before the block runs. Checkpointing recomputes
+    the compiled block. The function also turns off TF32 for this process. With its 10-bit mantissa, which cuDNN's
+    convolutions use by default, gradients would depend on how a batch is divided into chunks.
 
     Args:
-        network: on its device, alike on all ranks.
-        config: decides what is done.
-        group: the ranks that share the weights; those of torch.distributed, where it is initialised.
+        network: the network on its device, with the same weights on all ranks.
+        config: the options `compile`, `checkpoint_activations` and `shard_weights`.
+        group: the ranks that share the weights; by default all ranks, if torch.distributed is initialised.
 
     Raises:
-        ValueError: nothing can be compiled here.
+        ValueError: torch.compile does not work on this machine.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")

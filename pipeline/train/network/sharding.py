@@ -1,19 +1,19 @@
-"""Weights, gradients and the optimizer's moments in shards, one for each rank (ZeRO, Rajbhandari et al. 2020).
+"""Shard weights, gradients and the optimizer's moments over the ranks (ZeRO, Rajbhandari et al. 2020).
 
-torch's `fully_shard` (FSDP2) does it, block by block, here in a way that suits gradient caching: a step gathers each
-block's weights once, when its first chunk comes to them, and they stay whole until it ends. So do the gradients, which
-then are summed over the ranks and cut up, in one message for each block. However many chunks a step has, it sends what
-an all-reduce of the gradients would, and ranks may have different numbers of chunks: between a tower's first chunk and
-the end nobody waits for anybody.
+torch's `fully_shard` (FSDP2) shards each block, configured here for gradient caching. A step gathers the weights of a
+block once, when the block's first chunk needs them, and keeps them until the step ends. Gradients are also kept whole
+until then; each block's gradients are summed and sharded by one reduce-scatter. A step with any number of chunks sends
+as many bytes as one all-reduce of the gradients. Ranks may have different numbers of chunks, because they do not
+synchronise between a tower's first chunk and the end of the step.
 
-    bytes of a float32 parameter with Adam, on N ranks      between steps    in a step
-    whole on each rank                                      16               16
-    in shards                                               16 / N           8 + 12 / N
+    bytes per float32 parameter with Adam, on N ranks       between steps    during a step
+    unsharded                                               16               16
+    sharded                                                 16 / N           8 + 12 / N
 
-Cutting the weights up again after each chunk would save most of the 8, too; but then every chunk would send them three
-times and its gradients once, and all ranks would have to have the same number of chunks.
+Resharding the weights after each chunk would also save most of the 8 bytes. But every chunk would then send the weights
+three times and its gradients once, and all ranks would need the same number of chunks.
 
-The logarithm of the scale is in no shard: every rank has it, and its gradient is alike on all of them.
+The log of the logit scale is not sharded: every rank holds it, and its gradient is the same on all ranks.
 """
 
 import math
@@ -36,9 +36,9 @@ from pipeline.train.network.blocks import blocks
 
 
 def shard(network: Network, group: Group | None = None) -> None:
-    """Cut up a network's weights in place, which are alike on all ranks; on a single rank nothing is done.
+    """Shard a network in place; on a single rank, do nothing. The weights must be the same on all ranks.
 
-    Before its optimizer is made, and after its blocks were compiled or checkpointed.
+    Call it after the blocks are compiled or checkpointed and before the optimizer is created.
     """
     if num_ranks(group) == 1:
         return
@@ -47,20 +47,20 @@ def shard(network: Network, group: Group | None = None) -> None:
     mesh = DeviceMesh.from_group(ranks, next(network.parameters()).device.type)
     scalars = {p for p in network.parameters() if p.ndim == 0}
     for module in (*blocks(network), network):
-        part = fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
-        # Sums, because each rank's gradient already is a share of the global mean's
-        part.set_gradient_divide_factor(1.0)
-        part.set_force_sum_reduction_for_comms(True)
-    _keep_whole(part, True)
-    part.set_manual_backward_finalization(True)
+        sharded = fully_shard(module, mesh=mesh, reshard_after_forward=False, ignored_params=scalars)
+        # Sum, do not average: each rank's gradient is already its part of the gradient of the global mean
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+    _keep_whole(sharded, True)
+    sharded.set_manual_backward_finalization(True)
     for name in ("encode_image", "encode_text") if isinstance(network, CLIP) else ("summed_loss",):
         register_fsdp_forward_method(network, name)
 
 
 def begin_step(network: nn.Module) -> None:
-    """Forget gradients, and where weights are in shards begin to gather them: all ranks do, each for all of its chunks.
+    """Reset the gradients and, if the weights are sharded, start to gather the weights on all ranks.
 
-    A step that an error has ended may have left anything.
+    Also resets the state that FSDP2 may retain from a step that raised an error.
     """
     if isinstance(network, FSDPModule) and not all(isinstance(p, DTensor) for p in network.parameters() if p.ndim):
         network.reset_iter_state()
@@ -71,24 +71,24 @@ def begin_step(network: nn.Module) -> None:
 
 
 def ranks_lacking(network: nn.Module, lacks: bool, group: Group | None) -> int:
-    """How many ranks cannot go on with their step. Where any cannot, all of them forget what shards were gathered.
+    """Count the ranks that cannot finish their step; if there are any, all ranks discard their gathered weights.
 
     Args:
-        network: that is trained.
-        lacks: whether this rank is one of them.
+        network: the network in training.
+        lacks: whether this rank cannot finish its step.
         group: the ranks.
     """
     if num_ranks(group) == 1:
         return int(lacks)
-    message = torch.tensor(int(lacks), device=next(network.parameters()).device)
-    dist.all_reduce(message, group=group)
-    if message and isinstance(network, FSDPModule):
+    num_lacking = torch.tensor(int(lacks), device=next(network.parameters()).device)
+    dist.all_reduce(num_lacking, group=group)
+    if num_lacking and isinstance(network, FSDPModule):
         network.reset_iter_state()
-    return int(message)
+    return int(num_lacking)
 
 
 def sum_into_shards(network: FSDPModule) -> None:
-    """End a step: `.grad` becomes this rank's shards of the sums over all ranks, and weights are shards again."""
+    """End a step: set `.grad` to this rank's shards of the gradients summed over all ranks, and reshard the weights."""
     _keep_whole(network, False)
     network.finalize_backward()
     _keep_whole(network, True)
@@ -100,9 +100,9 @@ def _keep_whole(network: FSDPModule, whole: bool) -> None:
 
 
 def whole_model(model: Model) -> Model:
-    """The model as it is without shards, on the CPU. All ranks take part; others than the first get no values.
+    """The unsharded model, on the CPU; all ranks must call this, and only the first rank receives the values.
 
-    One that is not in shards is returned as it is.
+    A model that is not sharded is returned unchanged.
     """
     sharded: nn.Module = model.network
     if not isinstance(sharded, FSDPModule):
@@ -115,8 +115,10 @@ def whole_model(model: Model) -> Model:
 
 
 def whole_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    """State of an optimizer as it is without shards, on the CPU. All ranks take part; others than the first get no
-    moments. That of one without shards is returned as it is."""
+    """The unsharded state of an optimizer, on the CPU; all ranks must call this, and only the first receives moments.
+
+    If the optimizer's weights are not sharded, its state is returned unchanged.
+    """
     state = optimizer.state_dict()
     if not any(isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"]):
         return state
@@ -124,36 +126,36 @@ def whole_optimizer(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Give an optimizer the state that `whole_optimizer` found, its shards of it where weights are in shards."""
+    """Load a state from `whole_optimizer` into an optimizer; if the weights are sharded, each rank loads its shards."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    own = {
-        number: {name: _own_part(value, parameters[number]) for name, value in moments.items()}
+    own_state = {
+        number: {name: _own_shard(value, parameters[number]) for name, value in moments.items()}
         for number, moments in state["state"].items()
     }
-    optimizer.load_state_dict(state | {"state": own})
+    optimizer.load_state_dict(state | {"state": own_state})
 
 
 def total_norm(gradients: Iterable[Tensor]) -> float:
-    """Euclidean norm of a whole gradient, of which some parts may be in shards."""
-    parts: dict[bool, list[Tensor]] = {False: [], True: []}
+    """Euclidean norm of the whole gradient; individual gradients may be sharded."""
+    by_sharded: dict[bool, list[Tensor]] = {False: [], True: []}
     for gradient in gradients:
-        parts[isinstance(gradient, DTensor)].append(gradient)
-    norms = [torch.nn.utils.get_total_norm(part) for part in parts.values()]
+        by_sharded[isinstance(gradient, DTensor)].append(gradient)
+    norms = [torch.nn.utils.get_total_norm(tensors) for tensors in by_sharded.values()]
     return math.hypot(*(float(norm.full_tensor() if isinstance(norm, DTensor) else norm) for norm in norms))
 
 
 def _gathered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One after the other, so that no rank ever has all of them on its device; empty on others than the first."""
+    """Gather tensors one at a time, so that no device ever holds all of them; empty on all ranks but the first."""
     is_first = not dist.is_initialized() or dist.get_rank() == 0
-    found = {}
+    gathered = {}
     for name, value in values.items():
         whole = value.full_tensor() if isinstance(value, DTensor) else value
         if is_first:
-            found[name] = whole.detach().cpu()
-    return found
+            gathered[name] = whole.detach().cpu()
+    return gathered
 
 
-def _own_part(value: Tensor, parameter: Tensor) -> Tensor:
+def _own_shard(value: Tensor, parameter: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
     value = value.to(parameter.device)

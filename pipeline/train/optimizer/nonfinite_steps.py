@@ -1,4 +1,4 @@
-"""Steps that are not taken because something in them is not finite."""
+"""Skip steps whose loss or gradient is not finite."""
 
 import logging
 import math
@@ -10,51 +10,51 @@ logger = logging.getLogger("clip")
 
 
 class NonFiniteGuard:
-    """Decides whether a step is taken, and undoes what it has moved already: the statistics of batch norms.
+    """Decides whether to take a step; for a skipped step, restores the batch norms' statistics.
 
-    A step whose loss or gradient is not finite leaves weights, the optimizer with its count of steps, and statistics as
-    they were; the next one is another batch, and the schedule goes on. Loss and gradient are of the global batch and
-    alike on all ranks, so all decide alike without asking each other; both were read from the device anyway.
+    A skipped step does not change the weights, the optimizer (including its step count) or the statistics. Training
+    continues with the next batch, and the schedule advances. Loss and gradient belong to the global batch and are equal
+    on all ranks, so all ranks decide alike without communication. Both values have already been read from the device.
     """
 
     def __init__(self, network: nn.Module, max_skipped_steps: int) -> None:
-        """Watch a network.
+        """Guard the training of a network.
 
         Args:
-            network: that is trained.
-            max_skipped_steps: steps in a row that may be skipped; with one more the run ends.
+            network: the network in training.
+            max_skipped_steps: maximum number of consecutive skipped steps; one more ends the run.
         """
         self._network, self._max_skipped_steps = network, max_skipped_steps
-        self._in_a_row = 0
+        self._num_consecutive = 0
         self._before: list[torch.Tensor] = []
 
     def remember(self) -> None:
-        """A step begins: what it will move before anyone knows whether it is taken."""
+        """Save the buffers at the beginning of a step, which changes them before `allows` decides."""
         self._before = [buffer.clone() for buffer in self._network.buffers()]
 
     def allows(self, step: int, loss: float, gradient_norm: float) -> bool:
-        """Whether the step is to be taken; if not, the network is as it was when `remember` was called.
+        """Whether to take the step; if not, the network's buffers are restored to their values at `remember`.
 
         Args:
-            step: its number, 1 is the first; for messages.
-            loss: of the global batch.
-            gradient_norm: of the whole gradient.
+            step: number of the step in messages, starting from 1.
+            loss: loss of the global batch.
+            gradient_norm: norm of the whole gradient.
 
         Raises:
-            FloatingPointError: too many in a row were not.
+            FloatingPointError: more than `max_skipped_steps` consecutive steps were not finite.
         """
         if math.isfinite(loss) and math.isfinite(gradient_norm):
-            self._in_a_row = 0
+            self._num_consecutive = 0
             return True
         for buffer, before in zip(self._network.buffers(), self._before, strict=True):
             buffer.copy_(before)
-        self._in_a_row += 1
-        what = f"step {step}: the loss is {loss}, the norm of the gradient {gradient_norm}"
-        if self._in_a_row > self._max_skipped_steps:
+        self._num_consecutive += 1
+        problem = f"step {step}: the loss is {loss}, the norm of the gradient is {gradient_norm}"
+        if self._num_consecutive > self._max_skipped_steps:
             raise FloatingPointError(
-                f"{what}; {self._in_a_row} steps in a row were not finite, train.max_skipped_steps="
-                f"{self._max_skipped_steps} are allowed. Start a new run with a lower train.learning_rate, a longer "
-                "train.warmup_steps, or train.max_gradient_norm set; if it was the first step, look at the images"
+                f"{problem}; {self._num_consecutive} steps in a row were not finite, but train.max_skipped_steps="
+                f"{self._max_skipped_steps}. Start a new run with a lower train.learning_rate, more "
+                "train.warmup_steps, or train.max_gradient_norm; if this was the first step, check the images"
             )
-        logger.warning("%s; the step is skipped", what)
+        logger.warning("%s; the step is skipped", problem)
         return False

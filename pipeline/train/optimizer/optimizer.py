@@ -1,4 +1,4 @@
-"""Adam with decoupled weight decay, a warm-up and a cosine (section 2.5)."""
+"""Optimize with AdamW and a learning rate that warms up and then follows a cosine (section 2.5)."""
 
 import math
 
@@ -14,8 +14,7 @@ from pipeline.train.optimizer.bf16_adam import HalfAdamW
 
 
 def make_optimizer(model: Network, config: TrainConfig) -> Optimizer:
-    """AdamW that decays all weights that are not gains or biases: torch's own, or ours where something is in half
-    precision (bf16_adam.py)."""
+    """AdamW that decays all weights but gains and biases: torch's, or ours for half precision (bf16_adam.py)."""
     decayed = [p for p in model.parameters() if is_decayed(p)]
     others = [p for p in model.parameters() if not is_decayed(p)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -27,13 +26,16 @@ def make_optimizer(model: Network, config: TrainConfig) -> Optimizer:
 
 
 def is_decayed(parameter: Tensor) -> bool:
-    """Whether a weight decays: all do but vectors and scalars, which are gains, biases, the logit scale and the class
-    token. timm gives the latter dimensions of one entry, that do not count; open_clip's rule excludes the same."""
+    """Whether weight decay applies: to all weights but scalars and vectors, as in open_clip.
+
+    Scalars and vectors are gains, biases, the logit scale and the class token. timm's class token has additional
+    dimensions of size 1, which are ignored.
+    """
     return sum(size > 1 for size in parameter.shape) >= 2
 
 
 def learning_rate(config: TrainConfig, step: int, num_steps: int) -> float:
-    """The rate of a step (0 is the first): linear up over the warm-up, then half a cosine down to zero."""
+    """The learning rate of a step, counted from 0: a linear warm-up, then half a cosine down to zero."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
@@ -48,14 +50,14 @@ def gradient_norm(model: Network) -> float:
 def optimizer_step(
     model: Network, optimizer: Optimizer, rate: float, *, norm: float = 0.0, max_norm: float | None = None
 ) -> None:
-    """Take one step at this rate, keep a CLIP's logit scale in bounds.
+    """Take one optimizer step and clamp the logit scale of a CLIP model.
 
     Args:
-        model: with gradients.
-        optimizer: of its weights.
-        rate: of this step.
-        norm: the gradient's.
-        max_norm: a gradient whose norm is greater is scaled down to it; unset: none is.
+        model: the model, with gradients set.
+        optimizer: the optimizer of the model's weights.
+        rate: learning rate of this step.
+        norm: norm of the whole gradient.
+        max_norm: maximum norm, to which larger gradients are scaled down; unset: no scaling.
     """
     if max_norm is not None and norm > max_norm:
         for p in model.parameters():

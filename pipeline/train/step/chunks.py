@@ -1,7 +1,7 @@
 """Choose chunk size and graph budget of a worker; reduce them after out-of-memory.
 
-Both change memory use and speed. Chunk size also changes the gradient, but only by rounding. Checkpoints therefore
-store the size (`Checkpoint.progress`), and a resumed run that uses it continues bit for bit.
+Both affect memory use and speed. The chunk size also affects how gradients are rounded. Checkpoints therefore store
+the chunk size (`Checkpoint.progress`), so that a resumed run can continue bit for bit.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pipeline.model.objectives.loss import Group, num_ranks
 from pipeline.model.objectives.networks import Network
 from pipeline.train.network.sharding import begin_step
 from pipeline.train.step.grad_cache import random_state, set_random_state
-from pipeline.train.step.gradients import Batch, StepResult, pass_alone, set_gradients
+from pipeline.train.step.gradients import Batch, StepResult, run_one_chunk, set_gradients
 from pipeline.train.step.graph_budget import Budget
-from pipeline.train.step.out_of_memory import OutOfMemoryElsewhereError, of_one_type
+from pipeline.train.step.out_of_memory import OutOfMemoryElsewhereError, unify_out_of_memory_errors
 
 logger = logging.getLogger("clip")
 
 MIN_PROBED_CHUNK = 8
 WORTHWHILE_GAIN = 1.05
-"""Factor by which a larger chunk must raise the rate to be chosen. Probing ends after two doublings that do not."""
+"""Factor by which a larger chunk must raise the rate to be chosen. Probing ends after two sizes that do not."""
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
 """Share of a device's free memory that graphs may use if no budget is set."""
 
@@ -57,10 +57,10 @@ class Chunks:
         self._has_taken_a_step = False
 
     def set_gradients(self, network: Network, batch: Batch, group: Group | None = None) -> StepResult:
-        """Compute the step's gradients (gradients.py), retrying with smaller chunks until they fit into memory.
+        """Compute the step's gradients (gradients.py), retrying with less memory until the step fits.
 
         Raises:
-            torch.OutOfMemoryError: not even a single sample fits.
+            torch.OutOfMemoryError: not even one sample, or one group of `norm_group_size` images, fits.
         """
         device = batch.images.device
         if self.size is None:
@@ -70,7 +70,7 @@ class Chunks:
         states = random_state(device)
         while True:
             try:
-                with of_one_type():
+                with unify_out_of_memory_errors():
                     result = set_gradients(
                         network, batch, chunk_size=self.size, bf16=self._bf16, norm_group_size=self._norm_group_size,
                         length_multiple=self._length_multiple, budget=self._budget, group=group,
@@ -101,7 +101,7 @@ class Chunks:
             ) from error
 
     def _probe(self, network: Network, batch: Batch, group: Group | None) -> int:
-        """Measure the size with nearly the highest rate; the minimum over all workers, so that they finish together."""
+        """Measure which chunk size is fastest; return the minimum over all workers, so that they finish together."""
         if self._norm_group_size is not None:
             return self._norm_group_size
         begin_step(network)
@@ -110,7 +110,7 @@ class Chunks:
         best_size, best_rate, num_misses = 1, 0.0, 0
         for size in _sizes_to_probe(len(batch.images)):
             try:
-                with of_one_type():
+                with unify_out_of_memory_errors():
                     seconds = self._time_chunk(network, batch, size)
             except torch.OutOfMemoryError:
                 break
@@ -132,14 +132,14 @@ class Chunks:
         return best_size
 
     def _time_chunk(self, network: Network, batch: Batch, size: int) -> float:
-        """Seconds of a forward and backward pass over the `size` samples of the batch with the longest captions."""
+        """Seconds of a forward and backward pass over the `size` samples with the longest captions."""
         longest = torch.argsort(batch.lengths, stable=True)[-size:]
         rows = longest.to(batch.images.device)
         chunk = Batch(batch.images[rows], batch.tokens[rows], batch.lengths[longest])
         for _ in range(2):  # the first pass is a warm-up
             _synchronize(rows.device)
             began = time.perf_counter()
-            pass_alone(network, chunk, bf16=self._bf16)
+            run_one_chunk(network, chunk, bf16=self._bf16)
             _synchronize(rows.device)
         return time.perf_counter() - began
 

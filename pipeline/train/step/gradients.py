@@ -1,4 +1,4 @@
-"""The gradient of a training step, whatever the objective: one call for the loop."""
+"""Compute the gradient of one training step, for every objective."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.model.objectives.clip import CLIP
 from pipeline.model.objectives.loss import Group, loss_gradients, num_ranks
-from pipeline.model.objectives.networks import Network, Separable
+from pipeline.model.objectives.networks import Network, PerPairNetwork
 from pipeline.model.towers.image_tower import normalise
 from pipeline.train.network.batch_norm import BatchNorms
 from pipeline.train.network.cpu_attention import PlainAttention
@@ -27,20 +27,21 @@ class Batch:
     images: Tensor
     """uint8 n x 3 x S x S."""
     tokens: Tensor
-    """int n x L."""
+    """int n x L, padded token ids."""
     lengths: Tensor
-    """int n, on the CPU: tokens of each caption, start and end included."""
+    """int n, on the CPU: the number of tokens of each caption, start and end included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step tells of the global batch, alike on all workers."""
+    """Loss and accuracies of a global batch, the same on all workers."""
 
     loss: float
-    """Mean over the batch."""
+    """The mean loss over the global batch."""
     accuracy_image_to_text: float | None = None
-    """Share of images that are more similar to their own text than to any other; None where nothing is compared."""
+    """Share of images that are most similar to their own text; None unless the objective is contrastive."""
     accuracy_text_to_image: float | None = None
+    """Share of texts that are most similar to their own image; None unless the objective is contrastive."""
 
 
 def set_gradients(
@@ -54,22 +55,22 @@ def set_gradients(
     budget: Budget | None = None,
     group: Group | None = None,
 ) -> StepResult:
-    """Set `.grad` of every weight to the gradient of the global batch's mean loss, alike on all workers.
+    """Set `.grad` of every weight to the gradient of the global batch's mean loss, the same on all workers.
 
     Args:
-        network: its gradients are replaced.
+        network: the network to train; its gradients are replaced.
         batch: this worker's share, on the network's device.
-        chunk_size: samples of one forward pass.
-        bf16: whether the towers run under bfloat16 autocast; features and loss are float32 always.
-        norm_group_size: images of a chunk in networks with batch norms, which normalise over it; a whole number
-            of them makes the share.
-        length_multiple: chunks of captions are padded to a multiple of so many tokens, for compiled towers.
-        budget: for graphs that are kept, where there is a second pass (grad_cache.py).
-        group: the workers that share the global batch; those of torch.distributed, where it is initialised.
+        chunk_size: the number of samples in one forward pass.
+        bf16: whether the towers run under bfloat16 autocast; features and loss are always float32.
+        norm_group_size: the number of images over which batch norms normalise. It is the chunk size of networks with
+            batch norms, and must divide the worker's share.
+        length_multiple: captions of a chunk are padded to a multiple of this number of tokens, for compiled towers.
+        budget: the memory for graphs kept from pass 1 to pass 2 (grad_cache.py).
+        group: the workers that share the global batch. Unset: all ranks of torch.distributed, if it is initialised.
 
     Raises:
-        torch.OutOfMemoryError, OutOfMemoryElsewhereError: no worker has gradients now, and none has moved its
-            statistics; the step can be taken again (chunks.py).
+        torch.OutOfMemoryError, OutOfMemoryElsewhereError: the step failed on all workers. Batch-norm statistics are
+            restored, so the step can be retried (chunks.py).
     """
     if not isinstance(network, CLIP):
         return _sum_over_chunks(network, batch, chunk_size, bf16, norm_group_size, length_multiple, group)
@@ -105,9 +106,11 @@ def set_gradients(
     )
 
 
-def pass_alone(network: Network, batch: Batch, *, bf16: bool) -> None:
-    """Forward and back over one chunk, for its time and memory: no other worker is asked, and the gradient is none of
-    a loss'."""
+def run_one_chunk(network: Network, batch: Batch, *, bf16: bool) -> None:
+    """Run a forward and backward pass over one chunk, to measure time and memory.
+
+    Does not communicate with other workers; the resulting gradients are meaningless.
+    """
     device = batch.images.device
     longest = batch.tokens[:, : int(batch.lengths.max())]
 
@@ -127,7 +130,7 @@ def _precision(device: torch.device, bf16: bool) -> Iterator[None]:
 
 
 def _sum_over_chunks(
-    network: Separable,
+    network: PerPairNetwork,
     batch: Batch,
     chunk_size: int,
     bf16: bool,
@@ -135,9 +138,12 @@ def _sum_over_chunks(
     length_multiple: int,
     group: Group | None,
 ) -> StepResult:
-    """The loss is a sum over samples divided by the number of targets in the global batch, which all workers know
-    before they begin, so gradients of chunks and workers add up, however the batch is cut. Chunks are of captions of
-    like length, as in gradient caching, but for batch norms, whose groups are in the plan's order."""
+    """Sum the gradients of chunks and workers, for objectives whose loss is a sum over pairs.
+
+    Each term is divided by the number of targets in the global batch, which workers exchange first, so the result
+    does not depend on the chunks. Chunks hold captions of similar length, as in gradient caching; with batch norms,
+    chunks are in the plan's order.
+    """
     device = batch.tokens.device
     begin_step(network)
     num_targets = torch.tensor(network.num_targets(batch.tokens), device=device)

@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 class Budget:
-    """Memory budget, in bytes, for graphs that are kept from pass 1 to pass 2, beside the last graph of each tower.
+    """Memory budget, in bytes, for graphs kept from pass 1 to pass 2 in addition to the last graph of each tower.
 
-    The size of a graph is measured once per tower, on the first step's last chunk: the tensors that autograd saves,
-    counting each storage once, in bytes per element of the input. Texts and images share the budget.
+    The size of a graph is measured once per tower, on the last chunk of the first step. It counts the storages of the
+    tensors that autograd saves, each once, in bytes per element of the input. Texts and images share the budget.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes_per_input: dict[str, float] = {}
-        """Bytes of a graph per element of the input, by tower, measured on the first chunk with a graph."""
+        """Bytes of a graph per element of the input, for each tower measured so far."""
         self._remaining_bytes = max_bytes
         self._weights: Callable[[], Iterable[Tensor]] = tuple
 
@@ -33,8 +33,7 @@ class Budget:
         self._weights = weights
 
     def first_kept(self, tower: str, chunks: Sequence[Tensor]) -> int:
-        """Index of the first chunk whose graph is kept: the last chunk, or an earlier one as far as the budget
-        allows."""
+        """Index of the first chunk whose graph is kept: the last chunk, or an earlier one if the budget allows."""
         first = len(chunks) - 1
         while first > 0 and tower in self.bytes_per_input:
             num_bytes = int(self.bytes_per_input[tower] * chunks[first - 1].numel())
@@ -46,7 +45,7 @@ class Budget:
 
     @contextmanager
     def measured(self, tower: str, chunk: Tensor) -> Iterator[None]:
-        """Measure the graph that is built in this block from `chunk`, if it is the tower's first.
+        """Measure the graph built from `chunk` in this block, unless the tower was measured before.
 
         Graphs share the weights and their copies in another precision, so tensors with the shape of a weight are not
         counted.

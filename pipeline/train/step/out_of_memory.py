@@ -15,7 +15,7 @@ _MESSAGES = (
     "can't allocate memory",  # torch on a CPU
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
-    "unable to find an engine to execute this computation",  # cuDNN, if its workspace does not fit
+    "unable to find an engine to execute this computation",  # cuDNN: its workspace does not fit
 )
 """Parts of the messages of out-of-memory errors that are raised as plain RuntimeErrors."""
 
@@ -25,7 +25,7 @@ class OutOfMemoryElsewhereError(RuntimeError):
 
 
 @contextmanager
-def by_all_or_none(network: nn.Module, group: Group | None) -> Iterator[None]:
+def raise_on_all_ranks(network: nn.Module, group: Group | None) -> Iterator[None]:
     """If any rank runs out of memory in this block, every rank raises. The block must not communicate.
 
     Raises:
@@ -34,7 +34,7 @@ def by_all_or_none(network: nn.Module, group: Group | None) -> Iterator[None]:
     """
     error = None
     try:
-        with of_one_type():
+        with unify_out_of_memory_errors():
             yield
     except torch.OutOfMemoryError as caught:
         error = caught
@@ -46,7 +46,7 @@ def by_all_or_none(network: nn.Module, group: Group | None) -> Iterator[None]:
 
 
 @contextmanager
-def of_one_type() -> Iterator[None]:
+def unify_out_of_memory_errors() -> Iterator[None]:
     """Convert every kind of out-of-memory error to torch.OutOfMemoryError."""
     try:
         yield

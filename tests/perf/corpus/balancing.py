@@ -24,7 +24,7 @@ import pyarrow as pa
 from cluster.parts import Output, Stage
 from pipeline import paper
 from pipeline.data.balance.balancing import Selection, bounds, count, merge, sketch, thresholds
-from pipeline.hashing import UInt64, bucket_of, draws, mix, words_of_ids
+from pipeline.hashing import UInt64, bucket_of, draws, id_words, mix
 from pipeline.schemas import SKETCHES, THRESHOLDS
 
 NUM_QUERIES = paper.NUM_QUERIES.value
@@ -143,7 +143,7 @@ class Balancing:
             selection = Selection(self.limits(), SEED)
             for part in self.order:
                 chosen = selection(self._pairs(part, ["pair_id", "query_ids", "reason"]))
-                words = words_of_ids(chosen["pair_id"])[chosen["reason"].is_null().to_numpy()]
+                words = id_words(chosen["pair_id"])[chosen["reason"].is_null().to_numpy()]
                 kept, checksum = kept + len(words), (checksum + int(mix(words).sum())) % 2**64
         done.found = {"kept": kept, "checksum": checksum}
 
@@ -159,7 +159,7 @@ class Balancing:
             for start in range(0, pairs.num_rows, BLOCK_PAIRS):
                 block = pairs.slice(start, BLOCK_PAIRS)
                 query = block["query_ids"].combine_chunks().flatten().to_numpy()
-                words = np.repeat(words_of_ids(block["pair_id"]), MATCHES)
+                words = np.repeat(id_words(block["pair_id"]), MATCHES)
                 low = draws(SEED, query.astype(np.uint64), words) <= limit[query]
                 drawn += np.bincount(query[low], minlength=len(drawn))
                 matched += np.bincount(query, minlength=len(matched))

@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.data.duplicates.hamming import near, near_pairs
 from pipeline.data.images.image_header import ImageConfig
-from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant, perceptual_hash, perceptual_hashes
+from pipeline.data.images.phash import MIRRORED, UNCHANGED, Variant, perceptual_hash, perceptual_hashes
 from pipeline.data.images.resize import ImageProcessor
 from pipeline.hashing import UInt64
 from tests.perf.corpus.copies import TRANSFORMATIONS, hashes_of_versions, rotated
@@ -118,7 +118,7 @@ def show(name: str, judged: Sequence[Judged]) -> None:
 
 def show_rotated(photographs: Sequence[bytes], radius: int) -> None:
     """Print the recall of slightly rotated copies, by the hash alone and with hashes of the rotated photograph."""
-    hashes = perceptual_hashes(photographs, [AS_IT_IS, *_ROTATED])
+    hashes = perceptual_hashes(photographs, [UNCHANGED, *_ROTATED])
     pictures = [Image.open(io.BytesIO(photograph)).convert("RGB") for photograph in photographs]
     print(f"\n| rotated by, radius {radius} | the hash alone | with hashes rotated by ±2.5° and ±5° |\n|---|---:|---:|")
     for degrees in (1, 2, 3, 4, 5, 7):
@@ -224,7 +224,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     table = pq.read_table(DATA / "photos.parquet", columns=["key", "image"]).slice(0, options.num_photographs)
     photographs, keys = table["image"].to_pylist(), table["key"].to_pylist()
-    hashes = hashes_of_versions(photographs, (AS_IT_IS, MIRRORED))
+    hashes = hashes_of_versions(photographs, (UNCHANGED, MIRRORED))
     (num_photographs, num_versions, _), flat = hashes.shape, hashes.reshape(-1, 2)
     print(f"{num_photographs:,} photographs in {num_versions} versions: {len(flat):,} hashes")
     for name, found in (

@@ -1,7 +1,7 @@
-"""What a checkpoint costs: `python -m tests.perf.training.checkpoints [--model ViT-B/32]` prints a Markdown row.
+"""Measure the cost of a checkpoint: `python -m tests.perf.training.checkpoints [--model ViT-B/32]` prints a table.
 
-Training stands still while the state is copied; a thread then writes the copy to a local disk, reads it back and
-compares it. Beside it what standing still for all of that would take, as a checkpoint that is written at once.
+Training pauses while the state is copied. A thread then writes the copy to a local disk, reads it back and compares it.
+The second time is that of all these steps: how long training would pause if checkpoints were written synchronously.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Measure, print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="ViT-B/32")
     name = parser.parse_args().model
@@ -41,15 +41,15 @@ def main() -> None:
     pauses, writes = [], []
     with tempfile.TemporaryDirectory() as folder:
         saver = BackgroundSaver(CheckpointFolder(folder, storage, keep=1))
-        for number in range(ROUNDS):
+        for step in range(ROUNDS):
             began = time.perf_counter()
-            saver.begin(Checkpoint(model, optimizer.state_dict(), Progress(number, 0.0)))
+            saver.begin(Checkpoint(model, optimizer.state_dict(), Progress(step, 0.0)))
             pauses.append(time.perf_counter() - began)
             saved = saver.wait()
             writes.append(time.perf_counter() - began)
         assert saved is not None
         num_bytes = sum(map(len, saved.files.values()))
-    print("| model | GB | training stands still, s | written and read back after, s |\n|---|---:|---:|---:|")
+    print("| model | GB | training pauses, s | written and read back after, s |\n|---|---:|---:|---:|")
     print(f"| {name} | {num_bytes / 1e9:.2f} | {min(pauses):.2f} | {min(writes):.2f} |")
 
 

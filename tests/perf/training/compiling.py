@@ -1,10 +1,8 @@
-"""A training step with compiled blocks and with checkpointed ones: `python -m tests.perf.training.compiling`; needs
-CLIP_DATA.
+"""Measure a training step with compiled and with checkpointed blocks: `python -m tests.perf.training.compiling`.
 
-The step of tests/perf/training/training.py in bf16, on one core, a process for each; CPU seconds of the median step
-after the
-first pass over three batches of other captions, in which all is compiled that ever will be. The compiler starts without
-what it has kept of earlier runs.
+Needs CLIP_DATA. Takes the step of tests/perf/training/training.py in bf16 on one core, with one process per setting.
+Rates use the CPU seconds of the median step after a first pass over three batches with different captions. All
+compilation happens in that first pass. The compiler starts with an empty cache.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ MODEL, NUM_ROWS, CHUNK_SIZE = "small", 512, 64
 NUM_BATCHES = 3
 NUM_STEPS = 5
 SETTINGS = {
-    "as it is": TrainConfig(),
+    "plain": TrainConfig(),
     "compiled": TrainConfig(compile=True),
     "checkpointed": TrainConfig(checkpoint_activations=True),
     "both": TrainConfig(compile=True, checkpoint_activations=True),
@@ -44,12 +42,12 @@ SETTINGS = {
 
 
 def measure(name: str, budget_gib: float) -> dict[str, float]:
-    """Samples a CPU second, seconds that the first pass takes longer, GiB, compiled graphs, loss of the first step."""
+    """Samples per CPU second, extra seconds of the first pass, GiB, compiled graphs, and loss of the first step."""
     config = SETTINGS[name]
     torch.set_num_threads(1)
-    everything = batch_of(MODEL, NUM_BATCHES * NUM_ROWS)
+    all_rows = batch_of(MODEL, NUM_BATCHES * NUM_ROWS)
     batches = [
-        Batch(*(part[start : start + NUM_ROWS] for part in (everything.images, everything.tokens, everything.lengths)))
+        Batch(*(part[start : start + NUM_ROWS] for part in (all_rows.images, all_rows.tokens, all_rows.lengths)))
         for start in range(0, NUM_BATCHES * NUM_ROWS, NUM_ROWS)
     ]
     torch.manual_seed(0)
@@ -78,10 +76,10 @@ def measure(name: str, budget_gib: float) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure every setting in its own process, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", nargs=2)
-    parser.add_argument("--budget", default="0", help="GiB for graphs")
+    parser.add_argument("--budget", default="0", help="GiB for kept graphs")
     options = parser.parse_args()
     if options.one:
         name, budget_gib = options.one
@@ -95,15 +93,15 @@ def main() -> None:
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
         measured[name] = json.loads(output)
     print(
-        f"| {MODEL}, {NUM_ROWS} in chunks of {CHUNK_SIZE}, {options.budget} GiB for graphs | samples/s of CPU | ratio "
-        "| GiB | compiling, s of CPU | graphs compiled | first loss |"
+        f"| {MODEL}, {NUM_ROWS} in chunks of {CHUNK_SIZE}, {options.budget} GiB for kept graphs "
+        "| samples per CPU second | ratio | GiB | compiling, CPU seconds | graphs compiled | first loss |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|")
-    for name, found in measured.items():
-        ratio = found["rate"] / measured["as it is"]["rate"]
+    for name, values in measured.items():
+        ratio = values["rate"] / measured["plain"]["rate"]
         print(
-            f"| {name} | {found['rate']:.1f} | {ratio:.2f} | {found['gib']:.2f} | {found['first']:.0f} | "
-            f"{found['graphs']:.0f} | {found['loss']:.4f} |"
+            f"| {name} | {values['rate']:.1f} | {ratio:.2f} | {values['gib']:.2f} | {values['first']:.0f} | "
+            f"{values['graphs']:.0f} | {values['loss']:.4f} |"
         )
 
 

@@ -1,7 +1,8 @@
-"""Does the loss curve depend on who computes it? `python -m tests.perf.training.independence FOLDER`; needs CLIP_DATA.
+"""Check that losses do not depend on workers or restarts: `python -m tests.perf.training.independence FOLDER`.
 
-206 steps on photographs by `pretrain`: with 1, 2 and 4 workers; killed three times, with 2, 1, 2 and 2 workers in turn;
-and with one worker, killed once, which must end with the same bytes. A rerun goes on.
+Needs CLIP_DATA. `pretrain` trains for 206 steps on photographs: with 1, 2 and 4 workers; killed three times, with 2, 1,
+2 and 2 workers in turn; and with one worker, killed once, which must give exactly the same weights. A rerun resumes
+unfinished runs.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from tests.perf.training.photographs import photographs, write_pairs
 from tests.perf.training.quality import MODEL
 
 NUM_STEPS = 206
-"""An epoch of the photographs' 9,280 pairs."""
+"""One epoch of the 9,280 pairs of photographs."""
 BATCH = 45
-"""Cannot be shared out evenly to two or four."""
+"""Not divisible by two or four workers."""
 TRAIN = TrainConfig(
     global_batch_size=BATCH, epochs=1, learning_rate=1e-3, warmup_steps=50, precision="fp32", shuffle_row_groups=16,
     chunk_size=16, log_every_steps=1, checkpoint_every_steps=20, cpus_per_worker=1,
@@ -47,12 +48,12 @@ RUNS: dict[str, tuple[tuple[int, int | None], ...]] = {
     "killed at 50, 100, 150; 2, 1, 2, 2 workers": ((2, 50), (1, 100), (2, 150), (2, None)),
     "1 worker, killed at 90": ((1, 90), (1, None)),
 }
-"""Workers of each attempt, and the step after which it is killed."""
+"""The number of workers of each attempt, and the step after which the attempt is killed."""
 TIMEOUT_SECONDS = 600
 
 
 def attempt(dataset: str, output: Path, num_workers: int, kill_after: int | None) -> None:
-    """A run until its end, or until it is killed with all it knows."""
+    """Execute a run in a subprocess until it ends or, with `kill_after`, kill the process after that step."""
     command = [
         sys.executable,
         "-m",
@@ -72,11 +73,11 @@ def attempt(dataset: str, output: Path, num_workers: int, kill_after: int | None
             time.sleep(0.2)
         process.kill()
         if process.wait() != (-9 if kill_after else 0):
-            raise RuntimeError(f"the run ended with status {process.returncode}: see {log.name}")
+            raise RuntimeError(f"the run ended with status {process.returncode}; see {log.name}")
 
 
 def train(dataset: str, output: Path, num_workers: int) -> None:
-    """In a process of its own: start the run, or go on with it."""
+    """Start or resume the run, in this process."""
     snapshot = Snapshot.open(dataset)
     run = Pretraining(
         output=str(output), shards=shard_infos(snapshot.shards), snapshot_id=snapshot.snapshot_id, model=MODEL,
@@ -87,33 +88,33 @@ def train(dataset: str, output: Path, num_workers: int) -> None:
 
 
 def curve(output: Path) -> list[Metrics]:
-    """What a run has logged."""
+    """The metrics that a run has logged."""
     return read_metrics(str(output), storage)
 
 
 def check_shares(dataset: str) -> None:
-    """Whoever takes part, a step has the same samples, and an epoch each of them once."""
+    """Check that each step has the same samples for any number of workers, and each epoch has every sample once."""
     plan = Plan(shard_infos(Snapshot.open(dataset).shards), global_batch_size=BATCH, shuffle_row_groups=16, seed=0)
-    seen: list[int] = []
+    read_rows: list[int] = []
     for step in range(NUM_STEPS):
         rows = plan.step(step)[1]
-        seen += rows.tolist()
+        read_rows += rows.tolist()
         for sizes in ((BATCH,), (22, 23), (11, 11, 11, 12)):
             parts = [part.numbers for rank in range(len(sizes)) for part in plan.share(step, sizes, rank)[1]]
             assert np.array_equal(np.concatenate(parts), rows), (step, sizes)
-    assert len(seen) == len(set(seen)) == NUM_STEPS * BATCH
+    assert len(read_rows) == len(set(read_rows)) == NUM_STEPS * BATCH
 
 
 def compare(name: str, rows: Sequence[Metrics], expected: Sequence[Metrics]) -> str:
-    """A line of the table."""
+    """A table row that compares the losses of a run with those of the first run."""
     assert [row.step for row in rows] == [row.step for row in expected] == list(range(1, NUM_STEPS + 1)), name
-    losses, wanted = (np.array([row.loss for row in found]) for found in (rows, expected))
-    differences = np.abs(losses - wanted) / wanted
+    losses, expected_losses = (np.array([row.loss for row in metrics]) for metrics in (rows, expected))
+    differences = np.abs(losses - expected_losses) / expected_losses
     return f"| {name} | {differences.max():.1e} | {np.median(differences):.1e} | {losses[0]:.4f} | {losses[-1]:.4f} |"
 
 
 def main() -> None:
-    """Run what is missing and print."""
+    """Finish all runs, and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--attempt", nargs=2, metavar=("DATASET", "WORKERS"))
@@ -131,7 +132,7 @@ def main() -> None:
             for num_workers, kill_after in attempts:
                 attempt(dataset, outputs[name], num_workers, kill_after)
     expected = curve(outputs["1 worker"])
-    print("\n| run | greatest relative difference of a loss | median | first loss | last loss |")
+    print("\n| run | largest relative difference of a loss | median | first loss | last loss |")
     print("|---|---:|---:|---:|---:|")
     for name, output in outputs.items():
         print(compare(name, curve(output), expected))
@@ -139,7 +140,7 @@ def main() -> None:
         name: hashlib.sha256((outputs[name] / "model" / "model.safetensors").read_bytes()).hexdigest()[:16]
         for name in ("1 worker", "1 worker, killed at 90")
     }
-    print("weights, sha256:", weights, "bit for bit" if len(set(weights.values())) == 1 else "NOT THE SAME")
+    print("weights, sha256:", weights, "identical" if len(set(weights.values())) == 1 else "DIFFERENT")
 
 
 if __name__ == "__main__":

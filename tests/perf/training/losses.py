@@ -1,7 +1,8 @@
-"""The contrastive loss against open_clip's: `python -m tests.perf.training.losses`.
+"""Compare the contrastive loss with open_clip's: `python -m tests.perf.training.losses`.
 
-Forward and backward in float32 on all cores, each in a process of its own, so that peak memory is its own too: what
-the process takes beyond what it holds when features are there. Values and gradients are compared at the end.
+Forward and backward run in float32 on all cores. Each measurement has its own process, so that its peak memory is
+separate. Memory is the peak beyond the memory in use once the features exist. Values and gradients are compared at the
+end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LOG_SCALE = 4.0
 
 
 def features(num_pairs: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, texts that resemble them a little, and the logarithm of the scale."""
+    """Image features, slightly similar text features, and the logarithm of the logit scale."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(num_pairs, width, generator=generator)
     texts = torch.randn(num_pairs, width, generator=generator).add_(images, alpha=0.1)
@@ -35,13 +36,13 @@ def features(num_pairs: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has had."""
+    """Peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(name: str, num_pairs: int, width: int, output: Path) -> None:
-    """One loss, in this process: its seconds, memory, value and gradients go to `output`."""
-    first = features(64, width)
+    """Compute one loss in this process; save its seconds, memory, value and gradients to `output`."""
+    warm_up = features(64, width)
     images, texts, log_scale = features(num_pairs, width)
     if name == "ours":
         compute: Loss = contrastive_loss
@@ -51,7 +52,7 @@ def measure(name: str, num_pairs: int, width: int, output: Path) -> None:
         theirs = ClipLoss()
         compute = lambda images, texts, log_scale: theirs(images, texts, log_scale.exp())  # noqa: E731
 
-    compute(*first).backward()  # type: ignore[no-untyped-call]
+    compute(*warm_up).backward()  # type: ignore[no-untyped-call]
     before, began = peak_mib(), time.perf_counter()
     loss = compute(images, texts, log_scale)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -61,7 +62,7 @@ def measure(name: str, num_pairs: int, width: int, output: Path) -> None:
 
 
 def main() -> None:
-    """Measure ours and open_clip's at one size in turns, and ours alone at growing ones."""
+    """Measure both losses in turns at one size, then only ours at larger sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=16_384)
     parser.add_argument("--width", type=int, default=512)
@@ -76,17 +77,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = [("ours", options.pairs), ("open_clip", options.pairs)] * options.rounds
         for name, num_pairs in [*runs, *(("ours", size) for size in options.alone)]:
-            place = Path(folder) / f"{name}-{num_pairs}.pt"
-            command = [sys.executable, "-m", "tests.perf.training.losses", "--one", name, str(num_pairs), str(place)]
+            path = Path(folder) / f"{name}-{num_pairs}.pt"
+            command = [sys.executable, "-m", "tests.perf.training.losses", "--one", name, str(num_pairs), str(path)]
             subprocess.run([*command, "--width", str(options.width)], check=True)
-            found = torch.load(place, weights_only=True)
-            print(f"| {name} | {num_pairs:,} | {found['seconds']:.1f} s | {found['mib']:,.0f} MiB |", flush=True)
+            measured = torch.load(path, weights_only=True)
+            print(f"| {name} | {num_pairs:,} | {measured['seconds']:.1f} s | {measured['mib']:,.0f} MiB |", flush=True)
         ours, theirs = (
             torch.load(Path(folder) / f"{name}-{options.pairs}.pt", weights_only=True)["values"]
             for name in ("ours", "open_clip")
         )
-        for what, one, other in zip(("loss", "images", "texts", "log scale"), ours, theirs, strict=True):
-            print(f"{what}: greatest relative difference {((one - other).norm() / other.norm()).item():.1e}")
+        for name, own, peer in zip(("loss", "images", "texts", "log scale"), ours, theirs, strict=True):
+            print(f"{name}: relative difference {((own - peer).norm() / peer.norm()).item():.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The memory of a process and all its descendants."""
+"""Measure the peak memory of a process and all its descendants."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ INTERVAL_SECONDS = 0.5
 
 
 class PeakMemory:
-    """Looks at the proportional set size (shared pages divided among their users) while its block runs."""
+    """Samples the proportional set size (shared pages divided among their users) while its block runs."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self.peak_bytes = 0
 
@@ -26,28 +26,28 @@ class PeakMemory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(INTERVAL_SECONDS):
+        while not self._stopped.wait(INTERVAL_SECONDS):
             self.peak_bytes = max(self.peak_bytes, sum(map(_proportional_bytes, descendants(self._pid))))
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all that it has started, and they."""
+    """The ids of a process and of all its descendants."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended
                 continue
             children.setdefault(parent, []).append(int(folder.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
+    pids = [pid]
+    for parent in pids:
+        pids += children.get(parent, [])
+    return pids
 
 
 def _proportional_bytes(pid: int) -> int:

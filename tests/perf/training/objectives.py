@@ -1,9 +1,9 @@
-"""Figure 2 at laptop scale: `python -m tests.perf.training.objectives runs/figure2` prints its tables in Markdown.
+"""Reproduce figure 2 at laptop scale: `python -m tests.perf.training.objectives runs/figure2` prints Markdown tables.
 
-Two corpora. The demo's: the snapshot of `make demo` (runs/demo, or `--demo`), with fresh pictures to score on.
-Flickr8k's photographs (folder CLIP_DATA): three quarters are training pairs, five captions each; of the others a
-photograph is of the class whose word at least three of its captions have, if no caption has another class's. A rerun
-goes on.
+There are two corpora. The first is the snapshot of `make demo` (runs/demo, or `--demo`), scored on newly rendered
+pictures. The second is Flickr8k's photographs (folder CLIP_DATA). Three quarters of them are training pairs, with five
+captions each. The others are the evaluation set: a photograph gets a class if at least three of its captions name the
+class and no caption names another class. A rerun resumes unfinished runs.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ CLASSES: Mapping[str, frozenset[str]] = {
 TEMPLATES = ("{} .", "a {} .", "there is {} .", "a photo of {} .")
 MIN_CAPTIONS = 3
 SIDE = 72
-"""Photographs are made so small, for crops of 63 of them are what a model of 64 sees."""
+"""Side of the resized photographs, in pixels. Training crops have 63 pixels, close to the model's 64."""
 SEEDS = (0, 1, 2)
 EPOCHS = {"demo": 16, "photographs": 4}
-"""Some 36,000 and 37,000 images."""
+"""About 36,000 and 37,000 training images in total."""
 
 
 def label(captions: Sequence[str]) -> str | None:
-    """The one class that the captions agree on, if any."""
+    """The class that the captions agree on, or None."""
     words = [set(re.findall("[a-z]+", caption.lower())) for caption in captions]
     counts = {name: sum(bool(own & forms) for own in words) for name, forms in CLASSES.items()}
     named = [name for name, count in counts.items() if count]
@@ -56,20 +56,20 @@ def label(captions: Sequence[str]) -> str | None:
 
 
 def write_set(folder: Path, held_out: Sequence[Photograph]) -> None:
-    """The evaluation set sets/photographs, in a folder."""
+    """Write the evaluation set `sets/photographs` into a folder."""
     samples = [
         (photograph.jpeg, list(CLASSES).index(name)) for photograph in held_out if (name := label(photograph.captions))
     ]
     scored, labels = zip(*samples, strict=True)
     dataset = Dataset(name="photographs", kind=Kind.CLASSIFICATION, classes=tuple(CLASSES), templates=TEMPLATES)
-    place = folder / "sets" / "photographs"
-    place.mkdir(parents=True)
+    set_folder = folder / "sets" / "photographs"
+    set_folder.mkdir(parents=True)
     for name, data in serialise(dataset, pa.table({"image": scored, "label": np.array(labels, np.int32)})).items():
-        (place / name).write_bytes(data)
+        (set_folder / name).write_bytes(data)
 
 
 def prepare(folder: Path, demo: Path) -> list[ObjectivesJob]:
-    """The two experiments, their corpora made."""
+    """Create missing corpora, and return the jobs of both experiments."""
     recipe = TrainConfig(
         global_batch_size=64, learning_rate=1e-3, warmup_steps=50, shuffle_row_groups=16, num_workers=2,
         log_every_steps=20, checkpoint_every_steps=100_000,
@@ -78,25 +78,25 @@ def prepare(folder: Path, demo: Path) -> list[ObjectivesJob]:
     if not (folder / "demo" / "sets").exists():
         evaluation_sets(folder / "demo" / "sets", 1_000_003, 20)
         shutil.rmtree(folder / "demo" / "sets" / "rendered_pairs")
-    place = folder / "photographs"
+    photo_folder = folder / "photographs"
     learned, held_out = photographs(SIDE)
-    if not (place / "sets").exists():
-        write_set(place, held_out)
+    if not (photo_folder / "sets").exists():
+        write_set(photo_folder, held_out)
     corpora = {
         "demo": (demo / "curate" / "dataset", folder / "demo"),
-        "photographs": (write_pairs(place, learned), place),
+        "photographs": (write_pairs(photo_folder, learned), photo_folder),
     }
     return [
         ObjectivesJob(
-            snapshot=str(snapshot), datasets=str(place / "sets"), output=str(place / "objectives"), seeds=SEEDS,
+            snapshot=str(snapshot), datasets=str(parent / "sets"), output=str(parent / "objectives"), seeds=SEEDS,
             num_models=9, train=replace(recipe, epochs=EPOCHS[name]), encode=encode,
         )
-        for name, (snapshot, place) in corpora.items()
+        for name, (snapshot, parent) in corpora.items()
     ]  # fmt: skip
 
 
 def tables(comparison: Comparison) -> str:
-    """Images needed, and accuracies at the end, in Markdown."""
+    """Markdown tables of the images needed per accuracy and of the final accuracies."""
     names = list(comparison.curves)
     lines = [f"| accuracy | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
     for row in comparison.needed:
@@ -113,7 +113,7 @@ def tables(comparison: Comparison) -> str:
 
 
 def main() -> None:
-    """Run what is missing, one run at a time, and print."""
+    """Execute missing runs, one at a time, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))

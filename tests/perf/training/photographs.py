@@ -1,4 +1,4 @@
-"""Flickr8k's photographs as a corpus: three quarters are pairs of a snapshot, the others are held out."""
+"""Turn Flickr8k's photographs into a corpus: three quarters become pairs of a snapshot, the others are held out."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ HELD_OUT = 0.25
 
 
 class Photograph(NamedTuple):
-    """One, with its five captions."""
+    """A photograph and its five captions."""
 
     jpeg: bytes
     captions: tuple[str, ...]
 
 
 def photographs(side: int) -> tuple[list[Photograph], list[Photograph]]:
-    """To learn from, and held out: all of them so many pixels high and wide."""
+    """Training and held-out photographs, all resized to `side` x `side` pixels."""
     learned: list[Photograph] = []
     held_out: list[Photograph] = []
     for row in pq.read_table(DATA / "photos.parquet", columns=["key", "captions", "image"]).to_pylist():
         sink = io.BytesIO()
         Image.open(io.BytesIO(row["image"])).convert("RGB").resize((side, side)).save(sink, "JPEG", quality=90)
-        where = held_out if hash64([str(row["key"])])[0] / 2.0**64 < HELD_OUT else learned
-        where.append(Photograph(sink.getvalue(), tuple(row["captions"])))
+        target = held_out if hash64([str(row["key"])])[0] / 2.0**64 < HELD_OUT else learned
+        target.append(Photograph(sink.getvalue(), tuple(row["captions"])))
     return learned, held_out
 
 
 def write_pairs(folder: Path, learned: list[Photograph]) -> str:
-    """A snapshot in the folder, a pair for each caption; returns its data set."""
+    """Write a snapshot with one pair per caption into the folder; return the URI of its data set."""
     (folder / "input").mkdir(parents=True, exist_ok=True)
     pairs = [(photograph.jpeg, caption) for photograph in learned for caption in photograph.captions]
     images, captions = zip(*pairs, strict=True)

@@ -1,8 +1,9 @@
-"""Does it learn as well as open_clip's? `python -m tests.perf.training.quality runs/quality`; needs CLIP_DATA.
+"""Compare model quality with open_clip's training: `python -m tests.perf.training.quality runs/quality`.
 
-The same small model, photographs, tokens, number of steps and schedule, with three seeds each: ours by `pretrain`,
-open_clip's by its `train_one_epoch`, its augmentation, its scheduler and its initial weights. Both end as one of our
-models, which is scored on photographs that were held out. A rerun goes on.
+Needs CLIP_DATA. Both sides train the same small model, with three seeds each, on the same photographs and tokens, with
+the same number of steps and schedule. Ours uses `pretrain`; open_clip uses its own `train_one_epoch`, augmentation,
+scheduler and initial weights. Both results are loaded into our model and scored on held-out photographs. A rerun
+resumes unfinished runs.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ TRAIN = TrainConfig(
 
 
 def train_ours(folder: Path, dataset: str, seed: int) -> None:
-    """A run of `pretrain`; its model is in folder/model."""
+    """Train with `pretrain`; the model is written to folder/model."""
     snapshot = Snapshot.open(dataset)
     train = replace(TRAIN, seed=seed)
     run = Pretraining(
@@ -68,15 +69,15 @@ def train_ours(folder: Path, dataset: str, seed: int) -> None:
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """Photographs with each of their captions, augmented as open_clip does it by default."""
+    """Photographs with each of their captions, with open_clip's default augmentation."""
 
     def __init__(self, learned: Sequence[Photograph], tokenizer: Tokenizer) -> None:
         from open_clip.transform import image_transform
 
         self._transform = image_transform(SIDE, is_train=True)
-        pictures = [Image.open(io.BytesIO(one.jpeg)).convert("RGB") for one in learned]
+        pictures = [Image.open(io.BytesIO(photograph.jpeg)).convert("RGB") for photograph in learned]
         self._pairs = [(picture, i) for i, picture in enumerate(pictures) for _ in learned[i].captions]
-        self._tokens = tokenizer([caption for one in learned for caption in one.captions])
+        self._tokens = tokenizer([caption for photograph in learned for caption in photograph.captions])
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -86,7 +87,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 def train_theirs(learned: Sequence[Photograph], tokenizer: Tokenizer, seed: int) -> CLIP:
-    """open_clip's training; its weights in a model of ours."""
+    """Train with open_clip; return the weights in our model."""
     from open_clip.loss import ClipLoss
     from open_clip_train.scheduler import cosine_lr
 
@@ -107,38 +108,38 @@ def train_theirs(learned: Sequence[Photograph], tokenizer: Tokenizer, seed: int)
 
 @torch.no_grad()
 def score(network: CLIP, tokenizer: Tokenizer, held_out: Sequence[Photograph]) -> dict[str, float]:
-    """Loss over all that was held out, a caption each and the mean of five; recall both ways."""
+    """Held-out loss, averaged over the five captions of each photograph, and recall in both directions."""
     preprocess = preprocess_for(SIDE)
-    images = torch.stack([preprocess(Image.open(io.BytesIO(one.jpeg))) for one in held_out])
+    images = torch.stack([preprocess(Image.open(io.BytesIO(photograph.jpeg))) for photograph in held_out])
     image_features = network.eval().encode_image(images, normalize=True)
-    captions = [caption for one in held_out for caption in one.captions]
+    captions = [caption for photograph in held_out for caption in photograph.captions]
     text_features = network.encode_text(tokenizer(captions), normalize=True)
-    owners = torch.tensor([i for i, one in enumerate(held_out) for _ in one.captions])
+    owners = torch.tensor([i for i, photograph in enumerate(held_out) for _ in photograph.captions])
     by_caption = text_features.view(len(held_out), -1, text_features.shape[1]).unbind(1)
     losses = [contrastive_loss(image_features, texts, network.logit_scale).item() for texts in by_caption]
-    found = {"loss": statistics.mean(losses)}
+    scores = {"loss": statistics.mean(losses)}
     for name, ranks in (
         ("image to text", text_ranks(image_features, text_features, owners)),
         ("text to image", image_ranks(image_features, text_features, owners)),
     ):
-        found |= {f"{name} R@{k}": 100 * (ranks < k).float().mean().item() for k in RECALL_AT}
-    return found
+        scores |= {f"{name} R@{k}": 100 * (ranks < k).float().mean().item() for k in RECALL_AT}
+    return scores
 
 
 def print_table(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    """Means and standard deviations over the seeds, and each seed's."""
+    """Print the scores of each seed, and their means and standard deviations."""
     names = list(scores["ours"][0])
     print(f"\n| | {' | '.join(names)} |\n|---|{'---:|' * len(names)}")
-    for who, found in scores.items():
-        for seed, values in zip(SEEDS, found, strict=True):
-            print(f"| {who}, seed {seed} | {' | '.join(f'{values[name]:.2f}' for name in names)} |")
-        spread = {name: [values[name] for values in found] for name in names}
+    for side, side_scores in scores.items():
+        for seed, values in zip(SEEDS, side_scores, strict=True):
+            print(f"| {side}, seed {seed} | {' | '.join(f'{values[name]:.2f}' for name in names)} |")
+        spread = {name: [values[name] for values in side_scores] for name in names}
         cells = [f"{statistics.mean(spread[name]):.2f} ± {statistics.stdev(spread[name]):.2f}" for name in names]
-        print(f"| **{who}** | {' | '.join(cells)} |", flush=True)
+        print(f"| **{side}** | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
-    """Train what is missing, score, print."""
+    """Train missing models, score all of them and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     folder = parser.parse_args().output.resolve()
@@ -151,10 +152,11 @@ def main() -> None:
         model = load(str(folder / f"ours-{seed}" / "model"))
         assert isinstance(model.network, CLIP)
         scores["ours"].append(score(model.network, model.tokenizer, held_out))
-        place = folder / f"open_clip-{seed}.json"
-        if not place.exists():
-            place.write_text(json.dumps(score(train_theirs(learned, model.tokenizer, seed), model.tokenizer, held_out)))
-        scores["open_clip"].append(json.loads(place.read_text()))
+        path = folder / f"open_clip-{seed}.json"
+        if not path.exists():
+            network = train_theirs(learned, model.tokenizer, seed)
+            path.write_text(json.dumps(score(network, model.tokenizer, held_out)))
+        scores["open_clip"].append(json.loads(path.read_text()))
         print(scores["ours"][-1], scores["open_clip"][-1], flush=True)
     print_table(scores)
 

@@ -1,9 +1,9 @@
-"""What the paper's nine models need of a cluster: `python -m tests.perf.training.scaling --picture
-docs/pictures/scaling.png`
-prints the tables of docs/scaling.md; needs CLIP_DATA for the lengths of captions and for photographs to decode.
+"""Estimate what the paper's nine models require of a cluster, and print the tables of docs/scaling.md.
 
-Operations and memory are counted from the networks (pipeline/train/costs/flops.py, memory.py), settings come from
-jobs/configs. What is assumed stands in the constants below; nothing here has run on a GPU.
+Run `python -m tests.perf.training.scaling --picture docs/pictures/scaling.png`. Needs CLIP_DATA for the lengths of
+captions and for photographs to decode. Operations and memory are counted from the networks
+(pipeline/train/costs/flops.py, memory.py); settings come from jobs/configs. The constants below are assumptions;
+nothing here was measured on a GPU.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from tests.perf.crawl.matching import DATA
 
 RECIPES = ("rn50", "rn101", "rn50x4", "rn50x16", "rn50x64", "vit_b32", "vit_b16", "vit_l14", "vit_l14_336px")
 LOW_MFU, MFU = 0.15, 0.3
-"""Assumed: what users of open_clip report of A100s (12 to 18%), and twice that."""
+"""Assumed model FLOPs utilisation: what open_clip users report for A100s (12 to 18%), and twice that."""
 CHUNK_SIZE = 64
-"""In a run, the first step's probe decides."""
+"""Assumed chunk size. In a run, probing in the first step chooses the size."""
 GPUS_PER_NODE = 8
 JPEG_BYTES = 28_000
-"""Of a photograph at 256 pixels (docs/results.md, reading for training); with the area for other sizes."""
+"""Size of a photograph at 256 pixels (docs/results.md, reading for training). Other sizes are scaled by area."""
 GIB, DAY = 2**30, 86_400
 DEVICES = {gib: gib * GIB for gib in (40, 80)}
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
@@ -49,32 +49,32 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 @dataclass(frozen=True)
 class Needs:
-    """One recipe."""
+    """The resources that one recipe requires."""
 
     train: TrainConfig
     name: str
     config: ModelConfig
     num_tokens: int
-    """To which captions are padded, on average."""
+    """Average length to which captions are padded."""
 
     @cached_property
     def flops(self) -> ForwardFlops:
-        """At the full context."""
+        """Operations of one pair at the full context length."""
         return forward_flops(self.config)
 
     @cached_property
     def executed(self) -> ForwardFlops:
-        """At the captions' own length."""
+        """Operations of one pair at the padded length of captions."""
         return forward_flops(self.config, self.num_tokens)
 
     @cached_property
     def memory(self) -> Footprint:
-        """Of one GPU."""
+        """Memory of one GPU at the full context length."""
         return self._footprint(None)
 
     @cached_property
     def memory_of_short_texts(self) -> Footprint:
-        """The same, with captions of their own length."""
+        """Memory of one GPU at the padded length of captions."""
         return self._footprint(self.num_tokens)
 
     def _footprint(self, num_tokens: int | None) -> Footprint:
@@ -85,72 +85,75 @@ class Needs:
 
     @property
     def images_of_a_chunk(self) -> int:
-        """Batch norms decide it where there are any."""
+        """Images per chunk: the norm group size in networks with batch norms, otherwise CHUNK_SIZE."""
         return self.train.norm_group_size if self.name.startswith("RN") else CHUNK_SIZE
 
     @property
     def peak(self) -> int:
-        """Bytes of a GPU at once."""
+        """Peak bytes of a GPU."""
         return self.memory.peak(self.images_of_a_chunk, CHUNK_SIZE)
 
     def gpus_that_keep_all(self, device_bytes: int) -> float:
-        """On so many the graphs of the whole global batch have room, so that no forward pass is repeated."""
-        found = self.memory_of_short_texts
-        room = (1 - RESERVED_SHARE) * device_bytes - found.state - found.batch - found.image.fixed - found.text.fixed
-        return math.ceil(self.train.global_batch_size * (found.image.per_sample + found.text.per_sample) / room)
+        """Number of GPUs that can hold the graphs of the whole global batch, so that no forward pass is repeated."""
+        memory = self.memory_of_short_texts
+        fixed = memory.state + memory.batch + memory.image.fixed + memory.text.fixed
+        per_pair = memory.image.per_sample + memory.text.per_sample
+        return math.ceil(self.train.global_batch_size * per_pair / ((1 - RESERVED_SHARE) * device_bytes - fixed))
 
     @property
     def total_flops(self) -> float:
-        """Of the whole run, by the convention of MFU."""
+        """Operations of the whole run, counted as for MFU."""
         return float(self.train.epochs) * paper.NUM_PAIRS.value * self.flops.training
 
     def gpu_days(self, gpu: str, mfu: float) -> float:
-        """How long one GPU would take."""
+        """Days that one GPU would take for the whole run."""
         return self.total_flops / (dict(PEAK_FLOPS)[gpu] * mfu * DAY)
 
     @property
     def samples_per_second(self) -> float:
-        """Of one A100."""
+        """Pairs per second of one A100."""
         return dict(PEAK_FLOPS)["A100"] * MFU / self.flops.training
 
     @property
     def step_seconds(self) -> float:
-        """On the recipe's A100s."""
+        """Seconds of a step on the recipe's number of A100s."""
         return self.train.global_batch_size / self.train.num_workers / self.samples_per_second
 
     @property
     def work(self) -> tuple[float, float]:
-        """Products that a step does, as shares of those that MFU counts: with every forward pass repeated, and none."""
+        """Operations of a step relative to those that MFU counts: with every forward pass repeated, and with none."""
         done = self.executed.image + self.executed.text
         return 4 * done / self.flops.training, 3 * done / self.flops.training
 
     @property
     def stored_pixels(self) -> int:
-        """Shorter side of stored pictures, so that crops need not be enlarged."""
+        """Shorter side of stored pictures for which crops need not be enlarged."""
         return round(self.config.image.image_size / self.train.crop_share)
 
     @property
     def messages(self) -> tuple[float, float]:
-        """Bytes that a GPU sends in a step: gradients, and features with their gradients. An all-reduce of B bytes in a
-        ring is 2 B (n - 1) / n, an all-gather half as much."""
+        """Bytes that a GPU sends in a step: gradients, and features with their gradients.
+
+        A ring all-reduce of B bytes over n GPUs sends 2 B (n - 1) / n, an all-gather half as much.
+        """
         share = (self.train.num_workers - 1) / self.train.num_workers
         features = 4 * self.config.embed_dim * self.train.global_batch_size
         return 2 * share * 4 * self.memory.num_parameters, 3 * share * features
 
 
 def recipe(name: str, num_tokens: int) -> Needs:
-    """As jobs.pretrain reads it."""
-    seen: list[PretrainJob] = []
+    """Load a recipe as jobs.pretrain does."""
+    jobs: list[PretrainJob] = []
     with tempfile.TemporaryDirectory() as folder:
         launch(
-            PretrainJob, lambda job: seen.append(job),
+            PretrainJob, lambda job: jobs.append(job),
             [f"--config=jobs/configs/{name}.toml", "--snapshot=set", f"--output={folder}"],
         )  # fmt: skip
-    return Needs(seen[0].train, seen[0].model, model_config(seen[0].model), num_tokens)
+    return Needs(jobs[0].train, jobs[0].model, model_config(jobs[0].model), num_tokens)
 
 
 def padded_length(share: int, chunk_size: int) -> tuple[float, float]:
-    """Tokens of real captions on average, and with the padding of chunks that are sorted by length."""
+    """Average tokens of real captions, without padding and padded in chunks of captions sorted by length."""
     captions = pq.read_table(DATA / "captions.parquet", columns=["text"])["text"].to_pylist()
     _, lengths = Tokenizer.released().encode_arrays(captions)
     shares = np.sort(np.random.default_rng(0).choice(lengths, (100, share)))
@@ -159,7 +162,7 @@ def padded_length(share: int, chunk_size: int) -> tuple[float, float]:
 
 
 def images_per_core_second(side: int, size: int, num_images: int = 500) -> float:
-    """Decoded and cropped, by seconds of this process's own."""
+    """Images decoded and cropped per CPU second of this process."""
     photographs = pq.read_table(DATA / "photos.parquet", columns=["image"])["image"].to_pylist()[:num_images]
     stored = []
     for data in photographs:
@@ -173,7 +176,7 @@ def images_per_core_second(side: int, size: int, num_images: int = 500) -> float
 
 
 def samples(all_needs: Sequence[Needs]) -> Table:
-    """What one pair costs."""
+    """The table of operations per pair."""
     length = all_needs[0].num_tokens
     header = ["model", "image", "caption of 77", f"of {length}", "MFU counts", "done, all twice", "done, none twice"]
     rows = [
@@ -188,7 +191,7 @@ def samples(all_needs: Sequence[Needs]) -> Table:
 
 
 def memory(all_needs: Sequence[Needs]) -> Table:
-    """What a GPU holds."""
+    """The table of memory per GPU."""
     length = all_needs[0].num_tokens
     header = [
         *("model", "parameters, M", "state, GiB", "batch and loss, GiB", "an image, MiB", "a caption of 77, MiB"),
@@ -211,7 +214,7 @@ def memory(all_needs: Sequence[Needs]) -> Table:
 
 
 def times(all_needs: Sequence[Needs]) -> Table:
-    """How long a run takes."""
+    """The table of training times."""
     header = [
         *("model", "pairs seen, billions", "EFLOPs", "A100-days at 15%", "at 30%", "H100-days at 30%", "recipe's GPUs"),
         *("days, A100 at 30%", "paper's V100-days", "their MFU"),
@@ -236,7 +239,7 @@ def times(all_needs: Sequence[Needs]) -> Table:
 
 
 def supplies(all_needs: Sequence[Needs]) -> Table:
-    """What nodes of eight A100s send, read and decode, and what is stored."""
+    """The table of network traffic, reading and decoding of nodes with eight A100s, and of storage."""
     header = [
         *("model", "step, s", "gradients, GB", "features, GB", "Gbit/s of a GPU", "pairs/s of a node", "stored side"),
         *("MB/s of a node", "images/s/core", "cores of a node", "400M pairs, TB", "checkpoint, GiB"),
@@ -267,8 +270,8 @@ def supplies(all_needs: Sequence[Needs]) -> Table:
     return "Network, reading, storage", header, rows
 
 
-def draw(all_needs: Sequence[Needs], place: Path) -> None:
-    """Memory of a GPU by what it holds, and GPU-days beside the paper's own."""
+def draw(all_needs: Sequence[Needs], path: Path) -> None:
+    """Plot the memory of a GPU by its uses, and GPU-days next to those of the paper."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -298,28 +301,28 @@ def draw(all_needs: Sequence[Needs], place: Path) -> None:
         color="#1b4965", linewidth=7, label=f"A100, {MFU:.0%} to {LOW_MFU:.0%} of its peak (assumed)",
     )  # fmt: skip
     own = {name: time.value.days * time.value.num_gpus for name, time in paper.TRAINING_TIMES.items()}
-    right.plot(list(own.values()), list(own), "D", color="#ee6c4d", label="V100, by the paper")
+    right.plot(list(own.values()), list(own), "D", color="#ee6c4d", label="V100, from the paper")
     right.set(xscale="log", xlabel="GPU-days of the whole run")
     right.grid(axis="x", alpha=0.3)
     right.legend(frameon=False, fontsize=8, loc="upper right")
-    figure.savefig(place, dpi=130)
+    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
-    """Print the tables, and draw."""
+    """Print the tables, and draw the picture if requested."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     mean, padded = padded_length(512, CHUNK_SIZE)
     print(f"captions: {mean:.1f} tokens on average, {padded:.1f} when 512 are cut into chunks of {CHUNK_SIZE}")
-    found = [recipe(name, round(padded)) for name in RECIPES]
+    all_needs = [recipe(name, round(padded)) for name in RECIPES]
 
-    for title, header, rows in (samples(found), memory(found), times(found), supplies(found)):
+    for title, header, rows in (samples(all_needs), memory(all_needs), times(all_needs), supplies(all_needs)):
         print(f"\n## {title}\n\n| {' | '.join(header)} |\n|---|{'---:|' * (len(header) - 1)}")
         for row in rows:
             print(f"| {' | '.join(row)} |")
     if options.picture:
-        draw(found, options.picture)
+        draw(all_needs, options.picture)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a rank holds of ViT-B/32, whole and in shards: `python -m tests.perf.training.shards`.
+"""Measure the memory per rank of ViT-B/32, whole and in shards: `python -m tests.perf.training.shards`.
 
-Gloo ranks of this machine take two steps of a few samples. Counted are the storages of all tensors that are alive in a
-process, so weights, gradients and moments: after the second step, and at its height, when the gradients of all ranks
-are about to be summed and the graphs are gone.
+Local gloo ranks take two steps of a few samples. The storages of all live tensors of a process are counted: weights,
+gradients and moments. They are counted after the second step and at the peak of a step, when graphs are freed and the
+gradients of all ranks are about to be summed.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from tests.gloo import run_ranks
 
 MODEL = "ViT-B/32"
 SETTINGS = ((1, False), (2, False), (2, True), (4, True))
-"""Ranks, and whether weights are in shards."""
+"""The number of ranks, and whether weights are sharded."""
 SAMPLES = 2
 
 
 def num_bytes(network: CLIP) -> int:
-    """Of this process' tensors; gradients are added, which Python does not know before somebody asks for them."""
-    found = {}
+    """Bytes of this process's tensors. Gradients are added because gc does not list them before their first use."""
+    bytes_by_storage = {}
     gradients = [p.grad for p in network.parameters()]
-    for thing in [*gc.get_objects(), *gradients]:
-        if issubclass(type(thing), Tensor) and not issubclass(type(thing), DTensor):
-            storage = thing.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())
+    for candidate in [*gc.get_objects(), *gradients]:
+        if issubclass(type(candidate), Tensor) and not issubclass(type(candidate), DTensor):
+            storage = candidate.untyped_storage()
+            bytes_by_storage[storage.data_ptr()] = storage.nbytes()
+    return sum(bytes_by_storage.values())
 
 
 def measure(rank: int, num_ranks: int, in_shards: bool) -> dict[str, float]:
-    """GiB of this rank after the second step and at its height."""
+    """GiB of this rank after the second step and at the peak of a step."""
     if num_ranks > 1:
         dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
     config = model_config(MODEL)
@@ -52,11 +52,11 @@ def measure(rank: int, num_ranks: int, in_shards: bool) -> dict[str, float]:
     if in_shards:
         shard(network)
     optimizer = make_optimizer(network, TrainConfig())
-    heights: list[int] = []
+    peaks: list[int] = []
     all_reduce = dist.all_reduce
 
     def watched(*arguments: Any, **options: Any) -> Any:
-        heights.append(num_bytes(network))
+        peaks.append(num_bytes(network))
         return all_reduce(*arguments, **options)
 
     dist.all_reduce = watched
@@ -67,11 +67,11 @@ def measure(rank: int, num_ranks: int, in_shards: bool) -> dict[str, float]:
         set_gradients(network, batch, chunk_size=SAMPLES, bf16=False)
         optimizer_step(network, optimizer, 1e-4)
     after = num_bytes(network)
-    return {"after": after / 2**30, "height": max([after, *heights]) / 2**30}
+    return {"after": after / 2**30, "peak": max([after, *peaks]) / 2**30}
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure every setting, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rank", nargs="*", type=int)
     options = parser.parse_args()
@@ -79,15 +79,15 @@ def main() -> None:
         rank, num_ranks, in_shards = options.rank
         print(json.dumps(measure(rank, num_ranks, bool(in_shards))))
         return
-    print(f"| {MODEL} | GiB of a rank between steps | of one rank's | at a step's height | of one rank's |")
+    print(f"| {MODEL} | GiB per rank between steps | ratio to one rank | GiB at a step's peak | ratio to one rank |")
     print("|---|---:|---:|---:|---:|")
-    alone = None
+    single_rank = None
     for num_ranks, in_shards in SETTINGS:
         printed = run_ranks("tests.perf.training.shards", num_ranks, [num_ranks, int(in_shards)])
-        found = [json.loads(one) for one in printed]
-        most = {name: max(one[name] for one in found) for name in found[0]}
-        alone = alone or most
-        cells = " | ".join(f"{most[name]:.2f} | {most[name] / alone[name]:.2f}" for name in most)
+        by_rank = [json.loads(line) for line in printed]
+        largest = {name: max(measured[name] for measured in by_rank) for name in by_rank[0]}
+        single_rank = single_rank or largest
+        cells = " | ".join(f"{largest[name]:.2f} | {largest[name] / single_rank[name]:.2f}" for name in largest)
         label = f"{num_ranks} rank{'s' * (num_ranks > 1)}, {'in shards' if in_shards else 'whole'}"
         print(f"| {label} | {cells} |", flush=True)
 

@@ -1,8 +1,8 @@
-"""Cleaning and tokenizing against open_clip's SimpleTokenizer: `python -m tests.perf.training.tokenizing`; needs
-CLIP_DATA.
+"""Compare cleaning and tokenizing with open_clip's SimpleTokenizer: `python -m tests.perf.training.tokenizing`.
 
-All real captions to one tensor of 77 columns, the same on both sides, on one core (neither uses threads). Both remember
-what they merged before (the peer words, ours what lies between white spaces), so a first pass is timed by itself.
+Needs CLIP_DATA. Both sides turn all real captions into the same tensor of 77 columns, on one core (neither uses
+threads). Both cache merges: the peer per word, ours per text between white spaces. The first pass, with empty caches,
+is therefore timed separately.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ UNIT, PEER = "captions/s", "open_clip SimpleTokenizer"
 
 
 def first_pass(captions: list[str]) -> Row:
-    """By tokenizers that have seen nothing yet."""
+    """Time tokenizers with empty caches."""
     ours = iter([Tokenizer.released() for _ in range(REPEATS)])
     theirs = iter([SimpleTokenizer() for _ in range(REPEATS)])
     return row(
@@ -30,7 +30,7 @@ def first_pass(captions: list[str]) -> Row:
 
 
 def tokenizing() -> Row:
-    """By tokenizers that have seen these captions."""
+    """Time tokenizers that have cached these captions."""
     captions = _captions()
     ours, theirs = Tokenizer.released(), SimpleTokenizer()
     assert ours(captions).equal(theirs(captions))
@@ -43,10 +43,10 @@ def _captions() -> list[str]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     print(f"| work | ours, {UNIT} | {PEER} | ratio |\n|---|---:|---:|---:|")
-    for one in (first_pass(_captions()), tokenizing()):
-        print(f"| {one.work} | {one.ours:,.0f} | {one.peer:,.0f} | {one.ratio:.2f} |", flush=True)
+    for result in (first_pass(_captions()), tokenizing()):
+        print(f"| {result.work} | {result.ours:,.0f} | {result.peer:,.0f} | {result.ratio:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

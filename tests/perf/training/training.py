@@ -1,9 +1,10 @@
-"""A training step against open_clip's accumulation: `python -m tests.perf.training.training`; needs CLIP_DATA.
+"""Compare a training step with open_clip's gradient accumulation: `python -m tests.perf.training.training`.
 
-The same model with the same weights, the same images and real captions, bf16, all cores: ours with gradient caching and
-captions in chunks of like length, open_clip's own `train_one_epoch` with accum_freq. Each in a process of its own, in
-turns; the fastest of the steps after the first, and the peak memory of the process beyond what it holds before it.
-With `--ablation`, ours without one of its parts at a time.
+Needs CLIP_DATA. Both sides use the same model, weights, images and real captions, bf16 and all cores. Ours uses
+gradient caching and chunks of captions of similar length; open_clip uses its `train_one_epoch` with accum_freq. The
+variants take turns, each in a separate process. The table has the fastest step after the first, and the peak memory of
+the process beyond the memory in use before the first step. With `--ablation`, one part of our step is removed at a
+time.
 """
 
 from __future__ import annotations
@@ -44,29 +45,29 @@ NUM_STEPS = 3
 WARM_UP = 1
 RATE = 1e-4
 SETTINGS = (("small", 512, 64, (0.0, 1.5, 16.0)), ("ViT-B/32", 128, 32, (0.0, 16.0)))
-"""Model, batch, chunk, and budgets for graphs in GiB."""
+"""Model, batch size, chunk size, and budgets for kept graphs in GiB."""
 ABLATION = ("captions padded to 77", "torch's attention", "autograd's QuickGELU", "no graph kept at all")
 Step = Callable[[], float]
 
 
 class AutogradQuickGELU(torch.nn.Module):
-    """The same, with all that autograd holds for it."""
+    """QuickGELU by plain autograd, which saves all intermediate results."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape and dtype as given."""
+        """Return a tensor of the same shape and dtype."""
         return x * torch.sigmoid(1.702 * x)
 
 
-class KeepsNothing(Budget):
-    """Every chunk is embedded twice."""
+class NoKeptGraphs(Budget):
+    """Keeps no graph at all, so that every chunk is embedded twice."""
 
     def first_kept(self, _tower: str, chunks: Sequence[Tensor]) -> int:
-        """None."""
+        """The number of chunks: no chunk keeps its graph."""
         return len(chunks)
 
 
 def ours_without(part: str, network: CLIP, batch: Batch, chunk_size: int) -> Step:
-    """A step with one part of it left out."""
+    """Our step without one of the parts of ABLATION."""
     budget = Budget(0)
     if part == "captions padded to 77":
         batch = replace(batch, lengths=torch.full_like(batch.lengths, batch.tokens.shape[1]))
@@ -78,12 +79,12 @@ def ours_without(part: str, network: CLIP, batch: Batch, chunk_size: int) -> Ste
                 if isinstance(child, QuickGELU):
                     setattr(module, name, AutogradQuickGELU())
     else:
-        budget = KeepsNothing(0)
+        budget = NoKeptGraphs(0)
     return our_step(network, batch, chunk_size, budget)
 
 
 def batch_of(model: str, num_rows: int) -> Batch:
-    """Random pixels and the first real captions."""
+    """A batch of random pixels and the first real captions."""
     config = model_config(model)
     generator = torch.Generator().manual_seed(0)
     side = config.image.image_size
@@ -95,7 +96,7 @@ def batch_of(model: str, num_rows: int) -> Batch:
 
 
 def our_step(network: CLIP, batch: Batch, chunk_size: int, budget: Budget) -> Step:
-    """A step of the loop: gradients, optimizer."""
+    """A step as in the training loop: gradients, then optimizer."""
     optimizer = make_optimizer(network, TrainConfig(learning_rate=RATE))
 
     def step() -> float:
@@ -107,7 +108,7 @@ def our_step(network: CLIP, batch: Batch, chunk_size: int, budget: Budget) -> St
 
 
 def their_step(network: CLIP, batch: Batch, chunk_size: int) -> Step:
-    """An epoch of one step of open_clip's training, from the same weights."""
+    """A one-step epoch of open_clip's training, from the same weights."""
     from open_clip.loss import ClipLoss
 
     peer = network_like(network)
@@ -124,9 +125,9 @@ def their_step(network: CLIP, batch: Batch, chunk_size: int) -> Step:
     last: list[Tensor] = []
 
     def watched(**features: Any) -> Any:
-        found = loss(**features)
-        last[:] = [found["contrastive_loss"].detach()]
-        return found
+        losses = loss(**features)
+        last[:] = [losses["contrastive_loss"].detach()]
+        return losses
 
     def step() -> float:
         train_epoch(peer, loader, watched, optimizer, batch_size=chunk_size, accum_freq=len(chunks))
@@ -136,7 +137,7 @@ def their_step(network: CLIP, batch: Batch, chunk_size: int) -> Step:
 
 
 def measure(model: str, num_rows: int, chunk_size: int, name: str) -> dict[str, float]:
-    """Samples a second, GiB, and the loss of the first step."""
+    """Samples per second, GiB, and the loss of the first step."""
     batch = batch_of(model, num_rows)
     torch.manual_seed(0)
     network = CLIP(model_config(model)).train()
@@ -157,7 +158,7 @@ def measure(model: str, num_rows: int, chunk_size: int, name: str) -> dict[str, 
 
 
 def main() -> None:
-    """Print a table of each setting."""
+    """Measure every variant in its own process, and print a table per setting."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=[model for model, *_ in SETTINGS])
     parser.add_argument("--rounds", type=int, default=2)
@@ -178,17 +179,17 @@ def main() -> None:
                 arguments = ["--one", model, str(num_rows), str(chunk_size), name]
                 command = [sys.executable, "-m", "tests.perf.training.training", *arguments]
                 found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                best[name] = max(best[name], found, key=lambda one: one["rate"])
+                best[name] = max(best[name], found, key=lambda measured: measured["rate"])
         peer = best["open_clip"]
         print(f"\n| {model}, {num_rows} in chunks of {chunk_size} | samples/s | ratio | GiB | first loss |")
         print("|---|---:|---:|---:|---:|")
         for name, found in best.items():
-            label = f"ours, {float(name):g} GiB for graphs" if name[0].isdigit() else name
-            told = (
+            label = f"ours, {float(name):g} GiB for kept graphs" if name[0].isdigit() else name
+            cells = (
                 f"{found['rate']:.1f} | {found['rate'] / peer['rate']:.2f} | {found['gib']:.2f} | {found['loss']:.4f}"
             )
-            print(f"| {label} | {told} |", flush=True)
-            assert math.isclose(found["loss"], peer["loss"], rel_tol=2e-3), "not the same computation"
+            print(f"| {label} | {cells} |", flush=True)
+            assert math.isclose(found["loss"], peer["loss"], rel_tol=2e-3), "both sides must compute the same loss"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small network that learns a few pairs by heart, to compare how."""
+"""Train a small network to memorise a few pairs, to compare optimizer settings."""
 
 from dataclasses import replace
 
@@ -13,7 +13,10 @@ from tests.pipeline.model.models import CONFIG, small_batch
 
 
 def losses(config: TrainConfig, num_steps: int, seed: int = 0) -> list[float]:
-    """Of each step, a third of the pairs in turn, from weights of a seed; random numbers are only those of rounding."""
+    """Losses of the steps, each on one third of the pairs in turn.
+
+    The seed determines the initial weights. There is no dropout: only stochastic rounding draws random numbers.
+    """
     torch.manual_seed(seed)
     image = replace(CONFIG.image, options={**CONFIG.image.options, "drop_rate": 0.0})
     network = CLIP(replace(CONFIG, image=image)).train()
@@ -22,10 +25,10 @@ def losses(config: TrainConfig, num_steps: int, seed: int = 0) -> list[float]:
     optimizer = make_optimizer(network, config)
     size = config.global_batch_size
     images, tokens, lengths = small_batch(3 * size)
-    found = []
+    step_losses = []
     for step in range(num_steps):
         rows = slice(size * (step % 3), size * (step % 3 + 1))
         batch = Batch(images[rows], tokens[rows], lengths[rows])
-        found.append(set_gradients(network, batch, chunk_size=size, bf16=True).loss)
+        step_losses.append(set_gradients(network, batch, chunk_size=size, bf16=True).loss)
         optimizer_step(network, optimizer, learning_rate(config, step, num_steps))
-    return found
+    return step_losses

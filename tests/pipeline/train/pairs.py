@@ -1,4 +1,4 @@
-"""A small data set of coloured pictures with captions that tell the colour, and a small model for it."""
+"""A small data set of coloured pictures with captions that name the colour, and a small model for it."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), 
 
 
 def make_pairs(num_rows: int, seed: int = 0) -> pa.Table:
-    """schemas.PAIRS with images and captions only."""
+    """A table of the schema PAIRS, with values in the image and caption columns only."""
     rng = np.random.default_rng(seed)
     names = list(COLOURS)
     chosen = [names[index] for index in rng.integers(len(names), size=num_rows)]
@@ -42,7 +42,7 @@ def make_pairs(num_rows: int, seed: int = 0) -> pa.Table:
 
 
 def write_snapshot(folder: Path, num_rows: int, *, num_shards: int = 2, rows_per_group: int = 16) -> Snapshot:
-    """A committed data set in `folder`."""
+    """Commit a data set in `folder` and return its snapshot."""
     table, shards = make_pairs(num_rows), []
     (folder / "data").mkdir(parents=True)
     rows_per_shard = -(-num_rows // num_shards)

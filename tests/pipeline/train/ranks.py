@@ -1,6 +1,6 @@
-"""Training steps on four gloo processes of this machine, run as `python -m tests.pipeline.train.ranks`.
+"""Run training steps on four local gloo processes, each started as `python -m tests.pipeline.train.ranks`.
 
-They take every case, one after the other, in groups of as many as the case has shares.
+The processes run all cases in turn. Each case uses the first ranks, one per share.
 """
 
 import sys
@@ -48,14 +48,14 @@ TOWERS = {
         options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "stem_width": 8},
     ),
 }
-"""The last has batch norms."""
+"""Small image towers; only the last has batch norms."""
 
 
 class Case(NamedTuple):
-    """A step of one kind."""
+    """The settings of one step."""
 
     shares: tuple[int, ...]
-    """Rows of each rank."""
+    """The number of rows of each rank."""
     chunk_size: int
     tower: str = "convnext"
     objective: Objective = "contrastive"
@@ -63,14 +63,14 @@ class Case(NamedTuple):
     budget_bytes: int = 0
     norm_group_size: int | None = None
     lacking_rank: int | None = None
-    """It runs out of memory the first time."""
+    """The rank that runs out of memory in its first attempt."""
     lacks_forward: bool = False
-    """In the midst of a forward pass, not on the way back."""
+    """Whether memory runs out in a forward pass rather than in a backward pass."""
     poisoned: int | None = None
-    """The rank whose texts are embedded as something that is not finite."""
+    """The rank whose text features are not finite."""
     sharded: bool = False
     compiled: bool = False
-    """And computed again in the backward pass, too."""
+    """Whether blocks are compiled, and activation checkpointing is on as well."""
 
 
 CASES = (
@@ -95,21 +95,20 @@ CASES = (
 
 
 RUN = (Case((4, 4, 4), 2, "transformer", sharded=True), Case((5, 7), 3, "transformer", sharded=True))
-"""Some steps on three ranks, and as many more on two, with what the three have saved."""
+"""A run of `NUM_STEPS` steps on three ranks, resumed for as many steps on two ranks."""
 NUM_STEPS = 2
 TOKENIZER = Tokenizer.train(["unused"], 600, CONFIG.text.context_length)
 
 
 def network_of(case: Case) -> Network:
-    """Always the same, in training mode."""
+    """The case's network in training mode, always with the same weights."""
     torch.manual_seed(0)
     config = replace(CONFIG, objective=case.objective, image=TOWERS[case.tower])
     return network_for(config).to(case.dtype).train()
 
 
-def fit(case: Case, network: Network, group: dist.ProcessGroup | None) -> None:
-    """As `pipeline.train.network.prepare` does it, but what is compiled is not translated any further, which takes
-    long."""
+def prepare_network(case: Case, network: Network, group: dist.ProcessGroup | None) -> None:
+    """Compile and shard the network as `pipeline.train.network.prepare` does, but with the fast eager backend."""
     if case.compiled:
         compile_blocks(network, CONFIG.text.context_length, backend="eager")
         checkpoint_activations(network)
@@ -118,7 +117,7 @@ def fit(case: Case, network: Network, group: dist.ProcessGroup | None) -> None:
 
 
 def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup | None) -> StepResult:
-    """This rank's part of it."""
+    """Compute the case's gradients on this rank."""
     start = sum(case.shares[:rank])
     share = Batch(*(part[start : start + case.shares[rank]] for part in small_batch(sum(case.shares))))
     if rank == case.poisoned:
@@ -130,7 +129,7 @@ def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup 
         if case.lacking_rank == rank:
             lack_memory_once(network, forward=case.lacks_forward)
         return chunks.set_gradients(network, share, group)
-    for _ in range(2 if case.budget_bytes else 1):  # the first step measures what the second one keeps
+    for _ in range(2 if case.budget_bytes else 1):  # the first step measures graphs, the second keeps them
         result = set_gradients(
             network, share, chunk_size=case.chunk_size, bf16=False, norm_group_size=case.norm_group_size,
             length_multiple=LENGTH_MULTIPLE if case.compiled else 1, budget=budget, group=group,
@@ -139,14 +138,14 @@ def take_step(case: Case, network: Network, rank: int, group: dist.ProcessGroup 
 
 
 def lack_memory_once(network: Network, *, forward: bool) -> None:
-    """The first backward pass fails, or the first forward pass in the midst of the text tower."""
+    """Make the first backward pass fail or, if `forward`, the first forward pass of the last text block."""
     backward = Tensor.backward
 
     def fails(*_arguments: object) -> None:
         if forward:
             hook.remove()
         Tensor.backward = backward  # type: ignore[method-assign]
-        raise torch.OutOfMemoryError("no room")
+        raise torch.OutOfMemoryError("out of memory")
 
     if forward:
         assert isinstance(network, CLIP)
@@ -156,22 +155,22 @@ def lack_memory_once(network: Network, *, forward: bool) -> None:
 
 
 class Trained(NamedTuple):
-    """What some steps have led to."""
+    """The state after some steps."""
 
     model: Model
     optimizer: Optimizer
     norms: list[float]
-    """Of the gradient, step by step."""
+    """The gradient norm of each step."""
 
 
 def train(
     case: Case, rank: int = 0, group: dist.ProcessGroup | None = None, saved: dict[str, Any] | None = None
 ) -> Trained:
-    """Steps from the beginning, or from what was saved."""
+    """Take `NUM_STEPS` steps, from the initial weights or from a saved state."""
     network = network_of(case)
     if saved:
         network.load_state_dict(saved["weights"])
-    fit(case, network, group)
+    prepare_network(case, network, group)
     optimizer = make_optimizer(network, TrainConfig())
     if saved:
         load_optimizer(optimizer, saved["optimizer"])
@@ -183,8 +182,8 @@ def train(
     return Trained(Model(network, TOKENIZER), optimizer, norms)
 
 
-def bytes_held(trained: Trained) -> int:
-    """By one rank: weights, gradients, moments."""
+def num_state_bytes(trained: Trained) -> int:
+    """Bytes of weights, gradients and moments on this rank."""
     moments = [value for state in trained.optimizer.state.values() for value in state.values()]
     tensors = [*trained.model.network.parameters(), *moments]
     tensors += [p.grad for p in trained.model.network.parameters() if p.grad is not None]
@@ -192,29 +191,29 @@ def bytes_held(trained: Trained) -> int:
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in own}.values())
 
 
-def _train_and_go_on(rank: int, groups: list[dist.ProcessGroup], folder: Path) -> dict[str, Any]:
-    """Of both parts of RUN the norms and the bytes; of the second one, on the first rank, the weights too."""
-    found: dict[str, Any] = {"norms": [], "bytes": []}
+def _train_and_resume(rank: int, groups: list[dist.ProcessGroup], folder: Path) -> dict[str, Any]:
+    """Execute RUN; return norms and bytes of both parts and, on the first rank, the final weights and moments."""
+    results: dict[str, Any] = {"norms": [], "bytes": []}
     saved = None
     for case in RUN:
         if rank < len(case.shares):
             trained = train(case, rank, groups[len(case.shares) - 1], saved)
-            found["norms"] += trained.norms
-            found["bytes"].append(bytes_held(trained))
+            results["norms"] += trained.norms
+            results["bytes"].append(num_state_bytes(trained))
             whole = {
                 "weights": whole_model(trained.model).network.state_dict(),
                 "optimizer": whole_optimizer(trained.optimizer),
             }
             if rank == 0:
                 torch.save(whole, folder / "saved.pt")
-                found |= whole
+                results |= whole
         dist.barrier()
         saved = torch.load(folder / "saved.pt", weights_only=True)
-    return found
+    return results
 
 
 def state_after(network: Network) -> Iterator[tuple[str, Tensor]]:
-    """Gradients, and the statistics of batch norms."""
+    """The gradients of a network and the statistics of its batch norms."""
     for name, p in network.named_parameters():
         if p.grad is not None:
             yield name, p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
@@ -222,7 +221,7 @@ def state_after(network: Network) -> Iterator[tuple[str, Tensor]]:
 
 
 def run_ranks(folder: Path) -> list[tuple[list[dict[str, Tensor]], dict[str, Any]]]:
-    """What each rank ended with, in each case and in RUN; nothing where it took no part."""
+    """The results of each rank, for each case and for RUN; empty for cases without this rank."""
     gloo.run_ranks(__name__, WORLD_SIZE, [folder], TIMEOUT_SECONDS)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
 
@@ -234,21 +233,21 @@ def normalise_to(dtype: torch.dtype) -> None:
 def _main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=WORLD_SIZE)
     groups = [cast(dist.ProcessGroup, dist.new_group(list(range(size + 1)))) for size in range(WORLD_SIZE)]
-    found: list[dict[str, Tensor]] = []
+    case_results: list[dict[str, Tensor]] = []
     for case in CASES:
-        found.append({})
+        case_results.append({})
         if rank < len(case.shares):
             normalise_to(case.dtype)
             network = network_of(case)
-            fit(case, network, groups[len(case.shares) - 1])
+            prepare_network(case, network, groups[len(case.shares) - 1])
             result = take_step(case, network, rank, groups[len(case.shares) - 1])
-            found[-1] |= dict(state_after(network))
-            found[-1]["loss"] = torch.tensor(result.loss, dtype=torch.float64)
+            case_results[-1] |= dict(state_after(network))
+            case_results[-1]["loss"] = torch.tensor(result.loss, dtype=torch.float64)
             if result.accuracy_image_to_text is not None:
                 accuracies = (result.accuracy_image_to_text, result.accuracy_text_to_image)
-                found[-1]["accuracies"] = torch.tensor(accuracies)
+                case_results[-1]["accuracies"] = torch.tensor(accuracies)
     normalise_to(torch.float64)
-    torch.save((found, _train_and_go_on(rank, groups, folder)), folder / f"{rank}.pt")
+    torch.save((case_results, _train_and_resume(rank, groups, folder)), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

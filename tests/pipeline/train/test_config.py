@@ -22,7 +22,7 @@ from pipeline.train.config import TrainConfig
         ({"checkpoint_every_minutes": -1}, "checkpoint_every_minutes=-1: must not be negative"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(options: dict[str, object], message: str) -> None:
+def test_errors_about_invalid_options_name_the_option(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)  # type: ignore[arg-type]
 
@@ -40,7 +40,7 @@ def test_workers_are_fixed_unless_a_bound_is_given(options: dict[str, int], work
     assert TrainConfig(num_workers=4, **options).workers == workers  # type: ignore[arg-type]
 
 
-def test_a_batch_is_shared_out_evenly() -> None:
+def test_a_batch_is_divided_evenly_among_workers() -> None:
     config = TrainConfig(global_batch_size=10)
     assert config.local_batch_sizes(1) == [10]
     assert config.local_batch_sizes(3) == [3, 3, 4]
@@ -48,14 +48,14 @@ def test_a_batch_is_shared_out_evenly() -> None:
 
 
 @pytest.mark.parametrize(("num_workers", "unit"), [(1, 3), (6, 2), (1, 20)])
-def test_a_batch_that_cannot_be_shared_out_in_groups(num_workers: int, unit: int) -> None:
+def test_a_batch_that_cannot_be_divided_into_norm_groups_is_refused(num_workers: int, unit: int) -> None:
     with pytest.raises(
         ValueError, match=rf"global_batch_size=10 .* among {num_workers} workers .* norm_group_size={unit},"
     ):
         TrainConfig(global_batch_size=10).local_batch_sizes(num_workers, unit)
 
 
-def test_what_only_cuts_up_the_work_is_not_part_of_a_runs_identity() -> None:
+def test_options_that_do_not_change_the_result_are_not_part_of_a_runs_identity() -> None:
     small = identity(TrainConfig(num_workers=1, chunk_size=8, checkpoint_every_steps=5))
     assert small == identity(TrainConfig(num_workers=4, chunk_size=64, log_every_steps=1))
     assert small == identity(TrainConfig(max_skipped_steps=0))

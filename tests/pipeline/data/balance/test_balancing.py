@@ -21,7 +21,7 @@ from pipeline.data.balance.balancing import (
     sketch,
     thresholds,
 )
-from pipeline.hashing import draws, words_of_ids
+from pipeline.hashing import draws, id_words
 from pipeline.reasons import Reason
 from pipeline.schemas import SKETCHES, THRESHOLDS
 from tests.pipeline.data.rows import candidates, ids
@@ -39,7 +39,7 @@ def table_of(corpus: Corpus) -> pa.Table:
 
 
 def draw(seed: int, query: int, pair_id: str) -> int:
-    return int(draws(seed, np.array([query], np.uint64), words_of_ids([pair_id]))[0])
+    return int(draws(seed, np.array([query], np.uint64), id_words([pair_id]))[0])
 
 
 def pairs_of(corpus: Corpus) -> dict[int, list[str]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.crawl.link_rot import add, busiest, count
+from pipeline.data.crawl.link_rot import add, busiest_names, count
 from pipeline.data.web.addresses import registered_domain
 from pipeline.reasons import IMAGE_CHECKS, POLICY, TRANSIENT, Reason
 from pipeline.schemas import LINK_ROT
@@ -73,7 +73,7 @@ def test_a_reason_of_another_stage_is_refused() -> None:
 def test_the_busiest_names_and_every_year_are_kept() -> None:
     rows = [(f"http://h{n}.a{n % 3}.example/", 2000 + n % 7, None) for n in range(20) for _ in range(n % 4)]
     table = count(table_of(rows))
-    kept = busiest(table, 2)
+    kept = busiest_names(table, 2)
     assert kept.schema == LINK_ROT
     assert [(row["by"], row["name"], row["tried"]) for row in kept.to_pylist() if row["by"] != "year"] == [
         ("domain", "a0.example", 11),
@@ -83,8 +83,8 @@ def test_the_busiest_names_and_every_year_are_kept() -> None:
     ]
     years = kept.filter(pc.equal(kept["by"], "year"))
     assert years["name"].to_pylist() == [str(year) for year in range(2000, 2007)]
-    assert busiest(kept, 2) == kept
+    assert busiest_names(kept, 2) == kept
     # Each bucket may keep only its own busiest names, because every name is in a single bucket
     of_one = pc.match_substring(table["name"], "1")
-    halves = [busiest(table.filter(half), 2) for half in (of_one, pc.invert(of_one))]
-    assert busiest(pa.concat_tables(halves), 2) == kept
+    halves = [busiest_names(table.filter(half), 2) for half in (of_one, pc.invert(of_one))]
+    assert busiest_names(pa.concat_tables(halves), 2) == kept

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.crawl.retries import Retry, as_answers, due, merge, reasons_of
-from pipeline.reasons import Reason, ReasonClass, class_of
+from pipeline.data.crawl.retries import Retry, as_answers, due, merge, reasons_to_retry
+from pipeline.reasons import Reason, ReasonClass, retry_class
 from pipeline.schemas import ANSWERS, CANDIDATES, FETCHED
 from tests.pipeline.data.rows import fetched, ids
 
@@ -33,7 +33,7 @@ def rows(*reasons: str | None, **columns: Any) -> pa.Table:
 def test_only_rows_of_the_class_are_retried(retry: Retry) -> None:
     table = rows(*OUTCOMES)
     found = due(table, retry)
-    wanted = [reason for reason in FAILURES if class_of(reason) == retry]
+    wanted = [reason for reason in FAILURES if retry_class(reason) == retry]
     assert found["pair_id"].to_pylist() == [ids(len(OUTCOMES))[OUTCOMES.index(reason)] for reason in wanted]
     assert len(wanted) > 0
     assert found.schema.names == [*CANDIDATES.names, "redirect_url"]
@@ -53,9 +53,9 @@ def test_moved_rows_are_requested_at_their_new_url() -> None:
 
 def test_every_fetching_reason_is_in_one_class_and_moved_is_in_two() -> None:
     for reason in Reason:
-        kinds = [retry for retry in get_args(Retry) if reason in reasons_of(retry)]
+        kinds = [retry for retry in get_args(Retry) if reason in reasons_to_retry(retry)]
         try:
-            assert kinds == [class_of(reason)] + ["moved"] * (reason == Reason.MOVED)
+            assert kinds == [retry_class(reason)] + ["moved"] * (reason == Reason.MOVED)
         except ValueError:
             assert kinds == [], reason
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.duplicates import dedupe
-from pipeline.data.duplicates.dedupe import caption_order, same_url
+from pipeline.data.duplicates.dedupe import caption_order, drop_duplicate_urls
 from pipeline.data.duplicates.duplicate_graph import DedupeConfig
 from pipeline.data.images.phash import MIRRORED, Variant, perceptual_hash, perceptual_hashes
 from pipeline.hashing import hash128
@@ -141,7 +141,7 @@ URL = "http://a.example/x.jpg"
 def test_the_best_caption_of_a_url_is_kept_and_the_others_become_spare_captions() -> None:
     captions = ["short title", "an alt text", "a longer alt text", "the figure's caption", "an alt text"]
     table = candidates(url=[URL] * 5, caption=captions, caption_source=["title", "alt", "alt", "figcaption", "alt"])
-    done = same_url(table)
+    done = drop_duplicate_urls(table)
     assert done["reason"].to_pylist() == [Reason.DUPLICATE_URL] * 3 + [None] + [Reason.DUPLICATE_URL]
     assert done["spare_captions"].to_pylist() == [[], [], [], ["a longer alt text", "an alt text", "short title"], []]
     assert done.schema == table.schema
@@ -167,7 +167,7 @@ def test_one_row_of_each_url_is_kept_in_any_order(
         urls, captions, sources, pages = (list(column) for column in zip(*found, strict=True)) if found else ([],) * 4
         pair_ids = [hash128(url, caption) for url, caption, *_ in found]
         table = candidates(pair_id=pair_ids, url=urls, caption=captions, caption_source=sources, page_url=pages)
-        done = same_url(table).to_pylist()
+        done = drop_duplicate_urls(table).to_pylist()
         assert len(done) == len(found)
         kept = [row for row in done if row["reason"] is None]
         assert sorted(row["url"] for row in kept) == sorted(set(urls))
@@ -186,7 +186,7 @@ def test_deduplicating_urls_in_two_steps_equals_doing_it_in_one(
     rows: list[tuple[str, str, str, str | None]], cut: int
 ) -> None:
     def kept(table: pa.Table) -> pa.Table:
-        done = same_url(table)
+        done = drop_duplicate_urls(table)
         return done.filter(done["reason"].is_null())
 
     table = candidates(

@@ -18,7 +18,7 @@ from pipeline.data.duplicates.duplicate_graph import (
     settle,
     spread,
 )
-from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant
+from pipeline.data.images.phash import MIRRORED, UNCHANGED, Variant
 from pipeline.hashing import bucket_of, mix
 from pipeline.reasons import Reason
 from pipeline.schemas import DROPPED_PICTURES, DUPLICATES, EDGES, FINGERPRINTS, LINKS
@@ -235,9 +235,9 @@ def test_planted_neighbours_are_found_among_many() -> None:
 
 
 def test_variants_follow_the_configuration() -> None:
-    assert DedupeConfig().variants == [AS_IT_IS]
+    assert DedupeConfig().variants == [UNCHANGED]
     assert DedupeConfig(mirrored=True, degrees=(-5.0, 5.0)).variants == [
-        AS_IT_IS,
+        UNCHANGED,
         MIRRORED,
         Variant(degrees=-5.0),
         Variant(degrees=5.0),

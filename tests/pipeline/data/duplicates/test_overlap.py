@@ -14,10 +14,10 @@ from pipeline.data.duplicates.embeddings import to_column, to_matrix
 from pipeline.data.duplicates.overlap import (
     OverlapConfig,
     OverlapIndex,
+    build_index_table,
     count_overlaps,
     drop_overlaps,
     find_overlaps,
-    index_pictures,
     overlap_record,
     settled,
 )
@@ -123,7 +123,7 @@ def test_pictures_too_plain_for_a_hash_are_found_by_embedding_only() -> None:
         assert images == [*plain, *photos]
         return directions
 
-    table = index_pictures(items(plain + photos), encoder)
+    table = build_index_table(items(plain + photos), encoder)
     assert table.schema == OVERLAP_INDEX
     assert table["phash"].is_null().to_pylist() == [True] * 6 + [False] * 3
     assert table["phash"][6:].to_pylist() == perceptual_hash(photos).tolist()
@@ -137,14 +137,14 @@ def test_pictures_too_plain_for_a_hash_are_found_by_embedding_only() -> None:
 
 
 def test_without_an_encoder_an_index_has_hashes_only() -> None:
-    table = index_pictures(items([encode(photo_like(0))]), None)
+    table = build_index_table(items([encode(photo_like(0))]), None)
     assert table["embedding"].to_pylist() == [None]
     assert as_tuples(find_overlaps(pictures(table["phash"].to_pylist()), OverlapIndex(table, OverlapConfig()))) != []
 
 
 def test_an_unreadable_picture_of_a_set_is_named_in_the_error() -> None:
     with pytest.raises(ValueError, match="sample 1 of the set photos"):
-        index_pictures(items([encode(photo_like(0)), b"no image"]), None)
+        build_index_table(items([encode(photo_like(0)), b"no image"]), None)
 
 
 def test_a_threshold_for_an_unknown_set_is_refused() -> None:

@@ -62,7 +62,7 @@ def test_link_rot_over_parts_equals_link_rot_over_all_rows(ray_local: None, tmp_
     stages = Stages(Run.open(str(tmp_path), {}))
     output = stages("fetched", 3, parts.__getitem__)
     found = global_counts_flow.link_rot(stages, output, 2, num_names=4)
-    assert found == rot.busiest(rot.count(rows), 4)
+    assert found == rot.busiest_names(rot.count(rows), 4)
     assert found.num_rows == 4 + 4 + 6
     empty = stages("nothing", 1, lambda _: None)
     assert (

@@ -101,4 +101,4 @@ def test_the_canary_can_be_reached(run: Run) -> None:
 
     asyncio.run(connect())
     assert run.web.strays[run.num_strays :] == [("10.0.0.1", 80)]
-    assert run.web.num_at_canary == run.num_strays + 1
+    assert run.web.num_canary_connections == run.num_strays + 1

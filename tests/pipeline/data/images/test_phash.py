@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.data.images import image_header
-from pipeline.data.images.phash import AS_IT_IS, MIRRORED, Variant, perceptual_hash, perceptual_hashes
+from pipeline.data.images.phash import MIRRORED, UNCHANGED, Variant, perceptual_hash, perceptual_hashes
 from tests.pipeline.data.rows import encode, opened, photo_like
 
 
@@ -106,7 +106,7 @@ class TestVariants:
 
     def bits_apart(self, variant: Variant, changed: list[Image.Image]) -> npt.NDArray[np.uint8]:
         """Hash distances of changed pictures to the original pictures (column 0) and to their variants (column 1)."""
-        hashes = perceptual_hashes([encode(picture) for picture in self.PICTURES], [AS_IT_IS, variant])
+        hashes = perceptual_hashes([encode(picture) for picture in self.PICTURES], [UNCHANGED, variant])
         of_changed = perceptual_hash([encode(picture) for picture in changed])
         distances: npt.NDArray[np.uint8] = np.bitwise_count(hashes ^ of_changed[:, None])
         return distances
@@ -158,7 +158,7 @@ class TestVariants:
 
     def test_the_unchanged_variant_equals_imagehash_in_any_batch(self) -> None:
         images = [encode(picture) for picture in self.PICTURES]
-        variants = [Variant(degrees=5), AS_IT_IS, Variant(True, -5), MIRRORED]
+        variants = [Variant(degrees=5), UNCHANGED, Variant(True, -5), MIRRORED]
         assert perceptual_hashes(images, variants)[:, 1].tolist() == [by_imagehash(image) for image in images]
         assert perceptual_hashes(images, []).shape == (len(images), 0)
         assert perceptual_hashes([], variants).shape == (0, 4)

@@ -163,7 +163,7 @@ class TestDamage:
     def test_a_missing_shard(self, shards: Shards) -> None:
         Path(shards.paths[1]).unlink()
         with pytest.raises(
-            FileNotFoundError, match=rf"{Path(shards.paths[1]).name}: this shard of the snapshot is missing"
+            FileNotFoundError, match=rf"{Path(shards.paths[1]).name}: this shard of the snapshot is gone"
         ):
             list(pairs(shards, Order(shards.infos, window=3, seed=0), 0))
 

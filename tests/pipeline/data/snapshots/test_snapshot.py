@@ -152,7 +152,7 @@ def test_reading_a_damaged_shard_raises_an_error_that_names_it(dataset: str) -> 
     with pytest.raises(ValueError, match=f"{shard.path}: this shard is damaged"):
         shard.read_row_group(1)
     Path(shard.path).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{shard.path}: this shard is missing"):
+    with pytest.raises(FileNotFoundError, match=f"{shard.path}: this shard is gone"):
         shard.read_row_group(0)
 
 

@@ -150,7 +150,7 @@ def test_a_failing_storage_raises_an_error() -> None:
 
 def test_only_tables_next_to_shards_are_left_out() -> None:
     files = ["a/0.parquet", "a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
-    assert img2dataset.without_tables_beside(files) == ["a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
+    assert img2dataset.without_shard_tables(files) == ["a/0.tar", "a/1.parquet", "b/0.parquet", "b/0.warc"]
 
 
 def test_properties_of_a_sample() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.duplicates.dedupe import same_url
+from pipeline.data.duplicates.dedupe import drop_duplicate_urls
 from pipeline.data.text.caption_rules import BOILERPLATE, CaptionConfig, apply_rules, rejection_reason
 from pipeline.hashing import hash128
 from pipeline.reasons import Reason
@@ -173,7 +173,7 @@ def test_spare_captions_have_no_personal_data() -> None:
         url=["http://a.example/x"] * 2,
         caption_source=["alt", "title"],
     )
-    kept = same_url(apply_rules(table, CaptionConfig(language="")))
+    kept = drop_duplicate_urls(apply_rules(table, CaptionConfig(language="")))
     row = next(row for row in kept.to_pylist() if row["reason"] is None)
     assert sorted([row["caption"], *row["spare_captions"]]) == ["A red car of [...]", "The red car, [...]"]
 

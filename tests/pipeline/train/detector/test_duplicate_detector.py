@@ -10,8 +10,8 @@ from pipeline.model.images.random_crop import decode
 from pipeline.train.detector.distortions import NUM_DRAWS, distort
 from pipeline.train.detector.duplicate_detector import (
     DetectorTraining,
-    batch_of,
-    chances_of,
+    distortion_draws,
+    images_of_step,
     new_detector,
     train_detector,
 )
@@ -25,15 +25,15 @@ def train(images: list[bytes], training: DetectorTraining) -> tuple[Detector, li
     return detector, [step.loss for step in train_detector(detector, images, training)]
 
 
-def share_found(detector: Detector, images: list[bytes]) -> float:
-    """Of distorted copies those that are nearest to their own picture."""
+def share_identified(detector: Detector, images: list[bytes]) -> float:
+    """The share of distorted copies whose nearest picture is the original."""
     pictures = [decode(image) for image in images]
     draws = np.random.default_rng(7).random((len(pictures), NUM_DRAWS))
     copies = [distort(p, 64, row.tolist(), flips=True) for p, row in zip(pictures, draws, strict=True)]
     with torch.inference_mode():
-        known = detector(torch.from_numpy(np.stack([squash(p, 64) for p in pictures])))
-        found = (detector(torch.from_numpy(np.stack(copies))) @ known.T).argmax(dim=1)
-    return float((found == torch.arange(len(pictures))).float().mean())
+        originals = detector(torch.from_numpy(np.stack([squash(p, 64) for p in pictures])))
+        nearest = (detector(torch.from_numpy(np.stack(copies))) @ originals.T).argmax(dim=1)
+    return float((nearest == torch.arange(len(pictures))).float().mean())
 
 
 @pytest.mark.realdata
@@ -43,42 +43,44 @@ def test_a_trained_detector_finds_copies_that_an_untrained_one_misses(clip_data:
     detector, losses = train(images[:480], training)
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.5
     held_out = images[-250:]
-    trained, untrained = share_found(detector, held_out), share_found(new_detector(TINY, 0).eval(), held_out)
+    trained, untrained = share_identified(detector, held_out), share_identified(new_detector(TINY, 0).eval(), held_out)
     assert trained > max(0.15, 3 * untrained), (trained, untrained)
 
 
 def test_the_same_seed_gives_the_same_detector() -> None:
     images = [encode(photo_like(seed)) for seed in range(9)]
     training = DetectorTraining(batch_size=4, num_images=12)
-    (one, losses), (other, _) = train(images, training), train(images, training)
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
-    _, elsewhere = train(images, DetectorTraining(batch_size=4, num_images=12, seed=1))
-    assert losses != elsewhere
+    (first, losses), (second, _) = train(images, training), train(images, training)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    _, other_losses = train(images, DetectorTraining(batch_size=4, num_images=12, seed=1))
+    assert losses != other_losses
 
 
-def test_each_image_comes_once_an_epoch_in_another_order() -> None:
+def test_each_epoch_uses_every_image_once_in_a_new_order() -> None:
     training = DetectorTraining(batch_size=3, num_images=30)
-    epochs = [np.concatenate([batch_of(epoch * 3 + step, 9, training) for step in range(3)]) for epoch in range(2)]
+    epochs = [
+        np.concatenate([images_of_step(epoch * 3 + step, 9, training) for step in range(3)]) for epoch in range(2)
+    ]
     assert [sorted(epoch.tolist()) for epoch in epochs] == [list(range(9))] * 2
     assert epochs[0].tolist() != epochs[1].tolist()
 
 
-def test_draws_are_uniform_and_never_the_same_twice() -> None:
+def test_draws_are_uniform_and_distinct() -> None:
     numbers = np.arange(200)
-    first, second = chances_of(0, numbers, 0), chances_of(1, numbers, 0)
+    first, second = distortion_draws(0, numbers, 0), distortion_draws(1, numbers, 0)
     assert first.shape == (200, 2, NUM_DRAWS)
     assert len(np.unique(np.concatenate([first, second]))) == first.size * 2
     assert np.allclose(first.mean(axis=0), 0.5, atol=0.12)
-    assert np.array_equal(chances_of(0, numbers[50:60], 0), first[50:60])
+    assert np.array_equal(distortion_draws(0, numbers[50:60], 0), first[50:60])
 
 
-def test_training_says_what_is_wrong_with_it() -> None:
+def test_invalid_training_options_are_reported() -> None:
     images = [encode(photo_like(seed)) for seed in range(4)]
     with pytest.raises(ValueError, match="batch_size = 8: there are only 4 images"):
         train(images, DetectorTraining(batch_size=8, num_images=8))
     with pytest.raises(ValueError, match=r"learning_rate = 1e\+30: the loss of step"):
         train(images, DetectorTraining(batch_size=4, num_images=16, learning_rate=1e30))
-    with pytest.raises(ValueError, match="batch_size = 1"):
+    with pytest.raises(ValueError, match="batch_size = 1: must be at least 2"):
         DetectorTraining(batch_size=1)
     with pytest.raises(ValueError, match="temperature = 0"):
         DetectorTraining(temperature=0)

@@ -4,29 +4,29 @@ from torch import nn
 
 from pipeline.train.network.batch_norm import BatchNorms
 
-PARTS = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0))
+CHUNKS = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(0))
 
 
 def step(norm: nn.BatchNorm1d, order: tuple[int, ...] = (0, 1, 2)) -> None:
     norms = BatchNorms(norm)
     with norms.collected():
-        for part in order:
-            norm(PARTS[part])
+        for index in order:
+            norm(CHUNKS[index])
     with norms.held():
-        for part in order:
-            norm(PARTS[part])
+        for index in order:
+            norm(CHUNKS[index])
     norms.move(None)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.01, None])
-def test_statistics_move_once_by_the_mean_over_the_chunks(momentum: float | None) -> None:
+def test_statistics_are_updated_once_with_the_mean_over_the_chunks(momentum: float | None) -> None:
     norm = nn.BatchNorm1d(4, momentum=momentum)
     with torch.no_grad():
         norm.get_buffer("running_mean").fill_(3)
-    share = 1.0 if momentum is None else momentum  # None: a plain mean over all steps, of which this is the first
+    weight = 1.0 if momentum is None else momentum  # None: the mean over all steps, and this is the first step
     step(norm)
-    torch.testing.assert_close(norm.running_mean, (1 - share) * 3 + share * PARTS.mean((0, 1)))
-    torch.testing.assert_close(norm.running_var, (1 - share) + share * PARTS.var(1).mean(0))
+    torch.testing.assert_close(norm.running_mean, (1 - weight) * 3 + weight * CHUNKS.mean((0, 1)))
+    torch.testing.assert_close(norm.running_var, (1 - weight) + weight * CHUNKS.var(1).mean(0))
     assert norm.num_batches_tracked == torch.tensor(1)
     assert norm.momentum == momentum
     step(norm)
@@ -41,7 +41,7 @@ def test_the_order_of_chunks_makes_no_difference() -> None:
     torch.testing.assert_close(first.running_var, second.running_var)
 
 
-def test_norms_that_are_frozen_stay_as_they_are() -> None:
+def test_norms_in_eval_mode_do_not_change() -> None:
     norm = nn.BatchNorm1d(4).eval()
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
     step(norm)

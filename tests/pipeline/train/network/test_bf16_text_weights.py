@@ -1,4 +1,4 @@
-"""Text towers in half precision: gradients, checkpoints and saved models."""
+"""Tests of text towers in half precision: gradients, checkpoints and saved models."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def set_step_gradients(network: CLIP, seed: int = 0) -> float:
     return set_gradients(network, Batch(*small_batch(12, seed)), chunk_size=5, bf16=True).loss
 
 
-def test_what_is_halved() -> None:
+def test_linear_and_embedding_weights_of_the_text_tower_become_bfloat16() -> None:
     network = halved()
     for name, p in network.named_parameters():
         is_matrix = p.ndim == 2 and "position" not in name
@@ -46,8 +46,8 @@ def test_what_is_halved() -> None:
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "contrastive-bag"])
-def test_gradients_are_those_of_float32_weights_of_the_same_values(objective: Objective) -> None:
-    """Bit by bit, over chunks that add up: start tokens, which all captions have, in particular."""
+def test_gradients_equal_those_of_float32_weights_with_the_same_values(objective: Objective) -> None:
+    """Sums over chunks are equal bit for bit, also for the start token, which every caption contains."""
     half, whole = halved(objective), halved(objective).float()
     for p in whole.parameters():
         p.grad_dtype = torch.float32
@@ -60,7 +60,7 @@ def test_gradients_are_those_of_float32_weights_of_the_same_values(objective: Ob
 
 
 @pytest.mark.parametrize("objective", ["bag", "caption"])
-def test_without_a_text_tower_it_is_refused(objective: Objective) -> None:
+def test_models_without_a_text_tower_are_rejected(objective: Objective) -> None:
     with pytest.raises(ValueError, match=f"text_weights=bf16: a model of objective={objective} has no text tower"):
         halve_text_weights(empty_network(replace(CONFIG, objective=objective)))
 
@@ -71,7 +71,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(captions, CONFIG.text.vocab_size, CONFIG.text.context_length)
 
 
-def test_a_run_goes_on_bit_by_bit_from_a_checkpoint(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run_bit_for_bit(tmp_path: Path, tokenizer: Tokenizer) -> None:
     network = halved()
     optimizer = make_optimizer(network, HALF)
     folder = CheckpointFolder(str(tmp_path), storage)
@@ -86,11 +86,11 @@ def test_a_run_goes_on_bit_by_bit_from_a_checkpoint(tmp_path: Path, tokenizer: T
     resumed = checkpoint.model.network.train()
     halve_text_weights(resumed)
     assert isinstance(resumed, CLIP)
-    other = make_optimizer(resumed, HALF)
-    other.load_state_dict(checkpoint.optimizer)
+    resumed_optimizer = make_optimizer(resumed, HALF)
+    resumed_optimizer.load_state_dict(checkpoint.optimizer)
     for step in (2, 3):
         set_step_gradients(resumed, step)
-        optimizer_step(resumed, other, 1e-3)
+        optimizer_step(resumed, resumed_optimizer, 1e-3)
     for (name, p), q in zip(network.named_parameters(), resumed.parameters(), strict=True):
         assert p.dtype == q.dtype
         assert torch.equal(p, q), name

@@ -1,4 +1,4 @@
-"""Adam with half-precision moments and weights against torch's, whole and in shards, in one go and resumed."""
+"""Tests of half-precision Adam: against torch's Adam, with sharded weights, and resumed from a saved state."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -19,16 +19,16 @@ from pipeline.train.optimizer.stochastic_rounding import BLOCK
 from tests.pipeline.train.learning import losses
 
 SHAPES = ((300, 70), (), (3,), (BLOCK // 1000 + 80, 1000), (7, 11, 3))
-"""The fourth is more than a block."""
+"""The fourth shape has more elements than a block."""
 RECIPE: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.98), "eps": 1e-6}
 
 
 def parameters(dtype: torch.dtype = torch.float32, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(0)
-    found = [nn.Parameter((0.02 * torch.randn(shape, generator=generator)).to(dtype)) for shape in shapes]
-    for p in found:
+    params = [nn.Parameter((0.02 * torch.randn(shape, generator=generator)).to(dtype)) for shape in shapes]
+    for p in params:
         p.grad_dtype = torch.float32
-    return found
+    return params
 
 
 def ours(params: Sequence[Tensor], moments: torch.dtype = torch.bfloat16, seed: int = 1, **recipe: Any) -> HalfAdamW:
@@ -43,43 +43,43 @@ def set_random_gradients(params: Sequence[Tensor], step: int) -> None:
         p.grad = 1e-4 * torch.randn(p.shape, generator=generator)
 
 
-def test_with_everything_in_float32_it_is_torchs() -> None:
-    one, two = parameters(), parameters()
-    groups = [{"params": one[:2], "weight_decay": 0.2}, {"params": one[2:], "weight_decay": 0.0}]
-    theirs, optimizer = torch.optim.AdamW(groups, **RECIPE), ours(two, torch.float32)
+def test_float32_steps_equal_torchs() -> None:
+    torch_params, our_params = parameters(), parameters()
+    groups = [{"params": torch_params[:2], "weight_decay": 0.2}, {"params": torch_params[2:], "weight_decay": 0.0}]
+    theirs, optimizer = torch.optim.AdamW(groups, **RECIPE), ours(our_params, torch.float32)
     for step in range(5):
-        for params in (one, two):
+        for params in (torch_params, our_params):
             set_random_gradients(params, step)
         theirs.step()
         optimizer.step()
-    for p, q in zip(one, two, strict=True):
+    for p, q in zip(torch_params, our_params, strict=True):
         torch.testing.assert_close(q, p, rtol=1e-6, atol=1e-9)
         for name in ("exp_avg", "exp_avg_sq"):
             torch.testing.assert_close(optimizer.state[q][name], theirs.state[p][name], rtol=1e-5, atol=1e-12)
 
 
-def test_half_precision_moments_stay_near_torchs() -> None:
-    """Single ones within their spacing, means much nearer; and weights within a hundredth of the way they have gone."""
+def test_half_precision_moments_and_weights_are_close_to_torchs() -> None:
+    """Moments differ by less than 1 percent, their means by much less, and weights by 1 percent of their change."""
     shape = ((100, 700),)
-    one, two = parameters(shapes=shape)[0], parameters(shapes=shape)[0]
-    theirs, optimizer = torch.optim.AdamW([one], weight_decay=0.0, **RECIPE), ours([two])
+    torch_param, our_param = parameters(shapes=shape)[0], parameters(shapes=shape)[0]
+    theirs, optimizer = torch.optim.AdamW([torch_param], weight_decay=0.0, **RECIPE), ours([our_param])
     for step in range(30):
-        for p in (one, two):
+        for p in (torch_param, our_param):
             set_random_gradients([p], step)
         theirs.step()
         optimizer.step()
     for name in ("exp_avg", "exp_avg_sq"):
-        found, expected = optimizer.state[two][name], theirs.state[one][name]
-        assert found.dtype == torch.bfloat16
-        assert ((found.float() - expected).abs().mean() / expected.abs().mean()).item() < 0.01
-        assert abs((found.float() - expected).mean() / expected.abs().mean()).item() < 1e-4
-    moved = one - parameters(shapes=shape)[0]
-    assert ((one - two).abs().mean() / moved.abs().mean()).item() < 0.01
+        actual, expected = optimizer.state[our_param][name], theirs.state[torch_param][name]
+        assert actual.dtype == torch.bfloat16
+        assert ((actual.float() - expected).abs().mean() / expected.abs().mean()).item() < 0.01
+        assert abs((actual.float() - expected).mean() / expected.abs().mean()).item() < 1e-4
+    change = torch_param - parameters(shapes=shape)[0]
+    assert ((torch_param - our_param).abs().mean() / change.abs().mean()).item() < 0.01
 
 
 @pytest.mark.parametrize("beta2", [0.98, 0.999])
-def test_a_second_moment_comes_down_again(beta2: float) -> None:
-    """Without gradients it decays by beta2 a step, on average; to the nearest, with beta2 = 0.999, it never would."""
+def test_a_second_moment_decays(beta2: float) -> None:
+    """With zero gradients it decays by beta2 per step; rounded to nearest, it would not decay for beta2 = 0.999."""
     p = nn.Parameter(torch.zeros(2000))
     optimizer = ours([p], lr=0.0, betas=(0.9, beta2))
     p.grad = torch.ones(2000)
@@ -93,8 +93,8 @@ def test_a_second_moment_comes_down_again(beta2: float) -> None:
         assert torch.equal((first.bfloat16() * beta2).bfloat16(), first.bfloat16())
 
 
-def test_steps_too_small_for_half_precision_weights_add_up() -> None:
-    """By a thousandth of the distance to the next number, a hundred times."""
+def test_updates_too_small_for_half_precision_weights_accumulate() -> None:
+    """Updates of a thousandth of the distance to the next number, repeated a hundred times, have the right sum."""
     distance = 2.0**-7
     p = nn.Parameter(torch.ones(20_000, dtype=torch.bfloat16))
     p.grad_dtype = torch.float32
@@ -106,8 +106,8 @@ def test_steps_too_small_for_half_precision_weights_add_up() -> None:
     assert (p.float().mean().item() - 1) / distance == pytest.approx(0.1, abs=5 * (0.1 / 20_000) ** 0.5)
 
 
-def test_it_depends_on_the_seed_and_on_nothing_else() -> None:
-    found = []
+def test_rounding_depends_on_the_optimizers_seed_only() -> None:
+    results = []
     for seed in (1, 1, 2):
         params = parameters(torch.bfloat16)
         optimizer = ours(params, seed=seed)
@@ -115,14 +115,14 @@ def test_it_depends_on_the_seed_and_on_nothing_else() -> None:
             torch.rand(3)
             set_random_gradients(params, step)
             optimizer.step()
-        found.append(params)
-    assert all(torch.equal(p, q) for p, q in zip(found[0], found[1], strict=True))
-    assert not torch.equal(found[0][0], found[2][0])
+        results.append(params)
+    assert all(torch.equal(p, q) for p, q in zip(results[0], results[1], strict=True))
+    assert not torch.equal(results[0][0], results[2][0])
 
 
 @pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
-def test_it_goes_on_bit_by_bit_from_a_saved_state(moments: torch.dtype, weights: torch.dtype) -> None:
+def test_a_resumed_optimizer_continues_bit_for_bit(moments: torch.dtype, weights: torch.dtype) -> None:
     params = parameters(weights, SHAPES[:3])
     optimizer = ours(params, moments)
     for step in range(4):
@@ -136,31 +136,31 @@ def test_it_goes_on_bit_by_bit_from_a_saved_state(moments: torch.dtype, weights:
     resumed = saved["weights"]
     for p in resumed:
         p.grad_dtype = torch.float32
-    other = ours(resumed, moments)
-    other.load_state_dict(saved["optimizer"])
+    resumed_optimizer = ours(resumed, moments)
+    resumed_optimizer.load_state_dict(saved["optimizer"])
     for step in (2, 3):
         set_random_gradients(resumed, step)
-        other.step()
+        resumed_optimizer.step()
     for p, q in zip(params, resumed, strict=True):
         assert torch.equal(p, q)
         for name, value in optimizer.state[p].items():
-            assert other.state[q][name].dtype == value.dtype
-            assert torch.equal(other.state[q][name], value), name
+            assert resumed_optimizer.state[q][name].dtype == value.dtype
+            assert torch.equal(resumed_optimizer.state[q][name], value), name
     saved_steps = {int(state["step"]) for state in saved["optimizer"]["state"].values()}
-    assert saved_steps == {2}, "what was loaded is not moved on"
+    assert saved_steps == {2}, "steps modified the loaded state"
 
 
 @pytest.fixture
-def _no_ranks() -> Iterator[None]:
+def _destroy_process_group() -> Iterator[None]:
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-@pytest.mark.usefixtures("_no_ranks")
+@pytest.mark.usefixtures("_destroy_process_group")
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
-def test_shards_of_rows_take_the_step_that_the_whole_takes(weights: torch.dtype) -> None:
-    """On three ranks one after the other, none of which can talk to another: there is no need to."""
+def test_sharded_and_unsharded_weights_are_updated_alike(weights: torch.dtype) -> None:
+    """Runs three ranks in turn without communication between them, because the optimizer needs none."""
     whole = parameters(weights, SHAPES[3:])
     optimizer = ours(whole)
     for step in range(2):
@@ -168,25 +168,26 @@ def test_shards_of_rows_take_the_step_that_the_whole_takes(weights: torch.dtype)
         optimizer.step()
     for rank in range(3):
         dist.init_process_group("fake", rank=rank, world_size=3, store=FakeStore())
-        mesh = init_device_mesh("cpu", (3,), mesh_dim_names=(f"as seen by {rank}",))  # torch caches what it has met
+        # A new name for each rank, because torch caches meshes
+        mesh = init_device_mesh("cpu", (3,), mesh_dim_names=(f"mesh of rank {rank}",))
 
-        def own(full: Tensor, rank: int = rank, mesh: Any = mesh) -> DTensor:
+        def rows_of_rank(full: Tensor, rank: int = rank, mesh: Any = mesh) -> DTensor:
             part = full.detach().chunk(3)[rank].clone()
             return DTensor.from_local(part, mesh, [Shard(0)], shape=full.shape, stride=full.stride())
 
-        shards = [nn.Parameter(own(p)) for p in parameters(weights, SHAPES[3:])]
-        in_shards = ours(shards)
+        shards = [nn.Parameter(rows_of_rank(p)) for p in parameters(weights, SHAPES[3:])]
+        sharded_optimizer = ours(shards)
         for step in range(2):
             set_random_gradients(whole, step)
             for shard, p in zip(shards, whole, strict=True):
                 assert p.grad is not None
                 shard.grad_dtype = torch.float32
-                shard.grad = own(p.grad)
-            in_shards.step()
+                shard.grad = rows_of_rank(p.grad)
+            sharded_optimizer.step()
         for shard, p in zip(shards, whole, strict=True):
             assert isinstance(shard, DTensor)
             assert torch.equal(shard.to_local(), p.detach().chunk(3)[rank])
-            state = in_shards.state[shard]["exp_avg_sq"]
+            state = sharded_optimizer.state[shard]["exp_avg_sq"]
             assert isinstance(state, DTensor)
             assert torch.equal(state.to_local(), optimizer.state[p]["exp_avg_sq"].chunk(3)[rank])
         dist.destroy_process_group()
@@ -201,11 +202,11 @@ def plain_losses() -> Tensor:
 
 
 @pytest.mark.parametrize("text_weights", ["fp32", "bf16"])
-def test_training_follows_the_curve_of_float32(plain_losses: Tensor, text_weights: StoredPrecision) -> None:
-    """Within a twentieth of what is learned at any step, and ten times nearer on average."""
-    learned = plain_losses[0] - plain_losses[-1]
-    assert learned > 1
-    found = torch.tensor(losses(replace(RUN, moments="bf16", text_weights=text_weights), 45))
-    away = (found - plain_losses) / learned
-    assert 0 < away.abs().max() < 0.05
-    assert abs(away.mean()) < 0.005
+def test_the_loss_curve_is_close_to_that_of_float32(plain_losses: Tensor, text_weights: StoredPrecision) -> None:
+    """Losses differ by less than 5 percent of the total decrease at each step, and by 0.5 percent on average."""
+    decrease = plain_losses[0] - plain_losses[-1]
+    assert decrease > 1
+    actual = torch.tensor(losses(replace(RUN, moments="bf16", text_weights=text_weights), 45))
+    deviation = (actual - plain_losses) / decrease
+    assert 0 < deviation.abs().max() < 0.05
+    assert abs(deviation.mean()) < 0.005

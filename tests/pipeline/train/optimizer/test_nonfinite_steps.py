@@ -1,4 +1,4 @@
-"""Steps that are skipped leave no trace; those that come too often end the run."""
+"""Tests that skipped steps change nothing and that too many of them end the run."""
 
 import logging
 from dataclasses import replace
@@ -19,8 +19,9 @@ from tests.pipeline.train.ranks import TOWERS
 def train(
     moments: StoredPrecision, poisoned: int | None, *, gradient_only: bool = False
 ) -> tuple[list[bool], list[Tensor]]:
-    """Four steps of a network with batch norms, or three where one is not finite and the others are the same; whether
-    each was taken, and weights, statistics and the optimizer's state at the end."""
+    """Train a network with batch norms for four steps; `poisoned` is the index of a step that is not finite, and if it
+    is None, step 2 is left out. Return which steps were taken, and the final weights, statistics and optimizer state.
+    """
     torch.manual_seed(0)
     network = CLIP(replace(CONFIG, image=TOWERS["resnet"])).train()
     config = TrainConfig(moments=moments)
@@ -45,29 +46,29 @@ def train(
 
 @pytest.mark.parametrize("moments", ["fp32", "bf16"])
 @pytest.mark.parametrize("gradient_only", [False, True], ids=["loss", "gradient"])
-def test_a_skipped_step_leaves_no_trace(moments: StoredPrecision, gradient_only: bool) -> None:
-    """Weights, moments, Adam's count of steps, batch norms' statistics and count: as without that batch."""
-    taken, found = train(moments, 2, gradient_only=gradient_only)
+def test_a_skipped_step_changes_nothing(moments: StoredPrecision, gradient_only: bool) -> None:
+    """Weights, moments, Adam's step count and the batch norms' statistics and counts are as without that batch."""
+    taken, actual = train(moments, 2, gradient_only=gradient_only)
     assert taken == [True, True, False, True]
     _, expected = train(moments, None)
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-def test_it_is_said_and_counted_until_there_are_too_many(caplog: pytest.LogCaptureFixture) -> None:
+def test_skipped_steps_are_logged_and_too_many_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
     guard = NonFiniteGuard(torch.nn.Linear(1, 1), max_skipped_steps=2)
     with caplog.at_level(logging.WARNING, "clip"):
         assert not guard.allows(5, float("nan"), 1.0)
         assert not guard.allows(6, 1.0, float("inf"))
-        assert guard.allows(7, 1.0, 1.0)  # the count begins anew
+        assert guard.allows(7, 1.0, 1.0)  # resets the count
         assert not guard.allows(8, float("inf"), 1.0)
         assert not guard.allows(9, float("inf"), 1.0)
-    assert "step 6: the loss is 1.0, the norm of the gradient inf; the step is skipped" in caplog.text
+    assert "step 6: the loss is 1.0, the norm of the gradient is inf; the step is skipped" in caplog.text
     with pytest.raises(
         FloatingPointError, match=r"step 10: the loss is nan.*3 steps in a row.*max_skipped_steps=2.*learning_rate"
     ):
         guard.allows(10, float("nan"), 1.0)
 
 
-def test_none_may_be_allowed() -> None:
+def test_zero_skipped_steps_end_the_run_at_the_first() -> None:
     with pytest.raises(FloatingPointError, match="step 1: the loss is inf"):
         NonFiniteGuard(torch.nn.Linear(1, 1), max_skipped_steps=0).allows(1, float("inf"), 1.0)

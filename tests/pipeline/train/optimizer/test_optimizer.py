@@ -14,7 +14,7 @@ from pipeline.train.optimizer.optimizer import gradient_norm, is_decayed, learni
 from tests.pipeline.model.models import small_clip
 
 
-def test_warm_up_then_cosine() -> None:
+def test_the_rate_warms_up_and_then_follows_a_cosine() -> None:
     config = TrainConfig(learning_rate=1.0, warmup_steps=4)
     rates = [learning_rate(config, step, 12) for step in range(12)]
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
@@ -23,12 +23,12 @@ def test_warm_up_then_cosine() -> None:
     assert 0 < rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
 
 
-def test_no_warm_up() -> None:
+def test_without_warmup_the_rate_starts_at_its_maximum() -> None:
     assert learning_rate(TrainConfig(learning_rate=1.0, warmup_steps=0), 0, 5) == 1.0
 
 
 def test_only_matrices_decay() -> None:
-    """Not gains, biases and the logit scale. Without gradients Adam does nothing but decay."""
+    """Gains, biases and the logit scale do not decay. With zero gradients, a step of Adam only decays weights."""
     model = small_clip()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = make_optimizer(model, TrainConfig(weight_decay=0.5))
@@ -41,23 +41,25 @@ def test_only_matrices_decay() -> None:
 
 
 @pytest.mark.parametrize("name", list(paper.MODEL_SIZES))
-def test_what_decays_is_what_open_clip_lets_decay(name: str) -> None:
-    """By the names of its parameters, in all models of the paper; the rule is that of open_clip_train's main."""
+def test_the_same_weights_decay_as_in_open_clip(name: str) -> None:
+    """Compares parameter names in all models of the paper, with the rule in open_clip_train's main."""
     ours = empty_clip(MODELS[name])
     names = Names(ours.state_dict(), "open_clip")
-    decayed = {theirs for own, p in ours.named_parameters() if is_decayed(p) for theirs in names.theirs[own]}
+    decayed = {
+        their_name for our_name, p in ours.named_parameters() if is_decayed(p) for their_name in names.theirs[our_name]
+    }
     with torch.device("meta"):
         config = open_clip.get_model_config(name.replace("/", "-").replace("@336px", "-336") + "-quickgelu")
         peer = open_clip.CLIP(**config)
     excluded = ("bn", "ln", "bias", "logit_scale")
     assert decayed == {
-        theirs for theirs, p in peer.named_parameters() if p.ndim >= 2 and not any(part in theirs for part in excluded)
+        name for name, p in peer.named_parameters() if p.ndim >= 2 and not any(part in name for part in excluded)
     }
 
 
 @pytest.mark.parametrize(("beta2", "epsilon"), [(0.98, 1e-6), (0.999, 1e-8)], ids=["ViT", "ResNet"])
-def test_a_run_of_steps_is_that_of_torch_and_open_clips_schedule(beta2: float, epsilon: float) -> None:
-    """Weights, rates and the bound of the scale over twenty steps, from the same gradients."""
+def test_steps_equal_those_of_torch_with_open_clips_schedule(beta2: float, epsilon: float) -> None:
+    """Compares weights, learning rates and the clamped logit scale over twenty steps with the same gradients."""
     num_steps = 20
     config = TrainConfig(learning_rate=0.02, warmup_steps=4, beta2=beta2, epsilon=epsilon)
     model, peer = small_clip(), small_clip()
@@ -71,7 +73,7 @@ def test_a_run_of_steps_is_that_of_torch_and_open_clips_schedule(beta2: float, e
     with torch.no_grad():
         for network in (model, peer):
             network.logit_scale.fill_(4.55)  # near ln 100
-    bounded = False
+    clamped = False
     for step in range(num_steps):
         for p, q in zip(model.parameters(), peer.parameters(), strict=True):
             p.grad = 1e-3 * torch.randn(p.shape, generator=generator)
@@ -84,15 +86,15 @@ def test_a_run_of_steps_is_that_of_torch_and_open_clips_schedule(beta2: float, e
         assert rate == pytest.approx(schedule(step), rel=1e-14)
         optimizer_step(model, optimizer, rate)
         theirs.step()
-        bounded = bounded or peer.logit_scale.item() > math.log(100)
+        clamped = clamped or peer.logit_scale.item() > math.log(100)
         with torch.no_grad():
             peer.logit_scale.clamp_(0, math.log(100))
         for (name, p), q in zip(model.named_parameters(), peer.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-7, msg=f"{name} at step {step}")
-    assert bounded
+    assert clamped
 
 
-def test_the_gradients_norm_and_the_bound_of_the_logit_scale() -> None:
+def test_the_gradient_norm_and_the_maximum_logit_scale() -> None:
     model = small_clip()
     optimizer = make_optimizer(model, TrainConfig())
     for p in model.parameters():
@@ -105,7 +107,7 @@ def test_the_gradients_norm_and_the_bound_of_the_logit_scale() -> None:
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
-def test_gradients_are_scaled_down_as_torch_does(max_norm: float) -> None:
+def test_gradients_are_clipped_as_in_torch(max_norm: float) -> None:
     model, peer = small_clip(), small_clip()
     generator = torch.Generator().manual_seed(0)
     for p, q in zip(model.parameters(), peer.parameters(), strict=True):

@@ -48,7 +48,7 @@ def test_arrays_of_a_step(reader: StepReader) -> None:
         assert (part["length"].shape, part["length"].dtype) == ((BATCH,), np.int32)
 
 
-def test_image_and_caption_are_those_of_the_plans_rows(reader: StepReader) -> None:
+def test_image_and_caption_come_from_the_rows_of_the_plan(reader: StepReader) -> None:
     table = make_pairs(NUM_ROWS)
     _, numbers = reader.plan.step(2)
     part = next(iter(reader.read([2])))
@@ -59,16 +59,21 @@ def test_image_and_caption_are_those_of_the_plans_rows(reader: StepReader) -> No
     for image, number in zip(part["image"], numbers, strict=True):
         caption = table["caption"][int(number)].as_py()
         red, green, blue = image.reshape(3, -1).mean(axis=1)
-        seen = {"red": red > 150 > green, "green": green > 150 > red, "blue": blue > 150, "yellow": red > 150 < green}
-        assert seen[caption.split()[1]], caption
+        matches = {
+            "red": red > 150 > green,
+            "green": green > 150 > red,
+            "blue": blue > 150,
+            "yellow": red > 150 < green,
+        }
+        assert matches[caption.split()[1]], caption
 
 
 @pytest.mark.parametrize("sizes", [(6, 6), (5, 4, 3)])
-def test_workers_together_read_what_one_reads(reader: StepReader, sizes: tuple[int, ...]) -> None:
-    """Crops too: they depend on the row, not on who reads it."""
-    alone = next(iter(reader.read([7])))
+def test_several_workers_read_the_same_batch_as_one(reader: StepReader, sizes: tuple[int, ...]) -> None:
+    """This includes crops: a crop depends on the row, not on the worker that reads the row."""
+    whole_batch = next(iter(reader.read([7])))
     shares = [next(iter(replace(reader, local_batch_sizes=sizes, rank=rank).read([7]))) for rank in range(len(sizes))]
-    for name, array in alone.items():
+    for name, array in whole_batch.items():
         assert np.array_equal(np.concatenate([share[name] for share in shares]), array), name
 
 
@@ -81,7 +86,7 @@ def test_crops_change_from_epoch_to_epoch(reader: StepReader) -> None:
     twice = [number for number in range(NUM_ROWS) if (0, number) in crops and (1, number) in crops]
     assert len(twice) > 30
     same = [np.array_equal(crops[0, number], crops[1, number]) for number in twice]
-    assert sum(same) < len(same) / 4  # of some 100 places a crop has
+    assert sum(same) < len(same) / 4  # a crop has about 100 positions
 
 
 def test_a_shard_with_other_row_groups_is_refused(reader: StepReader) -> None:
@@ -92,7 +97,7 @@ def test_a_shard_with_other_row_groups_is_refused(reader: StepReader) -> None:
         next(iter(wrong.read([0])))
 
 
-def test_a_flipped_bit_is_noticed(reader: StepReader, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_detected(reader: StepReader, tmp_path: Path) -> None:
     source = Path(reader.shards.paths[0])
     data = bytearray(source.read_bytes())
     column = pq.read_metadata(source).row_group(0).column(PAIRS.names.index("image"))
@@ -105,26 +110,26 @@ def test_a_flipped_bit_is_noticed(reader: StepReader, tmp_path: Path) -> None:
         list(wrong.read(range(reader.plan.steps_per_epoch)))
 
 
-def test_a_shard_that_is_gone(reader: StepReader, tmp_path: Path) -> None:
+def test_a_missing_shard_is_an_error(reader: StepReader, tmp_path: Path) -> None:
     paths = (str(tmp_path / "gone.parquet"), reader.shards.paths[1])
-    with pytest.raises(FileNotFoundError, match=r"gone\.parquet: this shard of the snapshot is missing"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.parquet: this shard of the snapshot is gone"):
         list(replace(reader, shards=replace(reader.shards, paths=paths)).read([0, 1]))
 
 
-@pytest.mark.parametrize("most", [1, 10, 23, 1000])
-def test_captions_in_the_snapshots_order(reader: StepReader, most: int) -> None:
-    expected: list[str] = make_pairs(NUM_ROWS)["caption"].to_pylist()[:most]
-    assert list(reader.shards.captions(most)) == expected
+@pytest.mark.parametrize("max_captions", [1, 10, 23, 1000])
+def test_captions_are_in_the_snapshots_order(reader: StepReader, max_captions: int) -> None:
+    expected: list[str] = make_pairs(NUM_ROWS)["caption"].to_pylist()[:max_captions]
+    assert list(reader.shards.captions(max_captions)) == expected
 
 
-def test_captions_that_are_taken_down_are_not_learned_from(reader: StepReader) -> None:
+def test_captions_that_are_taken_down_are_left_out(reader: StepReader) -> None:
     infos = (reader.shards.infos[0], replace(reader.shards.infos[1], taken_down=((0, 3), (2, 4))))
     expected = make_pairs(NUM_ROWS)["caption"].to_pylist()
     del expected[49], expected[28]
     assert list(replace(reader.shards, infos=infos).captions(1000)) == expected
 
 
-def test_an_undecodable_image(reader: StepReader, tmp_path: Path) -> None:
+def test_an_undecodable_image_is_an_error_that_names_the_row(reader: StepReader, tmp_path: Path) -> None:
     table = make_pairs(50)
     images = pa.array([b"no image"] * 50, pa.large_binary())
     broken = tmp_path / "broken.parquet"
@@ -136,16 +141,16 @@ def test_an_undecodable_image(reader: StepReader, tmp_path: Path) -> None:
         plan=Plan(infos, global_batch_size=BATCH, shuffle_row_groups=1, seed=0),
     )
     _, [first] = wrong.plan.share(0, [BATCH], 0)
-    told = rf"broken\.parquet: row {first.rows[0]} of row group 0: an image of 8 bytes cannot be decoded"
-    with pytest.raises(ValueError, match=told):
+    message = rf"broken\.parquet: row {first.rows[0]} of row group 0: an image of 8 bytes cannot be decoded"
+    with pytest.raises(ValueError, match=message):
         next(iter(wrong.read([0])))
 
 
-def test_a_shard_without_rows(reader: StepReader, tmp_path: Path) -> None:
-    """It is in no step and nobody opens it; a snapshot of such shards has no batch (test_plan.py)."""
-    infos = (ShardInfo("nowhere.parquet", ()), *reader.shards.infos)
+def test_a_shard_without_rows_is_never_opened(reader: StepReader, tmp_path: Path) -> None:
+    """An empty shard is in no step. A snapshot of empty shards has no batch (test_plan.py)."""
+    infos = (ShardInfo("missing.parquet", ()), *reader.shards.infos)
     plan = Plan(infos, global_batch_size=BATCH, shuffle_row_groups=3, seed=0)
-    shards = replace(reader.shards, paths=(str(tmp_path / "nowhere.parquet"), *reader.shards.paths), infos=infos)
-    more, steps = replace(reader, shards=shards, plan=plan), range(plan.steps_per_epoch)
-    for one, other in zip(more.read(steps), reader.read(steps), strict=True):
-        assert all(np.array_equal(one[name], other[name]) for name in other)
+    shards = replace(reader.shards, paths=(str(tmp_path / "missing.parquet"), *reader.shards.paths), infos=infos)
+    with_empty_shard, steps = replace(reader, shards=shards, plan=plan), range(plan.steps_per_epoch)
+    for arrays, expected in zip(with_empty_shard.read(steps), reader.read(steps), strict=True):
+        assert all(np.array_equal(arrays[name], expected[name]) for name in expected)

@@ -25,7 +25,7 @@ def epoch_rows(plan: Plan, epoch: int) -> list[int]:
 
 @settings(deadline=None)
 @given(row_groups, st.integers(1, 12), st.integers(1, 6), st.integers(0, 3))
-def test_an_epoch_takes_no_row_twice_and_drops_less_than_a_batch(
+def test_an_epoch_uses_no_row_twice_and_drops_less_than_a_batch(
     shards: list[list[int]], batch: int, window: int, seed: int
 ) -> None:
     num_rows = sum(map(sum, shards))
@@ -43,10 +43,10 @@ def test_an_epoch_takes_no_row_twice_and_drops_less_than_a_batch(
 
 @settings(deadline=None, max_examples=50)
 @given(row_groups, st.integers(1, 6), st.integers(0, 3), st.lists(st.integers(0, 5), min_size=1, max_size=5))
-def test_workers_together_take_every_row_of_an_epoch_once(
+def test_workers_together_read_every_row_of_an_epoch_once(
     shards: list[list[int]], window: int, seed: int, sizes: list[int]
 ) -> None:
-    """Whatever their shares; one that has nothing to do is none the worse for it."""
+    """This holds for shares of any size, also for an empty share."""
     infos = [ShardInfo(str(index), tuple(rows)) for index, rows in enumerate(shards)]
     num_rows, batch = sum(map(sum, shards)), sum(sizes)
     if not 0 < batch <= num_rows:
@@ -56,12 +56,12 @@ def test_workers_together_take_every_row_of_an_epoch_once(
         taken = []
         for step in range(epoch * made.steps_per_epoch, (epoch + 1) * made.steps_per_epoch):
             for rank, size in enumerate(sizes):
-                found, places = made.share(step, sizes, rank)
-                assert found == epoch
-                assert sum(len(rows.numbers) for rows in places) == size
+                share_epoch, selections = made.share(step, sizes, rank)
+                assert share_epoch == epoch
+                assert sum(len(rows.numbers) for rows in selections) == size
                 taken += [
                     (rows.shard, rows.row_group, row, number)
-                    for rows in places
+                    for rows in selections
                     for row, number in zip(rows.rows.tolist(), rows.numbers.tolist(), strict=True)
                 ]
         assert len(set(taken)) == len(taken) == num_rows // batch * batch
@@ -70,7 +70,7 @@ def test_workers_together_take_every_row_of_an_epoch_once(
         assert all(starts[groups.index((shard, group))] + row == number for shard, group, row, number in taken)
 
 
-def test_no_rows_at_all() -> None:
+def test_a_snapshot_without_rows_is_refused() -> None:
     for shards in ((), (ShardInfo("a", ()),), (ShardInfo("a", (2,), ((0, 0), (0, 1))),)):
         with pytest.raises(ValueError, match="global_batch_size=4 is more than the snapshot's 0 pairs"):
             Plan(shards, global_batch_size=4, shuffle_row_groups=3, seed=0)
@@ -78,31 +78,31 @@ def test_no_rows_at_all() -> None:
 
 @settings(deadline=None)
 @given(row_groups, st.integers(1, 8), st.integers(1, 6), st.data())
-def test_what_is_taken_down_is_in_no_step(
+def test_rows_that_are_taken_down_are_in_no_step(
     shards: list[list[int]], batch: int, window: int, data: st.DataObject
 ) -> None:
-    places = [(s, g, row) for s, groups in enumerate(shards) for g, size in enumerate(groups) for row in range(size)]
-    gone = data.draw(st.sets(st.sampled_from(places), max_size=len(places) - 1))
+    positions = [(s, g, row) for s, groups in enumerate(shards) for g, size in enumerate(groups) for row in range(size)]
+    taken_down = data.draw(st.sets(st.sampled_from(positions), max_size=len(positions) - 1))
     infos = [
-        ShardInfo(str(s), tuple(groups), tuple(sorted((g, row) for shard, g, row in gone if shard == s)))
+        ShardInfo(str(s), tuple(groups), tuple(sorted((g, row) for shard, g, row in taken_down if shard == s)))
         for s, groups in enumerate(shards)
     ]
-    left = {number for number, place in enumerate(places) if place not in gone}
-    if batch > len(left):
+    remaining = {number for number, position in enumerate(positions) if position not in taken_down}
+    if batch > len(remaining):
         return
     made = Plan(infos, global_batch_size=batch, shuffle_row_groups=window, seed=0)
-    assert (made.num_rows, made.steps_per_epoch) == (len(left), len(left) // batch)
+    assert (made.num_rows, made.steps_per_epoch) == (len(remaining), len(remaining) // batch)
     for epoch in range(2):
         rows = epoch_rows(made, epoch)
-        assert len(set(rows)) == len(rows) == len(left) // batch * batch
-        assert set(rows) <= left, "the others keep their numbers"
+        assert len(set(rows)) == len(rows) == len(remaining) // batch * batch
+        assert set(rows) <= remaining, "remaining rows keep their numbers"
     _, parts = made.share(0, [batch], 0)
     read = {(part.shard, part.row_group, row) for part in parts for row in part.rows.tolist()}
-    assert not read & gone
+    assert not read & taken_down
     assert len(read) == batch
 
 
-def test_steps_do_not_depend_on_which_were_asked_before() -> None:
+def test_a_step_does_not_depend_on_the_steps_requested_before() -> None:
     made = plan()
     forwards = [made.step(step)[1].tolist() for step in range(12)]
     backwards = [made.step(step)[1].tolist() for step in reversed(range(12))]
@@ -110,8 +110,8 @@ def test_steps_do_not_depend_on_which_were_asked_before() -> None:
     assert forwards == [plan().step(step)[1].tolist() for step in range(12)]
 
 
-def test_the_order_is_pinned() -> None:
-    """A run that is resumed under another version of numpy, or of ours, must see the same rows."""
+def test_the_order_never_changes() -> None:
+    """A run that is resumed with another version of numpy or of this package must read the same rows."""
     assert [plan(batch=8).step(step)[1].tolist() for step in (0, 4)] == PINNED
 
 
@@ -123,7 +123,7 @@ def test_seed_and_epoch_change_the_order() -> None:
     assert len(rows) == 9
 
 
-def test_all_rows_come_equally_often_over_many_epochs() -> None:
+def test_all_rows_are_used_equally_often_over_many_epochs() -> None:
     made = plan(batch=4)
     counts = Counter(row for epoch in range(400) for row in epoch_rows(made, epoch))
     expected = 400 * 24 / NUM_ROWS
@@ -136,11 +136,11 @@ def test_rows_are_shuffled_within_their_window_only() -> None:
     for window in range(5):
         rows = np.concatenate([made.step(2 * window + half)[1] for half in range(2)])
         assert len(set(rows // 10)) == 4, "a window has four whole row groups"
-        assert len(set(made.step(2 * window)[1] // 10)) > 2, "and a step has rows of most of them"
+        assert len(set(made.step(2 * window)[1] // 10)) > 2, "a step has rows of most row groups of the window"
 
 
 @pytest.mark.parametrize("sizes", [[8], [4, 4], [3, 3, 2], [1] * 8])
-def test_workers_share_out_each_step(sizes: list[int]) -> None:
+def test_workers_divide_each_step(sizes: list[int]) -> None:
     made = plan(batch=8)
     starts = np.cumsum([0, *(rows for shard in SHARDS for rows in shard.row_groups)])
     groups = [(shard, group) for shard, info in enumerate(SHARDS) for group in range(len(info.row_groups))]
@@ -148,8 +148,10 @@ def test_workers_share_out_each_step(sizes: list[int]) -> None:
         epoch, expected = made.step(step)
         shares = [made.share(step, sizes, rank) for rank in range(len(sizes))]
         assert {share_epoch for share_epoch, _ in shares} == {epoch}
-        places = [share for _, share in shares]
-        assert [sum(len(rows.rows) for rows in share) for share in places] == sizes
-        numbers = [starts[groups.index((rows.shard, rows.row_group))] + rows.rows for share in places for rows in share]
+        by_rank = [share for _, share in shares]
+        assert [sum(len(rows.rows) for rows in share) for share in by_rank] == sizes
+        numbers = [
+            starts[groups.index((rows.shard, rows.row_group))] + rows.rows for share in by_rank for rows in share
+        ]
         assert np.concatenate(numbers).tolist() == expected.tolist()
-        assert np.concatenate([rows.numbers for share in places for rows in share]).tolist() == expected.tolist()
+        assert np.concatenate([rows.numbers for share in by_rank for rows in share]).tolist() == expected.tolist()

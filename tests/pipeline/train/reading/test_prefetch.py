@@ -10,12 +10,12 @@ from pipeline.train.reading.prefetch import ahead, to_device
 
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")),
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
 ]
 
 
 def arrays_of(step: int) -> Arrays:
-    """As they come from Ray: not to be written to."""
+    """Random arrays of one step, read-only like the arrays that Ray returns."""
     rng = np.random.default_rng(step)
     arrays: Arrays = {
         "image": rng.integers(0, 256, (5, 3, 8, 8), np.uint8),
@@ -28,7 +28,7 @@ def arrays_of(step: int) -> Arrays:
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_so_many_items_are_taken_in_advance(number: int) -> None:
+def test_the_given_number_of_items_is_read_ahead(number: int) -> None:
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -36,27 +36,27 @@ def test_so_many_items_are_taken_in_advance(number: int) -> None:
             taken.append(item)
             yield item
 
-    found = []
+    received = []
     for item in ahead(items(), number):
-        found.append(item)
-        wanted = min(10, item + 1 + number)
+        received.append(item)
+        num_expected = min(10, item + 1 + number)
         deadline = time.monotonic() + 10
-        while len(taken) < wanted and time.monotonic() < deadline:
+        while len(taken) < num_expected and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(0.005)  # for one too many to show
-        assert len(taken) == wanted
-    assert found == list(range(10))
+        time.sleep(0.005)  # time for a surplus item to appear
+        assert len(taken) == num_expected
+    assert received == list(range(10))
 
 
-def test_an_error_comes_in_its_place() -> None:
+def test_an_error_is_raised_after_the_items_before_it() -> None:
     def items() -> Iterator[int]:
         yield from (1, 2)
         raise ValueError("damaged")
 
-    found = ahead(items(), 2)
-    assert [next(found), next(found)] == [1, 2]
+    received = ahead(items(), 2)
+    assert [next(received), next(received)] == [1, 2]
     with pytest.raises(ValueError, match="damaged"):
-        next(found)
+        next(received)
 
 
 def test_no_items() -> None:
@@ -64,7 +64,7 @@ def test_no_items() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_batches_are_those_of_the_arrays(device: str) -> None:
+def test_batches_hold_the_values_of_the_arrays(device: str) -> None:
     batches = to_device(map(arrays_of, range(20)), torch.device(device))
     for step, batch in enumerate(batches):
         arrays = arrays_of(step)

@@ -20,11 +20,20 @@ def batch() -> Batch:
     return Batch(*small_batch(12))
 
 
-def lack_memory(
+def limit_image_tower(
     network: Network, monkeypatch: pytest.MonkeyPatch, max_rows: int, *, with_graph_only: bool
 ) -> list[int]:
-    """The image tower fails with more rows than that, if not only with a graph then as torch does on a CPU; which sizes
-    it was called with."""
+    """Make the image tower run out of memory for more than `max_rows` rows.
+
+    Args:
+        network: the network whose image tower is limited.
+        monkeypatch: undoes the limit.
+        max_rows: the largest number of rows that fits.
+        with_graph_only: whether only passes with a graph fail. Otherwise every pass fails, with torch's own CPU error.
+
+    Returns:
+        A list that receives the number of rows of each call.
+    """
     tower, calls = network.image_tower, []
     forward = tower.forward
 
@@ -33,7 +42,7 @@ def lack_memory(
         if len(images) > max_rows and not with_graph_only:
             torch.empty(10**15)
         if len(images) > max_rows and torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("out of memory")
         return forward(images)
 
     monkeypatch.setattr(tower, "forward", limited)
@@ -41,6 +50,7 @@ def lack_memory(
 
 
 def plain(case: Case) -> dict[str, Tensor]:
+    """The state after a step without any lack of memory."""
     network = network_of(case)
     set_gradients(network, batch(), chunk_size=case.chunk_size, bf16=False, norm_group_size=case.norm_group_size)
     return dict(state_after(network))
@@ -48,35 +58,35 @@ def plain(case: Case) -> dict[str, Tensor]:
 
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The networks of `ranks` are in float64, and so is what they are given."""
+    """Normalise images to float64, the precision of the networks in ranks.py."""
     monkeypatch.setattr(gradients, "normalise", lambda images: normalise(images).double())
 
 
 @pytest.mark.parametrize("with_graph_only", [False, True])
-def test_chunks_are_halved_until_they_fit_and_the_step_is_not_lost(
+def test_chunks_are_halved_until_they_fit_and_the_step_succeeds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, with_graph_only: bool
 ) -> None:
     network = network_of(FULL)
-    calls = lack_memory(network, monkeypatch, 3, with_graph_only=with_graph_only)
-    found = Chunks(12, 0, norm_group_size=None, bf16=False)
+    calls = limit_image_tower(network, monkeypatch, 3, with_graph_only=with_graph_only)
+    worker_chunks = Chunks(12, 0, norm_group_size=None, bf16=False)
     with caplog.at_level(logging.WARNING, "clip"):
-        found.set_gradients(network, batch())
-    assert found.size == 3
+        worker_chunks.set_gradients(network, batch())
+    assert worker_chunks.size == 3
     assert "chunk size reduced to 3 samples" in caplog.text
     expected = plain(FULL)
     for name, value in state_after(network):
         torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-13, msg=name)
     calls.clear()
-    found.set_gradients(network, batch())
-    assert max(calls) == 3, "the next step begins with what has fitted"
+    worker_chunks.set_gradients(network, batch())
+    assert max(calls) == 3, "the next step starts with the size that fitted"
 
 
-def test_graphs_are_given_up_before_chunks_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_graphs_are_dropped_before_chunks_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(FULL)
-    found = Chunks(3, 10**9, norm_group_size=None, bf16=False)
-    found.set_gradients(network, batch())
-    calls = lack_memory(network, monkeypatch, 12, with_graph_only=True)
-    found.set_gradients(network, batch())
+    worker_chunks = Chunks(3, 10**9, norm_group_size=None, bf16=False)
+    worker_chunks.set_gradients(network, batch())
+    calls = limit_image_tower(network, monkeypatch, 12, with_graph_only=True)
+    worker_chunks.set_gradients(network, batch())
     assert calls == [3] * 4, "all graphs are kept"
     backward = Tensor.backward
     failed: list[bool] = []
@@ -84,33 +94,33 @@ def test_graphs_are_given_up_before_chunks_are_halved(monkeypatch: pytest.Monkey
     def fails_once(tensor: Tensor, *arguments: Tensor) -> None:
         if not failed:
             failed.append(True)
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("out of memory")
         backward(tensor, *arguments)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(Tensor, "backward", fails_once)
     calls.clear()
-    found.set_gradients(network, batch())
-    assert found.size == 3
+    worker_chunks.set_gradients(network, batch())
+    assert worker_chunks.size == 3
     assert calls == [3] * (4 + 4 + 3)
     expected = plain(FULL)
     for name, value in state_after(network):
         torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-13, msg=name)
 
 
-def test_what_cannot_be_cut_is_an_error_and_batch_norms_stay_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_cannot_shrink_raises_and_restores_batch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case((12,), 4, "resnet", norm_group_size=4)
     network = network_of(case)
     before = {name: value.clone() for name, value in network.named_buffers()}
     for with_graph_only in (False, True):
         with monkeypatch.context() as patch:
-            lack_memory(network, patch, 3, with_graph_only=with_graph_only)
+            limit_image_tower(network, patch, 3, with_graph_only=with_graph_only)
             with pytest.raises(torch.OutOfMemoryError, match="a step of norm_group_size=4 images does not fit"):
                 Chunks(4, 0, norm_group_size=4, bf16=False).set_gradients(network, batch())
         assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
     with monkeypatch.context() as patch:
-        lack_memory(network_two := network_of(FULL), patch, 0, with_graph_only=False)
+        limit_image_tower(full_network := network_of(FULL), patch, 0, with_graph_only=False)
         with pytest.raises(torch.OutOfMemoryError, match="a step of one sample does not fit"):
-            Chunks(4, 0, norm_group_size=None, bf16=False).set_gradients(network_two, batch())
+            Chunks(4, 0, norm_group_size=None, bf16=False).set_gradients(full_network, batch())
     Chunks(4, 0, norm_group_size=4, bf16=False).set_gradients(network, batch())
     expected = plain(case)
     for name, value in state_after(network):
@@ -127,10 +137,10 @@ def test_what_cannot_be_cut_is_an_error_and_batch_norms_stay_where_they_were(mon
         ({}, 1),
     ],
 )
-def test_probing_takes_the_size_beyond_which_nothing_is_gained(
+def test_probing_stops_at_the_size_beyond_which_the_rate_no_longer_rises(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
 ) -> None:
-    """Sizes without seconds do not fit."""
+    """Sizes missing from `seconds` do not fit into memory."""
 
     def time_chunk(_self: Chunks, _network: Network, _batch: Batch, size: int) -> float:
         if size not in seconds:
@@ -139,17 +149,17 @@ def test_probing_takes_the_size_beyond_which_nothing_is_gained(
 
     monkeypatch.setattr(Chunks, "_time_chunk", time_chunk)
     images, tokens, lengths = (part[torch.arange(100) % 12] for part in small_batch(12))
-    found = Chunks(None, 0, norm_group_size=None, bf16=False)
-    assert found._probe(network_of(FULL), Batch(images, tokens, lengths), None) == expected
+    worker_chunks = Chunks(None, 0, norm_group_size=None, bf16=False)
+    assert worker_chunks._probe(network_of(FULL), Batch(images, tokens, lengths), None) == expected
 
 
-def test_probing_leaves_no_trace() -> None:
+def test_probing_does_not_change_the_gradient_or_the_random_state() -> None:
     network = network_of(FULL)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    found = Chunks(None, None, norm_group_size=None, bf16=False)
-    found.set_gradients(network, batch())
-    assert found.size in (8, 12)
+    worker_chunks = Chunks(None, None, norm_group_size=None, bf16=False)
+    worker_chunks.set_gradients(network, batch())
+    assert worker_chunks.size in (8, 12)
     assert torch.equal(torch.get_rng_state(), state)
     expected = plain(FULL)
     for name, value in state_after(network):
@@ -159,16 +169,16 @@ def test_probing_leaves_no_trace() -> None:
 def test_without_a_budget_graphs_are_kept_from_the_second_step_on(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(FULL)
     monkeypatch.setattr(chunks, "available_memory", lambda: 10**9)
-    calls = lack_memory(network, monkeypatch, 12, with_graph_only=True)
-    found = Chunks(3, None, norm_group_size=None, bf16=False)
+    calls = limit_image_tower(network, monkeypatch, 12, with_graph_only=True)
+    worker_chunks = Chunks(3, None, norm_group_size=None, bf16=False)
     for expected in (4 + 3, 4, 4):
         calls.clear()
-        found.set_gradients(network, batch())
+        worker_chunks.set_gradients(network, batch())
         assert len(calls) == expected
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max\n", 2048), ("1500\n", 1000), (None, 2048)])
-def test_available_memory_is_that_of_the_container(tmp_path: Path, limit: str | None, expected: int) -> None:
+def test_available_memory_respects_the_limit_of_the_container(tmp_path: Path, limit: str | None, expected: int) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal:  9 kB\nMemAvailable:   2 kB\n")
     if limit:
@@ -176,4 +186,4 @@ def test_available_memory_is_that_of_the_container(tmp_path: Path, limit: str | 
         (tmp_path / "sys/fs/cgroup/memory.max").write_text(limit)
         (tmp_path / "sys/fs/cgroup/memory.current").write_text("500\n")
     assert available_memory(tmp_path) == expected
-    assert available_memory(tmp_path / "nowhere") == 0
+    assert available_memory(tmp_path / "missing") == 0

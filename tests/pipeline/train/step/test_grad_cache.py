@@ -1,4 +1,4 @@
-"""The two passes on plain tensors and any encoders; the towers of a CLIP, and ranks, are in test_gradients.py."""
+"""Gradient caching on plain tensors and small encoders. test_gradients.py tests it with CLIP towers and ranks."""
 
 import pytest
 import torch
@@ -38,13 +38,13 @@ def inputs(num_rows: int) -> tuple[Tensor, Tensor]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 11), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0, 200, 10**6]))
-def test_the_gradient_is_that_of_the_whole_batch(
+def test_the_gradient_equals_that_of_the_whole_batch(
     num_rows: int, image_chunk: int, text_chunk: int, budget_bytes: int
 ) -> None:
     images, texts = inputs(num_rows)
     order = torch.randperm(num_rows, generator=torch.Generator().manual_seed(1))
     pair, budget = Pair(), Budget(budget_bytes)
-    for _ in range(2):  # what the first step measures the second one keeps
+    for _ in range(2):  # the first step measures graphs, the second keeps them
         result = cached_step(
             pair,
             Tower(pair.encode_image, images.split(image_chunk)),  # type: ignore[no-untyped-call]
@@ -56,11 +56,11 @@ def test_the_gradient_is_that_of_the_whole_batch(
     loss = plain_contrastive(plain.encode_image(images), plain.encode_text(texts), SCALE)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(result.loss, loss.detach())
-    for (name, found), wanted in zip(pair.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-10, atol=1e-12, msg=name)
+    for (name, parameter), expected in zip(pair.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-10, atol=1e-12, msg=name)
 
 
-def test_captions_are_cut_to_the_longest_of_their_chunk() -> None:
+def test_chunks_are_cut_to_their_longest_caption() -> None:
     tokens = torch.arange(5 * 9).view(5, 9)
     chunks = text_chunks(tokens, torch.tensor([2, 3, 3, 7, 8]), 2)
     assert [tuple(chunk.shape) for chunk in chunks] == [(2, 3), (2, 7), (1, 8)]
@@ -68,7 +68,7 @@ def test_captions_are_cut_to_the_longest_of_their_chunk() -> None:
 
 
 def test_how_often_each_chunk_is_embedded() -> None:
-    """Twice, but for the last one, and with room for all graphs once."""
+    """Without a budget, all chunks but the last are embedded twice; with a budget for all graphs, each chunk once."""
     images, texts = inputs(6)
     for budget, expected in ((Budget(0), 3 + 2), (Budget(10**6), 3)):
         pair = Pair()
@@ -90,7 +90,7 @@ def test_how_often_each_chunk_is_embedded() -> None:
         assert calls == [2] * expected
 
 
-def test_a_fault_is_not_swallowed() -> None:
+def test_an_error_of_an_encoder_is_raised() -> None:
     def broken(_rows: Tensor) -> Tensor:
         raise RuntimeError("no features")
 

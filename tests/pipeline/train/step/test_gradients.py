@@ -1,4 +1,4 @@
-"""A step against plain autograd on the whole batch in one process, on one to four ranks."""
+"""Compare a step on one to four ranks with plain autograd on the whole batch in one process."""
 
 from collections import defaultdict
 from typing import Any
@@ -18,8 +18,8 @@ from tests.pipeline.model.plain import plain_contrastive
 from tests.pipeline.train.ranks import (
     CASES,
     Case,
-    bytes_held,
     network_of,
+    num_state_bytes,
     run_ranks,
     state_after,
     take_step,
@@ -32,8 +32,10 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def plain_step(case: Case) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss, and gradients and statistics, by autograd with all graphs kept; images in the case's chunks, which are what
-    batch norms normalise over."""
+    """Loss, gradients and batch-norm statistics of a step, by autograd with all graphs kept.
+
+    Images are embedded in the case's chunks, because batch norms normalise over a chunk.
+    """
     network = network_of(case)
     images, tokens, _ = small_batch(sum(case.shares))
     pixels = normalise(images).to(case.dtype)
@@ -49,12 +51,12 @@ def plain_step(case: Case) -> tuple[Tensor, dict[str, Tensor]]:
         total = torch.stack([network.summed_loss(*part) for part in parts]).sum()
         loss = total / network.num_targets(tokens)
     loss.backward()  # type: ignore[no-untyped-call]
-    found = dict(state_after(network)) | _moved_once(network_of(case), measured)
-    return loss.detach(), found
+    state = dict(state_after(network)) | _updated_once(network_of(case), measured)
+    return loss.detach(), state
 
 
 def _measured_by_norms(network: nn.Module) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Filled with the mean and the unbiased variance of what each batch norm is given, chunk by chunk."""
+    """A dictionary that receives the mean and unbiased variance of each batch norm's input, one entry per chunk."""
     measured: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def watch(name: str) -> Any:
@@ -70,29 +72,30 @@ def _measured_by_norms(network: nn.Module) -> dict[str, list[tuple[Tensor, Tenso
     return measured
 
 
-def _moved_once(before: Network, measured: dict[str, list[tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
-    found = {}
+def _updated_once(before: Network, measured: dict[str, list[tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+    """The batch-norm statistics of `before` after one update by the mean over the measured chunks."""
+    statistics = {}
     for name, chunks in measured.items():
         norm = before.get_submodule(name)
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.momentum == 0.1
         for kind, parts in zip(("running_mean", "running_var"), zip(*chunks, strict=True), strict=True):
-            found[f"{name}.{kind}"] = 0.9 * norm.get_buffer(kind) + 0.1 * torch.stack(parts).mean(0)
-        found[f"{name}.num_batches_tracked"] = torch.tensor(1)
-    return found
+            statistics[f"{name}.{kind}"] = 0.9 * norm.get_buffer(kind) + 0.1 * torch.stack(parts).mean(0)
+        statistics[f"{name}.num_batches_tracked"] = torch.tensor(1)
+    return statistics
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    assert found.keys() == expected.keys()
-    for name, wanted in expected.items():
-        difference = (found[name].double() - wanted.double()).norm()
-        assert difference <= tolerance * wanted.double().norm() + tolerance / 100, name
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        difference = (actual[name].double() - value.double()).norm()
+        assert difference <= tolerance * value.double().norm() + tolerance / 100, name
 
 
-def _is_seen_by_the_guard(case: Case, results: dict[str, Tensor]) -> bool:
-    """Whether a rank knows that the step must not be taken, by its loss as well as by its gradient."""
-    found = [results[name] for name, _ in network_of(case).named_parameters()]
-    return not (results["loss"].isfinite() or torch.nn.utils.get_total_norm(found).isfinite())
+def _is_nonfinite(case: Case, results: dict[str, Tensor]) -> bool:
+    """Whether both the loss and the gradient norm of a rank are non-finite, so that it skips the step."""
+    grads = [results[name] for name, _ in network_of(case).named_parameters()]
+    return not (results["loss"].isfinite() or torch.nn.utils.get_total_norm(grads).isfinite())
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +103,14 @@ def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[dict[st
     return run_ranks(tmp_path_factory.mktemp("ranks"))
 
 
-def test_ranks_give_the_gradient_of_the_global_mean(
+def test_ranks_compute_the_gradient_of_the_global_mean(
     by_rank: list[tuple[list[dict[str, Tensor]], dict[str, Any]]],
 ) -> None:
-    """The logit scale too: summed over ranks, as other implementations do, it would be too large by their number."""
+    """Includes the logit scale. Summed over the ranks, its gradient would be too large by their number."""
     for number, case in enumerate(CASES):
         first, *others = (results[number] for results, _ in by_rank[: len(case.shares)])
         if case.poisoned is not None:
-            assert all(_is_seen_by_the_guard(case, results) for results in (first, *others)), case
+            assert all(_is_nonfinite(case, results) for results in (first, *others)), case
             continue
         for other in others:
             assert other.keys() == first.keys(), case
@@ -125,10 +128,10 @@ def _double_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_double_images")
-def test_shards_are_those_of_the_whole_run(
+def test_a_run_in_shards_equals_a_run_in_one_process(
     by_rank: list[tuple[list[dict[str, Tensor]], dict[str, Any]]],
 ) -> None:
-    """Steps on three ranks that go on with two, all in shards, against one process that has everything."""
+    """Steps on three ranks, resumed on two, all with sharded weights, against one process with whole weights."""
     whole = Case((SIZE,), SIZE, "transformer")
     first = train(whole)
     halfway = {"weights": first.model.network.state_dict(), "optimizer": first.optimizer.state_dict()}
@@ -141,22 +144,22 @@ def test_shards_are_those_of_the_whole_run(
     for number, expected in moments.items():
         assert_same(of_first_rank["optimizer"]["state"][number], expected, 1e-9)
     for part, num_ranks in enumerate((3, 2)):
-        held = [found["bytes"][part] for _, found in by_rank[:num_ranks]]
-        assert max(held) < bytes_held(second) / num_ranks * 1.2, "a rank has more than its share"
+        rank_bytes = [run["bytes"][part] for _, run in by_rank[:num_ranks]]
+        assert max(rank_bytes) < num_state_bytes(second) / num_ranks * 1.2, "a rank holds more than its share"
     assert "weights" not in by_rank[1][1]
 
 
 @pytest.mark.usefixtures("_double_images")
 @pytest.mark.parametrize("tower", ["convnext", "resnet"])
 @pytest.mark.parametrize("budget_bytes", [10_000, 400_000, 10**9], ids=["few", "some", "all"])
-def test_kept_graphs_change_nothing(tower: str, budget_bytes: int) -> None:
+def test_kept_graphs_do_not_change_the_gradient(tower: str, budget_bytes: int) -> None:
     case = Case((SIZE,), 2, tower, budget_bytes=budget_bytes, norm_group_size=3 if tower == "resnet" else None)
     plain = case._replace(budget_bytes=0)
-    network, wanted = network_of(case), network_of(plain)
+    network, expected = network_of(case), network_of(plain)
     take_step(case, network, 0, None)
     for _ in range(STEPS):
-        take_step(plain, wanted, 0, None)
-    assert_same(dict(state_after(network)), dict(state_after(wanted)), 1e-12)
+        take_step(plain, expected, 0, None)
+    assert_same(dict(state_after(network)), dict(state_after(expected)), 1e-12)
 
 
 @pytest.mark.parametrize("objective", ["contrastive", "bag", "caption"])
@@ -164,20 +167,20 @@ def test_bf16_keeps_the_gradients_direction(objective: Objective) -> None:
     case = Case((SIZE,), 5, objective=objective, dtype=torch.float32)
     network = network_of(case)
     set_gradients(network, Batch(*small_batch(SIZE)), chunk_size=5, bf16=True)
-    found, (_, expected) = dict(state_after(network)), plain_step(case)
+    actual, (_, expected) = dict(state_after(network)), plain_step(case)
     first, second = (
-        torch.cat([tensors[name].flatten().double() for name in expected]) for tensors in (found, expected)
+        torch.cat([tensors[name].flatten().double() for name in expected]) for tensors in (actual, expected)
     )
-    assert all(tensor.dtype == torch.float32 for tensor in found.values())
+    assert all(tensor.dtype == torch.float32 for tensor in actual.values())
     assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.99
 
 
 def test_dropout_is_replayed() -> None:
-    """With the graph of each chunk kept instead of a second pass, the same draws give the same gradient."""
+    """Pass 2 draws the random numbers of pass 1: the gradient equals that of one pass with all graphs kept."""
     images, tokens, lengths = small_batch(SIZE)
     model = small_clip().train()
     torch.manual_seed(5)
-    found = set_gradients(model, Batch(images, tokens, lengths), chunk_size=4, bf16=False)
+    result = set_gradients(model, Batch(images, tokens, lengths), chunk_size=4, bf16=False)
     after = torch.rand(3)
     gradient = dict(state_after(model))
 
@@ -188,15 +191,15 @@ def test_dropout_is_replayed() -> None:
     image_features = torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in images.split(4)])  # type: ignore[no-untyped-call]
     loss = plain_contrastive(image_features, text_features, model.logit_scale)
     loss.backward()  # type: ignore[no-untyped-call]
-    assert found.loss == pytest.approx(loss.item(), rel=1e-6)
-    assert torch.equal(torch.rand(3), after), "the second pass drew numbers of its own"
+    assert result.loss == pytest.approx(loss.item(), rel=1e-6)
+    assert torch.equal(torch.rand(3), after), "the second pass advanced the random state"
     assert_same(gradient, dict(state_after(model)), 2e-5)
     torch.manual_seed(6)
     other = set_gradients(small_clip().train(), Batch(images, tokens, lengths), chunk_size=4, bf16=False)
-    assert other.loss != pytest.approx(found.loss, rel=1e-4), "dropout is not active, this test shows nothing"
+    assert other.loss != pytest.approx(result.loss, rel=1e-4), "dropout is not active, so this test proves nothing"
 
 
-def test_captions_without_words_leave_a_bag_predictor_as_it_is() -> None:
+def test_captions_without_words_give_a_bag_predictor_no_gradient() -> None:
     network = network_of(Case((2,), 2, objective="bag", dtype=torch.float32))
     images, tokens, lengths = small_batch(2)
     tokens[:] = 0

@@ -10,7 +10,7 @@ def chunks(*sizes: int) -> list[torch.Tensor]:
 
 
 def test_a_graph_is_measured_once() -> None:
-    """A linear layer saves its input and a tanh its output; weights, which the second one saves, are not counted."""
+    """A linear layer saves its input, a tanh its output. The second layer also saves weights, which are not counted."""
     budget = Budget(10**9)
     layers = nn.Sequential(nn.Linear(10, 30), nn.Tanh(), nn.Linear(30, 30))
     budget.begin(layers.parameters)
@@ -23,8 +23,8 @@ def test_a_graph_is_measured_once() -> None:
     assert budget.bytes_per_input["images"] == 16
 
 
-def test_copies_of_weights_in_another_precision_are_shared() -> None:
-    """A chunk of two tells of chunks of any size."""
+def test_copies_of_weights_in_another_precision_are_not_counted() -> None:
+    """So the bytes per input element do not depend on the size of the measured chunk."""
     budget, layers = Budget(10**9), nn.Sequential(nn.Linear(10, 30), nn.Tanh(), nn.Linear(30, 30))
     budget.begin(layers.parameters)
     for name, chunk in zip(("two", "nine"), chunks(2, 9), strict=True):
@@ -33,21 +33,21 @@ def test_copies_of_weights_in_another_precision_are_shared() -> None:
     assert budget.bytes_per_input["two"] == budget.bytes_per_input["nine"] == (2 * 10 + 2 * 30) / 10
 
 
-def test_the_last_chunk_is_always_kept_and_alone_before_anything_is_known() -> None:
+def test_only_the_last_chunk_is_kept_before_a_graph_is_measured() -> None:
     assert Budget(0).first_kept("images", chunks(2, 2, 2)) == 2
     assert Budget(10**9).first_kept("images", chunks(2, 2, 2)) == 2
 
 
 @pytest.mark.parametrize(("max_bytes", "first"), [(79, 3), (80, 2), (199, 2), (200, 1), (240, 0)])
-def test_as_many_are_kept_as_there_is_room_for(max_bytes: int, first: int) -> None:
-    """Of 40, 120, 80 and 80 bytes, from the last one on, which is free."""
+def test_as_many_graphs_are_kept_as_the_budget_allows(max_bytes: int, first: int) -> None:
+    """Graphs take 40, 120, 80 and 80 bytes; they are kept from the last one backwards, and the last one is free."""
     budget = Budget(max_bytes)
     budget.bytes_per_input["texts"] = 4.0
     budget.begin()
     assert budget.first_kept("texts", chunks(1, 3, 2, 2)) == first
 
 
-def test_towers_share_the_room_and_a_step_gives_it_back() -> None:
+def test_towers_share_the_budget_and_each_step_starts_with_all_of_it() -> None:
     budget = Budget(100)
     budget.bytes_per_input |= {"texts": 4.0, "images": 4.0}
     for _ in range(2):

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.train.step.out_of_memory import by_all_or_none, of_one_type
+from pipeline.train.step.out_of_memory import raise_on_all_ranks, unify_out_of_memory_errors
 
 
-def test_what_a_cpu_says_when_it_has_no_room_is_known() -> None:
-    with pytest.raises(torch.OutOfMemoryError, match="you tried to allocate"), of_one_type():
+def test_an_allocation_error_on_a_cpu_is_converted() -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="you tried to allocate"), unify_out_of_memory_errors():
         torch.empty(10**15)
 
 
@@ -17,14 +17,14 @@ def test_what_a_cpu_says_when_it_has_no_room_is_known() -> None:
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     ],
 )
-def test_so_is_what_libraries_of_a_gpu_say(message: str) -> None:
-    with pytest.raises(torch.OutOfMemoryError), of_one_type():
+def test_out_of_memory_errors_of_gpu_libraries_are_converted(message: str) -> None:
+    with pytest.raises(torch.OutOfMemoryError), unify_out_of_memory_errors():
         raise RuntimeError(message)
 
 
-def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), of_one_type():
+def test_other_errors_are_not_converted() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), unify_out_of_memory_errors():
         torch.ones(2, 3) @ torch.ones(2, 3)
-    with pytest.raises(RuntimeError) as raised, by_all_or_none(nn.Linear(1, 1), None):
+    with pytest.raises(RuntimeError) as raised, raise_on_all_ranks(nn.Linear(1, 1), None):
         torch.ones(2, 3) @ torch.ones(2, 3)
     assert raised.type is RuntimeError

@@ -95,7 +95,7 @@ def test_a_missing_shard_is_named(run: Pretraining, tmp_path: Path) -> None:
     moved = replace(run, shards=(run.shards[0], replace(run.shards[1], path=str(path))))
     moved.check_shards_exist()
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"part\.parquet: this shard of the snapshot is missing"):
+    with pytest.raises(FileNotFoundError, match=r"part\.parquet: this shard of the snapshot is gone"):
         moved.check_shards_exist()
 
 
