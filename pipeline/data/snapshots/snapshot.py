@@ -33,7 +33,7 @@ from cluster import storage
 from pipeline.data.snapshots import tombstones
 
 SCHEMA_VERSION = 1
-"""Version of the record's format, which is described by docs/snapshot.schema.json."""
+"""Version of the record's format, which is described by docs/assets/snapshot.schema.json."""
 SHARDS = pa.schema(
     [
         ("path", pa.string()),  # relative to the data set

@@ -14,7 +14,7 @@ from pipeline.schemas import PAIRS
 from tests.pipeline.data.datasets import add_shard, counts, make, readable
 
 ROOT = Path(__file__).resolve().parents[4]
-SCHEMA = json.loads((ROOT / "docs" / "snapshot.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "docs" / "assets" / "snapshot.schema.json").read_text())
 
 
 def test_a_version_is_read_as_it_was_committed(anywhere: str) -> None:
