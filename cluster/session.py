@@ -27,6 +27,9 @@ from cluster.resources import GIB, Pool
 
 PROBE_TIMEOUT_SECONDS = 5.0
 
+_HARMLESS = "has constructor arguments in the object store and max_restarts > 0"
+"""Part of a message that Ray prints about its own actors, such as PreemptionWatcher. No user can act on it."""
+
 _PACKAGES = ("cluster", "jobs", "pipeline")
 
 _NO_PHONING_HOME = {"RAY_USAGE_STATS_ENABLED": "0", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "offline"}
@@ -86,7 +89,7 @@ def configure_data() -> None:
     from ray.data import DataContext
 
     from cluster.pacing import SchedulerPause
-    from cluster.ray_private.core import console_handlers
+    from cluster.ray_private.core import console_handlers, hide_worker_lines
     from cluster.ray_private.data import PROGRESS_LOGGER
 
     context = DataContext.get_current()
@@ -97,6 +100,7 @@ def configure_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger(PROGRESS_LOGGER).setLevel(logging.ERROR)  # it warns that progress bars are disabled
+    hide_worker_lines(_HARMLESS)
     for handler in console_handlers():  # the log files of the Ray session still receive all messages
         handler.addFilter(_is_warning)
 

@@ -46,6 +46,18 @@ def reload_settings() -> None:
     Config.initialize("")
 
 
+def hide_worker_lines(text: str) -> None:
+    """Do not print the lines of worker processes that contain `text`; the log files of the session keep them."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+
+    def remove(batch: dict[str, Any]) -> None:
+        batch["lines"] = [line for line in batch["lines"] if text not in line]
+
+    name = f"hide {text}"
+    if all(other != name for other, _ in dispatcher.handlers):
+        dispatcher.handlers.insert(0, (name, remove))  # before the handler that prints
+
+
 def draining_nodes() -> Set[str]:
     """Ids of the nodes that are being drained. They stop soon, so no new work should start on them."""
     import ray

@@ -60,3 +60,19 @@ def test_no_token_is_sent_without_authentication(monkeypatch: pytest.MonkeyPatch
 def test_no_node_of_a_new_ray_is_draining() -> None:
     assert ray.is_initialized()
     assert not core.draining_nodes()
+
+
+def test_hidden_lines_of_workers_are_not_printed() -> None:
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+
+    before, dispatcher.handlers = dispatcher.handlers, []
+    printed: list[str] = []
+    try:
+        dispatcher.add_handler("printer", lambda batch: printed.extend(batch["lines"]))
+        for _ in range(2):
+            core.hide_worker_lines("nobody can act on this")
+        assert len(dispatcher.handlers) == 2
+        dispatcher.emit({"lines": ["loss 1.0", "x: nobody can act on this."]})  # type: ignore[no-untyped-call]
+    finally:
+        dispatcher.handlers = before
+    assert printed == ["loss 1.0"]
