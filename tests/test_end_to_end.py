@@ -368,6 +368,7 @@ def test_a_killed_crawl_resumes_to_the_same_snapshot(corpus: Corpus, tmp_path: P
     assert shards_again == shards
 
 
+@pytest.mark.faults
 def test_img2dataset_produces_the_same_images(corpus: Corpus, tmp_path: Path) -> None:
     fetched = corpus.output("fetched").table(FETCHED)
     ours = dict(zip(fetched["url"].to_pylist(), fetched["jpg"].to_pylist(), strict=True))

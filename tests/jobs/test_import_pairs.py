@@ -226,5 +226,5 @@ def test_the_error_for_a_damaged_table_names_it(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "pairs.parquet").read_bytes())
     data[len(data) // 3] ^= 1
     (tmp_path / "pairs.parquet").write_bytes(data)
-    with pytest.raises(ValueError, match=r"pairs.parquet: cannot be read to its end .*; put the file back"):
+    with pytest.raises(ValueError, match=r"pairs.parquet: cannot be read to its end .*; restore or remove the file"):
         read_pairs(str(tmp_path / "pairs.parquet"))

@@ -34,6 +34,7 @@ def job(tmp_path: Path) -> OverlapJob:
     return OverlapJob(datasets=str(tmp_path / "sets"), encoder=encoder, output=str(tmp_path / "overlap"))
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("ray_local")
 def test_every_image_of_every_set_is_in_the_index(job: OverlapJob, tmp_path: Path) -> None:
     main(job)

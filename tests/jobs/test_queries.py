@@ -88,6 +88,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_parts(job: QueriesJob, tmp_pat
     assert first == second
 
 
+@pytest.mark.faults
 def test_metaclip_titles_do_not_depend_on_the_partition_of_articles(job: QueriesJob) -> None:
     queries.main(replace(job, num_buckets=64, queries=QueriesConfig(mode="metaclip")))
     rows = pq.read_table(f"{job.output}/queries.parquet").to_pylist()

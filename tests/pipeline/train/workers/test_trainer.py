@@ -89,6 +89,7 @@ def test_a_run_writes_a_model_metrics_and_a_result(finished: Pretraining) -> Non
     assert sorted(path.name for path in (output / "checkpoints").iterdir()) == ["step-00000008", "step-00000012"]
 
 
+@pytest.mark.faults
 @pytest.mark.cluster
 def test_the_curve_does_not_depend_on_workers_or_chunks(finished: Pretraining, tmp_path: Path) -> None:
     """Nor on sharded weights, recomputed activations and checkpoints, here one after each step by the clock."""
