@@ -1,6 +1,7 @@
 """The main job: `python -m jobs.demo --output runs/demo` (or `make demo`).
 
-A small web of its own on loopback, queries, crawl, curation, a snapshot, pretraining, the benchmark, a report.
+It serves a small web on loopback and runs queries, crawl, curation, pretraining and benchmark over it, then writes a
+report.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from pipeline.train.config import TrainConfig
 
 
 def tiny_recipe() -> TrainConfig:
-    """What jobs/configs/tiny.toml says of training."""
+    """The training configuration of jobs/configs/tiny.toml."""
     recipe = tomllib.loads((Path(__file__).parents[1] / "configs" / "tiny.toml").read_text())
     return TrainConfig(**recipe["train"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoJob:
-    """The whole chain on this machine, without a network."""
+    """Run the whole chain on this machine, without a network."""
 
     output: str
-    """Folder for everything: report.html and summary.json are what to look at."""
+    """Folder of all results; report.html and summary.json are the summary."""
     seed: int = 0
-    """Of the web, the draws, the shuffle and the training."""
+    """Seed of the web, the balancing, the shuffle and the training."""
     num_images: int = 3000
     num_pages: int = 600
     train: TrainConfig = field(default_factory=tiny_recipe)

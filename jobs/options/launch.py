@@ -2,10 +2,11 @@
 
     python -m jobs.NAME --config jobs/configs/x.toml --some.option value --some.list one two three
 
-What a user can put right (an unknown key, a wrong type, a missing file, a full disk, no Ray at an address) ends with
-exit status 2 and one line on standard error (with CLIP_TRACEBACK=1 with a traceback, like any other); what is wrong
-with us ends with a traceback and 1; SIGTERM ends with 143, after everything on the stack has cleaned up. The
-configuration that a job has resolved is kept beside its output, as config.<job>.toml.
+Errors that a user can mend (an unknown key, a wrong type, a missing file, a full disk, no Ray at an address) end with
+exit
+status 2 and one line on standard error; CLIP_TRACEBACK=1 adds the traceback. A bug ends with a traceback and status 1.
+SIGTERM ends with 143, after all context managers have exited. The resolved configuration of a job is written beside its
+output, as config.<job>.toml.
 """
 
 import argparse
@@ -39,7 +40,8 @@ _USER_ERRORS = (
 )
 
 _OUR_MODULES = {"builtins", "__main__", "cluster", "jobs", "pipeline"}
-"""Libraries derive from ValueError as well (pyarrow's ArrowInvalid), but then it is not the user they speak to."""
+"""Packages whose errors are meant for the user. Libraries raise subclasses of ValueError, too (pyarrow's
+ArrowInvalid)."""
 
 _REWORDED = (
     (
@@ -55,12 +57,12 @@ _REWORDED = (
     (r"Expected (an? )?", "expected "),
     (r"\. Got value: (.*)", r", got '\1'"),
 )
-"""jsonargparse's messages in the words of the command line."""
+"""Rewrites messages of jsonargparse into terms of the command line."""
 
 _UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: --|unknown option ')([\w.]+)")
 
 _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
-"""Where Ray Data begins to talk about its retries in the message of an error that a task has raised."""
+"""Beginning of Ray Data's advice about retries, which it appends to the message of an error that a task raised."""
 
 
 def launch(
@@ -70,11 +72,16 @@ def launch(
     *,
     words: str | None = None,
 ) -> None:
-    """Runs a job with the configuration of a command line (this process's, unless `argv` is given).
+    """Run a job with the configuration of a command line.
 
-    Words that follow no option are the value of the option `words`, a list of texts; without one they are refused.
+    Args:
+        job_class: the job's configuration, a dataclass.
+        main: runs the job.
+        argv: the command line; that of this process by default.
+        words: the option (a list of texts) that takes the words that follow no option; without it, they are refused.
 
-    Raises SystemExit with 2 for what the user can put right, and with 0 after --help and --print_config.
+    Raises:
+        SystemExit: with 2 for an error that the user can mend, with 0 after --help and --print_config.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
@@ -94,14 +101,14 @@ def launch(
             main(job)
             return
         storage.ensure_writable(output, "output")
-        place = storage.join(output, f"config.{_name(job_class)}.toml")
-        storage.put_if_absent(place, text.encode())  # main may refuse the folder, and then its configuration stays
+        uri = storage.join(output, f"config.{_name(job_class)}.toml")
+        storage.put_if_absent(uri, text.encode())  # if main refuses the folder, the folder keeps its configuration
         main(job)
-        storage.write_bytes(place, text.encode())
+        storage.write_bytes(uri, text.encode())
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit as stopped:
-        sys.exit(ended[0] if ended else stopped.code)  # Ray makes a 1 of it, where the signal finds it waiting
+        sys.exit(ended[0] if ended else stopped.code)  # Ray changes the status to 1 if the signal interrupts a wait
     except Exception as error:
         cause = _cause(error)
         ours = type(cause).__module__.split(".")[0] in _OUR_MODULES
@@ -119,7 +126,9 @@ def _parser(job_class: type[Job]) -> jsonargparse.ArgumentParser:
         exit_on_error=False,
         description=job_class.__doc__,
     )
-    parser.add_argument("--config", action="config", help="a TOML file of options; those of the command line win")
+    parser.add_argument(
+        "--config", action="config", help="a TOML file of options; options of the command line override it"
+    )
     parser.add_class_arguments(job_class)
     return parser
 
@@ -162,9 +171,10 @@ def _suggestion(message: str, options: Sequence[str]) -> str:
 
 
 def _gather(job_class: type, argv: Sequence[str], words: str | None) -> list[str]:
-    """Lists as people type them, --labels "a dog" "a cat", as the one JSON argument that jsonargparse takes for a list.
+    """Turn lists as people type them (--labels "a dog" "a cat") into the single JSON argument that jsonargparse
+    expects.
 
-    After `--` come words that follow no option.
+    Words after `--` follow no option.
     """
     lists = dict(_lists_of_texts(job_class))
     runs: list[list[str]] = [["--"]]
@@ -188,7 +198,7 @@ def _gather(job_class: type, argv: Sequence[str], words: str | None) -> list[str
 
 
 def _lists_of_texts(config_class: type, prefix: str = "--") -> Iterator[tuple[str, bool]]:
-    """The options that take a list of texts, and whether they take nothing else."""
+    """Yield each option that takes a list of texts, and whether it takes only lists."""
     for name, hint in typing.get_type_hints(config_class).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             yield from _lists_of_texts(hint, f"{prefix}{name}.")
@@ -212,7 +222,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _check_groups(config_class: type, options: dict[str, Any], prefix: str = "--") -> None:
-    """jsonargparse ignores a plain value for what should be a table; nothing is to be ignored silently."""
+    """Refuse a plain value for a table of options, which jsonargparse would ignore silently."""
     for name, kind in typing.get_type_hints(config_class).items():
         if dataclasses.is_dataclass(kind) and isinstance(kind, type) and name in options:
             if not isinstance(options[name], dict):
@@ -221,7 +231,7 @@ def _check_groups(config_class: type, options: dict[str, Any], prefix: str = "--
 
 
 def _name(job_class: type) -> str:
-    """crawl for a class of jobs.crawl, demo for one of jobs.demo.__main__, whether run with -m or imported."""
+    """The name of a job: "crawl" for jobs.crawl, "demo" for jobs.demo.__main__, whether run with -m or imported."""
     module = sys.modules[job_class.__module__]
     name: str = module.__spec__.name if module.__spec__ else Path(module.__file__ or "job").stem
     return name.removesuffix(".__main__").removeprefix("jobs.")
@@ -232,7 +242,7 @@ def _dump(options: dict[str, Any]) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """TOML has no null: what is not set is not there."""
+    """Leave out options that are None, because TOML has no null."""
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value
@@ -244,6 +254,6 @@ def _fail(message: str) -> NoReturn:
 
 
 def _cause(error: Exception) -> BaseException:
-    """What a task or the constructor of an actor raised, where Ray has wrapped it."""
+    """The error that a task or an actor raised, without Ray's wrappers."""
     cause: object = getattr(error, "cause", error.args[0] if error.args else None)
     return _cause(cause) if isinstance(cause, Exception) else error
