@@ -3,9 +3,9 @@
     python -m jobs.NAME --config jobs/configs/x.toml --some.option value --some.list one two three
 
 Errors that a user can mend (an unknown key, a wrong type, a missing file, a full disk, no Ray at an address) end with
-exit status 2 and one line on standard error; CLIP_TRACEBACK=1 adds the traceback. A bug ends with a traceback and
-status 1. SIGTERM ends with 143, after all context managers have exited. The resolved configuration of a job is written
-beside its output, as config.<job>.toml.
+exit status 2 and one line on standard error. A bug ends with a traceback and status 1; with CLIP_TRACEBACK=1, so do the
+errors of users. SIGTERM ends with 143, after all context managers have exited. The resolved configuration of a job is
+written beside its output, as config.<job>.toml.
 """
 
 import argparse

@@ -226,7 +226,6 @@ def test_likelihood_objectives_are_scored_on_classes_but_not_on_retrieval(
         assert row["probabilities"][0] == pytest.approx(float(probabilities.max()), rel=1e-3)
 
 
-@pytest.mark.faults
 @pytest.mark.usefixtures("ray_local")
 def test_an_unreadable_image_stops_the_encoding_and_is_named(sets: Path, tmp_path: Path, small_model: Path) -> None:
     path = sets / "colours" / "test.parquet"
