@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urljoin
 
 import aiohttp
 from yarl import URL
@@ -35,6 +34,7 @@ from pipeline.data.web.addresses import (
     registered_domain,
 )
 from pipeline.data.web.robots import MAX_ROBOTS_BYTES, Robots, tag_forbids
+from pipeline.data.web.urls import location_url
 from pipeline.reasons import TRANSIENT, Reason
 from pipeline.resume_safe import RESUME_SAFE
 
@@ -170,15 +170,23 @@ class Fetcher:
             status, headers, body = await self._get(url, self._config.max_bytes, remaining_time)
             if status not in REDIRECTS or "Location" not in headers:
                 return self._accept(status, headers, body)
-            url = self._check(headers["Location"], str(url))
+            url = self._check_location(url, headers)
             is_elsewhere = registered_domain(str(url)) != registered_domain(start_url)
             if is_elsewhere and not self._owns_all and num_redirects < self._config.max_redirects:
                 raise Refused(Reason.MOVED, redirect_url=str(url))
         raise Refused(Reason.TOO_MANY_REDIRECTS)
 
-    def _check(self, text: str, base: str = "") -> URL:
+    def _check_location(self, url: URL, headers: Any) -> URL:
+        """Check the URL that a response redirects to."""
+        location = headers["Location"]
         try:
-            url = check_url(urljoin(base, text), self._config.connect_to, self._config.allowed_ports)
+            return self._check(location_url(str(url), location))
+        except ValueError as error:
+            raise Refused(Reason.BAD_SCHEME, f"redirect to {location}") from error
+
+    def _check(self, text: str) -> URL:
+        try:
+            url = check_url(text, self._config.connect_to, self._config.allowed_ports)
             if reason := self._block_reason(str(url)):
                 raise Refused(reason)
             return url
@@ -228,7 +236,7 @@ class Fetcher:
             status, headers, body = await self._get(url, MAX_ROBOTS_BYTES, remaining_time, truncate=True)
             if status not in REDIRECTS or "Location" not in headers:
                 return Robots(status, body, self._config.user_agent)
-            url = self._check(headers["Location"], str(url))
+            url = self._check_location(url, headers)
         raise Refused(Reason.ROBOTS_TXT, "too many redirects")
 
     def _new_time(self) -> _RemainingTime:
@@ -337,6 +345,7 @@ def _retry_after(headers: Any) -> float:
         return float(value[:9])
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):  # OverflowError: years that no date can have
         return 10.0
-    return max(0.0, ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())

@@ -18,13 +18,12 @@ from yarl import URL
 from pipeline.data.crawl.fetch_budget import FetchBudget
 from pipeline.data.web.addresses import registered_domain
 from pipeline.data.web.robots import Robots
+from pipeline.printable import printable
 from pipeline.reasons import Reason
 from pipeline.resume_safe import RESUME_SAFE
 
 MAX_HOSTS = 100_000
 """Beyond this number, idle hosts are forgotten."""
-MAX_DETAIL_CHARACTERS = 300
-"""Maximum length of an error detail, because errors may quote arbitrarily long responses."""
 _FAILURES = frozenset({Reason.TIMEOUT, Reason.CONNECTION, Reason.SERVER_ERROR})
 
 
@@ -34,7 +33,7 @@ class Refused(Exception):  # noqa: N818 (an outcome, not a fault)
     def __init__(
         self, reason: Reason, detail: str = "", *, retry_after_seconds: float = 0.0, redirect_url: str | None = None
     ) -> None:
-        self.reason, self.detail = reason, detail[:MAX_DETAIL_CHARACTERS]
+        self.reason, self.detail = reason, printable(detail)
         super().__init__(reason, self.detail)
         self.retry_after_seconds, self.redirect_url = retry_after_seconds, redirect_url
 

@@ -2,7 +2,7 @@
 
 Lists usually have millions of entries, and every actor needs them. So an entry takes a fixed number of bytes in sorted
 arrays, which Ray shares between the actors of a node. A file is its SHA-256 (32 bytes). A URL or a domain is a 128-bit
-hash of its spelling (16 bytes); the probability that any of 10^10 URLs collides with one of 10^7 entries is 3 * 10^-22.
+hash of its key (16 bytes); the probability that any of 10^10 URLs collides with one of 10^7 entries is 3 * 10^-22.
 A picture is its 64-bit hash, stored once for each band (8 * (radius + 1) bytes). Messages, logs and manifests never
 contain an entry, because a list of forbidden content also shows where to find it.
 """
@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +27,7 @@ from yarl import URL
 from pipeline.data.safety.screening import SafetyConfig
 from pipeline.data.sources.byte_ranges import Opener, sha256
 from pipeline.data.web.addresses import parse_ip_address
-from pipeline.data.web.urls import request_url
+from pipeline.data.web.urls import host_of, normalize_url, url_key
 from pipeline.hashing import UInt64
 from pipeline.reasons import Reason
 from pipeline.schemas import with_reasons
@@ -121,18 +120,14 @@ class BlockLists:
     def url_block_reason(self, url: str | None) -> Reason | None:
         """The reason why the URL of an image, a page or a redirect is blocked, or None.
 
-        URLs are compared as they would be requested (`request_url`). A domain is blocked with all its subdomains.
+        URLs are compared by `url_key`, so one entry blocks all spellings. A domain is blocked with all its subdomains.
         Texts that are not http or https URLs are not blocked.
         """
         if url is None or not (self.urls or self.domains):
             return None
-        try:
-            spelling = request_url(url)
-        except ValueError:
-            return None
-        if self.urls and _hash(spelling) in self.urls:
+        if self.urls and _hash(url_key(url)) in self.urls:
             return Reason.BLOCKED_URL
-        if self.domains and any(_hash(name) in self.domains for name in _domains(spelling)):
+        if self.domains and any(_hash(name) in self.domains for name in _domains(host_of(url))):
             return Reason.BLOCKED_DOMAIN
         return None
 
@@ -199,9 +194,8 @@ def _rotated(hashes: UInt64, by: int) -> UInt64:
     return hashes << np.uint64(by) | hashes >> np.uint64((64 - by) % 64)
 
 
-def _domains(spelling: str) -> Iterator[str]:
-    """The host of a URL and its parent domains of at least two labels; an IP address has no parents."""
-    host = (urlsplit(spelling).hostname or "").rstrip(".")
+def _domains(host: str) -> Iterator[str]:
+    """The host and its parent domains of at least two labels; an IP address has no parents."""
     literal = parse_ip_address(host)
     if literal is not None:
         yield literal
@@ -211,7 +205,7 @@ def _domains(spelling: str) -> Iterator[str]:
 
 
 def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _parse_sha256(entry: str | int) -> bytes:
@@ -231,7 +225,7 @@ def _parse_hexadecimal(entry: str | int, num_digits: int) -> bytes:
 def _parse_url(entry: str | int) -> bytes:
     if not isinstance(entry, str):
         raise ValueError
-    return _hash(request_url(entry))
+    return _hash(url_key(normalize_url(entry)))
 
 
 def _parse_domain(entry: str | int) -> bytes:

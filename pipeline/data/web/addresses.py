@@ -16,11 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import tldextract
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
+
+from pipeline.data.web.urls import host_of, parse_url
+from pipeline.printable import printable
 
 ALLOWED_PORTS = frozenset({80, 443})
 SPECIAL_IPV4 = tuple(
@@ -113,9 +115,10 @@ def _ipv4(bits: int) -> str:
 
 
 def check_url(url: str, connect_to: Mapping[str, str], allowed_ports: Collection[int] = ALLOWED_PORTS) -> URL:
-    """The URL as aiohttp parses it, after checking that it may be requested.
+    """The URL as it is requested, after checking that it may be requested.
 
     Request the returned URL rather than the text: another parser could read a different host from the same text.
+    aiohttp sends it as it is.
 
     Args:
         url: an absolute URL.
@@ -129,15 +132,15 @@ def check_url(url: str, connect_to: Mapping[str, str], allowed_ports: Collection
             its network.
     """
     try:
-        parsed = URL(url)
-    except (ValueError, IndexError) as error:  # yarl 1.25 raises IndexError for http://[]@
-        raise BadSchemeError(str(error)[:_MAX_SHOWN]) from error
+        parsed = URL(parse_url(url), encoded=True)
+    except ValueError as error:
+        raise BadSchemeError(printable(url, _MAX_SHOWN)) from error
     host = (parsed.raw_host or "").rstrip(".")
     if parsed.scheme not in {"http", "https"} or not host or "@" in parsed.raw_authority:
-        raise BadSchemeError(url[:_MAX_SHOWN])
+        raise BadSchemeError(printable(url, _MAX_SHOWN))
     if pinned_target(host, connect_to) is None:
         if parsed.port not in allowed_ports:
-            raise BadSchemeError(url[:_MAX_SHOWN])
+            raise BadSchemeError(printable(url, _MAX_SHOWN))
         _check_host(host)
     return parsed
 
@@ -204,10 +207,7 @@ def registered_domain(url: str) -> str:
 
     Returns an empty string if the URL cannot be parsed or has no host.
     """
-    try:
-        host = (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    host = host_of(url)
     domain: str = _SUFFIXES(host).top_domain_under_public_suffix
     return domain or ".".join(host.split(".")[-2:])
 

@@ -155,19 +155,18 @@ FORGERIES = (
         "http://１２７。１/",
     ),
     # Characters that are not allowed in names
-    *("http://%31%32%37.0.0.1/", "http://a.example%2e/", "http://a.example%00.b.example/", "http://a example/"),
+    *("http://%31%32%37.0.0.1/", "http://a.example%00.b.example/", "http://a example/"),
     *(
         "http://127.0.0.1%20/",
         "http://a,b.example/",
         "http://a.example;b/",
         "http://$(id).example/",
-        "http://a\u200b.example/",
     ),
     # Networks of clouds and homes
     *("http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://192.168.0.1/", "http://100.100.100.200/"),
     # Users, passwords, and URLs that parsers read differently
     *("http://user@127.0.0.1/", "http://a.example@127.0.0.1/", "http://127.0.0.1@a.example/", "http://u:p@a.example/"),
-    *("http://a.example\\@127.0.0.1/", "http://127.0.0.1\\@a.example/", "http://a.example:80@127.0.0.1/"),
+    *("http://127.0.0.1\\@a.example/", "http://a.example:80@127.0.0.1/"),
     *("http://127.0.0.1:80\\@a.example:80/", "http://[::1]@a.example/", "http://@127.0.0.1/"),
     # Other schemes and ports, and no host
     *(
@@ -183,7 +182,6 @@ FORGERIES = (
         "http://a.example:8080/",
         "https://a.example:6379/",
         "http://a.example:0/",
-        "http:///x.jpg",
     ),
     *(
         "http://",
@@ -194,7 +192,7 @@ FORGERIES = (
         "http://[::1",
         "http://a.example:80:80/",
         "http://./",
-        "http://[]@",  # yarl raises IndexError
+        "http://[]@",
         "http://a\0.example/",
     ),
 )
@@ -297,7 +295,12 @@ def test_a_private_address_is_distinguished_from_a_malformed_one(url: str) -> No
         ("http://local.example/", "local.example", 80),
         ("http://notlocal.xlocal/", "notlocal.xlocal", 80),
         ("http://8.8.8.8:80/", "8.8.8.8", 80),
-        ("http://0x08080808/", "0x08080808", 80),
+        ("http://0x08080808/", "8.8.8.8", 80),
+        # As browsers read them; the returned URL is the one that is requested
+        ("http://a.example%2e/", "a.example.", 80),
+        ("http://a\u200b.example/", "a.example", 80),
+        ("http://a.example\\@127.0.0.1/", "a.example", 80),
+        ("http:///a.example/x.jpg", "a.example", 80),
     ],
 )
 def test_urls_with_public_names_are_accepted(url: str, host: str, port: int) -> None:
