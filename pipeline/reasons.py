@@ -9,6 +9,8 @@ from typing import Literal
 class Reason(StrEnum):
     """Why a row was dropped. Ledgers, manifests and the report show the value."""
 
+    UNFORESEEN = "unforeseen error"
+    """The message is in the row: `error_message` of FETCHED, else the caption."""
     # Wikipedia
     NOT_AN_ARTICLE = "page is of another namespace"
     REDIRECT = "page is a redirect"
@@ -22,6 +24,8 @@ class Reason(StrEnum):
     REVISIT = "revisit record"
     NO_IMAGE = "page has no image with a text"
     TOO_DEEP = "page is nested too deeply"
+    PAGE_TIMEOUT = "page takes too long to read"
+    PAGE_DIED = "process died of the page"
     BROKEN_RECORD = "record cannot be read"
     TRUNCATED_RECORD = "record ends early"
     BROKEN_ARCHIVE = "archive cannot be read from here on"
@@ -96,6 +100,7 @@ TRANSIENT = DECODER_FAULTS | {
     Reason.INCOMPLETE,
     Reason.HOST_DOWN,
     Reason.MOVED,
+    Reason.UNFORESEEN,  # another release may handle what this one did not foresee
 }
 SAFETY = frozenset(
     {Reason.BLOCKED_URL, Reason.BLOCKED_DOMAIN, Reason.BLOCKED_FILE, Reason.BLOCKED_PICTURE, Reason.UNSAFE}

@@ -3,17 +3,21 @@
 An archive (WARC or WAT; gzip, zstd or plain) is read record by record. Each text of an image (alt, title, figcaption,
 og:image:alt) gives one candidate. A record without candidates becomes a row with a reason, and so does damage to the
 archive: the rows account for every record, or state the offset after which the archive is unreadable.
+
+Pages are read in a child process with limits on time and memory, because a parser can hang or crash, and nothing else
+can interrupt it. Records travel in batches. If a batch fails, its records are read one by one.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import msgspec
 import pyarrow as pa
 from fastwarc.warc import ArchiveIterator, WarcRecord
 
@@ -22,17 +26,25 @@ from pipeline.data.sources.byte_ranges import Opener
 from pipeline.data.sources.page import (
     Candidate,
     as_table,
+    base_url,
     candidate,
     columns_of,
     decode,
     is_deep,
     page_candidates,
+    resolve,
 )
-from pipeline.data.sources.warc_records import DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, Record, read_records
-from pipeline.data.web.urls import absolute_url
+from pipeline.data.sources.warc_records import DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, ReadError, Record, read_records
+from pipeline.isolation import DiedError, Isolated, TooSlowError
+from pipeline.printable import message_of
 from pipeline.reasons import Reason
+from pipeline.resume_safe import RESUME_SAFE
 
 ARCHIVE_SUFFIXES = (".warc", ".warc.gz", ".warc.zst", ".wat", ".wat.gz", ".wat.zst")
+PAGE_MEMORY_GIB = 2.0
+"""Memory that reading a page may take; a page of 8 MiB takes up to 1 GB."""
+BATCH_RECORDS, BATCH_BYTES = 64, 2**20
+"""Maximum number of records, and approximate number of bytes, that the child process reads at once."""
 _RESPONSE = b"WARC/1.1\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: "
 _CRAWL = re.compile(r"CC-MAIN-\d{4}-\d\d(?!\d)")
 _PART_OF = re.compile(rb"(?im)^isPartOf[ \t]*:[ \t]*([^\r\n]+)")
@@ -48,6 +60,12 @@ class ExtractConfig:
     """Longer pages are truncated to this size, both before and after decompression."""
     max_images_per_page: int = 2_000
     """Further images of a page are ignored."""
+    page_timeout_seconds: float = field(default=10.0, metadata=RESUME_SAFE)
+    """A page that takes longer to read is dropped. Most take a few milliseconds."""
+
+    def __post_init__(self) -> None:
+        if self.page_timeout_seconds <= 0:
+            raise ValueError(f"extract.page_timeout_seconds = {self.page_timeout_seconds}: must be more than 0")
 
 
 def check_archive(uri: str, open_stream: Opener) -> None:
@@ -93,13 +111,11 @@ def candidates_of(data: bytes, config: ExtractConfig | None = None, archive: str
 
 
 class _Page(NamedTuple):
-    """The page that a record contains, and its candidates."""
+    """The page that a record contains, and its candidates; or one candidate with the reason why there are none."""
 
     url: str
     date: datetime | None
-    candidates: Iterable[Candidate]
-    reason: Reason | None = None
-    """Why there are no candidates."""
+    candidates: list[Candidate]
 
 
 class _RecordColumns(NamedTuple):
@@ -111,6 +127,11 @@ class _RecordColumns(NamedTuple):
     record_offset: int
 
 
+_REQUESTS = msgspec.msgpack.Decoder(tuple[ExtractConfig, list[tuple[int, bytes, memoryview, bool]]])
+_PAGES = msgspec.msgpack.Decoder(list[_Page])
+_read_in_child = Isolated("pipeline.data.sources.extract", "answer", PAGE_MEMORY_GIB)
+
+
 def _candidates(stream: Any, config: ExtractConfig, archive: str) -> pa.Table:
     candidates: list[Candidate] = []
     record_columns: list[_RecordColumns] = []
@@ -118,23 +139,71 @@ def _candidates(stream: Any, config: ExtractConfig, archive: str) -> pa.Table:
     crawl_id = crawl_in_name[0] if crawl_in_name else None
     offset = 0
     try:
-        for record in read_records(stream, config.max_page_bytes):
-            offset = record.offset
-            if record.header("WARC-Type").lower() == "warcinfo" and (part_of := _PART_OF.search(record.content)):
-                crawl_id = part_of[1].decode("utf-8", "replace").strip()
-            page = _page_of(record, config)
-            num_before = len(candidates)
-            candidates += page.candidates
-            if len(candidates) == num_before:
-                candidates.append(Candidate(reason=page.reason or Reason.NO_IMAGE))
-            columns_of_page = _RecordColumns(page.url or None, page.date, crawl_id, offset)
-            record_columns += [columns_of_page] * (len(candidates) - num_before)
-    except DAMAGE as error:
-        candidates.append(Candidate(reason=Reason.BROKEN_ARCHIVE, caption=str(error)))
+        for batch in _batches(read_records(stream, config.max_page_bytes)):
+            for record, page in zip(batch, _read_pages(batch, config), strict=True):
+                offset = record.offset
+                if record.header("WARC-Type").lower() == "warcinfo" and (part_of := _PART_OF.search(record.content)):
+                    crawl_id = part_of[1].decode("utf-8", "replace").strip()
+                columns_of_page = _RecordColumns(page.url or None, page.date, crawl_id, offset)
+                candidates += page.candidates
+                record_columns += [columns_of_page] * len(page.candidates)
+    except ReadError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
+        reason = Reason.BROKEN_ARCHIVE if isinstance(error, DAMAGE) else Reason.UNFORESEEN
+        candidates.append(Candidate(reason=reason, caption=message_of(error)))
         record_columns.append(_RecordColumns(None, None, crawl_id, offset))
     names = _RecordColumns._fields
     columns = dict(zip(names, columns_of(record_columns, len(names)), strict=True))
     return as_table(candidates, archive=[archive] * len(candidates), **columns)
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Records in batches of at most BATCH_RECORDS records and about BATCH_BYTES. An error is raised after all batches."""
+    batch: list[Record] = []
+    num_bytes = 0
+    try:
+        for record in records:
+            batch.append(record)
+            num_bytes += len(record.content)
+            if num_bytes >= BATCH_BYTES or len(batch) == BATCH_RECORDS:
+                yield batch
+                batch, num_bytes = [], 0
+    except Exception:
+        yield batch
+        raise
+    yield batch
+
+
+def _read_pages(batch: Sequence[Record], config: ExtractConfig) -> list[_Page]:
+    """The page of each record. A page that takes too long, or ends the process that reads it, costs only its record."""
+    records = [record if _may_have_a_page(record) else record._replace(content=b"") for record in batch]
+    try:
+        request = msgspec.msgpack.encode((config, records))
+        return _PAGES.decode(_read_in_child(request, config.page_timeout_seconds))
+    except (TooSlowError, DiedError) as error:
+        if len(batch) > 1:
+            return [page for record in batch for page in _read_pages([record], config)]
+        reason = Reason.PAGE_TIMEOUT if isinstance(error, TooSlowError) else Reason.PAGE_DIED
+        return [_no_page(batch[0], reason, str(error))]
+
+
+def answer(request: bytes) -> bytes:
+    """Read the pages of a request, in the child process (`pipeline.isolation`)."""
+    config, records = _REQUESTS.decode(request)
+    return msgspec.msgpack.encode([_read_page(Record(*fields), config) for fields in records])
+
+
+def _read_page(record: Record, config: ExtractConfig) -> _Page:
+    try:
+        page = _page_of(record, config)
+    except Exception as error:  # noqa: BLE001 (as above)
+        return _no_page(record, Reason.UNFORESEEN, message_of(error))
+    return page if page.candidates else _no_page(record, Reason.NO_IMAGE)
+
+
+def _may_have_a_page(record: Record) -> bool:
+    return record.header("WARC-Type").lower() in {"response", "metadata"}
 
 
 def _page_of(record: Record, config: ExtractConfig) -> _Page:
@@ -145,9 +214,9 @@ def _page_of(record: Record, config: ExtractConfig) -> _Page:
         except (ValueError, RecursionError):  # invalid, truncated or too deeply nested JSON
             return _no_page(record, Reason.BROKEN_RECORD)
         if page is not None:
-            base = (absolute_url(page.url, page.base) if page.base else "") or page.url
-            images = (candidate(absolute_url(base, url), text, source) for url, source, text in page.images)
-            return _Page(page.url, _date(page.date), images, page.reason)
+            base = base_url(page.url, page.base)
+            images = [candidate(resolve(base, url), text, source) for url, source, text in page.images]
+            return _Page(page.url, _date(page.date), images or [Candidate(reason=page.reason or Reason.NO_IMAGE)])
     if not record.is_whole:
         return _no_page(record, Reason.TRUNCATED_RECORD)
     if kind != "response":
@@ -161,11 +230,11 @@ def _page_of(record: Record, config: ExtractConfig) -> _Page:
         return _no_page(record, Reason.TOO_DEEP)
     url = _url(record)
     on_page = page_candidates(html, url, config.srcset_max_width, config.max_images_per_page)
-    return _Page(url, _date(record.header("WARC-Date")), on_page)
+    return _Page(url, _date(record.header("WARC-Date")), list(on_page))
 
 
-def _no_page(record: Record, reason: Reason) -> _Page:
-    return _Page(_url(record), _date(record.header("WARC-Date")), (), reason)
+def _no_page(record: Record, reason: Reason, message: str | None = None) -> _Page:
+    return _Page(_url(record), _date(record.header("WARC-Date")), [Candidate(reason=reason, caption=message)])
 
 
 def _url(record: Record) -> str:

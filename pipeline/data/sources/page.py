@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
@@ -22,6 +22,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from pipeline.data.web.urls import absolute_url, is_normalized, normalize_url
 from pipeline.hashing import hash128
+from pipeline.printable import storable
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES, conform
 
@@ -30,16 +31,29 @@ MAX_DEPTH = 5_000
 """Maximum number of open elements. Parse time grows with its square: 100,000 open elements take 90 seconds."""
 MAX_TEXT_CHARACTERS = 10_000
 """Longer texts are truncated, because one figcaption may belong to every image of a page."""
+MAX_URL_CHARACTERS = 10_000
+"""Longer URLs cannot be used; servers accept about 8,000 characters."""
+MAX_TEXT_NODES = 10_000
+"""Maximum number of nodes of a figcaption that are read."""
 RASTER_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "jpg", "png", "webp", "gif", "avif", "bmp"))
 """Accepted types of <source> elements; vector images (SVG) are not accepted."""
 _FIGURE_LEVELS = 32
+_NOT_TEXT = frozenset({"script", "style", "template"})
 _SETS = ("data-srcset", "srcset")
 _MEDIA_WIDTH = re.compile(r"(min|max)-width\s*:\s*(\d+(?:\.\d+)?)(px|em)", re.ASCII)
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _DESCRIPTOR = re.compile(r"(\d+|\d*\.\d+)([wx])", re.ASCII)
 _SRCSET_URL = re.compile(r"[\s,]*([^\s,]\S*)")
-_TAG = re.compile(r"<(/?)([a-z][^\s/<>]*)[^<>]*?(/?)>", re.IGNORECASE)
+_ATTRIBUTES = r"""(?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+(?:>|\Z)"""
+_MARKUP = re.compile(
+    r"<!--(?:>|.*?(?:-->|\Z))"
+    rf"|<(?P<raw>script|style|textarea|title|xmp|iframe|noembed|noframes)(?=[\s/>]){_ATTRIBUTES}.*?(?:</(?P=raw)|\Z)"
+    rf"|<(?P<end>/?)(?P<name>[a-z][^\s/>]*+){_ATTRIBUTES}",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A comment, an element without markup in it, or a tag. Each ends at the end of the page at the latest, and a match is
+not read again, so matching takes linear time."""
 _NEVER_DEEP = frozenset(
     {
         *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"),
@@ -93,11 +107,12 @@ def is_deep(html: str) -> bool:
         return False
     num_open: Counter[str] = Counter()
     depth = 0
-    for end, tag, closed in _TAG.findall(html):
-        name = tag.lower()
-        if closed or name in _NEVER_DEEP or (end and not num_open[name]):
+    for match in _MARKUP.finditer(html):
+        name = (match["name"] or "").lower()
+        is_closed = html.endswith("/>", match.start(), match.end())
+        if not name or is_closed or name in _NEVER_DEEP or (match["end"] and not num_open[name]):
             continue
-        step = -1 if end else 1
+        step = -1 if match["end"] else 1
         num_open[name] += step
         depth += step
         if depth > MAX_DEPTH:
@@ -117,19 +132,35 @@ def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images:
         max_images: further images of the page are ignored.
     """
     tree = LexborHTMLParser(html)
-    base_node = tree.css_first("base[href]")
-    base = absolute_url(page_url, (base_node.attributes.get("href") or "") if base_node else "") or page_url
+    base = _base_url(tree, page_url)
+    figcaptions = _Figcaptions(tree, max_images)
     for node in tree.css("img")[:max_images]:
         url = _image_url(node, srcset_max_width)
         if not url:
             continue
-        for source, text in _texts_of(node):
-            yield candidate(absolute_url(base, url), text, source)
+        for source, text in (*_texts_of(node), *figcaptions.of(node)):
+            yield candidate(resolve(base, url), text, source)
     image = tree.css_first('meta[property="og:image"]')
     alt = tree.css_first('meta[property="og:image:alt"]')
     if image is not None and alt is not None and image.attributes.get("content"):
         text = alt.attributes.get("content") or ""
-        yield candidate(absolute_url(base, image.attributes["content"] or ""), text, "og:image:alt")
+        yield candidate(resolve(base, image.attributes["content"] or ""), text, "og:image:alt")
+
+
+def resolve(base: str, url: str) -> str:
+    """The absolute form of a URL on a page, or the URL as written if a browser would reject it."""
+    return absolute_url(base, url) or url
+
+
+def base_url(page_url: str, href: str) -> str:
+    """The URL that relative URLs of a page refer to: the href of its <base>, if it is a web address (HTML standard)."""
+    base = absolute_url(page_url, href) if href else ""
+    return base if base.startswith(("http://", "https://")) else page_url
+
+
+def _base_url(tree: LexborHTMLParser, page_url: str) -> str:
+    node = tree.css_first("base[href]")
+    return base_url(page_url, (node.attributes.get("href") or "") if node is not None else "")
 
 
 def _texts_of(node: LexborNode) -> Iterator[tuple[str, str]]:
@@ -137,14 +168,57 @@ def _texts_of(node: LexborNode) -> Iterator[tuple[str, str]]:
         text = node.attributes.get(name)
         if text and text.strip():
             yield name, text
+
+
+class _Figcaptions:
+    """The text of the first figcaption of each figure. It is read once, for all images of the figure."""
+
+    def __init__(self, tree: LexborHTMLParser, max_figcaptions: int) -> None:
+        self._nodes: dict[int, LexborNode] = {}
+        self._texts: dict[int, str] = {}
+        for node in tree.css("figcaption")[:max_figcaptions]:
+            figure = _nearest_figure(node)
+            if figure is not None:
+                self._nodes.setdefault(figure, node)
+
+    def of(self, image: LexborNode) -> Iterator[tuple[str, str]]:
+        figure = _nearest_figure(image) if self._nodes else None
+        if figure is not None and figure in self._nodes:
+            if figure not in self._texts:
+                self._texts[figure] = _text_of(self._nodes[figure])
+            yield "figcaption", self._texts[figure]
+
+
+def _nearest_figure(node: LexborNode) -> int | None:
+    """The id of the figure that contains a node, at most _FIGURE_LEVELS above it."""
     parent = node.parent
     for _ in range(_FIGURE_LEVELS):
-        if parent is None or parent.tag == "figure":
-            break
+        if parent is None:
+            return None
+        if parent.tag == "figure":
+            return int(parent.mem_id)
         parent = parent.parent
-    caption = parent.css_first("figcaption") if parent is not None and parent.tag == "figure" else None
-    if caption is not None:
-        yield "figcaption", caption.text(separator=" ")
+    return None
+
+
+def _text_of(node: LexborNode) -> str:
+    """The text nodes below a node, separated by blanks, up to MAX_TEXT_CHARACTERS and MAX_TEXT_NODES."""
+    texts: list[str] = []
+    num_characters = num_nodes = 0
+    nodes = [node.child]
+    while nodes and num_characters < MAX_TEXT_CHARACTERS and num_nodes < MAX_TEXT_NODES:
+        current = nodes.pop()
+        if current is None:
+            continue
+        num_nodes += 1
+        nodes.append(current.next)
+        if current.is_text_node:
+            text = current.text_content or ""
+            texts.append(text[:MAX_TEXT_CHARACTERS])
+            num_characters += len(text)
+        elif current.tag not in _NOT_TEXT:
+            nodes.append(current.child)
+    return " ".join(texts)
 
 
 def _image_url(node: LexborNode, srcset_max_width: int) -> str:
@@ -200,20 +274,22 @@ def candidate(url: str, caption: str, source: str, image: bytes | None = None) -
 
     An image in a data: URL is decoded. An image without a URL is identified by the hash of its bytes.
     """
-    caption = " ".join(caption[:MAX_TEXT_CHARACTERS].split())
+    caption = " ".join(storable(caption[:MAX_TEXT_CHARACTERS]).split())
     reason = None
-    if url.startswith("data:"):
+    if url[:5].lower() == "data:":
         image = image or _inline_image(url)
         url = f"data:{hash128(url)}"
         reason = None if image else Reason.BAD_URL
     elif image and not url:
         url = f"table:{blake2b(image, digest_size=16).hexdigest()}"
-    elif not is_normalized(url):
+    elif len(url) > MAX_URL_CHARACTERS or not is_normalized(url):
         try:
             url = normalize_url(url)
-            reason = None if urlsplit(url).netloc else Reason.BAD_URL  # a relative URL, or javascript:
-        except ValueError:
+        except ValueError:  # a relative URL, another scheme, or a URL that a browser would reject
             reason = Reason.BAD_URL
+        if len(url) > MAX_URL_CHARACTERS:
+            reason = Reason.BAD_URL
+        url = storable(url[:MAX_URL_CHARACTERS])
     return Candidate(hash128(url, caption), url, caption, source, image, reason)
 
 

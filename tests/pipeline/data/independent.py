@@ -7,13 +7,16 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urldefrag, urljoin
+from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 import brotli
 from warcio.archiveiterator import ArchiveIterator
 
 _URL_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src", "data-srcset", "srcset", "src")
 _WEB_CHARSETS = {"gb2312": "gbk", "iso-8859-1": "cp1252"}
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+_IN_PATH, _IN_QUERY = (_PRINTABLE.translate(dict.fromkeys(map(ord, escaped))) for escaped in ('"#<>?^`{}', "\"#<>'"))
+"""The characters that the URL standard does not percent-encode in a path and in a query."""
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 
 
@@ -89,7 +92,9 @@ class Images(HTMLParser):
         return "" if more or values["src"].startswith("data:") else self._join(values["src"])
 
     def _join(self, url: str) -> str:
-        return urldefrag(urljoin(self.base, url.strip())).url.replace(":80/", "/", 1)
+        joined = urlsplit(urldefrag(urljoin(self.base, url.strip())).url.replace(":80/", "/", 1))
+        path, query = (quote(text, safe) for text, safe in ((joined.path, _IN_PATH), (joined.query, _IN_QUERY)))
+        return joined._replace(path=path, query=query).geturl()
 
 
 def read(file: Path) -> list[Outcome]:

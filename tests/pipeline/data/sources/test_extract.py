@@ -1,11 +1,14 @@
 import gzip
 import io
+import time
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, groupby
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -13,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.sources import warc_records
+from pipeline.data.sources import extract, warc_records
 from pipeline.data.sources.extract import ExtractConfig, candidates_of, check_archive, read_archive
 from pipeline.data.sources.page import MAX_DEPTH, decode, page_candidates
+from pipeline.data.sources.warc_records import Record
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES
 from tests.pipeline.data import independent
@@ -176,6 +180,48 @@ def test_a_decompression_bomb_is_truncated() -> None:
     archive.add(image_page("first") + gzip.compress(b"", mtime=0), headers=HTML)
     archive.add(gzip.compress(image_page("x") + b" " * 100_000_000), headers=[*HTML, GZIPPED])
     assert outcomes(read(archive.data))[1] == "the picture x"
+
+
+def test_a_page_that_takes_too_long_costs_its_own_row() -> None:
+    """Lexbor compares each attribute of a tag with all earlier ones: 8 MiB of attributes would take an hour."""
+    slow = b"<a " + b" ".join(b"a%d" % number for number in range(300_000)) + b">" + image_page("slow")
+    archive = Archive()
+    offsets = [archive.add(page) for page in (image_page("first"), slow, image_page("last"))]
+    began = time.monotonic()
+    table = read(archive.data, ExtractConfig(page_timeout_seconds=1.0))
+    assert time.monotonic() - began < 20
+    assert outcomes(table) == ["the picture first", Reason.PAGE_TIMEOUT, "the picture last"]
+    assert table["record_offset"].to_pylist() == offsets
+    assert table["page_url"][1].as_py()
+    assert table["caption"][1].as_py() == "no answer after 1 s"
+
+
+def test_an_unforeseen_error_becomes_a_row_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("\ud800 is \0")
+
+    monkeypatch.setattr(extract, "_page_of", fail)
+    record = Record(7, b"\r\nWARC-Target-URI: http://a.example/\r\n", b"", True)
+    (page,) = msgspec.msgpack.decode(extract.answer(msgspec.msgpack.encode((ExtractConfig(), [record]))))
+    assert page == [
+        "http://a.example/",
+        None,
+        [[None, None, "ZeroDivisionError: \\ud800 is \\x00", None, None, Reason.UNFORESEEN]],
+    ]
+
+
+def test_an_unforeseen_error_of_the_reader_ends_the_archive_with_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive()
+    archive.add(image_page("first"))
+
+    def records(stream: object, max_bytes: int) -> Iterator[Record]:
+        yield from warc_records.read_records(stream, max_bytes)
+        raise ValueError("unheard of")
+
+    monkeypatch.setattr(extract, "read_records", records)
+    table = read(archive.data)
+    assert outcomes(table) == ["the picture first", Reason.UNFORESEEN]
+    assert table["caption"][1].as_py() == "ValueError: unheard of"
 
 
 class TestDamage:

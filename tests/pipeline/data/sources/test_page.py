@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.data.sources.page import (
     MAX_DEPTH,
     MAX_TEXT_CHARACTERS,
+    MAX_URL_CHARACTERS,
     best_of_srcset,
     candidate,
     decode,
@@ -81,6 +82,13 @@ def test_og_image_alt_describes_og_image() -> None:
         ('<base href="/img/">', "x.jpg", "http://a.example/img/x.jpg"),
         ('<base href="//b.example/img/x.html">', "y.jpg", "http://b.example/img/y.jpg"),
         ('<base href="http://[">', "x.jpg", "http://a.example/blog/x.jpg"),
+        ('<base href="javascript:;">', "x.jpg", "http://a.example/blog/x.jpg"),
+        ('<base href="data:text/html,x">', "x.jpg", "http://a.example/blog/x.jpg"),
+        ('<base href="">', "x.jpg", "http://a.example/blog/x.jpg"),
+        ("", "http:x.jpg", "http://a.example/blog/x.jpg"),
+        ("", "https:/cdn.example/x.jpg", "https://cdn.example/x.jpg"),
+        ("", "http:\\\\cdn.example\\x.jpg", "http://cdn.example/x.jpg"),
+        ("", "///cdn.example/x.jpg", "http://cdn.example/x.jpg"),
         ('<base target="_blank"><base href="/one/"><base href="/two/">', "x.jpg", "http://a.example/one/x.jpg"),
     ],
 )
@@ -210,6 +218,18 @@ def test_a_data_url_without_an_image(src: str) -> None:
     assert (row["image"], row["reason"]) == (None, Reason.BAD_URL)
 
 
+def test_a_url_that_no_server_accepts_is_not_kept_whole() -> None:
+    (row,) = rows_of(f"<img src='{'x' * 100_000}' alt='a star'>")
+    assert row["reason"] == Reason.BAD_URL
+    assert len(row["url"]) == MAX_URL_CHARACTERS
+
+
+def test_lone_surrogates_are_replaced() -> None:
+    row = candidate("http://a.example/\ud800", "a \udfff star", "table")
+    assert (row.url, row.caption, row.reason) == ("http://a.example/%EF%BF%BD", "a \ufffd star", None)
+    assert candidate("x\ud800", "", "table").url == "x\ufffd"
+
+
 def test_the_pair_id_depends_on_url_and_caption() -> None:
     row = candidate("http://A.example/x.jpg#1", " a  star ", "alt")
     assert row.pair_id == hash128("http://a.example/x.jpg", "a star")
@@ -318,6 +338,61 @@ class TestBounds:
         assert not is_deep("<div>" * (MAX_DEPTH - 1) + "</div>" * (MAX_DEPTH - 1))
 
     @pytest.mark.parametrize(
+        "html",
+        [
+            "<script>" + r"<span>x<\/span>" * 5_200 + "</script>",
+            "<!-- " + "<div>" * 6_000 + "-->",
+            "<style>" + "<div>" * 6_000,
+            '<p title="' + "<div>" * 6_000 + '">',
+            "<p title='>" + "<div>" * 6_000 + "'>",
+        ],
+        ids=["script", "comment", "style that does not end", "attribute", "attribute with >"],
+    )
+    def test_what_is_no_tag_is_not_deep(self, html: str) -> None:
+        assert not is_deep(html)
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            *(
+                "<",
+                "</",
+                "<a",
+                "<a ",
+                "<a b='",
+                '<a b="',
+                "<a b='x",
+                "<a=",
+                "<!--",
+                "<!-",
+                "<!-->",
+                "<script",
+                "<script>",
+            ),
+            *(
+                "<script>a</",
+                "</scrip",
+                "<xmp></xmp",
+                "<b>",
+                "</b>",
+                "<br>",
+                "<a b=     ",
+                "=",
+                "<td\0",
+                "\0",
+                "<textarea>",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("start", ["", "<br>" * (MAX_DEPTH + 1), "<br>" * (MAX_DEPTH + 1) + "<a ", "<script>"])
+    def test_any_8_mib_are_judged_in_linear_time(self, start: str, piece: str) -> None:
+        """openzim/warc2zim's tests have a page with one <td and 434,451 NULs; scrapy/w3lib#268 is of this kind."""
+        html = start + piece * (8 * 2**20 // len(piece))
+        began = time.process_time()
+        is_deep(html)
+        assert time.process_time() - began < 8.0  # seconds; quadratic time would take hours
+
+    @pytest.mark.parametrize(
         "piece", ["<div>x</div>", "<p>x", "<br>", "<li>x", "<td>x", "<img src=x>", "<path d='M'/>", "a < b "]
     )
     def test_long_pages_are_not_deep(self, piece: str) -> None:
@@ -340,8 +415,14 @@ class TestBounds:
             f"<img alt='a star' srcset='{'a, ' * 50_000}'>",
             "<figure>" + "<div>" * 3_000 + "<img src=x alt='a star'>" * 3_000,
             "<a " * 200_000,
+            "<figure><figcaption>" + "a caption" * 100_000 + "</figcaption>" + "<img src=x alt='a star'>" * 2_000,
+            "<figure><figcaption>" + "<b></b>" * 100_000 + "</figcaption>" + "<img src=x>" * 2_000,
+            "<figure><figcaption><img src=x>" * 1_000 + "a caption" * 100_000,
         ],
-        ids=["one word", "commas", "descriptors", "many", "far from its figure", "no tag ends"],
+        ids=[
+            *("one word", "commas", "descriptors", "many", "far from its figure", "no tag ends"),
+            *("one long figcaption", "one empty figcaption", "nested figcaptions"),
+        ],
     )
     def test_time(self, html: str) -> None:
         start = time.process_time()
