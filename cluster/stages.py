@@ -11,7 +11,7 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,10 +51,16 @@ def shared(value: T) -> Callable[[], T]:
 
 
 class Stages:
-    """Runs the stages of one run. Keeps their outputs for the funnel, and records their times in events.jsonl."""
+    """Runs the stages of one run. Keeps their outputs for the funnel, and records their times in events.jsonl.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        run: the run.
+        max_shares: for some reasons, the maximum share of a stage's rows that may be dropped for it.
+    """
+
+    def __init__(self, run: Run, max_shares: Mapping[str, float] | None = None) -> None:
         self.run = run
+        self._max_shares = max_shares or {}
         self.outputs: dict[str, Output] = {}
         self.events = Events(storage.join(run.uri, "events.jsonl"))
 
@@ -88,6 +94,7 @@ class Stages:
 
         Raises:
             FileNotFoundError: a part was not written.
+            ValueError: too many rows were dropped for a reason of `max_shares`. The stage is complete.
         """
         started = time.monotonic()
         stage = Stage(uri, num_parts) if uri else self.run.stage(name, num_parts, generation)
@@ -112,6 +119,7 @@ class Stages:
                     progress.update(block.num_rows)
                 progress.update(len(pending) - progress.done)  # empty parts, which have no block
         output = Output.of(stage)
+        self._check_shares(name, output)
         self.outputs[name] = output
         num_dropped = output.num_rows - output.num_kept
         logger.info("%s: %s rows kept, %s dropped", name, f"{output.num_kept:,}", f"{num_dropped:,}")
@@ -121,6 +129,17 @@ class Stages:
                 "stage", stage=name, parts=len(pending), seconds=seconds, kept=output.num_kept, dropped=num_dropped
             )
         return output
+
+    def _check_shares(self, name: str, output: Output) -> None:
+        reasons = output.reasons()
+        for reason, max_share in self._max_shares.items():
+            count = reasons.get(reason, 0)
+            if count > max_share * output.num_rows:
+                raise ValueError(
+                    f"{name}: {count:,} of {output.num_rows:,} rows have the reason {str(reason)!r}, more than the "
+                    f"share of {max_share:g} that the job allows (max_unforeseen_share); see their messages in "
+                    f"{output.stage.uri}. With a higher share, the job continues without these rows."
+                )
 
     def funnel(self) -> list[dict[str, Any]]:
         """Rows kept, rows dropped by reason, and seconds over all resumes, for each stage in order; plain data."""

@@ -29,6 +29,7 @@ from pipeline.data.flows.retry_flow import later_attempts
 from pipeline.data.safety.block_lists import read_block_lists
 from pipeline.data.safety.screening import find_classifier
 from pipeline.data.text.match import check_queries
+from pipeline.reasons import Reason
 
 logger = logging.getLogger("clip")
 
@@ -53,6 +54,9 @@ class CrawlJob(CrawlConfig):
     many spare URLs the query gets now. Unset: every query gets balance.early_margin."""
     retry: Literal["transient", "permanent", "policy"] | None = None
     """In a finished crawl, fetch those URLs again that failed for a reason of this class, and merge the results."""
+    max_unforeseen_share: float = 0.1
+    """Rows that fail for an unforeseen reason are dropped with the error's message. The job stops if more than this
+    share of a stage's rows do."""
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -80,7 +84,7 @@ def main(job: CrawlJob) -> None:
     configuration |= {"inputs": describe_files(inputs), "block_lists": dict(lists.digests)}
     configuration |= {"queries": hash_file(job.queries), "survival": hash_file(job.survival)}
     run = Run.open(job.output, configuration)
-    stages = Stages(run)
+    stages = Stages(run, {Reason.UNFORESEEN: job.max_unforeseen_share})
     with session(job.session, needs=job.pools):
         fetched = later_attempts(stages, crawl(stages, inputs, texts, job, lists, early), job.retry, job, lists)
         survived = survival(outcomes(stages, fetched, job.num_buckets), texts)

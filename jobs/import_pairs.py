@@ -17,6 +17,7 @@ from jobs.options.launch import launch
 from pipeline import __version__
 from pipeline.data.flows.import_export_flow import import_pairs, list_pairs
 from pipeline.data.snapshots.shard import ShardConfig
+from pipeline.reasons import Reason
 
 logger = logging.getLogger("clip")
 
@@ -34,6 +35,9 @@ class ImportPairsJob:
     dataset: str | None = None
     """Data set to which the new version is added, local or s3://. Unset: `output`/dataset."""
     shard: ShardConfig = field(default_factory=ShardConfig)
+    max_unforeseen_share: float = 0.1
+    """Rows that fail for an unforeseen reason are dropped with the error's message. The job stops if more than this
+    share of a stage's rows do."""
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -45,7 +49,7 @@ def main(job: ImportPairsJob) -> None:
     run = Run.open(job.output, configuration)
     dataset = storage.absolute(job.dataset) if job.dataset else storage.join(run.uri, "dataset")
     storage.ensure_writable(dataset, "dataset")
-    stages = Stages(run)
+    stages = Stages(run, {Reason.UNFORESEEN: job.max_unforeseen_share})
     metadata = {"configuration": configuration, "run": run.run_id, "code_version": __version__}
     with session(job.session):
         snapshot = import_pairs(stages, inputs, sum(size for _, size in file_sizes), dataset, metadata, job.shard)

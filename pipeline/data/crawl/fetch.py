@@ -46,6 +46,8 @@ MAX_LARGE = 8
 """Maximum number of large bodies read at once."""
 RULES_SECONDS, NO_RULES_SECONDS = 86_400.0, 3_600.0
 """How long to cache robots.txt (RFC 9309, section 2.4), and how long to cache a failure to read it."""
+MAX_HEADER_BYTES, MAX_HEADERS = 65_536, 1_024
+"""Maximum size of a header line and number of headers. Browsers accept this much; aiohttp's defaults are lower."""
 T = TypeVar("T")
 
 
@@ -146,6 +148,9 @@ class Fetcher:
             timeout=timeout,
             headers={"User-Agent": agent, "Accept-Encoding": "identity", "Accept": "image/*"},
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
             trust_env=False,
             middlewares=(_no_hidden_retries,),
             trace_configs=[_trace_sending()],
@@ -198,7 +203,7 @@ class Fetcher:
     def _accept(self, status: int, headers: Any, body: bytes) -> bytes:
         if status in {404, 410}:
             raise Refused(Reason.NOT_FOUND, f"HTTP {status}")
-        if status != 200:
+        if status not in {200, 203}:
             raise Refused(Reason.CLIENT_ERROR, f"HTTP {status}")
         if tag_forbids(headers.getall("X-Robots-Tag", []), self._config.user_agent):
             raise Refused(Reason.X_ROBOTS_TAG)
@@ -278,7 +283,8 @@ class Fetcher:
                 if response.status >= 500:
                     seconds = _retry_after(response.headers)
                     raise Refused(Reason.SERVER_ERROR, f"HTTP {response.status}", retry_after_seconds=seconds)
-                body = b"" if response.status != 200 else await self._read(response, max_bytes, truncate)
+                has_body = 200 <= response.status < 300
+                body = await self._read(response, max_bytes, truncate) if has_body else b""
                 return response.status, response.headers, body
         except TimeoutError as error:
             raise Refused(Reason.TIMEOUT) from error

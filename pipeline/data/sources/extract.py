@@ -159,7 +159,7 @@ def _candidates(stream: Any, config: ExtractConfig, archive: str) -> pa.Table:
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    """Records in batches of at most BATCH_RECORDS records and about BATCH_BYTES. An error is raised after all batches."""
+    """Records in batches of BATCH_RECORDS records or about BATCH_BYTES. An error is raised after all batches."""
     batch: list[Record] = []
     num_bytes = 0
     try:

@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.data.sources.byte_ranges import READ_BYTES
 from pipeline.data.sources.page import Candidate, as_table, candidate
-from pipeline.data.sources.warc_records import Source
+from pipeline.data.sources.tables import values_of
+from pipeline.data.sources.warc_records import ReadError, Source
+from pipeline.printable import message_of, storable
 from pipeline.reasons import Reason
 
 SHARD_SUFFIX = ".tar"
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
 MAX_IMAGE_BYTES = 32 * 2**20
 MAX_TEXT_BYTES = 2**20
+_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError)
+"""Exceptions that tarfile raises for damaged or hostile shards."""
 _LIMITS = dict.fromkeys(IMAGE_TYPES, MAX_IMAGE_BYTES) | {"txt": MAX_TEXT_BYTES, "json": MAX_TEXT_BYTES}
 
 
@@ -97,33 +103,65 @@ def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
         source: Any = Source(stream)
         with tarfile.open(fileobj=source, mode="r:") as shard:
             for sample in samples(shard, source):
-                candidates.append(_candidate(sample))
+                candidates.append(_guarded(partial(_candidate, sample)))
                 offsets.append(sample.offset)
                 keys.add(sample.key)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        candidates.append(Candidate(reason=Reason.BROKEN_ARCHIVE, caption=str(error)))
+    except ReadError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
+        candidates.append(Candidate(reason=reason_of_damage(error), caption=message_of(error)))
         offsets.append(None)
     if listed is not None:
-        for row in listed.to_pylist():
-            if row.get("key") not in keys:
-                candidates.append(candidate(row.get("url") or "", row.get("caption") or "", "table"))
-                offsets.append(None)
+        for row in missing_rows(listed, keys):
+            candidates.append(_guarded(partial(_listed_candidate, row)))
+            offsets.append(None)
     return as_table(candidates, archive=[uri] * len(candidates), record_offset=offsets)
+
+
+def reason_of_damage(error: Exception) -> Reason:
+    """The reason for an error while a shard was read."""
+    return Reason.BROKEN_ARCHIVE if isinstance(error, _DAMAGE) else Reason.UNFORESEEN
+
+
+def missing_rows(listed: pa.Table, keys: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of img2dataset's table whose key is not among these; strings are bytes (`tables.values_of`)."""
+    columns = {name: values_of(listed[name].combine_chunks()) for name in listed.column_names}
+    for values in zip(*columns.values(), strict=True):
+        row = dict(zip(columns, values, strict=True))
+        key = row.get("key")
+        if not isinstance(key, bytes) or key.decode("utf-8", "replace") not in keys:
+            yield row
+
+
+def _listed_candidate(row: dict[str, Any]) -> Candidate:
+    url, caption = (value.decode() if isinstance(value := row.get(name), bytes) else "" for name in ("url", "caption"))
+    return candidate(url, caption, "table")
+
+
+def _guarded(read: Callable[[], Candidate]) -> Candidate:
+    """A candidate, or a row with the error that reading it raised."""
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        return Candidate(reason=Reason.BROKEN_RECORD, caption=message_of(error))
+    except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
+        return Candidate(reason=Reason.UNFORESEEN, caption=message_of(error))
 
 
 def samples(shard: tarfile.TarFile, stream: Source) -> Iterator[Sample]:
     """Iterate over the samples of a shard, in the order of the shard.
 
     Raises:
-        tarfile.TarError, EOFError: the shard is damaged; the samples before the damage are intact.
+        tarfile.TarError, EOFError: the shard is damaged, or has no sample; the samples before the damage are intact.
     """
     sample: Sample | None = None
+    num_members = 0
     for member in shard:
-        folder, _, name = member.name.rpartition("/")
-        stem, _, extension = name.partition(".")
-        key, extension = f"{folder}/{stem}".removeprefix("./").lstrip("/"), extension.lower()
-        if not member.isreg() or extension not in _LIMITS:
+        num_members += member.isreg()
+        named = _key_and_extension(member.name, sample)
+        if not member.isreg() or named is None:
             continue
+        key, extension = named
         if sample is None or key != sample.key:
             if sample is not None:
                 yield sample
@@ -132,6 +170,25 @@ def samples(shard: tarfile.TarFile, stream: Source) -> Iterator[Sample]:
     _check_end(stream, shard.offset)  # before yielding the last sample, which damage may have truncated
     if sample is not None:
         yield sample
+    elif num_members:
+        raise EOFError("the shard has no member named KEY.jpg, KEY.png, KEY.webp, KEY.txt or KEY.json")
+
+
+def _key_and_extension(path: str, sample: Sample | None) -> tuple[str, str] | None:
+    """The key of a member and its extension, or None if it is not part of a sample.
+
+    As in webdataset, the extension begins at the first dot of the name, so `1.seg.png` belongs to the sample 1. But a
+    name such as `photo.v2.jpg`, which belongs to no sample in this way, is the image of the sample photo.v2.
+    """
+    folder, _, name = path.rpartition("/")
+    stems_and_extensions = (name.partition(".")[::2], name.rpartition(".")[::2])
+    for stem, extension in stems_and_extensions:
+        key = storable(f"{folder}/{stem}".removeprefix("./").lstrip("/"))
+        if extension.lower() in _LIMITS:
+            return key, extension.lower()
+        if sample is not None and key == sample.key:
+            return None
+    return None
 
 
 def _content(shard: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | None:
@@ -154,8 +211,11 @@ def _candidate(sample: Sample) -> Candidate:
 
 
 def _check_end(stream: Source, offset: int) -> None:
-    """Make sure that no member follows, because tarfile stops silently at an unreadable header."""
+    """Make sure that no member follows, because tarfile stops silently at an unreadable header and at the first end."""
     stream.seek(offset)
     block = stream.read(tarfile.BLOCKSIZE)
     if block != bytes(tarfile.BLOCKSIZE):
         raise EOFError(f"the shard is unreadable from byte {offset} on")
+    while block := stream.read(READ_BYTES):
+        if block.count(0) < len(block):
+            raise EOFError("another tar follows the end of the shard; only its images are missing")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.demo.web.server import Route
 from pipeline.data.crawl import fetch
@@ -127,6 +129,8 @@ class TestRedirects:
             (b"http://[bad/", Reason.BAD_SCHEME),
             (b"http://user@b.example/", Reason.BAD_SCHEME),
             (b"http://b.test:22/", Reason.BAD_SCHEME),
+            (b"http://other.test:8080/b\xe4r.jpg", Reason.BAD_SCHEME),
+            (b"http://other.test:8080/\xed\xa0\x80", Reason.BAD_SCHEME),
             (b"http://127.0.0.1/", Reason.NOT_PUBLIC),
             (b"//169.254.169.254/latest/meta-data/", Reason.NOT_PUBLIC),
             (b"http://0x7f.1/", Reason.NOT_PUBLIC),
@@ -201,10 +205,19 @@ fetch_retry_after = fetch._retry_after
         ("²", 10),
         ("-1", 10),
         ("1e9", 10),
+        ("Mon, 1 Jan 99999999999999999999 00:00:00 GMT", 10),
+        ("Mon, 1 Jan 0001 00:00:00 +2359", 10),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 10),
+        ("100000000000000000000", 100_000_000),
     ],
 )
 def test_retry_after(value: str | None, seconds: float) -> None:
     assert fetch._retry_after({} if value is None else {"Retry-After": value}) == seconds
+
+
+@given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,2} [A-Z][a-z]{2} \d{1,25} [\d:]{1,9} [+-]?\d{0,9}"))
+def test_any_retry_after_is_a_number_of_seconds(value: str) -> None:
+    assert 0 <= fetch._retry_after({"Retry-After": value}) < 10**12
 
 
 def test_retry_after_with_a_date() -> None:
@@ -430,3 +443,47 @@ def test_https_to_a_server_that_speaks_http() -> None:
 def test_invalid_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FetchConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Set-Cookie: a=" + b"x" * 20_000,  # aiohttp#2304
+        b"Content-Security-Policy: " + b"img-src *; " * 4_000,  # realpython/materials#712
+        b"\r\n".join(b"X-%d: y" % n for n in range(300)),
+        b"X-Latin-1: b\xe4r\r\nX-Empty:\r\nX-Bytes: \x80\xff",
+    ],
+    ids=["a cookie", "a policy", "many", "not ASCII"],
+)
+def test_large_headers(head: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n" + head + b"\r\nContent-Length: 5\r\n\r\nimage"
+    with RawServer(lambda path, _: answer if path == "/x" else ok(b"")) as server:
+        assert outcomes(config(server.address), f"{A}/x") == [b"image"]
+
+
+def test_status_203_is_an_answer() -> None:
+    """RFC 9309, section 2.3.1.1: any successful answer is obeyed; RFC 9110, section 15.3.4: a proxy changed it."""
+    robots = b"User-agent: *\nDisallow: /forbidden"
+    ok_203 = [answer.replace(b"200 OK", b"203 Non-Authoritative") for answer in (ok(robots), ok(b"image"))]
+    with RawServer(lambda path, _: ok_203[path != "/robots.txt"]) as server:
+        assert outcomes(config(server.address), f"{A}/x", f"{A}/forbidden") == [b"image", Reason.ROBOTS_TXT]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/smart/http%3A%2F%2Fo.example%2Fa.jpg", "/smart/http%3A%2F%2Fo.example%2Fa.jpg"),
+        ("/foo%27bar%28c%29.jpg", "/foo%27bar%28c%29.jpg"),
+        ("/?file=my photo.jpg", "/?file=my%20photo.jpg"),
+        ("/50%.jpg", "/50%.jpg"),
+        ("/a/../b%2e.jpg?x=../y", "/b%2e.jpg?x=../y"),
+        ("/x?u=a%2Fb", None),
+        ("/_next/image?url=%2Fhero.png", None),
+    ],
+)
+def test_urls_are_sent_and_judged_as_written(path: str, sent: str | None) -> None:
+    """aiohttp#2188, #4307, #11410: other spellings are other resources, and robots.txt forbids this spelling."""
+    robots = b"User-agent: *\nDisallow: /x?u=a%2Fb\nDisallow: /_next/image?url=%2F"
+    with RawServer(lambda path, _: ok(robots if path == "/robots.txt" else b"image")) as server:
+        assert outcomes(config(server.address), f"{A}{path}") == [b"image" if sent else Reason.ROBOTS_TXT]
+        assert server.paths[1:] == ([sent] if sent else [])

@@ -160,3 +160,60 @@ def test_properties_of_a_sample() -> None:
     assert (empty.text, empty.fields(), empty.image, empty.image_is_too_long) == ("", {}, None, False)
     long = img2dataset.Sample("0", 0, {"jpg": None, "png": b"png", "json": b"{"})
     assert (long.fields(), long.image, long.image_is_too_long) == (None, None, True)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["photo.v2.jpg", "photo.v2.txt"],  # webdataset#237, open_clip#480
+        ["a/b.c/photo.v2.final.jpg", "a/b.c/photo.v2.final.txt"],
+        ["./1.2.3.JPG", "./1.2.3.txt"],
+    ],
+)
+def test_keys_with_dots(names: list[str]) -> None:
+    rows = read(tar([(name, b"image" if name.lower().endswith("jpg") else b"a star") for name in names]), None)
+    assert [(row["image"], row["caption"], row["reason"]) for row in rows.to_pylist()] == [(b"image", "a star", None)]
+
+
+def test_other_parts_of_a_sample_make_no_sample() -> None:
+    members = [("1.cls", b"3"), ("1.jpg", b"image"), ("1.seg.png", b"mask"), ("1.txt", b"a star"), ("1.x.txt", b"x")]
+    rows = read(tar(members), None).to_pylist()
+    assert [(row["image"], row["caption"]) for row in rows] == [(b"image", "a star")]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tar([("readme.md", b"x"), ("photo", b"x")]), "EOFError: the shard has no member named KEY.jpg"),
+        (SHARD + tar([*sample(1)]), "EOFError: another tar follows the end of the shard"),
+    ],
+    ids=["no sample", "joined tars"],
+)
+def test_no_member_is_ignored_without_a_row(data: bytes, message: str) -> None:
+    last = read(data, None).to_pylist()[-1]
+    assert last["reason"] == Reason.BROKEN_ARCHIVE
+    assert last["caption"].startswith(message)
+    assert read(tar([]), None).num_rows == 0
+
+
+def test_text_that_cannot_be_stored() -> None:
+    """JSON may hold lone surrogates, names any bytes, and Parquet strings that are not UTF-8."""
+    fields = b'{"url": "http://a.example/\\ud800", "caption": "a \\udfff star"}'
+    rows = read(tar([("caf\udce9.jpg", b"image"), ("caf\udce9.json", fields)]), None).to_pylist()
+    assert [(row["url"], row["caption"]) for row in rows] == [("http://a.example/%EF%BF%BD", "a \ufffd star")]
+    broken = pa.array([b"caf\xe9 noir", b"a star"]).view(pa.string())
+    listed = pa.table({"key": ["8", "9"], "url": ["http://a.example/8", "http://a.example/9"], "caption": broken})
+    rows = read(tar([]), listed).to_pylist()
+    assert [row["reason"] for row in rows] == [Reason.BROKEN_RECORD, None]
+
+
+def test_an_unforeseen_error_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(sample: img2dataset.Sample) -> None:
+        raise ZeroDivisionError(sample.key)
+
+    monkeypatch.setattr(img2dataset, "_candidate", fail)
+    rows = read(SHARD, None).to_pylist()
+    assert [(row["reason"], row["caption"]) for row in rows] == [
+        (Reason.UNFORESEEN, "ZeroDivisionError: 000000000"),
+        (Reason.UNFORESEEN, "ZeroDivisionError: 000000002"),
+    ]
