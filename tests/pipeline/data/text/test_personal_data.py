@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.data.text.personal_data import OMITTED, redact
@@ -35,8 +35,30 @@ PERSONAL = (
     "01 23 45 67 89",
     "06.12.34.56.78",
     "0171 – 1234567",
+    "06 12 34 56 78",
+    "01 02 03 74 15",  # rises at first, like a list
+    "08-12 34 56",  # of Stockholm: only pairs, but the area code is set apart
+    "04 72 33 12 08 / 06 98 76 54 32",
+    "06 12 34 56 78 06 98 76 54 32",
 )
 HARMLESS = (
+    # Found in 10,000 real alt texts
+    "99 00 01 02 03 04 Jeep Grand Cherokee Headlight",
+    "Fits 02 03 04 05 06 Dodge Ram 1500",
+    "size 04 06 08 10 12 dress",
+    # Of the same kind
+    "97-98-99-00-01-02 Ford F-150",
+    "1998 1999 2000 01 02 03 04 05 Civic",
+    "09 08 07 06 05 04 Toyota Tundra",
+    "02/04/06/08/10/12",
+    "lottery numbers 03 12 25 31 44 07",
+    "prints of 020 030 040 050 cm",
+    "0100 0200 0300 0400 ml bottles",
+    "ages +2 4 6 8 10 12 14",
+    "the latencies 250 300 1000",  # latitude-dev/latitude-llm#4318
+    "hosted-eu-20260812-09",  # langwatch/langwatch#7017
+    "2024 1130 0917",  # langflow-ai/langflow#14934
+    "Exit 137 alone on port 8080",  # open-ace/open-ace#3413
     "1999-2005",
     "1914 1918 1939 1945",
     "2019/2020/2021",
@@ -110,6 +132,15 @@ def test_other_numbers_are_kept(text: str, caption: str) -> None:
     assert redact(caption.format(text)) == caption.format(text)
 
 
+@given(st.integers(0, 99), st.sampled_from([1, 2, 3, 4, 5]), st.integers(4, 12), st.sampled_from(" -/."))
+@example(98, 1, 5, " ")
+def test_lists_of_two_digits_are_no_telephone_numbers(first: int, step: int, count: int, gap: str) -> None:
+    """Years, also over the turn of a century, and sizes; up and down."""
+    numbers = [f"{(first + index * step) % 100:02}" for index in range(count)]
+    for text in (gap.join(numbers), gap.join(numbers[::-1])):
+        assert redact(f"Fits {text} Dodge Ram") == f"Fits {text} Dodge Ram"
+
+
 def test_all_personal_data_of_a_caption_is_redacted() -> None:
     assert redact("a@b.example or +49 30 1234567, b@c.example") == f"{OMITTED} or {OMITTED}, {OMITTED}"
 
@@ -119,8 +150,32 @@ def test_redacting_is_idempotent(caption: str) -> None:
     assert redact(redact(caption)) == redact(caption)
 
 
-@pytest.mark.parametrize("piece", ["a@", "a.", "0 ", "+1", "1-", "(0", "212-", "@a.", "1 2", "tel ", "a@b."])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a@",
+        "a.",
+        "0 ",
+        "+1",
+        "1-",
+        "(0",
+        "212-",
+        "@a.",
+        "1 2",
+        "tel ",
+        "a@b.",
+        "12 ",
+        "06 12 34 56 7",
+        "12.",
+        "+",
+        "00 ",
+    ],
+)
 def test_hostile_captions_are_redacted_in_bounded_time(piece: str) -> None:
-    started = time.process_time()
-    redact(piece * 5_000)
-    assert time.process_time() - started < 1.0
+    """Eight times the text takes about eight times as long, whatever comes at its end."""
+    seconds = []
+    for count in (5_000, 40_000):
+        started = time.process_time()
+        redact(f"{piece * count}x")
+        seconds.append(time.process_time() - started)
+    assert seconds[1] < 20 * seconds[0] + 0.1
