@@ -7,7 +7,6 @@ equal files, form one picture. Its best row is kept, unless the picture is dropp
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -30,7 +29,8 @@ MAX_SPARE_CAPTIONS = 32
 """Maximum number of spare captions of a row; the longest are kept, because logos have millions of captions."""
 MIN_WORDS = 3
 """Minimum number of words for two pictures to be compared because they have the same caption."""
-_WORD = re.compile(r"\w+")
+MIN_CHARACTERS_UNSPACED = 6
+"""Minimum number of characters instead, in scripts without blanks: a Chinese word has about two."""
 
 
 def caption_order(table: pa.Table) -> npt.NDArray[np.int64]:
@@ -49,7 +49,7 @@ def _source_rank(source: str | None) -> int:
 
 def caption_words(caption: str) -> str:
     """The normalised words of a caption, without case or punctuation; nearly equal captions give equal words."""
-    return " ".join(_WORD.findall(words.normalize(caption)))
+    return " ".join(words.words_of(caption))
 
 
 def longest_captions(captions: Iterable[str]) -> list[str]:
@@ -123,9 +123,9 @@ def _ranks(table: pa.Table) -> UInt64:
 
 
 def _caption_keys(captions: Sequence[str]) -> UInt64:
-    texts = [caption_words(caption) for caption in captions]
-    comparable = np.array([text.count(" ") + 1 >= MIN_WORDS for text in texts], bool)
-    return np.where(comparable, hash64(texts), np.uint64(0))
+    split = [words.words_of(caption) for caption in captions]
+    comparable = np.array([words.is_long_enough(found, MIN_WORDS, MIN_CHARACTERS_UNSPACED) for found in split], bool)
+    return np.where(comparable, hash64([" ".join(found) for found in split]), np.uint64(0))
 
 
 def duplicates(pictures: pa.Table, dropped_pictures: pa.Table) -> pa.Table:

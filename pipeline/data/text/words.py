@@ -1,16 +1,17 @@
 """Split many texts into words at once, in numpy. Matching and counting share this module.
 
-A text is normalised (NFKC, case folding, each run of white space becomes one blank) and split into words. In scripts
-that separate words by blanks, a word is a run of letters, digits and marks. Every other character is a word of its own,
-so a Chinese or Thai text is a sequence of its characters, and a full stop is a word. A word is identified by a 64-bit
+A text is normalised (spelling.py) and split into words. In scripts that separate words by blanks, a word is a run of
+letters, digits and marks. Every other character is a word of its own, so a Chinese or Thai text is a sequence of its
+characters, and a full stop is a word. `words_of` gives the words that rules count. A word is identified by a 64-bit
 polynomial hash of its characters (Karp and Rabin 1987, modulo 2^64, each character weighted by a random 64-bit number).
 The probability that any two of 10^9 different words have the same hash is 0.03.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, lru_cache
@@ -21,6 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.data.text.spelling import character_class
+from pipeline.data.text.spelling import normalize as normalize
 from pipeline.hashing import UInt64, mix
 
 CHUNK_CHARACTERS = 2**18
@@ -50,14 +53,35 @@ class Kind(IntEnum):
     """Letter, digit or mark of a script without blanks between words: a word of its own."""
 
 
-def normalize(text: str) -> str:
-    """Apply NFKC and case folding, reduce each run of white space to one blank, and strip both ends."""
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
-
-
 def is_word_character(character: str) -> bool:
     """Whether a character can be part of a word: a letter, a digit, a combining mark, or the underscore."""
     return character == "_" or unicodedata.category(character)[0] in "LNM"
+
+
+def words_of(text: str) -> list[str]:
+    """The words of one text, normalised, without punctuation and symbols.
+
+    In a script without blanks between words, such as Chinese or Thai, each letter or digit is one, with the vowel signs
+    and other marks that follow it.
+    """
+    folded = normalize(text)
+    words: list[str] = (_ASCII_WORD if folded.isascii() else _word_pattern()).findall(folded)
+    return words
+
+
+def is_unspaced(word: str) -> bool:
+    """Whether a word of `words_of` is a letter or digit of a script without blanks between words."""
+    return not word[0].isascii() and _tables()[0][ord(word[0])] == Kind.UNSPACED
+
+
+def is_long_enough(words: Sequence[str], min_words: int, min_characters_unspaced: int) -> bool:
+    """Whether there are enough words, or enough letters of scripts without blanks, where words cannot be counted.
+
+    Both count in a mixed text: a letter is worth `min_words / min_characters_unspaced` words.
+    """
+    num_unspaced = sum(map(is_unspaced, words))
+    num_spaced = len(words) - num_unspaced
+    return num_spaced * min_characters_unspaced + num_unspaced * min_words >= min_words * min_characters_unspaced
 
 
 @dataclass(frozen=True)
@@ -98,18 +122,19 @@ def split(texts: pa.Array, joiners: str = "", fold: Callable[[str], str] = norma
     Args:
         texts: strings or bytes in UTF-8; invalid bytes are read as U+FFFD. Null has no words.
         joiners: characters that join two word characters into one word, such as the hyphen.
-        fold: normalises a text. ASCII texts are only lowercased, so `fold` must give the same words for them.
+        fold: normalises a text. ASCII texts without entities are only lowercased, so `fold` must give the same words
+            for them.
     """
     texts = pc.fill_null(texts, "" if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type) else b"")
     indices = np.arange(len(texts))
-    is_ascii = np.asarray(pc.string_is_ascii(texts.cast(pa.large_string(), safe=False)))
-    for index, all_ascii in ((indices[is_ascii], True), (indices[~is_ascii], False)):
+    plain = _is_plain(texts.cast(pa.large_string(), safe=False))
+    for index, all_plain in ((indices[plain], True), (indices[~plain], False)):
         selected = texts.take(pa.array(index)).cast(pa.large_binary())
         _, offset_buffer, data = selected.buffers()
         offsets = np.frombuffer(offset_buffer or b"", np.int64)[selected.offset : selected.offset + len(selected) + 1]
         for first, last in _chunks(offsets):
             bounds = offsets[first : last + 1]
-            if all_ascii:
+            if all_plain:
                 codes = np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]
                 bounds = bounds - bounds[0]
             else:
@@ -117,6 +142,26 @@ def split(texts: pa.Array, joiners: str = "", fold: Callable[[str], str] = norma
                 codes = np.frombuffer("".join(folded).encode("utf-32-le", "surrogatepass"), "<u4")
                 bounds = np.cumsum([0, *map(len, folded)])
             yield _words(codes, bounds, index[first:last], joiners)
+
+
+def _is_plain(texts: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
+    """Whether each text is ASCII and has no & that may begin an entity."""
+    plain = np.array(pc.string_is_ascii(texts))
+    _, offset_buffer, data = texts.buffers()
+    if not len(texts) or data is None:
+        return plain
+    offsets = np.frombuffer(offset_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    characters = np.frombuffer(data, np.uint8)[: offsets[-1]]
+    ampersand = np.flatnonzero(characters[offsets[0] : -1] == ord("&")) + offsets[0]
+    ampersand = ampersand[_begins_an_entity()[characters[ampersand + 1]]]
+    plain[np.searchsorted(offsets, ampersand, side="right") - 1] = False
+    return plain
+
+
+@cache
+def _begins_an_entity() -> npt.NDArray[np.bool_]:
+    """For each byte whether it is `#` or a letter, which can follow the & of an entity."""
+    return np.array([chr(byte).isalpha() or byte == ord("#") for byte in range(0x80)] + [False] * 0x80)
 
 
 def _chunks(offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -180,6 +225,20 @@ def _tables() -> tuple[npt.NDArray[np.uint8], UInt64]:
     weights = mix(np.arange(0x110000, dtype=np.uint64))
     weights[ord("A") : ord("Z") + 1] = weights[ord("a") : ord("z") + 1]
     return kinds, weights
+
+
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)
+
+
+@cache
+def _word_pattern() -> re.Pattern[str]:
+    """A run of characters of words, or one letter of a script without blanks with its marks."""
+    kinds, _ = _tables()
+    unspaced = np.flatnonzero(kinds == Kind.UNSPACED).tolist()
+    marks = [code for code in unspaced if unicodedata.category(chr(code))[0] == "M"]
+    spaced = character_class(np.flatnonzero(kinds == Kind.WORD).tolist())
+    letters = character_class(set(unspaced) - set(marks))
+    return re.compile(f"[{spaced}]++|[{letters}][{character_class(marks)}]*+")
 
 
 @lru_cache(maxsize=1)

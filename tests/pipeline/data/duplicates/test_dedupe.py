@@ -76,6 +76,33 @@ def test_captions_that_are_nearly_equal_have_one_key() -> None:
     assert dedupe.pictures(images(caption=short), DedupeConfig())["caption_key"].to_pylist() == [0] * 3
 
 
+@pytest.mark.parametrize(
+    ("some", "other"),
+    [
+        ("一只黑猫坐在木椅上", "一只黑猫，坐在木椅上。"),
+        ("แมวดำนั่งบนเก้าอี้", "แมวดำ นั่งบน\u200bเก้าอี้"),
+        ("दिल्ली में लाल किला", "दिल्ली में लाल किला!"),
+        ("LEGO™ castle at night", "lego castle, at night"),
+        ("The dog’s red ball", "the dog's red ball"),
+        ("Rock &amp; roll at night", "rock & roll at night"),
+    ],
+)
+def test_captions_of_all_scripts_and_spellings_are_compared(some: str, other: str) -> None:
+    keys = dedupe.pictures(images(caption=[some, other, f"{some} x"]), DedupeConfig())["caption_key"].to_pylist()
+    assert keys[0] == keys[1] != keys[2]
+    assert 0 not in keys
+    assert dedupe.distinct_captions(some, [other]) == []
+
+
+def test_captions_of_few_characters_have_no_key() -> None:
+    """`दिल्ली` is one word, though its vowel signs are no \\w, and three Chinese characters are about one word."""
+    short = ["दिल्ली हिन्दी", "天安門", "กิน"]
+    assert dedupe.pictures(images(caption=short), DedupeConfig())["caption_key"].to_pylist() == [0] * 3
+    mixed = ["two iPhone 手", "iPhone 手机", "two iPhone 手机"]
+    keys = dedupe.pictures(images(caption=mixed), DedupeConfig())["caption_key"].to_pylist()
+    assert [key != 0 for key in keys] == [False, False, True]
+
+
 def duplicates_of(rows: dict[str, tuple[str, str]]) -> pa.Table:
     """DUPLICATES from {dropped id: (kept id, reason)}."""
     kept, why = zip(*rows.values(), strict=True)
