@@ -17,10 +17,11 @@ from cluster.session import SessionConfig, session
 from cluster.stages import Stages
 from jobs.options.launch import launch
 from pipeline.data.flows.input_files import check_dumps
-from pipeline.data.flows.query_flow import Corpus, build_queries, digests
-from pipeline.data.queries.page_views import SUFFIXES
+from pipeline.data.flows.query_flow import Corpus, build_queries, check_page_views, digests
+from pipeline.data.queries.page_views import ROBOT_SUFFIXES, SUFFIXES
 from pipeline.data.queries.query_list import QueriesConfig, wordnet_synsets
 from pipeline.data.sources.byte_ranges import cut
+from pipeline.reasons import Reason
 
 logger = logging.getLogger("clip")
 
@@ -39,9 +40,11 @@ class QueriesJob:
     """File or folder of Wikipedia's article dumps (...pages-articles....xml.bz2), local or s3://. Multistream dumps are
     read in parallel."""
     text: str | None = None
-    """File or folder of plain text (.txt), one document per line, local or s3://."""
+    """File or folder of plain text (.txt), one document per line, local or s3://. Entities such as &amp; are decoded. A
+    text in a script without blanks between words (Chinese, Japanese, Thai, ...) is refused."""
     page_views: str | None = None
-    """File or folder of Wikipedia page views (.gz hourly, .bz2 daily), local or s3://. They select article titles."""
+    """File or folder of Wikipedia page views (.gz or .bz2, of any published form), local or s3://. They select article
+    titles. Files named -spider or -automated are left out: they count the views of programs."""
     wordnet: str | None = None
     """Folder of WordNet's data files, as installed by Debian's wordnet-base."""
     language: str = "en"
@@ -51,6 +54,9 @@ class QueriesJob:
     part_mib: int = 32
     """Size of the pieces into which an input file is cut, in MiB; each piece is one part."""
     queries: QueriesConfig = field(default_factory=QueriesConfig)
+    max_unforeseen_share: float = 0.1
+    """Rows that fail for an unforeseen reason are dropped with the error's message. The job stops if more than this
+    share of a stage's rows do."""
     session: SessionConfig = field(default_factory=SessionConfig)
 
 
@@ -63,6 +69,8 @@ def main(job: QueriesJob) -> None:
     if not (dumps or texts or job.wordnet or views):
         raise ValueError("no input: give --wikipedia, --text, --page_views or --wordnet")
     check_dumps(dumps)
+    views = _views_of_people(views)
+    check_page_views(views)
     synsets = sorted(set(wordnet_synsets(job.wordnet))) if job.wordnet else []
     synsets_digest = hashlib.sha256("\n".join(synsets).encode()).hexdigest()
     names = ("language", "num_buckets", "part_mib", "queries")
@@ -70,7 +78,7 @@ def main(job: QueriesJob) -> None:
     file_sizes = describe_files(dumps), describe_files(texts), describe_files(views)
     configuration |= {"inputs": file_sizes, "wordnet": synsets_digest}
     run = Run.open(job.output, configuration)
-    stages = Stages(run)
+    stages = Stages(run, {Reason.UNFORESEEN: job.max_unforeseen_share})
     byte_ranges = [
         cut(zip(uris, (size for _, size in files), strict=True), job.part_mib * 2**20)
         for uris, files in zip((dumps, texts), file_sizes[:2], strict=True)
@@ -93,6 +101,22 @@ def main(job: QueriesJob) -> None:
     manifest = {"inputs": inputs, "wordnet": synsets_digest, "queries_by_source": counts, "stages": stages.funnel()}
     storage.write_bytes(storage.join(run.uri, "queries.json"), json.dumps(manifest, indent=1).encode())
     logger.info("%d queries (%s) in %s/queries.parquet", table.num_rows, counts, run.uri)
+
+
+def _views_of_people(uris: list[str]) -> list[str]:
+    """The files that count people's views.
+
+    Raises:
+        ValueError: all files count the views of programs.
+    """
+    people = [uri for uri in uris if not uri.endswith(ROBOT_SUFFIXES)]
+    if uris and not people:
+        raise ValueError(
+            f"page_views={uris[0]}: counts the views of programs, not of people; give the files named -user"
+        )
+    if len(people) < len(uris):
+        logger.warning("page_views: %d files that count the views of programs are left out", len(uris) - len(people))
+    return people
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import hashlib
 import json
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pipeline.data.sources.byte_ranges import cut
 from pipeline.data.text.match import Matcher
 from pipeline.schemas import ARTICLES, QUERIES
 from tests.pipeline.data.queries.test_counting import reference
-from tests.pipeline.data.queries.test_wikipedia import multistream, page
+from tests.pipeline.data.queries.test_wikipedia import multistream, page, siteinfo
 
 PAGES = [
     page(f"Town {i} (Texas)", f"The red barn of [[Saint Paul|St. Paul]] number {i}. A red barn.") for i in range(40)
@@ -76,13 +77,15 @@ def test_the_list_has_words_bigrams_titles_and_synsets(job: QueriesJob) -> None:
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_parts(job: QueriesJob, tmp_path: Path) -> None:
-    queries.main(job)
     single = tmp_path / "single"
     single.mkdir()
     parts = sorted(Path(str(job.wikipedia)).iterdir())
     xml = b"".join(bz2.decompress(part.read_bytes()) for part in parts)
     (single / "pages-articles.xml.bz2").write_bytes(bz2.compress(xml))
+    config = replace(CONFIG, min_title_views=100)  # titles of every bucket
+    job = replace(job, queries=config)
     other = replace(job, output=str(tmp_path / "other"), wikipedia=str(single), num_buckets=7)
+    queries.main(job)
     queries.main(other)
     first, second = (Path(output, "queries.parquet").read_bytes() for output in (job.output, other.output))
     assert first == second
@@ -114,6 +117,89 @@ def test_input_without_any_query_is_refused(
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         queries.main(replace(job, **changes))  # type: ignore[arg-type]
     assert not Path(job.output, "queries.parquet").exists()
+
+
+JAPANESE = "黒い猫がソファで寝ている。 iPhone\n" * 60
+
+
+def test_a_text_without_blanks_between_words_is_refused(job: QueriesJob) -> None:
+    """queries.md 5: such a text once gave three queries and status 0."""
+    Path(str(job.text), "ja.txt").write_text(JAPANESE)
+    with pytest.raises(ValueError, match=r"text=.*ja\.txt: 67% of its letters are in scripts without .*--page_views"):
+        queries.main(job)
+    assert not Path(job.output, "queries.parquet").exists()
+
+
+def test_a_dump_without_blanks_between_words_gives_titles(job: QueriesJob, tmp_path: Path) -> None:
+    pages = [page(title, JAPANESE) for title in ("猫", "CSI: マイアミ")]
+    Path(str(job.wikipedia), "ja.xml.bz2").write_bytes(multistream(pages))
+    alone = replace(job, page_views=None, text=None)
+    with pytest.raises(ValueError, match=r"wikipedia=.*ja\.xml\.bz2: 67% .*Give page views"):
+        queries.main(alone)
+    views = "ja 猫 4000 0\nja %E7%8C%AB 9 0\nja CSI:_マイアミ 5000 0\nja 特別:検索 9000 0\nja - 90000 0\n"
+    Path(str(job.page_views), "ja.gz").write_bytes(gzip.compress(views.encode()))
+    queries.main(replace(job, language="ja", output=str(tmp_path / "titles")))
+    rows = pq.read_table(tmp_path / "titles" / "queries.parquet").to_pylist()
+    titles = [(row["text"], row["statistic"]) for row in rows if row["source"] == "title"]
+    assert titles == [("csi: マイアミ", 5000), ("猫", 4009)]
+
+
+def test_page_views_without_a_dump_give_titles_only(job: QueriesJob) -> None:
+    """queries.md 10 and 11: no query of what is no title, and one of each title."""
+    views = (
+        "de - 50000 0\nde undefined 50000 0\nde  50000 0\nde %C3%84pfel 2000 1\nde Äpfel 2000 0\nde Spezial:X 9999 0\n"
+    )
+    Path(str(job.page_views), "pagecounts-20080101-000000.gz").write_bytes(gzip.compress(views.encode()))
+    queries.main(replace(job, wikipedia=None, text=None, wordnet=None, language="de"))
+    rows = pq.read_table(f"{job.output}/queries.parquet").to_pylist()
+    assert [(row["text"], row["source"], row["statistic"]) for row in rows] == [("äpfel", "title", 4000)]
+
+
+def test_page_views_of_programs_are_left_out(job: QueriesJob, caplog: pytest.LogCaptureFixture) -> None:
+    day = bz2.compress(b"en.wikipedia Robot 1 desktop 9000 A9000\n")
+    for agent in ("automated", "spider"):
+        Path(str(job.page_views), f"pageviews-20240101-{agent}.bz2").write_bytes(day)
+    alone = replace(job, wikipedia=None, text=None, wordnet=None)
+    with caplog.at_level(logging.WARNING, "clip"):
+        queries.main(alone)
+    assert "2 files that count the views of programs are left out" in caplog.text
+    assert "robot" not in pq.read_table(f"{job.output}/queries.parquet")["text"].to_pylist()
+    with pytest.raises(ValueError, match="counts the views of programs"):
+        queries.main(replace(alone, page_views=f"{job.page_views}/pageviews-20240101-spider.bz2"))
+
+
+def test_page_views_of_another_wiki_are_refused(job: QueriesJob) -> None:
+    with pytest.raises(ValueError, match=r"page_views=.*no title of language='xx'"):
+        queries.main(replace(job, language="xx"))
+
+
+def test_a_file_that_has_no_page_views_is_refused(job: QueriesJob) -> None:
+    Path(str(job.page_views), "clickstream.tsv.gz").write_bytes(gzip.compress(b"other\tDog\texternal\t3\n"))
+    with pytest.raises(ValueError, match=r"page_views=.*clickstream.*no line has a form of Wikimedia's page views"):
+        queries.main(job)
+
+
+def test_the_rest_of_a_dump_has_the_namespaces_of_its_beginning(
+    job: QueriesJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = siteinfo("sv")
+    text = "En hund skäller. [[Fil:A.jpg|miniatyr|vänster]] [[Figura: ett spel]]"
+    for name in sorted(Path(str(job.wikipedia)).iterdir()):
+        name.write_bytes(multistream([page(f"Sida {name.name}", text * 50)]))
+    with caplog.at_level(logging.WARNING, "clip"):
+        queries.main(replace(job, text=None, page_views=None, output=f"{job.output}-before"))
+    assert "(and 1 more files): no <siteinfo> with names of namespaces" in caplog.text
+    assert "English names and the best-known local ones" in caplog.text
+    first = min(Path(str(job.wikipedia)).iterdir())
+    first.write_bytes(bz2.compress(head) + first.read_bytes())
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "clip"):
+        queries.main(replace(job, text=None, page_views=None))
+    assert "(and 0 more files): no <siteinfo> with names of namespaces" in caplog.text
+    assert "the names in the other files" in caplog.text
+    words = pq.read_table(f"{job.output}/queries.parquet")["text"].to_pylist()
+    assert {"hund", "skäller", "figura"} < set(words)
+    assert not {"miniatyr", "vänster", "fil"} & set(words)
 
 
 def test_a_file_that_is_not_a_dump_is_refused(job: QueriesJob) -> None:

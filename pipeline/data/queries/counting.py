@@ -21,6 +21,7 @@ from pipeline.schemas import TERM_COUNTS
 
 JOINERS = "-'’"
 """Characters that belong to a word if they are between two letters."""
+LETTERS = pa.schema([("letters", pa.int64()), ("unspaced", pa.int64())])
 LINES_AT_ONCE = 50_000
 ROWS_AT_ONCE = 4_000_000
 """Maximum rows of counts before they are summed: about 200 MB."""
@@ -30,8 +31,8 @@ def count_terms(documents: Iterable[str], fold: Callable[[str], str] = words.nor
     """Count the words and the pairs of neighbouring words of some documents.
 
     A word consists of letters and marks, with hyphens and apostrophes inside. Words with a number or an underscore are
-    not counted, nor are scripts without blanks between words. Neighbouring words are on one line, with only white space
-    between them.
+    not counted, nor are scripts without blanks between words; a word of another script beside them is, as it is matched
+    there ("iPhoneを" has the word "iphone"). Neighbouring words are on one line, with only white space between them.
 
     Args:
         documents: the texts.
@@ -54,6 +55,20 @@ def sum_counts(table: pa.Table) -> pa.Table:
     """TERM_COUNTS with the counts of each term summed, ordered by (length, term)."""
     summed = table.group_by(["term", "length"]).aggregate([("count", "sum")])
     return summed.rename_columns(TERM_COUNTS.names).sort_by([("length", "ascending"), ("term", "ascending")])
+
+
+def count_letters(documents: Iterable[str]) -> pa.Table:
+    """Count the letters of some documents, and those of scripts without blanks between words, which form no words here.
+
+    Returns:
+        One row: `letters` and `unspaced`.
+    """
+    kinds = _letter_kinds()
+    counts = np.zeros(3, np.int64)
+    for document in documents:
+        codes = np.frombuffer(document.encode("utf-32-le", "replace"), "<u4")
+        counts += np.bincount(kinds[codes], minlength=3)
+    return pa.table({"letters": [int(counts[1:].sum())], "unspaced": [int(counts[2])]}, schema=LETTERS)
 
 
 def _count(chunk: Words) -> list[pa.Table]:
@@ -89,4 +104,15 @@ def _excluded_characters() -> npt.NDArray[np.bool_]:
     """For each code point whether it is a number or the underscore; words that contain one are not counted."""
     table = np.zeros(0x110000, bool)
     table[[code for code in words.ASSIGNED if chr(code).isnumeric() or chr(code) == "_"]] = True
+    return table
+
+
+@cache
+def _letter_kinds() -> npt.NDArray[np.uint8]:
+    """For each code point: 0 no letter, 1 a letter of a script with blanks, 2 a letter of a script without."""
+    table = np.zeros(0x110000, np.uint8)
+    letters = np.array([code for code in words.ASSIGNED if chr(code).isalpha()])
+    table[letters] = 1
+    for chunk in words.split(pa.array([chr(code) for code in letters])):
+        table[letters[chunk.text[chunk.kind == Kind.UNSPACED]]] = 2
     return table

@@ -2,8 +2,8 @@
 
 A dump (pages-articles: XML in bz2, one stream or many) is read in ranges of compressed bytes, so that one large file
 makes many parts. A range has the bz2 streams that begin in it, and the pages that begin in those streams, wherever the
-pages end. Each page is parsed separately (mwxml), and its markup is converted to text (mwparserfromhell). Unreadable
-pages and streams become rows with a reason.
+pages end. Each page is parsed separately (mwxml), and its markup is converted to text (wikitext.py). Unreadable pages
+and streams become rows with a reason.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from __future__ import annotations
 import bz2
 import re
 from collections.abc import Iterator
+from html import unescape
+from itertools import islice
 from typing import BinaryIO
-from xml.etree.ElementTree import ParseError
 
-import mwparserfromhell
 import mwxml
 import pyarrow as pa
-from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Text, Wikilink
-from mwparserfromhell.parser import ParserError
-from mwparserfromhell.wikicode import Wikicode
-from mwxml.errors import MalformedXML
 
+from pipeline.data.queries.wiki_site import Site, read_siteinfo
+from pipeline.data.queries.wikitext import clean
 from pipeline.data.sources.byte_ranges import ByteRange
 from pipeline.reasons import Reason
 from pipeline.schemas import ARTICLES
@@ -33,20 +31,38 @@ MAX_PAGE_BYTES = 8 * 2**20
 _STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _MAGIC_BYTES = 10
 _OPEN, _CLOSE = b"<page>", b"</page>"
-_NO_TEXT_LINK = re.compile(r"(?i)\s*(file|image|media|category|[a-z]{2,3}(-[a-z]+)*)\s*:")
-"""Links that show a picture, categorise the page, or lead to the page in another language."""
-_NO_TEXT_TAGS = frozenset(
-    ("ref", "references", "table", "gallery", "imagemap", "timeline", "math", "chem", "score", "graph", "hiero")
-) | {"code", "pre", "source", "syntaxhighlight", "templatestyles", "style", "mapframe"}
-_LINE_TAGS = frozenset(("li", "dt", "dd", "br", "hr", "p", "div", "blockquote"))
+_TITLE = re.compile(r"<title>([^<]{0,2000}+)</title>")
+_MAX_HEAD_PIECES = 64
+"""Maximum number of pieces of decompressed data in which <siteinfo> is looked for; each has about a megabyte."""
+_FEED_BYTES = 2**16
+"""Compressed bytes that are decompressed at once; the rest of them is copied at the end of each stream."""
 
 
-def read_articles(file: BinaryIO, byte_range: ByteRange) -> pa.Table:
+def read_site(file: BinaryIO) -> Site:
+    """The facts of the wiki in <siteinfo>, at the beginning of a dump; the defaults of `Site` if it is not there."""
+    head = bytearray()
+    for piece in islice(_streams(file, ByteRange("", 0, 1)), _MAX_HEAD_PIECES):
+        if isinstance(piece, Reason):
+            break
+        head += piece[0]
+        if len(head) >= READ_BYTES or _OPEN in head or b"</siteinfo>" in head:
+            break
+    return read_siteinfo(bytes(head.partition(_OPEN)[0]).decode("utf-8", "replace"))
+
+
+def read_articles(file: BinaryIO, byte_range: ByteRange, site: Site | None = None) -> pa.Table:
     """Read ARTICLES from the streams that begin in a byte range of a dump.
 
     Redirects, pages of other namespaces, broken pages, and broken or truncated streams are rows with a reason.
+
+    Args:
+        file: the dump.
+        byte_range: the range.
+        site: the wiki, from `read_site`. Unset: it is read from the beginning of the dump.
     """
-    rows = [_article(page) if isinstance(page, bytes) else (None, None, page) for page in _pages(file, byte_range)]
+    site = read_site(file) if site is None else site
+    pages = _pages(file, byte_range)
+    rows = [_article(page, site) if isinstance(page, bytes) else (None, None, page) for page in pages]
     return pa.table([list(column) for column in zip(*rows, strict=True)] or [[], [], []], schema=ARTICLES)
 
 
@@ -60,62 +76,19 @@ def check_dump(file: BinaryIO, uri: str) -> None:
         raise ValueError(f"wikipedia={uri}: not a bz2 file; give a dump named ...-pages-articles.xml.bz2")
 
 
-def clean(markup: str) -> str:
-    """Extract the running text of wiki markup.
-
-    Templates, tables, references, files, categories, comments and formulas are removed.
-
-    Raises:
-        ParserError: the parser cannot handle the markup.
-    """
-    text = "".join(_text(mwparserfromhell.parse(markup, skip_style_tags=True)))
-    lines = (" ".join(line.split()) for line in text.replace("'''", "").replace("''", "").splitlines())
-    return "\n".join(line for line in lines if line)
-
-
-def _article(xml: bytes) -> tuple[str | None, str | None, Reason | None]:
+def _article(xml: bytes, site: Site) -> tuple[str | None, str | None, Reason | None]:
     """Title, text and reason of a page."""
+    text = xml.decode("utf-8", "replace")
     try:
-        page = next(mwxml.Dump.from_page_xml(xml.decode("utf-8", "replace")).pages)
+        page = next(mwxml.Dump.from_page_xml(text).pages)
         if page.namespace != 0:
             return page.title, None, Reason.NOT_AN_ARTICLE
         if page.redirect is not None:
             return page.title, None, Reason.REDIRECT
-        return page.title, clean(next(iter(page)).text or ""), None
-    except (
-        ParseError,
-        MalformedXML,
-        StopIteration,
-        ValueError,
-        TypeError,
-        AttributeError,
-        ParserError,
-        RecursionError,
-    ):
-        return None, None, Reason.BROKEN_PAGE  # the errors that mwxml and mwparserfromhell raise on arbitrary input
-
-
-def _text(code: Wikicode | None) -> Iterator[str]:
-    for node in code.nodes if code is not None else ():
-        if isinstance(node, Text):
-            yield node.value
-        elif isinstance(node, HTMLEntity):
-            yield node.normalize()
-        elif isinstance(node, Heading):
-            yield "\n"
-            yield from _text(node.title)
-            yield "\n"
-        elif isinstance(node, Wikilink):
-            if not _NO_TEXT_LINK.match(str(node.title)):
-                yield from _text(node.title if node.text is None else node.text)
-        elif isinstance(node, ExternalLink):
-            yield from _text(node.title)
-        elif isinstance(node, Tag):
-            name = str(node.tag).strip().lower()
-            if name in _LINE_TAGS:
-                yield "\n"
-            if name not in _NO_TEXT_TAGS:
-                yield from _text(node.contents)
+        return page.title, clean(next(iter(page)).text or "", site), None
+    except Exception:  # noqa: BLE001 - whatever a page does to a parser, only this page cannot be read
+        title = _TITLE.search(text)
+        return unescape(title[1]).replace("_", " ") if title else None, None, Reason.BROKEN_PAGE
 
 
 def _pages(file: BinaryIO, byte_range: ByteRange) -> Iterator[bytes | Reason]:
@@ -139,8 +112,10 @@ class _Decompressed:
 
     def __init__(self, pieces: Iterator[tuple[bytes, bool] | Reason]) -> None:
         self._pieces = pieces
-        self._data = b""
+        self._data = bytearray()
         self._position = 0
+        self._searched = 0
+        """Before this position, the token of `take` does not begin."""
         self._own_end = 0
         self._faults: list[Reason] = []
 
@@ -159,15 +134,21 @@ class _Decompressed:
         return True
 
     def take(self, token: bytes, max_bytes: int) -> bytes | None:
-        """Take the data up to the end of the next token; if it is too far away, skip one byte and return None."""
-        searched = 0
-        while (index := self._data.find(token, self._position + searched)) < 0:
-            searched = max(0, len(self._data) - self._position - len(token) + 1)
-            if searched > max_bytes or not self._read():
+        """Take the data up to the end of the next token; if it is too far away, skip one byte and return None.
+
+        All calls must have the same token: what one call has searched, the next does not search again.
+        """
+        while True:
+            end = self._position + max_bytes + len(token)
+            index = self._data.find(token, max(self._position, self._searched), end)
+            if index >= 0:
+                break
+            self._searched = max(self._searched, min(len(self._data), end) - len(token) + 1)
+            if len(self._data) >= end or not self._read():
                 self._position += 1
                 return None
         first, self._position = self._position, index + len(token)
-        return self._data[first : self._position]
+        return bytes(self._data[first : self._position])
 
     def faults(self) -> Iterator[Reason]:
         """The faults of the streams since the last call."""
@@ -181,7 +162,10 @@ class _Decompressed:
                 continue
             data, is_own = piece
             self._own_end = max(0, self._own_end - self._position)
-            self._data, self._position = self._data[self._position :] + data, 0
+            self._searched = max(0, self._searched - self._position)
+            del self._data[: self._position]
+            self._data += data
+            self._position = 0
             if is_own:
                 self._own_end = len(self._data)
             return True
@@ -191,35 +175,36 @@ class _Decompressed:
 def _streams(file: BinaryIO, byte_range: ByteRange) -> Iterator[tuple[bytes, bool] | Reason]:
     """The data of every bz2 stream from the range's start on, and whether the stream begins in the range."""
     file.seek(byte_range.start)
-    raw, offset = b"", byte_range.start  # bytes that are read but not used yet, and the file offset of the first
+    raw, start, offset = b"", 0, byte_range.start  # bytes of the file, where to look for a stream, and their offset
     while True:
-        magic = _STREAM.search(raw)
+        magic = _STREAM.search(raw, start)
         if not magic:
             more = file.read(READ_BYTES)
             if not more:
                 return
-            tail = raw[-(_MAGIC_BYTES - 1) :]
-            offset += len(raw) - len(tail)
-            raw = tail + more
+            tail = raw[max(start, len(raw) - _MAGIC_BYTES + 1) :]
+            raw, start, offset = tail + more, 0, offset + len(raw) - len(tail)
             continue
-        raw, offset = raw[magic.start() :], offset + magic.start()
-        is_own = offset < byte_range.stop
+        position = magic.start()
+        is_own = offset + position < byte_range.stop
+        start = position + 1  # where to look on if the stream is broken
         decompressor = bz2.BZ2Decompressor()
         while not decompressor.eof:
+            chunk = memoryview(b"")
             if decompressor.needs_input:
-                raw = raw or file.read(READ_BYTES)
-                if not raw:
-                    yield Reason.TRUNCATED_RECORD
-                    return
-                chunk, raw, offset = raw, b"", offset + len(raw)
+                if position == len(raw):
+                    more = file.read(READ_BYTES)
+                    if not more:
+                        yield Reason.TRUNCATED_RECORD
+                        return
+                    raw, start, position, offset = more, 0, 0, offset + len(raw)
+                chunk = memoryview(raw)[position : position + _FEED_BYTES]
+                position += len(chunk)
             try:
                 data = decompressor.decompress(chunk, READ_BYTES)
             except OSError:
                 yield Reason.BROKEN_ARCHIVE
-                raw, offset = chunk[1:], offset - len(chunk) + 1
                 break
-            chunk = b""
             yield data, is_own
         else:
-            raw = decompressor.unused_data
-            offset -= len(raw)
+            start = position - len(decompressor.unused_data)

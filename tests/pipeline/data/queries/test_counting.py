@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.queries import counting
-from pipeline.data.queries.counting import count_terms, sum_counts
+from pipeline.data.queries.counting import count_letters, count_terms, sum_counts
+from pipeline.data.queries.wikitext import clean, decode_entities
+from pipeline.data.text.match import Matcher
 from pipeline.data.text.words import normalize
 from pipeline.schemas import TERM_COUNTS
 
@@ -67,11 +69,47 @@ def test_words_and_neighbouring_pairs_are_counted() -> None:
         ("dog- cat", {"dog": 1, "cat": 1}),
         ("dog  \t cat", {"dog": 1, "cat": 1, "dog cat": 1}),
         ("中文 and ไทย", {"and": 1}),
+        ("iPhoneを買う Tシャツ 3D映像", {"iphone": 1, "t": 1}),
         ("", {}),
     ],
 )
 def test_text_is_split_into_words(text: str, found: dict[str, int]) -> None:
     assert counted([text]) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "letters", "unspaced"),
+    [
+        ("one two", 6, 0),
+        ("黒い猫", 3, 3),
+        ("Tシャツ, 3D", 5, 3),
+        ("ภาษาไทย ລາວ ខ្មែរ မြန်မာ བོད", 18, 18),
+        ("한국어 हिन्दी русский عربي ไ", 18, 1),
+        ("1, 2! 👍", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_letters_of_scripts_without_blanks_are_counted(text: str, letters: int, unspaced: int) -> None:
+    assert letters == sum(map(str.isalpha, text))
+    assert count_letters([text, ""]).to_pylist() == [{"letters": letters, "unspaced": unspaced}]
+    assert count_letters([]).to_pylist() == [{"letters": 0, "unspaced": 0}]
+
+
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        ("AT&amp;T&nbsp;Stadium", "AT&T Stadium"),
+        ("caf&#233; &#x201C;Noir&#x201D;", "Café “Noir”"),
+        ("zero\u200bwidth soft\u00adhyphen", "zero\u200bwidth soft\u00adhyphen"),
+        ("l’homme &shy;it&rsquo;s don&#39;t", "l’homme \u00adit’s don't"),
+        ("LEGO&trade; ﬁsh", "LEGO™ ﬁsh"),
+    ],
+)
+def test_words_of_an_article_are_those_of_a_caption(text: str, caption: str) -> None:
+    """Whatever normalisation does to a caption, it does to the text that queries are counted in."""
+    assert counted([clean(text)]) == counted([decode_entities(text)]) == counted([caption])
+    queries = sorted(counted([clean(text)]))
+    assert set(Matcher(queries).match(caption)) == set(range(len(queries)))
 
 
 def test_fold_may_only_lowercase() -> None:
