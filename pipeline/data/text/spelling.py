@@ -80,7 +80,8 @@ def normalize(text: str) -> str:
 
 def visible(text: str) -> str:
     """The text without entities and without characters that nobody sees; all others stay as they are written."""
-    return _UNSEEN.sub("", unescape(text))
+    text = unescape(text)
+    return text if text.isascii() else _UNSEEN.sub("", text)
 
 
 def unescape(text: str) -> str:
@@ -125,7 +126,9 @@ def _folds() -> tuple[re.Pattern[str], dict[int, str]]:
             folds[code] = f" {form.translate(folds)} "
         elif any(ord(part) in folds for part in form):
             folds[code] = form.translate(folds)
-    return re.compile(f"[{character_class(folds)}]"), folds
+    # One range for all beyond 16 bits, because each of theirs would be compared with every character of a text
+    basic = [code for code in folds if code < 0x10000]
+    return re.compile(f"[{character_class(basic)}\U00010000-\U0010ffff]"), folds
 
 
 def _stands_for_a_word(character: str, decomposition: str, form: str) -> bool:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, lru_cache
@@ -79,6 +80,8 @@ def is_long_enough(words: Sequence[str], min_words: int, min_characters_unspaced
 
     Both count in a mixed text: a letter is worth `min_words / min_characters_unspaced` words.
     """
+    if len(words) >= max(min_words, min_characters_unspaced):
+        return True
     num_unspaced = sum(map(is_unspaced, words))
     num_spaced = len(words) - num_unspaced
     return num_spaced * min_characters_unspaced + num_unspaced * min_words >= min_words * min_characters_unspaced
@@ -235,10 +238,26 @@ def _word_pattern() -> re.Pattern[str]:
     """A run of characters of words, or one letter of a script without blanks with its marks."""
     kinds, _ = _tables()
     unspaced = np.flatnonzero(kinds == Kind.UNSPACED).tolist()
-    marks = [code for code in unspaced if unicodedata.category(chr(code))[0] == "M"]
-    spaced = character_class(np.flatnonzero(kinds == Kind.WORD).tolist())
-    letters = character_class(set(unspaced) - set(marks))
-    return re.compile(f"[{spaced}]++|[{letters}][{character_class(marks)}]*+")
+    marks_unspaced = _any_of(code for code in unspaced if _is_mark(code))
+    letters_unspaced = _any_of(code for code in unspaced if not _is_mark(code))
+    marks = _any_of(code for code in np.flatnonzero(kinds == Kind.WORD).tolist() if _is_mark(code))
+    letters = f"[^\\W{character_class(unspaced)}]"  # \w is letters, numbers and the underscore
+    return re.compile(f"(?:{letters}++|{marks})++|{letters_unspaced}{marks_unspaced}*+")
+
+
+def _is_mark(code: int) -> bool:
+    return unicodedata.category(chr(code))[0] == "M"
+
+
+def _any_of(codes: Iterable[int]) -> str:
+    """A regular expression for one of these characters that is fast where none of them occurs.
+
+    Each range beyond 16 bits is compared with a character one by one, so all are skipped for other characters.
+    """
+    codes = sorted(codes)
+    split = bisect_left(codes, 0x10000)
+    wide = f"|(?=[\\U00010000-\\U0010ffff])[{character_class(codes[split:])}]" if codes[split:] else ""
+    return f"(?:[{character_class(codes[:split])}]{wide})"
 
 
 @lru_cache(maxsize=1)
