@@ -2,10 +2,15 @@
 
 AI usage preferences in robots.txt or in separate headers (the IETF's AIPREF drafts, Content-Signal, TDMRep) are
 ignored, because they are not standards yet.
+
+A robots.txt that breaks the RFC's grammar is read in the way that forbids more: UTF-16 is decoded (section 2.2.2
+permits it), NUL bytes are left out, a no-break space counts as a blank where the grammar has no place for one and at
+the end of a Disallow, and an overlong Disallow is cut.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -19,12 +24,18 @@ MAX_ROBOTS_BYTES = 500 * 1024
 MAX_COMPARISONS = 10**8
 """Maximum of (characters in wildcard patterns) x (characters in a URL): about 20 ms of matching per URL."""
 
-_END_OF_LINE = re.compile(rb"\r\n?|\n")
+MAX_DISALLOW_CHARACTERS = 16_000
+"""A longer Disallow is cut and so forbids more. URLs are shorter; Google's parser cuts every line at 16,663 bytes."""
+
+_END_OF_LINE = re.compile(r"\r\n?|\n")
+_WHITE = " \t\v\f"
+_BLANKS = _WHITE + "\N{NO-BREAK SPACE}\udca0"
+"""U+DCA0 stands for the octet A0, the no-break space of Latin-1."""
 _LINE = re.compile(
-    rb"(?:(?P<agent>user[- ]?agent)"
-    rb"|(?P<rule>allow|disallow|dissallow|dissalow|disalow|diasllow|disallaw)"
-    rb"|(?P<pace>crawl[- ]delay|request[- ]rate))\s*[:\s]\s*(?P<value>.*)",
-    re.IGNORECASE | re.DOTALL,
+    rf"[{_BLANKS}]*+(?:(?P<agent>user[- ]?agent)"
+    r"|(?P<allow>allow)|(?P<disallow>disallow|dissallow|dissalow|disalow|diasllow|disallaw)"
+    rf"|(?P<pace>crawl[- ]delay|request[- ]rate))(?:[{_BLANKS}]*+:|[{_BLANKS}])[{_BLANKS}]*+(?P<value>.*)",
+    re.IGNORECASE | re.DOTALL | re.ASCII,
 )
 _TOKEN = re.compile(r"\*(?!\S)|[^\s/*]+")
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
@@ -48,15 +59,17 @@ class Robots:
     500 KiB.
 
     Args:
-        status: HTTP status of the robots.txt response; 4xx allows everything, 5xx forbids everything.
+        status: HTTP status of the robots.txt response. 2xx applies the content (section 2.3.1.1), 5xx forbids
+            everything (section 2.3.1.4), and any other one allows everything (section 2.3.1.3).
         body: content of robots.txt.
         agent: our product token.
     """
 
     def __init__(self, status: int, body: bytes, agent: str) -> None:
-        self._allow_all = 400 <= status < 500
+        is_success = 200 <= status < 300
         self._deny_all = status >= 500
-        lines = _our_group(body[:MAX_ROBOTS_BYTES], agent) if status < 400 else []
+        self._allow_all = not is_success and not self._deny_all
+        lines = _our_group(_decode(body[:MAX_ROBOTS_BYTES]), agent) if is_success else []
         self._rules = Protego.parse("\n".join(["User-agent: *", *lines]))
         self._num_wild = sum(len(line) for line in lines if "*" in line)
 
@@ -79,7 +92,20 @@ class Robots:
         return max(pauses, default=None)
 
 
-def _our_group(body: bytes, agent: str) -> list[str]:
+def _decode(body: bytes) -> str:
+    """The text; octets that are not UTF-8 become surrogates.
+
+    The beginning of a UTF-8 byte order mark is skipped too, as in Google's parser.
+    """
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = body.decode("utf-16", "replace")
+    else:
+        mark = next((size for size in (3, 2, 1) if body.startswith(codecs.BOM_UTF8[:size])), 0)
+        text = body[mark:].decode("utf-8", "surrogateescape")
+    return text.replace("\0", "")
+
+
+def _our_group(text: str, agent: str) -> list[str]:
     """The rules for our agent: all groups with its product token (in any case) combined, else those for `*`.
 
     A group's list of agents ends at its first Allow or Disallow; other lines do not end it (RFC 9309, section 2.2.4).
@@ -89,23 +115,26 @@ def _our_group(body: bytes, agent: str) -> list[str]:
     groups: dict[str, list[str]] = {}
     current: set[str] = set()
     in_rules = True
-    for line in _END_OF_LINE.split(body.removeprefix(b"\xef\xbb\xbf")):
-        match = _LINE.match(line.partition(b"#")[0].strip())
+    for line in _END_OF_LINE.split(text):
+        match = _LINE.match(line.partition("#")[0])
         if match is None:
             continue
-        value = quote(match["value"], safe=_PRINTABLE)
+        value = match["value"].rstrip(_WHITE if match["allow"] else _BLANKS)
         if match["agent"]:
             if in_rules:
                 current, in_rules = set(), False
-            token = _TOKEN.match(match["value"].decode("utf-8", "replace").lower())
+            token = _TOKEN.match(value.lower())
             if token and token[0] in {ours, "*"}:
                 current.add(token[0])
                 groups.setdefault(token[0], [])
         else:
-            in_rules = in_rules or match["rule"] is not None
-            field = (match["rule"] or match["pace"]).decode()
+            if match["disallow"]:
+                value = value[:MAX_DISALLOW_CHARACTERS]
+            in_rules = in_rules or match["pace"] is None
+            field = match["allow"] or match["disallow"] or match["pace"]
+            rule = f"{field}: {quote(value, safe=_PRINTABLE, errors='surrogateescape')}"
             for name in current:
-                groups[name].append(f"{field}: {value}")
+                groups[name].append(rule)
     return groups.get(ours, groups.get("*", []))
 
 

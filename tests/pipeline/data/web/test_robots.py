@@ -1,11 +1,16 @@
+import base64
+import codecs
+import json
 import time
+from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.web.robots import MAX_COMPARISONS, MAX_ROBOTS_BYTES, Robots, tag_forbids
+from pipeline.data.web.robots import MAX_COMPARISONS, MAX_DISALLOW_CHARACTERS, MAX_ROBOTS_BYTES, Robots, tag_forbids
 
 AGENT = "clip-on-ray"
 URL = "http://a.example/photos/star.jpg?w=1"
@@ -183,10 +188,151 @@ def test_patterns(rule: str, path: str, matches: bool) -> None:
     assert allows(f"User-agent: *\nDisallow: {rule}", path) is not matches
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500, 502, 503])
-def test_client_errors_allow_and_server_errors_forbid(status: int) -> None:
+@pytest.mark.parametrize("status", [200, 201, 203, 206, 226, 299])
+def test_any_success_applies_the_content(status: int) -> None:
+    """Section 2.3.1.1 does not name 200; internetarchive/wayback#74 lost the rules of other statuses."""
+    assert not Robots(status, b"User-agent: *\nDisallow: /", AGENT).allows(URL)
+    assert Robots(status, b"User-agent: *\nDisallow: /\nAllow: /photos", AGENT).allows(URL)
+    assert Robots(status, b"User-agent: *\nCrawl-delay: 9", AGENT).crawl_delay_seconds == 9
+    assert Robots(status, b"", AGENT).allows(URL)  # 204 and 205 have no content
+
+
+@pytest.mark.parametrize("status", [100, 300, 302, 304, 399, 400, 401, 403, 404, 410, 429, 500, 502, 503, 599, 999])
+def test_other_statuses_allow_and_server_errors_forbid(status: int) -> None:
+    """A redirect that cannot be followed leaves the file unavailable (section 2.3.1.2)."""
     for body in (b"", b"User-agent: *\nDisallow: /", b"User-agent: *\nDisallow:"):
-        assert Robots(status, body, AGENT).allows(URL) is (status < 500)
+        robots = Robots(status, body, AGENT)
+        assert robots.allows(URL) is (status < 500)
+        assert robots.crawl_delay_seconds is None
+
+
+DIFFERENCES = Counter(
+    {
+        # Section 2.2.2: non-ASCII octets of the URL are percent-encoded before they are compared. For Google's parser
+        # this is the caller's task.
+        "Encoding 2b (URL not encoded: caller)": 1,
+        "Encoding 3b (URL not encoded: caller)": 1,
+        # Section 2.2.2: escapes of unreserved characters are decoded before they are compared; Google's parser does not
+        "Encoding 4 (%62%61%7A; RFC says decode)": 1,
+        # Section 2.5: at least 500 KiB are parsed. Google's parser cuts the line, and thus allows more than it says.
+        "Line too long 2 cut (GoogleOnly)": 1,
+    }
+)
+
+
+@pytest.mark.realdata
+def test_the_tests_of_googles_parser(clip_data: Path) -> None:
+    """The file has robots_test.cc of google/robotstxt. Where we differ, RFC 9309 decides."""
+    cases = json.loads((clip_data / "conformance" / "robots.json").read_text())
+    assert len(cases) == 169
+    different = Counter(
+        case["name"]
+        for case in cases
+        if Robots(200, base64.b64decode(case["robots_base64"]), case["agent"]).allows(case["url"])
+        is not case["allowed"]
+    )
+    assert different == DIFFERENCES
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef", b"\xef\xbb", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        b"User-agent: *\nDisallow: /",
+        b"Disallow: /x\nUser-agent: clip-on-ray\nDisallow: /",
+        # BUbiNG#17, scrapy#6195, seomoz/rep-cpp#13
+        b"User-agent: *\r\nDisallow: /\r\n",
+        b"user-agent: *\nDisallow: /\n\nUser-agent: b\nDisallow:",
+        b"User-Agent: *\nDisallow: /photos",
+    ],
+)
+def test_a_byte_order_mark_or_its_beginning_is_skipped(mark: bytes, rules: bytes) -> None:
+    assert not allows(mark + rules)
+
+
+def test_what_is_no_byte_order_mark_harms_its_line() -> None:
+    for start in (b"\xbb\xbf", b"\xef\x11\xbf", b"\xef\xbb\xbf\xef\xbb\xbf", b"\xbf"):
+        assert allows(start + b"User-agent: *\nDisallow: /")
+        assert not allows(start + b"Sitemap: x\nUser-agent: *\nDisallow: /")
+
+
+UNICODE_RULES = "User-agent: *\r\nDisallow: /x\nDisallow: /фото\nDisallow: /photos # €\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        codecs.BOM_UTF16_LE + UNICODE_RULES.encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + UNICODE_RULES.encode("utf-16-be"),
+        codecs.BOM_UTF16_LE + UNICODE_RULES.encode("utf-16-le") + b"U",  # cut within a character
+        codecs.BOM_UTF16_LE + UNICODE_RULES.encode("utf-16-le") + b"\x00\xd8",  # a lone surrogate
+        codecs.BOM_UTF32_LE + UNICODE_RULES.encode("utf-32-le"),
+    ],
+)
+def test_utf_16_is_decoded(body: bytes) -> None:
+    """Section 2.2.2 permits to read other encodings; crawler-commons does so with UTF-16 too."""
+    assert not allows(body)
+    assert not allows(body, "/%D1%84%D0%BE%D1%82%D0%BE/1.jpg")
+    assert allows(body, "/other")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "User-agent: *\nDisallow: /photos".encode("utf-16-le"),
+        "User-agent: *\r\nDisallow: /photos\r\n".encode("utf-16-be"),
+        b"\0\0User-agent: *\nDisallow: /photos",
+        b"User-agent: *\0\nDisallow: /photos\0\0\0",
+        b"User-agent\0: *\nDisallow:\0/photos",
+        b"User-agent: *\n\0Disallow: /pho\0tos",
+    ],
+)
+def test_nul_bytes_are_left_out(body: bytes) -> None:
+    """No line of the grammar (section 2.2) has one, and UTF-16 without a byte order mark has many."""
+    assert not allows(body)
+    assert allows(body, "/other")
+
+
+@pytest.mark.parametrize("blank", [b"\xc2\xa0", b"\xa0", b" \xc2\xa0\t"])
+def test_a_no_break_space_is_a_blank_where_the_grammar_has_no_character(blank: bytes) -> None:
+    for line in (b"%bUser-agent: *", b"User-agent%b: *", b"User-agent:%b*", b"User-agent: *%b"):
+        assert not allows(line.replace(b"%b", blank) + b"\nDisallow: /photos")
+    for line in (b"%bDisallow: /photos", b"Disallow%b: /photos", b"Disallow:%b/photos", b"Disallow: /photos%b"):
+        assert not allows(b"User-agent: *\n" + line.replace(b"%b", blank))
+    assert not allows(b"User-agent: clip-on-ray%b\nDisallow: /".replace(b"%b", blank))
+
+
+def test_a_no_break_space_within_a_path_is_part_of_it() -> None:
+    """Section 2.2: a path has any UTF-8 character but controls, blanks and #."""
+    assert not allows("User-agent: *\nDisallow: /a\N{NO-BREAK SPACE}b", "/a%C2%A0b")
+    assert allows("User-agent: *\nDisallow: /a\N{NO-BREAK SPACE}b", "/ab")
+    assert not allows("User-agent: *\nDisallow: /\nAllow: /photos\N{NO-BREAK SPACE}"), "an Allow is not shortened"
+    assert allows("User-agent: *\nDisallow: /\nAllow: /photos\N{NO-BREAK SPACE}", "/photos%C2%A0")
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "allowed"),
+    [
+        # mwmbl/crawler-script#1, scrapy#6292: octets of Latin-1 harm nothing but their line
+        (b"User-agent: *\nDisallow: /caf\xe9\nDisallow: /photos", "/photos", False),
+        (b"# \xdf\nUser-agent: *\nDisallow: /\nAllow: /stra\xdfe", "/stra%DFe", True),
+        # crawler-commons#389
+        ("User-agent: *\nDisallow: /bücher/".encode(), "/b%C3%BCcher/book1.html", False),
+        (b"User-agent: *\nDisallow: /b\xfccher/", "/b%FCcher/book1.html", False),
+        (b"User-agent: *\nDisallow: /b\xfccher/", "/k%C3%B6nyvek/", True),
+    ],
+)
+def test_octets_that_are_not_utf_8(body: bytes, path: str, allowed: bool) -> None:
+    assert allows(body, path) is allowed
+
+
+def test_a_long_disallow_is_cut_and_a_long_allow_is_not() -> None:
+    path = "/".ljust(MAX_DISALLOW_CHARACTERS, "a")
+    for rest, forbidden in (("", True), ("b", True), ("c", True)):
+        assert allows(f"User-agent: *\nDisallow: {path}b", path + rest) is not forbidden
+    assert allows(f"User-agent: *\nDisallow: {path}b", path[:-1])
+    assert allows(f"User-agent: *\nDisallow: /\nAllow: {path}b", path + "b")
+    assert not allows(f"User-agent: *\nDisallow: /\nAllow: {path}b", path + "c")
 
 
 def test_only_the_first_500_kib_are_read() -> None:
@@ -197,6 +343,7 @@ def test_only_the_first_500_kib_are_read() -> None:
 
 
 ALL = "User-agent: *\n"
+NBSP = "\N{NO-BREAK SPACE}"
 SLOW = {
     # Protego alone would store every rule of every agent
     "agents": "".join(f"User-agent: a{i}\n" for i in range(15_000)) + "".join(f"Allow: /{i}\n" for i in range(15_000)),
@@ -207,6 +354,9 @@ SLOW = {
     "long patterns": ALL + "".join(f"Disallow: /*{'a' * 40}{i:x}z\n" for i in range(9_000)),
     "paths": ALL + "".join(f"Disallow: /{i:x}z\n" for i in range(30_000)),
     "blanks": f"User-agent{' ' * 500_000}x",
+    "no-break spaces": f"{ALL}Disallow:{NBSP * 125_000}/{NBSP * 125_000}",
+    "no-break spaces in front": NBSP * 250_000,
+    "long rules": ALL + f"Disallow: /{'a' * 20_000}\n" * 25,
     "escapes": f"{ALL}Disallow: /{'%' * 500_000}",
     "empty lines": "\r" * 500_000,
 }
