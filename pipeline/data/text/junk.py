@@ -17,6 +17,8 @@ _CAMERA_FILE = re.compile(
     r"(?i)(?:img|dsc|dscn|dscf|dcim|pict|pxl|mvimg|fb[ _]img|received|image|photo|screen ?shot|whatsapp image)"
     r"[\s_-]*+\d\S*+(?:\s++(?:[^\w\s]?\d\S*+|at|am|pm|copy))*+$"
 )
+_AGENCY_FILE = re.compile(r"[A-Z\d]{2,}+(?:-[A-Z\d]{2,}+){2,}+")
+"""Names of photographs at press agencies, such as US-AVIATION-ACCIDENT."""
 _FILE_PAGE = re.compile(r"(?i)(?:file|image|datei|fichier|archivo):\s*+")
 _FILE_ENDING = re.compile(rf"(?i){_EXTENSION}$")
 _LETTERS = re.compile(r"[^\W\d_]{3}")
@@ -46,6 +48,7 @@ click here, click to enlarge, click to view, read more, learn more, see more,
 view image, view larger image, no image, image not available, featured image, post image,
 no image available, no photo available, image coming soon, photo coming soon, image not found, no description available,
 no photo description available, image may contain text, stock photo, star rating, image result, getty images,
+type the characters you see in this picture,
 adobe stock, alamy stock photo, creative commons license,
 share on facebook, share on twitter, follow us, company logo, site logo, profile picture, bookmark and share,
 home page, add to cart, buy now, previous slide, next slide, previous page, next page, back to top, scroll to top,
@@ -69,6 +72,10 @@ _BEGINNING = re.compile(
     "(?:click (?:here|to|for|on)|tap to|powered by|share (?:on|this|via)|(?:follow|find|like|visit|join) us on"
     "|download on the|get it on|(?:learn|read) more about|hier klicken|cliquez ici"
     r"|(?:photo|image|picture|photograph) (?:by(?! (?:the|an?|my|our)\b)|credit|courtesy))\b"
+)
+_CREDIT = re.compile(
+    r"(?:photo|photograph|image|picture|credit|source) (?:\w+ ){0,6}"
+    "(?:getty images|getty|reuters|ap|afp|epa|shutterstock|istock|alamy|unsplash|flickr|pixabay)"
 )
 _MAX_WORDS_OF_BEGINNING = 8
 """Longer texts that begin so may describe the image all the same."""
@@ -101,18 +108,27 @@ def is_file_name(text: str) -> bool:
         return True
     if _CAMERA_FILE.match(text):
         return True
-    if not _is_slug(text):
+    if not _is_joined(text):
         return False
     words = words_of(text.replace("_", " ").replace("-", " "))
-    if any(word.rstrip("0123456789") in _PARTS_OF_FILES or _num_digits(word) > _MAX_DIGITS_OF_WORD for word in words):
+    if _AGENCY_FILE.fullmatch(text) or any(word.rstrip("0123456789") in _PARTS_OF_FILES for word in words):
+        return True
+    if not _is_slug(text):
+        return False
+    if any(_num_digits(word) > _MAX_DIGITS_OF_WORD for word in words):
         return True
     return sum(is_unspaced(word) or (len(word) > 1 and not _num_digits(word)) for word in words) < 2
 
 
+def _is_joined(text: str) -> bool:
+    """Whether a text is one piece with underscores or hyphens. Names of users, addresses and hash tags do not count."""
+    joined = "_" in text or "-" in text
+    return joined and text[0] != "#" and "@" not in text and not any(map(str.isspace, text))
+
+
 def _is_slug(text: str) -> bool:
-    """Whether a text has other signs in the place of blanks. Names of users and hash tags are none."""
-    joined = "_" in text or text.count("-") >= _NUM_HYPHENS_OF_SLUG
-    return joined and not any(map(str.isspace, text)) and text[0] not in "@#" and "@" not in text
+    """Whether a text has other signs in the place of blanks."""
+    return ("_" in text or text.count("-") >= _NUM_HYPHENS_OF_SLUG) and _is_joined(text)
 
 
 def _num_digits(word: str) -> int:
@@ -159,7 +175,7 @@ def is_boilerplate(text: str, words: Sequence[str]) -> bool:
     joined = " ".join(words)
     if joined in BOILERPLATE or (len(words) <= _MAX_WORDS_OF_LINK and _NEW_WINDOW.search(joined)):
         return True
-    if len(words) <= _MAX_WORDS_OF_BEGINNING and _BEGINNING.match(joined):
+    if len(words) <= _MAX_WORDS_OF_BEGINNING and (_BEGINNING.match(joined) or _CREDIT.fullmatch(joined)):
         return True
     if _is_sign(words) or _is_rating(words):
         return True

@@ -47,6 +47,9 @@ GOOD = (
     "Powered paraglider over the sea",
     "Photo by the sea",
     "Icons of the sixties",
+    "A dog at the sea (Image: Getty Images)",
+    "Ottoman-era-style AC-DC",
+    "USB-C-to-VGA",
 )
 UNSPACED = {
     "zh": ("一只黑猫坐在木椅上晒太阳", "红色汽车", "我不是程序員"),  # OleMchls/atom-wordcount#123
@@ -84,13 +87,17 @@ BAD = {
     "Screenshot 2024-04-28 at 11.21.10 PM.jpg": Reason.CAPTION_FILE_NAME,
     "hero_banner_final_v2.gif": Reason.CAPTION_FILE_NAME,
     "WhatsApp Image 2021-03-04 at 10.11.12": Reason.CAPTION_FILE_NAME,
+    "ascom-image-Logo": Reason.CAPTION_FILE_NAME,
+    "US-AVIATION-ACCIDENT": Reason.CAPTION_FILE_NAME,
+    "Photograph: Tim Robberts/Getty Images": Reason.CAPTION_BOILERPLATE,
+    "(Image: Reuters)": Reason.CAPTION_BOILERPLATE,
     "texts icon": Reason.CAPTION_BOILERPLATE,
     "Icon - Account": Reason.CAPTION_BOILERPLATE,
     "Google Scholar Icon": Reason.CAPTION_BOILERPLATE,
     "Icône de recherche": Reason.CAPTION_BOILERPLATE,
     "CNBC logo": Reason.CAPTION_BOILERPLATE,
     "oregonlive’s Logo": Reason.CAPTION_BOILERPLATE,
-    "logo-print": Reason.CAPTION_BOILERPLATE,
+    "logo-print": Reason.CAPTION_FILE_NAME,
     "0900 Hovenier logo": Reason.CAPTION_BOILERPLATE,
     "検索アイコン": Reason.CAPTION_BOILERPLATE,
     "4.83 out of 5 stars": Reason.CAPTION_BOILERPLATE,
