@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import tarfile
-import warnings
 from collections.abc import Mapping
 from hashlib import blake2b, sha256
 from typing import Any, BinaryIO
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.data.images.image_header import DECODER_ERRORS, ImageConfig, inspect, perceptual_hash
+from pipeline.data.images.image_header import ImageConfig, inspect, perceptual_hash
 from pipeline.data.snapshots import shard
 from pipeline.data.sources import img2dataset
 from pipeline.data.sources.tables import IMAGE_COLUMNS, pair_columns
@@ -119,15 +118,13 @@ def _row(fields: Mapping[str, Any], caption: Any, image: bytes | None) -> Row:
         return row | {"reason": Reason.IMAGE_MISSING}
     if not row["caption"]:
         return row | {"reason": Reason.CAPTION_EMPTY}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the reason of the row reports the problem
+    try:
         header = inspect(image, _READABLE)
         if isinstance(header, tuple):
             return row | {"reason": header[0]}
-        try:
-            row["phash"] = int(perceptual_hash([image])[0])
-        except DECODER_ERRORS:
-            return row | {"reason": Reason.CORRUPT_IMAGE}
+        row["phash"] = int(perceptual_hash([image])[0])
+    except Exception:  # noqa: BLE001 - whatever a decoder raises for one image costs its own row only
+        return row | {"reason": Reason.CORRUPT_IMAGE}
     if "language" not in fields:
         guess = identifier()([row["caption"]])[0]
         row["language"] = guess.language if guess.confidence >= CaptionConfig.min_language_confidence else None
@@ -137,8 +134,8 @@ def _row(fields: Mapping[str, Any], caption: Any, image: bytes | None) -> Row:
         "pair_id": given["pair_id"] if _is(given["pair_id"], _ID) else hash128(url, row["caption"]),
         "sha256": given["sha256"] if _is(given["sha256"], _SHA256) else sha256(image).hexdigest(),
         "url": url,
-        "width": header.width,
-        "height": header.height,
+        "width": header.shown_size[0],
+        "height": header.shown_size[1],
     }
 
 

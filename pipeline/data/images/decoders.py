@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import resource
@@ -20,10 +21,11 @@ import struct
 import sys
 from collections import deque
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.resize import ImageProcessor, Picture
+from pipeline.printable import message_of
 from pipeline.reasons import Reason
 
 _QUEUED_PER_CHILD = 8
@@ -36,6 +38,8 @@ _DIES_WITH_PARENT = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.getppi
 _CHILD = "from pipeline.data.images.decoders import main; main()"
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _PIPE_BYTES = 1 << 20
+_NUMBERS = frozenset({"width", "height", "original_width", "original_height", "phash"})
+"""Fields of a result that are numbers; all others in its JSON are strings."""
 _EXIT_SECONDS = 1.0
 """Time for a child to exit by itself after its output has ended."""
 _START_ATTEMPTS = 3
@@ -55,7 +59,7 @@ class Decoders:
         """Start all children before the first image arrives; starting one takes about a second.
 
         Raises:
-            RuntimeError: a child did not start.
+            DecoderStartError: a child did not start.
         """
         await asyncio.gather(*(child.start() for child in self._children))
 
@@ -66,7 +70,7 @@ class Decoders:
         its child has died, and is refused when a second child dies.
 
         Raises:
-            RuntimeError: a child did not start.
+            DecoderStartError: a child did not start.
         """
         suspected = False
         while True:
@@ -86,6 +90,10 @@ class Decoders:
         """End all children."""
         for child in self._children:
             await child.close()
+
+
+class DecoderStartError(RuntimeError):
+    """A child did not start, so the machine is at fault and not an image."""
 
 
 class _DiedDecodingError(Exception):
@@ -138,7 +146,7 @@ class _Child:
             if await process.stdout.read(1):
                 break
         else:
-            raise RuntimeError(f"a decoder process did not start (exit status {await process.wait()})")
+            raise DecoderStartError(f"a decoder process did not start (exit status {await process.wait()})")
         self._process, self._timed_out = process, False
         self._reading = asyncio.create_task(self._read(process))
         return process
@@ -163,9 +171,11 @@ class _Child:
             while True:
                 json_bytes, jpg_bytes = _LENGTHS.unpack(await process.stdout.readexactly(_LENGTHS.size))
                 values = json.loads(await process.stdout.readexactly(json_bytes))
-                values["jpg"] = await process.stdout.readexactly(jpg_bytes) if jpg_bytes else None
-                values["reason"] = values["reason"] and Reason(values["reason"])
-                self._waiting.popleft().set_result(Picture(**values))
+                jpg = await process.stdout.readexactly(jpg_bytes) if jpg_bytes else None
+                picture = _decoded(values, jpg)
+                answer = self._waiting.popleft()
+                if not answer.cancelled():
+                    answer.set_result(picture)
                 self._watch(process)
         # Reset before the first await, because a new child may be started during an await
         self._process, waiting, self._waiting = None, self._waiting, deque()
@@ -179,6 +189,8 @@ class _Child:
                 process.kill()
             status = await process.wait()
         for number, answer in enumerate(waiting):
+            if answer.cancelled():
+                continue
             if number:
                 answer.set_exception(_DiedEarlierError())
             elif timed_out:
@@ -201,6 +213,21 @@ class _Child:
         process.kill()
 
 
+def _decoded(values: Any, jpg: bytes | None) -> Picture:
+    """The result that a child sent. Raises ValueError, TypeError or LookupError if it is malformed."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{values!r} is no object")
+    for name, value in values.items():
+        if isinstance(value, str):
+            value.encode()  # JSON may contain lone surrogates, which Arrow cannot store
+        elif value is not None and not (type(value) is int and 0 <= value < 1 << (64 if name == "phash" else 31)):
+            raise ValueError(f"{name} = {value!r}")
+        if value is not None and isinstance(value, int) != (name in _NUMBERS):
+            raise TypeError(f"{name} = {value!r}")
+    reason = values.pop("reason")
+    return Picture(jpg=jpg, reason=reason and Reason(reason), **values)
+
+
 def serve(config: ImageConfig, with_phash: bool, images: BinaryIO, answers: BinaryIO) -> None:
     """Process images from `images` until the stream ends, and write each result to `answers`."""
     processor = ImageProcessor(config, with_phash=with_phash)
@@ -208,11 +235,29 @@ def serve(config: ImageConfig, with_phash: bool, images: BinaryIO, answers: Bina
     answers.write(b"!")
     answers.flush()
     while length := images.read(_LENGTH.size):
-        picture = processor(images.read(_LENGTH.unpack(length)[0]))
-        values = {f.name: getattr(picture, f.name) for f in dataclasses.fields(picture) if f.name != "jpg"}
-        text, jpg = json.dumps(values).encode(), picture.jpg or b""
-        answers.write(b"".join((_LENGTHS.pack(len(text), len(jpg)), text, jpg)))
+        answers.write(_answer(processor, images.read(_LENGTH.unpack(length)[0])))
         answers.flush()
+
+
+def _answer(processor: ImageProcessor, data: bytes) -> bytes:
+    """The encoded result for one image, whatever the processor raises.
+
+    Raises:
+        MemoryError: the process ends, because its memory is not what it was; another one tries the image again.
+    """
+    try:
+        return _encoded(processor(data))
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the bytes of one image cause costs its own row only
+        sha256 = hashlib.sha256(data).hexdigest()
+        return _encoded(Picture(reason=Reason.CORRUPT_IMAGE, error_message=message_of(error), sha256=sha256))
+
+
+def _encoded(picture: Picture) -> bytes:
+    values = {f.name: getattr(picture, f.name) for f in dataclasses.fields(picture) if f.name != "jpg"}
+    text, jpg = json.dumps(values).encode(), picture.jpg or b""
+    return b"".join((_LENGTHS.pack(len(text), len(jpg)), text, jpg))
 
 
 def _limit_memory(gib: float) -> None:

@@ -1,6 +1,7 @@
 """Compute perceptual hashes of pictures and of their mirrored or rotated variants.
 
 The hash is pHash (Zauner 2010), bit for bit as in imagehash, so that lists of hashes from other sources can be used.
+Unlike imagehash, it hashes the picture that a page shows: upright, and with transparent pixels in white.
 Each step makes the hash robust to certain changes:
 
 - luminance only: changes or loss of colour;
@@ -18,7 +19,6 @@ find mirrored and rotated copies, hash these variants too (`Variant`), which nee
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, radians, sin
@@ -29,6 +29,7 @@ from PIL import Image
 from scipy.fft import dct
 
 from pipeline.hashing import UInt64
+from pipeline.pictures.decode import decode
 
 _SIDE = 32
 _NUM_FREQUENCIES = 8
@@ -53,10 +54,13 @@ def perceptual_hash(images: Sequence[bytes]) -> UInt64:
     """The 64-bit DCT hash of each encoded image, bit for bit imagehash.phash.
 
     Args:
-        images: B encoded images, all decodable.
+        images: B encoded images.
 
     Returns:
         uint64 of shape (B,). The highest bit belongs to the lowest frequency (the mean).
+
+    Raises:
+        ValueError: an image cannot be decoded.
     """
     return perceptual_hashes(images, [UNCHANGED])[:, 0]
 
@@ -65,11 +69,14 @@ def perceptual_hashes(images: Sequence[bytes], variants: Sequence[Variant]) -> U
     """The 64-bit DCT hash of every variant of each encoded image.
 
     Args:
-        images: B encoded images, all decodable.
+        images: B encoded images.
         variants: V transformations.
 
     Returns:
         uint64 of shape (B, V).
+
+    Raises:
+        ValueError: an image cannot be decoded.
     """
     if not images or not variants:
         return np.zeros((len(images), len(variants)), np.uint64)
@@ -82,8 +89,7 @@ def perceptual_hashes(images: Sequence[bytes], variants: Sequence[Variant]) -> U
 
 def _luminances(data: bytes, variants: Sequence[Variant]) -> npt.NDArray[np.uint8]:
     """The luminance of each variant at 32x32 pixels: uint8 of shape (V, 32, 32)."""
-    with Image.open(io.BytesIO(data)) as image:
-        grey = image.convert("L")
+    grey = decode(data).convert("L")
     rotated: dict[float, npt.NDArray[np.uint8]] = {}
     luminances = []
     for variant in variants:

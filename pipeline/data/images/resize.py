@@ -1,8 +1,11 @@
 """Resize images with img2dataset's Resizer and detect damaged JPEGs in the same pass.
 
+JPEGs are decoded by OpenCV as in img2dataset, all other types by Pillow, which gives the same pixels. The Resizer
+receives pictures that are upright, on white, and of eight bits per channel.
+
 Decoders fill missing parts of a damaged file with grey and continue. libjpeg writes warnings to standard error, so
 damage to a JPEG is detected from these warnings while it is resized (and from its end marker, image_header.py). Other
-types are decoded strictly beforehand.
+types are decoded strictly.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
-from pipeline.data.images.image_header import Header, ImageConfig, inspect, perceptual_hash
+from pipeline.data.images.image_header import CheckedPicture, ImageConfig, check, perceptual_hash
+from pipeline.pictures.decode import OpenedPicture, decode, upright
+from pipeline.printable import message_of, printable
 from pipeline.reasons import Reason
 
 _MAX_EXTRANEOUS_BYTES = 32
@@ -75,63 +79,83 @@ class ImageProcessor:
         )
 
     def __call__(self, data: bytes) -> Picture:
-        """Resize an encoded image; returns the JPEG with its size and the original size, or the reason for refusal."""
+        """Resize an encoded image; returns the JPEG with its size and the original size, or the reason for refusal.
+
+        Never raises: an unforeseen exception of a library is a reason for refusal, too.
+        """
         sha256 = hashlib.sha256(data).hexdigest()
-        header = inspect(data, self._config)
-        if isinstance(header, tuple):
-            return Picture(reason=header[0], error_message=header[1], sha256=sha256)
+        try:
+            return self._process(data, sha256)
+        except Exception as error:  # noqa: BLE001 - whatever the bytes of one image cause costs its own row only
+            return Picture(reason=Reason.CORRUPT_IMAGE, error_message=message_of(error), sha256=sha256)
+
+    def _process(self, data: bytes, sha256: str) -> Picture:
+        checked = check(data, self._config)
+        if not isinstance(checked, CheckedPicture):
+            return Picture(reason=checked[0], error_message=printable(checked[1]), sha256=sha256)
+        header = checked.header
         with _native_warnings() as native_warnings:
-            self._decoder.begin(header)
-            jpg, width, height, _, _, error = self._resizer(io.BytesIO(data))
-            if error is None and header.orientation != 1 and self._config.upright:
-                self._decoder.begin(None)
-                jpg, width, height, _, _, error = self._resizer(io.BytesIO(_upright(data)))
+            self._decoder.begin(checked.opened)
+            # The Resizer never re-encodes a file without a JPEG's signature as it is
+            source = b"turned" if self._config.upright and header.orientation != 1 else data
+            jpg, width, height, _, _, error = self._resizer(io.BytesIO(source))
         problem = _problem(native_warnings[0])
         if error is not None or problem:
             corrupt = problem or self._decoder.failed
             reason = Reason.CORRUPT_IMAGE if corrupt else Reason.RESIZE_FAILED
-            return Picture(reason=reason, error_message=problem or error, sha256=sha256)
+            return Picture(reason=reason, error_message=printable(problem or error or "damaged"), sha256=sha256)
+        if self._config.skip_reencode and jpg == data:
+            decode(data)  # evaluation decodes it with Pillow
         sizes = {"width": width, "height": height, "original_width": header.width, "original_height": header.height}
         phash = int(perceptual_hash([jpg])[0]) if self._with_phash else None
         return Picture(jpg=bytes(jpg), sha256=sha256, exif=header.exif, phash=phash, **sizes)
 
 
-def _upright(data: bytes) -> bytes:
-    """Rotate a picture losslessly by its EXIF orientation."""
-    sink = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB").save(sink, "BMP")
-    return sink.getvalue()
-
-
 class _Decoder:
-    """Replacement for cv2.imdecode in the Resizer; decodes JPEGs at a fraction of their size if so configured."""
+    """Replacement for cv2.imdecode in the Resizer: decodes the checked picture instead of the Resizer's bytes.
+
+    JPEGs are decoded at a fraction of their size if so configured.
+    """
 
     def __init__(self, config: ImageConfig) -> None:
         self._config = config
-        self._flags = cv2.IMREAD_UNCHANGED
+        self._picture: OpenedPicture | None = None
         self.failed = False
 
-    def begin(self, header: Header | None) -> None:
-        """Set the header of the next image; None means that it is decoded at full size."""
-        self.failed = False
-        scaled = header is not None and self._config.resizer == "scaled" and header.kind == "JPEG"
-        self._flags = self._reduced(header) if scaled and header is not None else cv2.IMREAD_UNCHANGED
+    def begin(self, picture: OpenedPicture) -> None:
+        """Set the next picture."""
+        self._picture, self.failed = picture, False
 
-    def __call__(self, data: npt.NDArray[np.uint8], _flags: int) -> Any:
-        image = cv2.imdecode(data, self._flags)
-        self.failed = image is None
-        return image
+    def __call__(self, _data: npt.NDArray[np.uint8], _flags: int) -> Any:
+        picture, self._picture, self.failed = self._picture, None, True
+        assert picture is not None
+        pixels = self._decode_jpeg(picture) if picture.kind == "JPEG" else self._decode(picture)
+        self.failed = pixels is None
+        return pixels
 
-    def _reduced(self, header: Header) -> int:
+    def _decode(self, picture: OpenedPicture) -> npt.NDArray[np.uint8]:
+        """Grey as height x width, colours as height x width x BGR."""
+        image = picture.finished(upright=self._config.upright)
+        if image.mode in {"1", "L"}:
+            return np.asarray(image.convert("L"))
+        return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+
+    def _decode_jpeg(self, picture: OpenedPicture) -> Any:
+        pixels = cv2.imdecode(np.frombuffer(picture.data, np.uint8), self._flags(picture))
+        if pixels is None or not self._config.upright:
+            return pixels
+        return upright(np.asarray(pixels, np.uint8), picture.orientation)
+
+    def _flags(self, picture: OpenedPicture) -> int:
+        if self._config.resizer != "scaled" or self._config.resize_mode == "no":
+            return int(cv2.IMREAD_UNCHANGED)
         largest = self._config.resize_mode in {"border", "keep_ratio_largest"}
-        side = (max if largest else min)(header.width, header.height)
+        side = (max if largest else min)(picture.image.size)
         factor = next((n for n in (8, 4, 2) if side // n >= self._config.image_size), 1)
-        if factor == 1 or self._config.resize_mode == "no":
-            return cv2.IMREAD_UNCHANGED
-        kind = "GRAYSCALE" if header.mode == "L" else "COLOR"
-        return int(getattr(cv2, f"IMREAD_REDUCED_{kind}_{factor}")) | cv2.IMREAD_IGNORE_ORIENTATION
+        if factor == 1:
+            return int(cv2.IMREAD_UNCHANGED)
+        kind = "GRAYSCALE" if picture.image.mode == "L" else "COLOR"
+        return int(getattr(cv2, f"IMREAD_REDUCED_{kind}_{factor}")) | int(cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 @contextlib.contextmanager

@@ -5,19 +5,18 @@ Shape legend: N rows, C classes, T templates, E joint embedding.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline.model.images.preprocess import preprocess_for
 from pipeline.model.objectives.bag_of_words import BagPredictor
 from pipeline.model.objectives.caption_model import Captioner
 from pipeline.model.weights.model_folder import Model
+from pipeline.pictures.decode import decode
 
 IMAGE_FEATURES = pa.schema([("sample", pa.int64()), ("features", pa.list_(pa.float32()))])
 # The model's factor on cosine similarities is the same in every row.
@@ -94,9 +93,8 @@ class Encoder:
 
     def _decode(self, image: bytes, sample: int, source: str) -> Tensor:
         try:
-            with Image.open(io.BytesIO(image)) as picture:
-                return self.preprocess(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return self.preprocess(decode(image))
+        except ValueError as error:
             raise ValueError(f"{source}: the image of sample {sample} cannot be read ({error})") from error
 
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import struct
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.model.images.preprocess import Preprocess
+from pipeline.pictures.decode import decode
 
-MAX_PIXELS = 89_000_000
-"""Larger images are refused after reading their header. An image of this size takes 270 MB."""
-# The common formats. Pillow supports many more, some of which start other programs
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 
 
 @dataclass(frozen=True)
@@ -92,25 +86,18 @@ def _raise(error: OSError) -> NoReturn:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode an image in its own mode, rotated as its EXIF orientation requires. Reads the first frame only.
+    """Decode an image as training does: the first frame, upright, transparent pixels on white.
 
     Raises:
-        ValueError: the file is not an image, is damaged or has more than MAX_PIXELS.
+        ValueError: the file cannot be read, is not an image, is damaged or has more than 89 million pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warnings about metadata and size; the size is checked below
-            if path.stat().st_size == 0:
-                raise ValueError("the file is empty")
-            with Image.open(path, formats=_FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
-                image.load()
-                return ImageOps.exif_transpose(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"not an image in a known format ({', '.join(_FORMATS)})") from error
-    except _FAULTS as error:
-        raise ValueError(str(error) or "damaged") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    if not data:
+        raise ValueError("the file is empty")
+    return decode(data)
 
 
 def encode_images(

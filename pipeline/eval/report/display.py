@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 from markupsafe import Markup
 from PIL import Image
 
+from pipeline.pictures.decode import decode
+
 THUMBNAIL_PX = 144
 _JPEG_QUALITY = 78
-_MAX_PIXELS = 89_000_000
-# The formats of the web. Pillow supports many more, some of which start other programs.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
 
 def compact(value: float) -> str:
@@ -83,13 +82,8 @@ def picture(image: bytes) -> Markup:
         ValueError: the image cannot be decoded, or has more pixels than the pipeline ever keeps.
     """
     try:
-        with Image.open(io.BytesIO(image), formats=_FORMATS) as decoded:
-            if decoded.width * decoded.height > _MAX_PIXELS:
-                raise ValueError(f"an image of {decoded.width}x{decoded.height} pixels is too large for the report")
-            # Decodes a JPEG directly at a reduced size.
-            decoded.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
-            small = decoded.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        small = decode(image, draft_px=THUMBNAIL_PX).convert("RGB")
+    except ValueError as error:
         raise ValueError(f"an image of the report cannot be decoded ({error})") from error
     small.info.clear()  # otherwise Pillow copies the original's comment
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)

@@ -4,6 +4,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.pictures import decode as pictures
+from pipeline.pictures.essential import essential, shorter_side
+
 Pixels = npt.NDArray[np.uint8]
 
 REDUCED_SHRINK = 1.5
@@ -13,30 +16,36 @@ _AREA_SHRINK = 1.2
 """Up to this shrink factor, crops are resized with OpenCV's cubic kernel. It is closer to Pillow's kernel, which widens
 with the scale, than the area kernel, and takes a quarter of the time."""
 _REDUCED = {factor: getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}") for factor in (8, 4, 2)}
-_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of the JPEG segments that contain height and width (ITU-T T.81, table B.1)."""
 
 
 def decode(data: bytes, least_side: float | None = None) -> Pixels:
-    """Decode a compressed image to pixels, uint8 height x width x 3 (RGB).
+    """Decode a compressed image to pixels, uint8 height x width x 3 (RGB), upright and on white.
+
+    JPEGs are decoded by OpenCV, which can decode them at reduced size. Whatever else `pipeline.pictures` decodes, and
+    so whatever an import accepts, is decoded by it.
 
     Args:
-        data: a JPEG, or another format that OpenCV reads.
+        data: a file of a type in pipeline.pictures.essential.FORMATS.
         least_side: minimum shorter side of the result in pixels. A JPEG is decoded at a half, a quarter or an eighth
             of its size, which is faster, if its shorter side keeps this many pixels. None: decode in full.
 
     Raises:
-        ValueError: OpenCV cannot read the data.
+        ValueError: the data cannot be decoded.
     """
-    shorter = 0 if least_side is None else _shorter_side(data)
-    factor = next((factor for factor in _REDUCED if least_side and shorter // factor >= least_side), 1)
-    flags = _REDUCED.get(factor, cv2.IMREAD_COLOR_RGB)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if pixels is None:
-        raise ValueError(f"an image of {len(data)} bytes cannot be decoded")
-    if factor > 1:  # the flags for reduced sizes always give BGR
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return np.asarray(pixels, np.uint8)
+    parts = essential(data)
+    if parts is not None and parts.kind == "JPEG":
+        shorter = 0 if least_side is None else shorter_side(parts.data)
+        factor = next((factor for factor in _REDUCED if least_side and shorter // factor >= least_side), 1)
+        flags = _REDUCED.get(factor, cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(parts.data, np.uint8), flags)
+        if pixels is not None:
+            if factor > 1:  # the flags for reduced sizes always give BGR
+                pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+            return pictures.upright(np.asarray(pixels, np.uint8), parts.orientation)
+    try:
+        return np.asarray(pictures.decode(data).convert("RGB"))
+    except ValueError as error:
+        raise ValueError(f"an image of {len(data)} bytes cannot be decoded ({error})") from error
 
 
 def random_square_crop(pixels: Pixels, image_size: int, share: float, at: tuple[float, float]) -> Pixels:
@@ -59,13 +68,3 @@ def random_square_crop(pixels: Pixels, image_size: int, share: float, at: tuple[
         kernel = cv2.INTER_AREA if side > _AREA_SHRINK * image_size else cv2.INTER_CUBIC
         crop = np.asarray(cv2.resize(crop, (image_size, image_size), interpolation=kernel), np.uint8)
     return crop.transpose(2, 0, 1)
-
-
-def _shorter_side(jpeg: bytes) -> int:
-    """The shorter side in pixels, from the header of a JPEG; 0 for any other data."""
-    offset = 2 if jpeg.startswith(b"\xff\xd8") else len(jpeg)
-    while offset + 9 <= len(jpeg) and jpeg[offset] == 0xFF:
-        if jpeg[offset + 1] in _FRAME_MARKERS:
-            return min(int.from_bytes(jpeg[start : start + 2]) for start in (offset + 5, offset + 7))
-        offset += 2 + int.from_bytes(jpeg[offset + 2 : offset + 4])
-    return 0

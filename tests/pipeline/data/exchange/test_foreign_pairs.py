@@ -4,20 +4,26 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from pipeline.data.exchange import foreign_pairs
 from pipeline.data.exchange.foreign_pairs import check_input, mark_duplicates, read_table, read_tar, shard_of
 from pipeline.data.exchange.webdataset import TarWriter
 from pipeline.data.images.image_header import perceptual_hash
 from pipeline.hashing import hash128
+from pipeline.model.images.random_crop import decode
+from pipeline.pictures import decode as pictures
 from pipeline.reasons import Reason
 from pipeline.schemas import IMPORTED, PAIRS, conform
 from tests.pipeline.data.rows import encode, ids, photo_like
 from tests.pipeline.data.sources.test_img2dataset import tar
+from tests.pipeline.pictures.files import ALPHA_MODES, SHOWN, with_alpha
 
 IMAGE = encode(photo_like(1, 60, 20), "JPEG")
 OTHER = encode(photo_like(2, 20, 30), "PNG")
@@ -89,6 +95,58 @@ def test_unreadable_samples_are_dropped_with_a_reason() -> None:
     assert rows[8]["url"] == "http://a.example/8"
     assert (rows[6]["caption"], rows[6]["query_ids"]) == ("by the record", [1, None])
     assert shard_of(pa.Table.from_pylist(rows, IMPORTED), 4, 0).shape == (9,)
+
+
+class TestWhatAnImportAcceptsTrainingCanRead:
+    """Import, training and evaluation decode with pipeline.pictures."""
+
+    @pytest.mark.parametrize("name", [*SHOWN, *ALPHA_MODES])
+    def test_odd_pictures(self, name: str) -> None:
+        for orientation in range(1, 9):
+            image = SHOWN[name]() if name in SHOWN else with_alpha(name, orientation)
+            (row,) = read([("0.jpg", image), ("0.txt", b"a star")])
+            assert row["reason"] is None
+            pixels = decode(image)
+            assert pixels.shape == (row["height"], row["width"], 3)
+            assert np.array_equal(pixels, np.asarray(pictures.decode(image).convert("RGB")))
+            assert row["phash"] == int(perceptual_hash([encode(Image.fromarray(pixels))])[0])
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.sampled_from(
+            [
+                encode(photo_like(1, 40, 30).convert(mode), kind, **options)
+                for mode in ("RGB", "L", "CMYK")
+                for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+                if mode != "CMYK" or kind in {"JPEG", "TIFF"}
+                for options in ({}, {"compression": "tiff_lzw"}, {"compression": "jpeg"})
+                if not options or kind == "TIFF"
+            ]
+        ),
+        st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4), st.integers(0, 4)), max_size=3),
+        st.booleans(),
+    )
+    def test_any_picture(self, image: bytes, changes: list[tuple[float, bytes, int]], in_header: bool) -> None:
+        for place, new, num_replaced in changes:
+            at = int(place * min(len(image), 150 if in_header else len(image)))
+            image = image[:at] + new + image[at + num_replaced :]
+        (row,) = read([("0.jpg", image), ("0.txt", b"a star")])
+        if row["reason"] is None:
+            assert decode(image).shape == (row["height"], row["width"], 3)
+            assert decode(image, 10).shape[2] == 3
+
+
+def test_an_unforeseen_exception_of_a_decoder_costs_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: list[bytes]) -> None:
+        raise UnforeseenError("\ud800")
+
+    monkeypatch.setattr(foreign_pairs, "perceptual_hash", fail)
+    (row,) = read([("0.jpg", IMAGE), ("0.txt", b"a star")])
+    assert row["reason"] == Reason.CORRUPT_IMAGE
+
+
+class UnforeseenError(Exception):
+    """An exception that no library is known to raise."""
 
 
 def test_a_damaged_tar_is_read_up_to_the_damage() -> None:

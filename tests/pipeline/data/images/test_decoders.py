@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ class Hostile(ImageProcessor):
         if data == b"eat": return Picture(error_message=str(len(bytearray(3 << 30))))
         if data == b"print": print("this is no answer", flush=True)
         if data == b"lie": os.write(lies, b"\\5\\0\\0\\0\\0\\0\\0\\0[1,2]")
+        if data[:4] == b"set ": return Picture(**eval(data[4:]))
+        if data[:6] == b"raise ": raise eval(data[6:])
         if data == b"who": return Picture(error_message=" ".join(sorted(os.environ)))
         return super().__call__(data)
 
@@ -95,6 +98,45 @@ class TestFaults:
     def test_a_malformed_result(self) -> None:
         lie, other = process([b"lie", IMAGES[0]], num_decoders=1)
         assert (lie.reason, other.reason) == (Reason.DECODER_DIED, None)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            "width='5'",
+            "width=-1",
+            "width=2**31",
+            "width=True",
+            "phash=2**64",
+            "exif=5",
+            "exif='\\ud800'",
+            "exif={}",
+            "sha256=[1]",
+            "reason='no reason'",
+        ],
+    )
+    def test_values_that_no_column_can_store(self, values: str) -> None:
+        lie, other = process([f"set dict({values})".encode(), IMAGES[0]], num_decoders=1)
+        assert (lie.reason, other.reason) == (Reason.DECODER_DIED, None)
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            "KeyError('\\ud800')",
+            "AssertionError()",
+            "RecursionError()",
+            "StopIteration(1)",
+            "type('New', (Exception,), {})(9)",
+        ],
+    )
+    def test_an_unforeseen_exception_ends_no_child(self, error: str) -> None:
+        raised, other = process([f"raise {error}".encode(), IMAGES[0]], num_decoders=1)
+        assert (raised.reason, other.reason) == (Reason.CORRUPT_IMAGE, None)
+        assert (raised.error_message or "").isprintable()
+        assert raised.sha256 == hashlib.sha256(f"raise {error}".encode()).hexdigest()
+
+    def test_an_answer_that_is_no_json_ends_no_child(self) -> None:
+        raised, other = process([b"set dict(exif=b'bytes')", IMAGES[0]], num_decoders=1)
+        assert (raised.reason, other.reason) == (Reason.CORRUPT_IMAGE, None)
 
     def test_output_of_libraries_does_not_mix_with_results(self) -> None:
         printed, other = process([b"print", IMAGES[0]], num_decoders=1)

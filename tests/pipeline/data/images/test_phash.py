@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.data.images import image_header
+from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.phash import MIRRORED, UNCHANGED, Variant, perceptual_hash, perceptual_hashes
+from pipeline.data.images.resize import ImageProcessor
+from pipeline.pictures.decode import decode
 from tests.pipeline.data.rows import encode, opened, photo_like
+from tests.pipeline.pictures.files import ALPHA_MODES, exif_of, with_alpha
 
 
 def by_imagehash(data: bytes) -> int:
-    return int(str(imagehash.phash(opened(data))), 16)
+    return int(str(imagehash.phash(ImageOps.exif_transpose(opened(data)))), 16)
 
 
 Hashes = tuple[object, list[int], list[int]]
@@ -44,6 +48,18 @@ class TestPerceptualHash:
         assert ours(images) == expected(images)
         images = [encode(photo_like(2), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
         assert ours(images) == expected(images)
+
+    @pytest.mark.parametrize("mode", ALPHA_MODES)
+    def test_the_picture_that_a_page_shows_is_hashed(self, mode: str) -> None:
+        """Upright and on white: an imported original and its crawled JPEG must be found to be the same picture."""
+        data = with_alpha(mode, 6)
+        assert perceptual_hash([data])[0] == by_imagehash(encode(decode(data).convert("RGB")))
+        photo = photo_like(3, 200, 150, "RGBA")
+        photo.paste((0, 0, 0, 0), (0, 0, 70, 150))
+        original = encode(photo, exif=exif_of(6))
+        crawled = ImageProcessor(ImageConfig())(original).jpg
+        first, second = perceptual_hash([original, crawled or b""])
+        assert np.bitwise_count(first ^ second) <= 2
 
     def test_noise(self) -> None:
         random = np.random.default_rng(0)

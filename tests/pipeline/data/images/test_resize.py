@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 import json
@@ -14,10 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipeline.data.images.image_header import ImageConfig, image_type, perceptual_hash
+from pipeline.data.images.image_header import MAX_EXIF_CHARACTERS, ImageConfig, image_type, perceptual_hash
 from pipeline.data.images.resize import ImageProcessor, Picture
+from pipeline.pictures.decode import open_picture
 from pipeline.reasons import Reason
+from tests.pipeline.data.hostile_images import broken_in_the_middle, with_exif
 from tests.pipeline.data.rows import encode, opened, photo_like, png_header
+from tests.pipeline.pictures.files import (
+    ALPHA_MODES,
+    SHOWN,
+    directory,
+    segment,
+    shared_values,
+    with_alpha,
+    with_scan_bytes,
+    with_segment,
+)
+from tests.pipeline.pictures.files import JPEG as PLAIN_JPEG
+from tests.pipeline.pictures.files import PNG as PLAIN_PNG
 
 RESIZERS: tuple[Literal["scaled", "img2dataset"], ...] = ("scaled", "img2dataset")
 
@@ -93,11 +108,56 @@ class TestResizing:
         assert np.asarray(opened(row.jpg or b"")).min() > 250
 
     @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-    def test_more_than_8_bits_per_channel_are_refused(self, processor: ImageProcessor, kind: str) -> None:
+    def test_more_than_8_bits_per_channel_are_refused_or_reduced(self, processor: ImageProcessor, kind: str) -> None:
         """The resizer would turn them white."""
-        deep = Image.fromarray(np.full((64, 64), 12_850, np.uint16))
-        row = processor(encode(deep, kind))
+        deep = encode(Image.fromarray(np.full((64, 64), 12_850, np.uint16)), kind)
+        row = ImageProcessor(ImageConfig(sixteen_bit="refuse"))(deep)
         assert (row.reason, row.error_message) == (Reason.RESIZE_FAILED, "more than 8 bits per channel")
+        shallow = encode(Image.new("L", (64, 64), 12_850 >> 8), kind)
+        assert processor(deep).jpg == processor(shallow).jpg is not None
+
+    @pytest.mark.parametrize("sixteen_bit", ["reduce", "refuse"])
+    @pytest.mark.parametrize("mode", ["I", "F"])
+    def test_channels_without_a_known_range_are_always_refused(self, mode: str, sixteen_bit: Any) -> None:
+        row = ImageProcessor(ImageConfig(sixteen_bit=sixteen_bit))(encode(photo_like(0).convert(mode), "TIFF"))
+        assert (row.reason, row.error_message) == (Reason.RESIZE_FAILED, "more than 8 bits per channel")
+
+    @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+    @pytest.mark.parametrize("skip_reencode", [False, True])
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
+    def test_every_type_equals_that_of_img2dataset(self, kind: str, skip_reencode: bool) -> None:
+        """Also of pictures with transparency, and of pictures that need no change."""
+        from img2dataset.resizer import Resizer
+
+        options: dict[str, Any] = {"image_size": 64, "resize_only_if_bigger": True, "encode_quality": 95}
+        options["skip_reencode"] = skip_reencode
+        for mode, width in (("RGB", 60), ("RGB", 90), ("L", 90), ("RGBA", 90)):
+            picture = photo_like(3, width, 80, "RGB" if mode == "RGBA" else mode)
+            if mode == "RGBA":
+                picture.putalpha(photo_like(4, width, 80, "L"))
+            if mode == "RGBA" and kind not in {"PNG", "WEBP"}:
+                continue  # OpenCV multiplies the colours of a TIFF by alpha; the others have no alpha
+            data = encode(picture, kind)
+            expected, *_ = Resizer(resize_mode="keep_ratio", encode_format="jpg", **options)(io.BytesIO(data))
+            assert ImageProcessor(ImageConfig(**options))(data).jpg == expected
+
+    @pytest.mark.filterwarnings("ignore:value is deprecated:DeprecationWarning")
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("mode", ALPHA_MODES)
+    def test_transparent_pixels_are_white_whatever_the_orientation(self, mode: str, orientation: int) -> None:
+        """In every resize mode, whether the picture is turned upright or not."""
+        data = with_alpha(mode, orientation)
+        for resize_mode in ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"):
+            for is_upright in (True, False):
+                config = ImageConfig(min_side=1, image_size=12, resize_mode=resize_mode, upright=is_upright)
+                resize = ImageProcessor(config)
+                row, opaque = resize(data), open_picture(data).finished(upright=is_upright)
+                assert row.jpg is not None, row.error_message
+                assert row.jpg == resize(encode(opaque)).jpg
+                assert (row.original_width, row.original_height) == (40, 24)
+                found = np.asarray(opened(row.jpg).convert("RGB"), np.int64)
+                assert found.max() > 240
+                assert (found[..., 0] - found[..., 1]).max() < 60, "the hidden colour is red"
 
     def test_options_equal_those_of_img2dataset(self) -> None:
         data = encode(photo_like(0, 300, 200))
@@ -204,8 +264,94 @@ class TestScaled:
             assert processor(data).reason == Reason.CORRUPT_IMAGE
 
 
+@pytest.mark.parametrize("report", SHOWN)
+def test_what_browsers_and_opencv_show_is_kept(processor: ImageProcessor, report: str) -> None:
+    data = SHOWN[report]()
+    plain = processor(PLAIN_JPEG if data.startswith(b"\xff\xd8") else PLAIN_PNG)
+    assert processor(data) == dataclasses.replace(plain, sha256=hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize("brand", [b"mif1", b"msf1", b"miaf", b"MA1B"])
+def test_an_avif_of_another_major_brand_is_kept(processor: ImageProcessor, brand: bytes) -> None:
+    plain = encode(photo_like(0), "AVIF")
+    assert processor(plain[:8] + brand + plain[12:]).jpg == processor(plain).jpg is not None
+
+
+class TestExif:
+    """EXIF data becomes JSON of valid, bounded text whatever it contains."""
+
+    @pytest.mark.parametrize(
+        ("kind", "content", "expected"),
+        [
+            (2, b"caf\xe9 noir\0", "caf\xe9 noir"),
+            (2, b"\xed\xa0\x80 lone\0", "\xed\xa0\x80 lone"),
+            (7, b"\xff\0\xfe", str(b"\xff\0\xfe")),
+            (2, b"a\0b\0", "a\0b"),
+        ],
+    )
+    def test_any_bytes(self, processor: ImageProcessor, kind: int, content: bytes, expected: str) -> None:
+        """huggingface/datasets#7668, and EXIF data in Latin-1."""
+        content = content.ljust(5, b"\0")
+        exif = directory([(0x010E, kind, len(content), 26)], content)
+        row = processor(with_exif(PLAIN_JPEG, exif))
+        (text,) = json.loads(row.exif or "").values()
+        assert text.rstrip("\0") == expected or text == str(content)
+        assert (row.exif or "").isascii()
+
+    def test_a_lone_surrogate(self, processor: ImageProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image.Exif, "items", lambda _exif: [(1, "\ud800x")])
+        row = processor(with_exif(PLAIN_JPEG, directory([])))
+        assert json.loads(row.exif or "") == {"1": "\N{REPLACEMENT CHARACTER}x"}
+
+    def test_an_unforeseen_exception(self, processor: ImageProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image.Exif, "load", lambda *_: {}.undefined)  # type: ignore[attr-defined]
+        row = processor(with_exif(PLAIN_JPEG, directory([])))
+        assert (row.reason, row.exif) == (None, "{}")
+
+    def test_the_length_is_bounded(self, processor: ImageProcessor) -> None:
+        for num_entries, num_bytes, is_kept in ((8, 9_000, True), (40, 16_000, True), (2_000, 40_000, False)):
+            exif = shared_values(num_entries, num_bytes)
+            row = processor(with_exif(PLAIN_JPEG, exif))
+            assert row.reason is None
+            assert len(row.exif or "") < 2 * MAX_EXIF_CHARACTERS
+            assert bool(json.loads(row.exif or "")) == is_kept
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("\ud800\n"), AssertionError(), StopIteration("x" * 9_999), RecursionError()]
+)
+def test_an_unforeseen_exception_is_a_reason(
+    processor: ImageProcessor, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipeline.data.images.resize.check", fail)
+    row = processor(JPEG)
+    message = row.error_message or ""
+    assert (row.reason, row.sha256) == (Reason.CORRUPT_IMAGE, hashlib.sha256(JPEG).hexdigest())
+    assert message.startswith(type(error).__name__)
+    assert message.isprintable()
+    assert len(message) <= 300
+
+
 class TestDamagedJpeg:
     """Decoders fill missing parts with grey; no such image may be accepted."""
+
+    @pytest.mark.parametrize("oddity", [b"\xee", b"\xe0", b"\xda", b"\0"])
+    def test_an_oddity_hides_no_damage(self, processor: ImageProcessor, oddity: bytes) -> None:
+        """libjpeg reports only its first warning, which would be about the oddity."""
+        whole = encode(photo_like(10, 400, 300), "JPEG", quality=92)
+        hole = broken_in_the_middle(whole)
+        for data, reason in ((whole, None), (hole, Reason.CORRUPT_IMAGE)):
+            odd = {
+                b"\xee": with_segment(data, segment(0xEE, b"Adobe\0\x64\0\0\0\0\x44")),
+                b"\xe0": data[:11] + b"\0\2" + data[13:],
+                b"\xda": with_scan_bytes(data, b"\0\0\0"),
+                b"\0": with_segment(data, bytes(99)),
+            }[oddity]
+            assert odd != data
+            assert processor(odd).reason is reason
 
     @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 8}])
     @pytest.mark.parametrize("share", [0.3, 0.5, 0.9])

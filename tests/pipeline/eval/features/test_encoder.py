@@ -10,8 +10,10 @@ from torch import Tensor
 
 from pipeline.eval.features import encoder
 from pipeline.eval.features.encoder import IMAGE_FEATURES, TEXT_FEATURES, Encoder, features_of
+from pipeline.model.images.random_crop import decode
 from pipeline.model.weights.model_folder import Model
 from tests.pipeline.eval.pictures import draw
+from tests.pipeline.pictures.files import ALPHA_MODES, SHOWN, with_alpha
 
 IMAGES = [draw(shape, colour) for shape in ("circle", "square") for colour in ("red", "green", "blue")]
 
@@ -100,6 +102,16 @@ def test_an_image_is_not_converted_before_preprocessing() -> None:
     assert torch.equal(eight_bits, sixteen_bits)
     with pytest.raises(ValueError, match=r"x: the image of sample 7 cannot be read \(an image of mode F has no known"):
         four_at_once.encode_images([encode_as("F", "TIFF")], 7, "x")
+
+
+@pytest.mark.parametrize("name", [*SHOWN, *ALPHA_MODES])
+def test_images_are_decoded_as_in_training(name: str) -> None:
+    """python-pillow/Pillow#8957: the EXIF data of an image of ImageNet stops Pillow."""
+    image = SHOWN[name]() if name in SHOWN else with_alpha(name, 6)
+    upright = io.BytesIO()
+    Image.fromarray(decode(image)).save(upright, "PNG")
+    ours, plain = features_of(encoder_of(StandIn(), 4).encode_images([image, upright.getvalue()], 0, "x"))
+    assert torch.equal(ours, plain) or torch.allclose(ours, plain, atol=0.02), "grey pictures are converted last"
 
 
 def test_a_diverged_model_is_refused(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

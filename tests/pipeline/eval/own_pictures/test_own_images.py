@@ -8,8 +8,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.eval.own_pictures.own_images import EncodedImages, ImageFile, encode_images, find_images, open_image
+from pipeline.model.images.random_crop import decode
 from tests.pipeline.data.hostile_images import black_png
 from tests.pipeline.eval.pictures import draw
+from tests.pipeline.pictures.files import ALPHA_MODES, SHOWN, with_alpha
 
 
 class MeanColour(nn.Module):
@@ -89,6 +91,28 @@ def test_images_of_every_mode(mode: str, form: str, tmp_path: Path) -> None:
     image.save(tmp_path / "image", form)
     assert open_image(tmp_path / "image").size == (8, 6)
     assert encode(find_images([str(tmp_path / "image")])).features.shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", [*SHOWN, *ALPHA_MODES])
+def test_images_are_decoded_as_in_training(name: str, tmp_path: Path) -> None:
+    image = SHOWN[name]() if name in SHOWN else with_alpha(name, 6)
+    (tmp_path / "image").write_bytes(image)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "image").convert("RGB")), decode(image))
+
+
+@pytest.mark.parametrize("brand", [b"avif", b"mif1"])
+def test_an_avif_of_any_brand_is_found_and_opened(brand: bytes, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "a.avif")
+    data = (tmp_path / "a.avif").read_bytes()
+    (tmp_path / "a.avif").write_bytes(data[:8] + brand + data[12:])
+    (file,) = find_images([str(tmp_path)])
+    assert open_image(file.path).size == (8, 6)
+
+
+def test_a_file_that_cannot_be_opened_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(ValueError, match="No such file"):
+        open_image(tmp_path / "gone.jpg")
 
 
 def test_a_photograph_is_rotated_by_its_exif_orientation(tmp_path: Path) -> None:

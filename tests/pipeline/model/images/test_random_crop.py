@@ -3,12 +3,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline.model.images.random_crop import REDUCED_SHRINK, Pixels, decode, random_square_crop
+from pipeline.pictures import decode as pictures
+from tests.pipeline.data.rows import encode
+from tests.pipeline.pictures.files import ALPHA_MODES, SHOWN, exif_of, with_alpha
 
 RAMP = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (30, 40, 3))
 """An image 30 high and 40 wide, in which the value of a pixel is its column."""
@@ -70,6 +74,30 @@ def test_other_formats_are_decoded_in_full() -> None:
     Image.fromarray(smooth(64, 64)).save(buffer, "PNG")
     assert decode(buffer.getvalue(), 1).shape == (64, 64, 3)
     assert decode(jpeg(smooth(64, 64))[:2] + b"\xff\xff\xff" + jpeg(smooth(64, 64))[2:], 1).shape[0] in (8, 64)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("least_side", [None, 61, 30])
+def test_jpegs_are_upright_at_every_size(least_side: int | None, orientation: int) -> None:
+    data = encode(Image.fromarray(smooth(120, 160)), "JPEG", quality=95, exif=exif_of(orientation))
+    pixels = decode(data, least_side)
+    height, width, _ = pixels.shape
+    expected = pictures.decode(data).resize((width, height), Image.Resampling.BOX)
+    assert min(height, width) == (30 if least_side == 30 else 120)
+    assert abs(pixels - np.asarray(expected, np.int64)).max() <= 6
+
+
+@pytest.mark.parametrize("name", [*SHOWN, *ALPHA_MODES])
+def test_whatever_a_page_shows_is_decoded(name: str) -> None:
+    data = SHOWN[name]() if name in SHOWN else with_alpha(name, 6)
+    assert np.array_equal(decode(data), np.asarray(pictures.decode(data).convert("RGB")))
+
+
+def test_a_jpeg_that_opencv_cannot_decode_is_decoded_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Image.fromarray(smooth(12, 16)), "JPEG", exif=exif_of(6))
+    expected = decode(data)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    assert np.array_equal(decode(data), expected)
 
 
 @pytest.mark.realdata
