@@ -175,3 +175,23 @@ def test_large_parts_are_not_split_and_small_parts_are_not_merged(run: Run) -> N
     output = Stages(run)("large", 3, read, pools=[pool_of(lambda table: table)])
     assert [part.num_rows for part in output.parts] == [4, 1, 1]
     assert [part.num_bytes > 160 * 2**20 for part in output.parts] == [True, False, False]
+
+
+@pytest.mark.parametrize(("max_share", "is_refused"), [(0.1, True), (0.2, False), (1.0, False)])
+def test_a_job_stops_if_too_many_rows_have_a_reason(run: Run, max_share: float, is_refused: bool) -> None:
+    def drop(table: pa.Table) -> pa.Table:
+        reasons = ["unheard of" if value % 5 == 0 else None for value in table["value"].to_pylist()]
+        return table.set_column(2, "reason", pa.array(reasons, pa.string()))
+
+    def some() -> int:
+        return Stages(run, {"unheard of": max_share})("some", 1, lambda _: drop(rows_of(5))).num_kept
+
+    if is_refused:
+        message = r"some: 1 of 5 rows have the reason 'unheard of', more than the share of 0\.1 .*max_unforeseen_share"
+        with pytest.raises(ValueError, match=message):
+            some()
+        assert Stages(run, {"unheard of": 0.2})("some", 1, rows_of).num_kept == 4, (
+            "a rerun with a higher share continues"
+        )
+    else:
+        assert some() == 4

@@ -29,12 +29,12 @@ from pipeline.data.sources.page import (
     base_url,
     candidate,
     columns_of,
-    decode,
     is_deep,
     page_candidates,
     resolve,
 )
 from pipeline.data.sources.warc_records import DAMAGE, GZIP_MAGIC, ZSTD_MAGIC, ReadError, Record, read_records
+from pipeline.data.web.charsets import decode_html
 from pipeline.isolation import DiedError, Isolated, TooSlowError
 from pipeline.printable import message_of
 from pipeline.reasons import Reason
@@ -176,14 +176,20 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 
 def _read_pages(batch: Sequence[Record], config: ExtractConfig) -> list[_Page]:
-    """The page of each record. A page that takes too long, or ends the process that reads it, costs only its record."""
-    records = [record if _may_have_a_page(record) else record._replace(content=b"") for record in batch]
+    """The page of each record. Responses are read in the child; WAT records are JSON, parsed in linear time."""
+    responses = [record for record in batch if _is_response(record)]
+    in_child = iter(_read_responses(responses, config) if responses else ())
+    return [next(in_child) if _is_response(record) else _read_page(record, config) for record in batch]
+
+
+def _read_responses(batch: Sequence[Record], config: ExtractConfig) -> list[_Page]:
+    """A page that takes too long, or ends the process that reads it, costs only its record."""
     try:
-        request = msgspec.msgpack.encode((config, records))
+        request = msgspec.msgpack.encode((config, batch))
         return _PAGES.decode(_read_in_child(request, config.page_timeout_seconds))
     except (TooSlowError, DiedError) as error:
         if len(batch) > 1:
-            return [page for record in batch for page in _read_pages([record], config)]
+            return [page for record in batch for page in _read_responses([record], config)]
         reason = Reason.PAGE_TIMEOUT if isinstance(error, TooSlowError) else Reason.PAGE_DIED
         return [_no_page(batch[0], reason, str(error))]
 
@@ -202,8 +208,8 @@ def _read_page(record: Record, config: ExtractConfig) -> _Page:
     return page if page.candidates else _no_page(record, Reason.NO_IMAGE)
 
 
-def _may_have_a_page(record: Record) -> bool:
-    return record.header("WARC-Type").lower() in {"response", "metadata"}
+def _is_response(record: Record) -> bool:
+    return record.header("WARC-Type").lower() == "response"
 
 
 def _page_of(record: Record, config: ExtractConfig) -> _Page:
@@ -260,11 +266,12 @@ def _read_html(content: bytes | memoryview, config: ExtractConfig) -> str | Reas
             response.parse_http(auto_decode=encodings, quirks_mode=True)  # accept lines that end in LF alone
             if reason := wat.reason_for_status(response.http_headers.status_code):
                 return reason
+            content_type = response.http_headers.get("Content-Type")
             if (response.http_content_type or "text/html").lower() not in {"text/html", "application/xhtml+xml"}:
                 return Reason.NOT_HTML
             body = response.reader.read(config.max_page_bytes)
         except OSError:
             continue
         if encodings == "all" or b"\0" not in body[:1024]:
-            return decode(body, response.http_charset)
+            return decode_html(body, content_type)
     return Reason.BROKEN_RECORD

@@ -6,50 +6,40 @@ the page.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import codecs
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from pipeline.data.web.data_urls import is_data_url, read_data_url
+from pipeline.data.web.picture import Picture
 from pipeline.data.web.urls import absolute_url, is_normalized, normalize_url
 from pipeline.hashing import hash128
 from pipeline.printable import storable
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES, conform
 
-LAZY_ATTRIBUTES = ("data-src", "data-original", "data-lazy-src")
 MAX_DEPTH = 5_000
 """Maximum number of open elements. Parse time grows with its square: 100,000 open elements take 90 seconds."""
 MAX_TEXT_CHARACTERS = 10_000
 """Longer texts are truncated, because one figcaption may belong to every image of a page."""
 MAX_URL_CHARACTERS = 10_000
 """Longer URLs cannot be used; servers accept about 8,000 characters."""
+MAX_INLINE_BYTES = 32 * 2**20
+"""Larger images in data: URLs are not read."""
 MAX_TEXT_NODES = 10_000
 """Maximum number of nodes of a figcaption that are read."""
-RASTER_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "jpg", "png", "webp", "gif", "avif", "bmp"))
-"""Accepted types of <source> elements; vector images (SVG) are not accepted."""
 _FIGURE_LEVELS = 32
 _NOT_TEXT = frozenset({"script", "style", "template"})
-_SETS = ("data-srcset", "srcset")
-_MEDIA_WIDTH = re.compile(r"(min|max)-width\s*:\s*(\d+(?:\.\d+)?)(px|em)", re.ASCII)
-_BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
-_DESCRIPTOR = re.compile(r"(\d+|\d*\.\d+)([wx])", re.ASCII)
-_SRCSET_URL = re.compile(r"[\s,]*([^\s,]\S*)")
-_ATTRIBUTES = r"""(?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+(?:>|\Z)"""
+_ATTRIBUTES = r"""(?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+"""
 _MARKUP = re.compile(
     r"<!--(?:>|.*?(?:-->|\Z))"
     rf"|<(?P<raw>script|style|textarea|title|xmp|iframe|noembed|noframes)(?=[\s/>]){_ATTRIBUTES}.*?(?:</(?P=raw)|\Z)"
-    rf"|<(?P<end>/?)(?P<name>[a-z][^\s/>]*+){_ATTRIBUTES}",
+    rf"|<(?P<end>/?)(?P<name>[a-z][^\s/>]*+){_ATTRIBUTES}(?:(?<=/)(?P<closed>>)|>|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
 """A comment, an element without markup in it, or a tag. Each ends at the end of the page at the latest, and a match is
@@ -86,33 +76,18 @@ def columns_of(rows: Sequence[tuple[Any, ...]], num_columns: int) -> list[Sequen
     return list(zip(*rows, strict=True)) if rows else [()] * num_columns
 
 
-def decode(body: bytes, header_charset: str | None) -> str:
-    """Decode HTML by its byte order mark, HTTP header, meta element (first 1,024 bytes) or a guess, in this order.
-
-    Follows WHATWG Encoding, as browsers do: unknown labels are ignored, latin-1 means windows-1252, and an undecodable
-    byte becomes one replacement character.
-    """
-    meta = _CHARSET.search(body[:1024].decode("ascii", "replace"))
-    labels = [header_charset, "utf-8" if meta and meta[1].lower().startswith("utf-16") else meta and meta[1]]
-    declared = (map_encoding_to_html5(label, fallback_utf8=False) for label in labels if label)
-    by_mark = next((name for mark, name in _BOMS.items() if body.startswith(mark)), None)
-    charset = by_mark or next(filter(None, declared), None) or detect_encoding(body)
-    text: str = bytes_to_str(body, charset or "utf-8", errors="replace", fallback_encodings=())
-    return text
-
-
 def is_deep(html: str) -> bool:
     """Whether more than MAX_DEPTH elements are open at once, estimated without parsing."""
-    if html.count("<") <= MAX_DEPTH:
+    num_tags = html.count("<")
+    if num_tags <= MAX_DEPTH or num_tags - html.count("</") <= MAX_DEPTH:
         return False
     num_open: Counter[str] = Counter()
     depth = 0
-    for match in _MARKUP.finditer(html):
-        name = (match["name"] or "").lower()
-        is_closed = html.endswith("/>", match.start(), match.end())
-        if not name or is_closed or name in _NEVER_DEEP or (match["end"] and not num_open[name]):
+    for _, end, tag, closed in _MARKUP.findall(html):
+        name = tag.lower()
+        if closed or not name or name in _NEVER_DEEP or (end and not num_open[name]):
             continue
-        step = -1 if match["end"] else 1
+        step = -1 if end else 1
         num_open[name] += step
         depth += step
         if depth > MAX_DEPTH:
@@ -128,14 +103,14 @@ def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images:
     Args:
         html: the page; check it with `is_deep` first.
         page_url: URL of the page.
-        srcset_max_width: in pixels; see `best_of_srcset`.
+        srcset_max_width: in pixels; see `srcset.choose`.
         max_images: further images of the page are ignored.
     """
     tree = LexborHTMLParser(html)
     base = _base_url(tree, page_url)
-    figcaptions = _Figcaptions(tree, max_images)
+    urls, figcaptions = _ImageUrls(srcset_max_width), _Figcaptions(tree, max_images)
     for node in tree.css("img")[:max_images]:
-        url = _image_url(node, srcset_max_width)
+        url = urls.of(node)
         if not url:
             continue
         for source, text in (*_texts_of(node), *figcaptions.of(node)):
@@ -221,52 +196,31 @@ def _text_of(node: LexborNode) -> str:
     return " ".join(texts)
 
 
-def _image_url(node: LexborNode, srcset_max_width: int) -> str:
-    """The URL that a browser would finally show: lazy-load attributes first, then srcset, then src."""
-    attributes = node.attributes
-    for name in LAZY_ATTRIBUTES:
-        if attributes.get(name):
-            return (attributes[name] or "").strip()
-    sets = [attributes.get(name) for name in _SETS]
-    if node.parent is not None and node.parent.tag == "picture":
-        sources = [source.attributes for source in node.parent.css("source")]
-        sets += [source.get(name) for source in sources if _applies(source, srcset_max_width) for name in _SETS]
-    for srcset in sets:
-        best = best_of_srcset(srcset or "", srcset_max_width)
-        if best:
-            return best
-    return (attributes.get("src") or "").strip()
+class _ImageUrls:
+    """The address of each image as written on the page. The sources of a <picture> are read once."""
 
+    def __init__(self, max_width: int) -> None:
+        self._max_width = max_width
+        self._in_pictures: dict[int, dict[int, str]] = {}
 
-def _applies(source: Mapping[str, str | None], width: int) -> bool:
-    """Whether a <source> of a <picture> is a raster image for a screen of this width in pixels."""
-    media = (source.get("media") or "").lower()
-    kind = (source.get("type") or "").split(";")[0].strip().lower()
-    widths = ((bound, float(size) * (16 if unit == "em" else 1)) for bound, size, unit in _MEDIA_WIDTH.findall(media))
-    fits = all(width >= size if bound == "min" else width <= size for bound, size in widths)
-    return fits and "print" not in media and (not kind or kind in RASTER_TYPES)
+    def of(self, image: LexborNode) -> str:
+        parent = image.parent
+        if parent is None or parent.tag != "picture":
+            return Picture(self._max_width).image_url(image.attributes)
+        if parent.mem_id not in self._in_pictures:
+            self._in_pictures[parent.mem_id] = self._read(parent)
+        return self._in_pictures[parent.mem_id][image.mem_id]
 
-
-def best_of_srcset(srcset: str, max_width: int) -> str:
-    """The URL of a srcset's widest image up to `max_width` pixels, else of its narrowest; "" for an empty srcset.
-
-    `640w` descriptors give widths. `2x` counts as twice an unknown width, and a known width always wins over it.
-    """
-    best, best_key = "", (-1, 0.0)
-    position = 0
-    while match := _SRCSET_URL.match(srcset, position):
-        url, position, descriptor = match[1], match.end(), ""
-        if not url.endswith(","):
-            end = srcset.find(",", position)
-            descriptor = srcset[position : end if end >= 0 else None].strip()
-            position = end if end >= 0 else len(srcset)
-        parsed = _DESCRIPTOR.fullmatch(descriptor)
-        size = float(parsed[1]) if parsed else 1.0
-        fits = not (parsed and parsed[2] == "w") or size <= max_width
-        key = (1, size) if fits else (0, -size)
-        if key > best_key:
-            best, best_key = url.rstrip(","), key
-    return best
+    def _read(self, element: LexborNode) -> dict[int, str]:
+        picture, urls = Picture(self._max_width), {}
+        child = element.child
+        while child is not None:
+            if child.tag == "source":
+                picture.add_source(child.attributes)
+            elif child.tag == "img":
+                urls[child.mem_id] = picture.image_url(child.attributes)
+            child = child.next
+        return urls
 
 
 def candidate(url: str, caption: str, source: str, image: bytes | None = None) -> Candidate:
@@ -276,8 +230,9 @@ def candidate(url: str, caption: str, source: str, image: bytes | None = None) -
     """
     caption = " ".join(storable(caption[:MAX_TEXT_CHARACTERS]).split())
     reason = None
-    if url[:5].lower() == "data:":
-        image = image or _inline_image(url)
+    if is_data_url(url):
+        if not image and (read := read_data_url(url, MAX_INLINE_BYTES)):
+            image = read[1] or None
         url = f"data:{hash128(url)}"
         reason = None if image else Reason.BAD_URL
     elif image and not url:
@@ -291,15 +246,3 @@ def candidate(url: str, caption: str, source: str, image: bytes | None = None) -
             reason = Reason.BAD_URL
         url = storable(url[:MAX_URL_CHARACTERS])
     return Candidate(hash128(url, caption), url, caption, source, image, reason)
-
-
-def _inline_image(url: str) -> bytes | None:
-    """The bytes of a data: URL (RFC 2397), or None if it is malformed."""
-    head, _, body = url.partition(",")
-    data = unquote_to_bytes(body)
-    if not head.lower().endswith(";base64"):
-        return data or None
-    try:
-        return base64.b64decode(data, validate=False) or None
-    except binascii.Error:
-        return None

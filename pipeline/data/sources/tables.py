@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.data.sources.byte_ranges import READ_BYTES
 from pipeline.data.sources.page import Candidate, as_table, candidate
 from pipeline.data.sources.warc_records import ReadError
 from pipeline.printable import message_of, printable, storable
@@ -51,15 +52,17 @@ def check_table(uri: str, filesystem: Any, path: str) -> None:
     except (pa.ArrowInvalid, csv.Error) as error:
         kind = "CSV" if uri.endswith(".csv") else "Parquet"
         raise ValueError(f"{uri}: cannot be read as {kind} ({error})") from error
-    names = [printable(name) for name in schema.names]
+    names, shown = schema.names, [printable(name) for name in schema.names]
     if not set(names) & set(CAPTION_COLUMNS):
-        raise ValueError(f"{uri}: no caption column; expected one of {list(CAPTION_COLUMNS)}, found {names}")
+        raise ValueError(f"{uri}: no caption column; expected one of {list(CAPTION_COLUMNS)}, found {shown}")
     if not set(names) & {*URL_COLUMNS, *IMAGE_COLUMNS}:
         raise ValueError(
-            f"{uri}: no URL or image column; expected one of {[*URL_COLUMNS, *IMAGE_COLUMNS]}, found {names}"
+            f"{uri}: no URL or image column; expected one of {[*URL_COLUMNS, *IMAGE_COLUMNS]}, found {shown}"
         )
     checks = (("strings", _is_text), ("strings, or lists of them", _is_caption), ("bytes", _is_image))
     for column, (expected, fits) in zip(pair_columns(names), checks, strict=True):
+        if column and names.count(column) > 1:
+            raise ValueError(f"{uri}: {names.count(column)} columns are called {column!r}; rename all but one")
         if column and not fits(schema.field(column).type):
             raise ValueError(f"{uri}: column {column!r} holds {schema.field(column).type}, expected {expected}")
 
@@ -141,25 +144,25 @@ def _parquet_rows(filesystem: Any, path: str) -> Iterator[Row]:
                         yield Row(number, dict(zip(columns, values, strict=True)))
                         number += 1
             except (OSError, pa.ArrowException) as error:
-                _check_storage(filesystem, path, file.metadata.row_group(group))
+                _check_storage(filesystem, path)
                 num_lost = first + file.metadata.row_group(group).num_rows - number
                 yield Row(number, {}, Reason.BROKEN_ARCHIVE, f"{num_lost} rows: {message_of(error)}")
             first += file.metadata.row_group(group).num_rows
 
 
-def _check_storage(filesystem: Any, path: str, group: Any) -> None:
-    """Make sure that the storage delivers the bytes of a row group, so that the bytes are at fault.
+def _check_storage(filesystem: Any, path: str) -> None:
+    """Make sure that the storage delivers the bytes of a file, so that an error is a fault of the bytes.
 
     Raises:
         ReadError: it does not.
     """
     try:
         with filesystem.open_input_file(path) as file:
-            for index in range(group.num_columns):
-                chunk = group.column(index)
-                file.seek(min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset))
-                if len(file.read(chunk.total_compressed_size)) < chunk.total_compressed_size:
-                    raise OSError(f"{path}: the storage gave fewer bytes than the file has")
+            num_bytes = 0
+            while data := file.read(READ_BYTES):
+                num_bytes += len(data)
+            if num_bytes < file.size():
+                raise OSError(f"{path}: the storage gave {num_bytes} of {file.size()} bytes")
     except OSError as error:
         raise ReadError(str(error)) from error
 
@@ -195,10 +198,10 @@ def _csv_row(number: int, names: list[str], fields: list[str]) -> Row:
     return Row(number, {}, Reason.BROKEN_RECORD, printable(message))
 
 
-def _csv_reader(stream: BinaryIO) -> Iterator[list[str]]:
+def _csv_reader(stream: Any) -> Iterator[list[str]]:
     """The rows of a CSV file, without empty lines; bytes that are not UTF-8 become lone surrogates."""
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
-    buffered = io.BufferedReader(stream)  # type: ignore[arg-type]  # Arrow's streams are files, but not of Python's class
+    buffered = io.BufferedReader(stream)
     return csv.reader(io.TextIOWrapper(buffered, "utf-8-sig", errors="surrogateescape", newline=""))
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import ada_url
 
+from pipeline.data.web.data_urls import is_data_url
 from pipeline.printable import storable
 
 _SEGMENTS = r"(?:/(?!\.|%2[Ee])[A-Za-z0-9._~%!$&'()*+,;=:@-]*+)++"
@@ -49,7 +50,7 @@ def absolute_url(base: str, url: str) -> str:
         return url
     if _ROOTED.fullmatch(url) and (origin := _origin(base)):
         return origin + url
-    if url[:5].lower() == "data:":
+    if is_data_url(url):
         return url
     try:
         return parse_url(url, base)

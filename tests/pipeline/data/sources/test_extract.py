@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from pipeline.data.sources import extract, warc_records
 from pipeline.data.sources.extract import ExtractConfig, candidates_of, check_archive, read_archive
-from pipeline.data.sources.page import MAX_DEPTH, decode, page_candidates
+from pipeline.data.sources.page import MAX_DEPTH, page_candidates
 from pipeline.data.sources.warc_records import Record
+from pipeline.data.web.charsets import decode_html
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES
 from tests.pipeline.data import independent
@@ -147,7 +148,7 @@ def test_encodings_are_undone(headers: list[tuple[str, str]], body: bytes) -> No
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + b"\0" * 99, Reason.BROKEN_RECORD),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n" + b"\xff\0" * 99, Reason.BROKEN_RECORD),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"<div>" * (MAX_DEPTH + 1) + image_page("x"), Reason.TOO_DEEP),
-        (b"HTTP/1.1 200 OK\r\n\r\n<img srcset='a 1.2.3x' alt='the picture x'>", "the picture x"),
+        (b"HTTP/1.1 200 OK\r\n\r\n<img srcset='a 1.2.3x' alt='the picture x'>", Reason.NO_IMAGE),
         (b"HTTP/1.1 200 OK\r\n\r\n<base href='http://[x'>" + image_page("x"), "the picture x"),
     ],
 )
@@ -381,7 +382,7 @@ def test_real_archives_agree_with_warcio_and_the_standard_library(clip_data: Pat
 def test_real_pages_agree_with_the_standard_library(clip_data: Path) -> None:
     num_candidates = 0
     for page in pq.read_table(clip_data / "web" / "pages.parquet").to_pylist():
-        found = page_candidates(decode(page["html"], None), page["url"], 1024, 2000)
+        found = page_candidates(decode_html(page["html"], None), page["url"], 1024, 2000)
         ours = Counter((row.url or "", row.caption_source or "", row.caption or "") for row in found)
         compare(ours, independent.images_of(page["html"], "text/html", page["url"]))
         num_candidates += ours.total()

@@ -10,12 +10,11 @@ from pipeline.data.sources.page import (
     MAX_DEPTH,
     MAX_TEXT_CHARACTERS,
     MAX_URL_CHARACTERS,
-    best_of_srcset,
     candidate,
-    decode,
     is_deep,
     page_candidates,
 )
+from pipeline.data.web.charsets import decode_html
 from pipeline.hashing import hash128
 from pipeline.reasons import Reason
 
@@ -158,42 +157,6 @@ def test_noscript_content_is_read() -> None:
     assert [url for url, *_ in rows][1:] == ["http://a.example/blog/star.jpg"]
 
 
-@pytest.mark.parametrize(
-    ("srcset", "expected"),
-    [
-        ("", ""),
-        (",, ,", ""),
-        ("a", "a"),
-        ("a, b", "a"),
-        ("a 1x, b 2x, c 1.5x", "b"),
-        ("a .5x,b", "b"),
-        ("a 320w,b 640w,c 1024w,d 1025w", "c"),
-        ("a  320w ,\n\t b\t640w", "b"),
-        ("d 3000w, c 2000w", "c"),
-        ("http://x/a,w_100/p.jpg 100w, http://x/a,w_200/p.jpg 200w", "http://x/a,w_200/p.jpg"),
-        ("data:image/png;base64,AAAA 1x, b 2x", "b"),
-        ("a 100w 50h, b 200w", "b"),  # unknown descriptors are ignored
-        ("a 1.2.3x, b 2x", "b"),
-        ("a ..w", "a"),
-        ("a -1w, b 0w", "a"),
-        ("a ٣w, b", "a"),
-        ("a b c d", "a"),
-    ],
-)
-def test_best_of_srcset(srcset: str, expected: str) -> None:
-    assert best_of_srcset(srcset, 1024) == expected
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text("ab,. 12wx\t-", max_size=20), st.integers(0, 20))
-def test_any_srcset_gives_one_of_its_words(srcset: str, max_width: int) -> None:
-    best = best_of_srcset(srcset, max_width)
-    assert bool(best) == bool(srcset.strip(" ,\t"))
-    assert best in srcset
-    assert not set(best) & set(" \t")
-    assert best == best.rstrip(",")
-
-
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
 
@@ -234,6 +197,11 @@ def test_the_pair_id_depends_on_url_and_caption() -> None:
     row = candidate("http://A.example/x.jpg#1", " a  star ", "alt")
     assert row.pair_id == hash128("http://a.example/x.jpg", "a star")
     assert row == candidate("http://a.example:80/x.jpg", "a star", "alt")
+
+
+def decode(body: bytes, label: str | None) -> str:
+    """Decode a page that declares this charset in its HTTP header."""
+    return decode_html(body, None if label is None else f"text/html; charset={label}")
 
 
 WORD = "Größe “naïve” €"
