@@ -44,7 +44,16 @@ def decode_html(body: bytes, content_type: str | None) -> str:
 def declared_encoding(body: bytes, content_type: str | None) -> str | None:
     """Name of the encoding that a page declares, or None."""
     mark = next((encoding for mark, encoding in _BOMS.items() if body.startswith(mark)), None)
-    return mark or header_encoding(content_type or "") or parsed_encoding(body) or prescan(body)
+    return mark or header_encoding(content_type or "") or parsed_encoding(body) or _prescanned_encoding(body)
+
+
+def _prescanned_encoding(body: bytes) -> str | None:
+    """The result of the prescan, unless it read markup in a script of a page that is UTF-8.
+
+    The standard believes such a label; Chromium, which prescans with its tokenizer, does not.
+    """
+    encoding = prescan(body)
+    return None if encoding and not body.isascii() and _is_utf_8(body) else encoding
 
 
 def encoding_of(label: str) -> str | None:
@@ -193,9 +202,9 @@ def _xml_encoding(head: bytes) -> str | None:
 
 # Parser
 
-_RAW_TEXT = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "noscript")
-"""Elements whose content is text, in a browser that runs scripts."""
-_NOT_SKIPPED = rf"(?:meta|plaintext|{'|'.join(_RAW_TEXT)})(?=[\t\n\f\r />])".encode()
+_RAW_TEXT = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "noscript", "plaintext")
+"""Elements whose content is text, in a browser that runs scripts. The content of plaintext has no end."""
+_NOT_SKIPPED = rf"(?:meta|{'|'.join(_RAW_TEXT)})(?=[\t\n\f\r />])".encode()
 _SKIPPED = re.compile(
     rb"(?i)(?:[^<]++"
     rb"|<!--(?:-?>|(?:[^-]++|-(?!-!?>))*+(?:--!?>|\Z))"  # a comment
@@ -204,7 +213,10 @@ _SKIPPED = re.compile(
     rb"|<(?![a-z/!?]))*+"
 )
 _TAG = re.compile(rb"(?i)<(?P<name>[a-z]++)(?P<attributes>" + _ATTRIBUTES + rb")>")
-_RAW_TEXT_ENDS = {name.encode(): re.compile(rf"(?i)</{name}(?=[\t\n\f\r />])".encode()) for name in _RAW_TEXT}
+_RAW_TEXT_ENDS = {
+    name.encode(): re.compile(rf"(?i)</{name}(?=[\t\n\f\r />])".encode() if name != "plaintext" else rb"(?!)")
+    for name in _RAW_TEXT
+}
 _SCRIPT_PARTS = re.compile(rb"(?i)<!--(?!-*+>)|-->|</?script(?=[\t\n\f\r />])")
 
 
@@ -222,10 +234,9 @@ def _first_meta(body: bytes) -> str | None:
     while position < limit:
         skipped = _SKIPPED.match(body, position, limit)
         tag = _TAG.match(body, skipped.end()) if skipped else None
-        if tag is None or tag["name"].lower() == b"plaintext":
+        if tag is None:
             return None
-        position = tag.end()
-        name = tag["name"].lower()
+        position, name = tag.end(), tag["name"].lower()
         if name == b"meta":
             encoding = next(filter(None, _meta_encodings(tag["attributes"])), None)
             if encoding:

@@ -2,8 +2,6 @@ import html
 import json
 import random
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -14,6 +12,7 @@ from webencodings.labels import LABELS  # type: ignore[import-untyped]
 
 from pipeline.data.web.charsets import encoding_of
 from pipeline.data.web.decoders import decode
+from tests.pipeline.data.web.chromium import dump_dom, needs_chromium
 
 MULTI_BYTE = ["big5", "euc-jp", "euc-kr", "gb18030", "gbk", "shift_jis"]
 SINGLE_BYTE = [
@@ -23,8 +22,6 @@ SINGLE_BYTE = [
 ]
 ENCODINGS = [*MULTI_BYTE, *SINGLE_BYTE, "iso-2022-jp", "replacement", "utf-8", "utf-16le", "utf-16be"]
 """All 40 of the standard."""
-CHROMIUM = shutil.which("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 CHROMIUM_BUGS = {
     # index-big5 has no pointers for them; the decoder's first step names these pairs of characters.
     ("big5", b"\x88\x62"): "\u00ca\u0304",
@@ -113,15 +110,11 @@ document.getElementById("out").textContent =
 @pytest.fixture(scope="module")
 def by_chromium(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What Chromium's TextDecoder makes of `sequences_of` each encoding."""
-    assert CHROMIUM is not None
     folder = tmp_path_factory.mktemp("chromium")
     page = folder / "decode.html"
     cases = {name: hex_of(sequences_of(name)) for name in ENCODINGS if name != "replacement"}
     page.write_text(PAGE % json.dumps(cases))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]  # fmt: skip
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+    dom = dump_dom(page.as_uri(), folder)
     out = re.search(r'<pre id="out">(.*?)</pre>', dom, re.DOTALL)
     assert out is not None
     decoded: dict[str, list[str]] = json.loads(html.unescape(out[1]))
