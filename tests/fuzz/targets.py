@@ -25,6 +25,7 @@ from pipeline.data.queries.wikitext import clean
 from pipeline.data.sources import extract, img2dataset, tables
 from pipeline.data.sources.byte_ranges import ByteRange
 from pipeline.data.sources.extract import ExtractConfig, candidates_of
+from pipeline.data.sources.page import as_table, is_deep, page_candidates
 from pipeline.data.text.caption_rules import CaptionConfig, apply_rules
 from pipeline.data.text.match import Matcher, match_captions
 from pipeline.data.text.personal_data import redact
@@ -65,10 +66,10 @@ def page(data: bytes) -> None:
     head, _, body = data.partition(b"\n")
     html = decode_html(body, head.decode("latin-1"))
     html.encode()
-    if not extract.is_deep(html):
-        rows = list(extract.page_candidates(html, "http://a.example/page", 1024, 2000))
+    if not is_deep(html):
+        rows = list(page_candidates(html, "http://a.example/page", 1024, 2000))
         assert all(row.reason in {None, Reason.BAD_URL} for row in rows)
-        extract.as_table(rows).validate(full=True)
+        as_table(rows).validate(full=True)
 
 
 def headers(data: bytes) -> None:

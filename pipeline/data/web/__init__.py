@@ -1,5 +1,7 @@
-"""Parse URLs, decide which addresses are safe to connect to, and read robots.txt.
+"""Read what the web is written in, as browsers do: URLs, charsets, srcset and <picture>, data: URLs, robots.txt.
 
-Imports nothing else from this project. Start with `urls`; `addresses` decides where a crawler may connect, `robots`
-what it may fetch. Fetching itself is in `crawl`.
+Pure functions of text and bytes; time is linear in both. Start with `urls`. `charsets` (with `decoders`) decodes pages,
+`picture` (with `srcset` and `media_queries`) finds the address of an image, `data_urls` reads images inside of pages.
+`addresses` decides where a crawler may connect, `robots` what it may fetch; fetching itself is in `crawl`.
+May import `printable`.
 """
