@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
 
 from pipeline.data.web.charsets import (
     declared_encoding,
@@ -397,6 +398,22 @@ CONTENT_TYPES = st.one_of(
         "".join
     ),
 )
+
+
+TOKENS = [
+    *("<meta charset=gbk>", "<meta charset=koi8-r>", "<meta charset='big5'", "<META charset=x CHARSET=gbk>"),
+    *("<!--", "-->", "--!>", "<!-->", "<!--->", "<!-", "-", "<!", "<?", "</", "<", ">", "/", "'", '"', "=", " ", "x"),
+    *("<script>", "</script>", "<SCRIPT a='>'>", "</script ", "<style>", "</style>", "<title>", "</title/>", "<xmp>"),
+    *("</xmp>", "<textarea>", "</textarea>", "<iframe>", "</iframe>", "<noembed>", "</noembed>", "<plaintext>"),
+    *('<p title="', "<a b='", "<div", '<br/title="a>b">', "\n"),
+]
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(st.lists(st.sampled_from(TOKENS), max_size=10).map("".join))
+def test_the_first_meta_is_that_of_an_html_parser(page: str) -> None:
+    found = (encoding_of(node.attributes.get("charset") or "") for node in LexborHTMLParser(page).css("meta"))
+    assert parsed_encoding(page.encode()) == next(filter(None, found), None)
 
 
 @given(st.one_of(st.binary(max_size=200), MARKUP), CONTENT_TYPES)
