@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import re
 import unicodedata
 import zlib
@@ -45,6 +46,8 @@ _ACCESS = (b"desktop", b"mobile-web", b"mobile-app", b"mobile")
 _BY_TIME = re.compile(rb"(?:[A-Z\[\\\]^_]{1,2}[0-9?*]{1,12},?)++")
 """Views by hour (A to X), by day (A to _), or by day and hour."""
 _MAX_DIGITS = 12
+_NOT_IN_TITLES = re.compile(r"[\[\]{}|<>\x00-\x1f\x7f\ufffd]")
+MAX_TITLE_BYTES = 255
 _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 
 
@@ -124,6 +127,8 @@ def parse_line(line: bytes) -> tuple[bytes, int] | None:
     fields = line.split(b" ")
     if len(fields) < 3:
         return None
+    if len(fields) == 4 and fields[2].isdigit() and fields[3].isdigit() and fields[0]:  # hourly, the most frequent form
+        return (fields[1], int(fields[2])) if len(fields[2]) <= _MAX_DIGITS else None
     domain, last = fields[0], fields[-1]
     if not domain:
         return None
@@ -147,7 +152,10 @@ def parse_line(line: bytes) -> tuple[bytes, int] | None:
 
 
 def page_name(raw: bytes, capital_titles: bool = True) -> str | None:
-    """The page name of a requested title: decoded, in NFC, with single blanks and a capital. None if it is no UTF-8."""
+    """The page name of a requested title: decoded, in NFC, with single blanks and a capital.
+
+    None if MediaWiki cannot have such a page: the bytes are no UTF-8, or a character or the length is not allowed.
+    """
     for _ in range(3):  # some requests are encoded twice
         if not _ESCAPE.search(raw):
             break
@@ -157,7 +165,7 @@ def page_name(raw: bytes, capital_titles: bool = True) -> str | None:
     except UnicodeDecodeError:
         return None
     title = " ".join(title.partition("#")[0].replace("_", " ").split())
-    if not title or "\ufffd" in title:
+    if not title or _NOT_IN_TITLES.search(title) or len(title.encode()) > MAX_TITLE_BYTES:
         return None
     capital = title[0].upper()
     return capital + title[1:] if capital_titles and len(capital) == 1 else title
@@ -173,8 +181,9 @@ def _lines(file: BinaryIO, uri: str) -> Iterator[bytes]:
     file.seek(0)
     is_bz2 = start == b"BZh" or (start[:2] != b"\x1f\x8b" and uri.endswith(".bz2"))
     with bz2.open(file) if is_bz2 else gzip.open(file) as stream:
+        lines = io.BufferedReader(stream)  # its readline is not written in Python
         is_rest = False
-        while line := stream.readline(MAX_LINE_BYTES):
+        while line := lines.readline(MAX_LINE_BYTES):
             text = line.rstrip(b"\r\n")
             if text and not is_rest and not text.startswith(b"# "):
                 yield text

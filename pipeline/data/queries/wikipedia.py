@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import mwxml
 import pyarrow as pa
+from mwxml.errors import MalformedXML
 
 from pipeline.data.queries.wiki_site import Site, read_siteinfo
 from pipeline.data.queries.wikitext import clean
@@ -27,6 +28,9 @@ from pipeline.schemas import ARTICLES
 READ_BYTES = 2**20
 MAX_PAGE_BYTES = 8 * 2**20
 """Maximum bytes of a page's XML. MediaWiki accepts at most 2 MiB of markup, so a longer page is broken."""
+
+MAX_PAGE_TAGS = 100_000
+"""Maximum tags of a page's XML. A page has about 20, since its markup is escaped; a parser keeps each in memory."""
 
 _STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _MAGIC_BYTES = 10
@@ -80,6 +84,8 @@ def _article(xml: bytes, site: Site) -> tuple[str | None, str | None, Reason | N
     """Title, text and reason of a page."""
     text = xml.decode("utf-8", "replace")
     try:
+        if text.count("<") > MAX_PAGE_TAGS:
+            raise MalformedXML(f"more than {MAX_PAGE_TAGS} tags")
         page = next(mwxml.Dump.from_page_xml(text).pages)
         if page.namespace != 0:
             return page.title, None, Reason.NOT_AN_ARTICLE

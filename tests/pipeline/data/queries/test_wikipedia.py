@@ -156,6 +156,15 @@ def test_pages_that_never_end_take_linear_time() -> None:
     assert time.process_time() - started < 10
 
 
+def test_a_page_with_too_many_tags_is_broken_before_it_is_parsed() -> None:
+    """Eight MiB of nested tags take a parser 900 MB."""
+    nested = page("Odd", "<x>" * 1_000_000)
+    assert read(bz2.compress(nested + PAGES[0])) == [
+        ("Odd", None, Reason.BROKEN_PAGE),
+        ("Page 0", "The text of page 0.", None),
+    ]
+
+
 def test_beginnings_of_streams_without_a_stream_take_linear_time() -> None:
     started = time.process_time()
     found = read(b"BZh91AY&SY" * 20_000 + bz2.compress(PAGES[0]))
