@@ -54,7 +54,8 @@ _BLANKS = "\u20e3\u2800"
 """The key around a digit, as in 1️⃣, which is a mark and joins words; the blank of Braille."""
 _ALPHABETS = (range(0x80, 0x3400), range(0xA000, 0xAC00), range(0xF900, 0x20000))
 """Code points among which all that fold to others are; the rest are Han, Hangul and unassigned."""
-_DOTTED_I = re.compile("i\u0307++")
+_DOT = "\u0307"
+_DOTTED_I = re.compile(f"i{_DOT}++")
 _UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]+")
 """Ignorable characters that do not change how the text beside them looks, unlike ZWJ, ZWNJ and variation selectors."""
 
@@ -67,12 +68,14 @@ def normalize(text: str) -> str:
     if text.isascii() and "&" not in text:
         return " ".join(text.lower().split())
     pattern, folds = _folds()
-    text = unescape(text)
+    if "&" in text:
+        text = unescape(text)
     if pattern.search(text):
         text = text.translate(folds)
     text = unicodedata.normalize("NFKC", text).casefold()
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", _DOTTED_I.sub("i", text))
+    if _DOT in text:
+        text = _DOTTED_I.sub("i", text)
+    text = unicodedata.normalize("NFKC", text)
     if "&" in text:  # what has become an entity only now would be one when normalised again
         text = _ENTITY.sub(lambda entity: entity[0] if _character(entity) == entity[0] else " ", text)
     return " ".join(text.split())
