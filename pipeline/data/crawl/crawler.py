@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -20,12 +21,15 @@ import pyarrow as pa
 from pipeline.data.crawl.fetch import FetchConfig, Fetcher
 from pipeline.data.crawl.fetch_budget import TABLE_NUMBER
 from pipeline.data.crawl.politeness import Refused
-from pipeline.data.images.decoders import Decoders
+from pipeline.data.images.decoders import Decoders, DecoderStartError
 from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.resize import Picture
 from pipeline.data.safety.block_lists import NO_LISTS, BlockLists
+from pipeline.printable import message_of, printable
 from pipeline.reasons import Reason, img2dataset_status
 from pipeline.schemas import FETCHED, conform
+
+logger = logging.getLogger("clip")
 
 _PICTURE_COLUMNS = tuple(f.name for f in fields(Picture) if f.name in FETCHED.names)
 """The columns of FETCHED whose values come from a Picture."""
@@ -109,6 +113,16 @@ class Crawler:
         return results
 
     async def _row(self, url: str, reason: str | None, image: pa.Scalar) -> tuple[Picture, str | None]:
+        try:
+            return await self._outcome(url, reason, image)
+        except DecoderStartError:
+            raise
+        except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
+            message = printable(f"{message_of(error)} ({url})")
+            logger.warning("unforeseen: %s", message)
+            return Picture(reason=Reason.UNFORESEEN, error_message=message), None
+
+    async def _outcome(self, url: str, reason: str | None, image: pa.Scalar) -> tuple[Picture, str | None]:
         if reason is not None:
             return Picture(reason=Reason(reason)), None
         if image.is_valid:

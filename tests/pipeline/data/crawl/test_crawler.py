@@ -9,12 +9,13 @@ import pytest
 from jobs.demo.web.server import Route
 from pipeline.data.crawl import crawler
 from pipeline.data.crawl.crawler import Crawler, fetched
-from pipeline.data.crawl.fetch import FetchConfig
+from pipeline.data.crawl.fetch import FetchConfig, Fetcher
 from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.resize import ImageProcessor, Picture
 from pipeline.reasons import Reason
 from pipeline.schemas import FETCHED
 from tests.pipeline.data.fetching import A, config
+from tests.pipeline.data.raw_server import RawServer
 from tests.pipeline.data.rows import candidates, encode, photo_like
 from tests.web import Answer, picture, web
 
@@ -69,6 +70,43 @@ def test_rows_with_a_redirect_url_are_requested_there(tmp_path: Path) -> None:
         assert (found["reason"], found["redirect_url"], found["url"]) == (None, None, f"{A}/1.jpg")
         (followed,) = crawl(config(site.address), table)
         assert followed == found
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"503 Busy\r\nRetry-After: Mon, 1 Jan 99999999999999999999 00:00:00 GMT",
+        b"302 Found\r\nLocation: http://other.test:8080/b\xe4r.jpg",
+        b"302 Found\r\nLocation: http://[\xed\xa0\x80\x00",
+        b"404 \xff\xfe\x00Not found",
+    ],
+)
+def test_rows_of_hostile_answers_can_be_stored(head: bytes) -> None:
+    with RawServer(lambda *_: b"HTTP/1.1 " + head + b"\r\nContent-Length: 0\r\n\r\n") as server:
+        settings = config(server.address, attempts=1, max_interval_seconds=0.0)
+        (row,) = crawl(settings, candidates(url=[f"{A}/x"], caption=["a"]))
+    assert row["reason"] not in {None, Reason.UNFORESEEN}
+    assert row["error_message"].isprintable()
+
+
+def test_an_unforeseen_error_is_a_row_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetch_one = Fetcher.fetch
+
+    async def fetch(self: Fetcher, url: str) -> bytes:
+        if url.endswith("/1.jpg"):
+            raise ZeroDivisionError("\ud800 \0")
+        return await fetch_one(self, url)
+
+    monkeypatch.setattr(Fetcher, "fetch", fetch)
+    urls = [f"{A}/{n}.jpg" for n in range(3)]
+    with web(tmp_path, {url: picture(1) for url in urls}) as site:
+        rows = crawl(config(site.address), candidates(url=urls, caption=["a"] * 3))
+    assert [row["reason"] for row in rows] == [None, Reason.UNFORESEEN, None]
+    assert rows[1]["error_message"] == f"ZeroDivisionError: \\ud800 \\x00 ({urls[1]})"
+    assert rows[1]["error_message"] in caplog.text
+    assert rows[1]["status"] == "failed_to_download"
 
 
 class SlowDecoders:
