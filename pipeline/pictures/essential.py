@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 SIGNATURES = (
@@ -122,7 +122,8 @@ def essential(data: bytes) -> Essential | None:
     if kind == "GIF":
         return Essential(kind, _gif(data))
     if kind == "WEBP":
-        return replace(_with_exif(kind, data, _exif_of_webp(data)), num_pixels=_pixels_of_webp(data))
+        exif, orientation = _valid_exif(_exif_of_webp(data))
+        return Essential(kind, data, exif, orientation, num_pixels=_pixels_of_webp(data))
     if kind == "AVIF":
         return _avif(data)
     if kind == "TIFF":
@@ -164,11 +165,12 @@ def read_directory(tiff: bytes) -> Directory:
     return Directory(orientation, value_bytes, number_bytes, bytes(harmless) if harmless else tiff)
 
 
-def _with_exif(kind: str, data: bytes, exif: bytes | None) -> Essential:
+def _valid_exif(exif: bytes | None) -> tuple[bytes | None, int]:
+    """EXIF data from the byte order on, and its orientation; None and 1 if it is none."""
     exif = exif and exif.removeprefix(b"Exif\0\0")
     if not exif or exif[:4] not in {b"II*\0", b"MM\0*"}:
-        return Essential(kind, data)
-    return Essential(kind, data, exif, read_directory(exif).orientation)
+        return None, 1
+    return exif, read_directory(exif).orientation
 
 
 def _jpeg(data: bytes) -> Essential:
@@ -214,7 +216,8 @@ def _jpeg(data: bytes) -> Essential:
     # Films behind a baseline JPEG (motion photos) contain such bytes by chance
     num_scans = 1 if is_sequential else parts[-1].count(b"\xff\xda")
     problem = f"more than {MAX_SCANS} scans" if num_scans > MAX_SCANS else None
-    return replace(_with_exif("JPEG", b"".join(parts), exif), num_scans=num_scans, problem=problem)
+    exif, orientation = _valid_exif(exif)
+    return Essential("JPEG", b"".join(parts), exif, orientation, num_scans, problem=problem)
 
 
 def _adobe_segment(transform: int, num_components: int) -> bytes:
@@ -266,7 +269,8 @@ def _png(data: bytes) -> Essential:
         offset = end
     else:
         parts.append(data[offset:])
-    return _with_exif("PNG", b"".join(parts), exif)
+    exif, orientation = _valid_exif(exif)
+    return Essential("PNG", b"".join(parts), exif, orientation)
 
 
 def _gif(data: bytes) -> bytes:

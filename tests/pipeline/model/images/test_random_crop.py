@@ -11,7 +11,8 @@ from PIL import Image
 
 from pipeline.model.images.random_crop import REDUCED_SHRINK, Pixels, decode, random_square_crop
 from pipeline.pictures import decode as pictures
-from tests.pipeline.data.rows import encode
+from pipeline.pictures.essential import FORMATS
+from tests.pipeline.data.rows import encode, photo_like
 from tests.pipeline.pictures.files import ALPHA_MODES, SHOWN, exif_of, with_alpha
 
 RAMP = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (30, 40, 3))
@@ -91,6 +92,14 @@ def test_jpegs_are_upright_at_every_size(least_side: int | None, orientation: in
 def test_whatever_a_page_shows_is_decoded(name: str) -> None:
     data = SHOWN[name]() if name in SHOWN else with_alpha(name, 6)
     assert np.array_equal(decode(data), np.asarray(pictures.decode(data).convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_pixels_are_those_of_evaluation(kind: str) -> None:
+    for mode in ("RGB", "L", "P", "1", "RGBA"):
+        picture = photo_like(3, 90, 70).convert(mode)
+        data = encode(picture if kind not in {"JPEG", "AVIF"} else picture.convert("RGB"), kind)
+        assert np.array_equal(decode(data), np.asarray(pictures.decode(data).convert("RGB"))), mode
 
 
 def test_a_jpeg_that_opencv_cannot_decode_is_decoded_by_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
