@@ -183,3 +183,23 @@ def with_size(jpeg: bytes, width: int, height: int) -> bytes:
     """A progressive JPEG whose header gives a wrong size."""
     at = jpeg.index(b"\xff\xc2")
     return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "text of a PNG": lambda: with_chunks(PNG, *(unpacks_to(kind, 256 * MIB) for kind in (b"zTXt", b"iTXt", b"iCCP"))),
+    "plain text of a PNG (opencv/opencv#22551)": lambda: with_chunks(PNG, png_chunk(b"tEXt", b"x\0" + bytes(10 * MIB))),
+    "small chunks of a PNG": lambda: with_chunks(PNG, png_chunk(b"tEXt", b"") * 300_000),
+    "small EXIF segments of a JPEG": lambda: with_segment(JPEG, segment(0xE1, b"Exif\0\0II*\0") * 100_000),
+    "fill bytes of a JPEG": lambda: with_segment(JPEG, b"\xff" * 8 * MIB),
+    "fill bytes and zeros of a JPEG": lambda: with_segment(JPEG, b"\xff\xff\xff\0" * 2 * MIB),
+    "scans of a JPEG": lambda: JPEG + b"\xff\xda\0\x0c\3" * MIB,
+    "comment of a GIF": lambda: gif_with_comment(2 * MIB),
+    "extensions of a GIF": lambda: GIF[:13] + b"\x21\xf9\0" * (MIB // 4),
+    "values of EXIF data": lambda: with_segment(JPEG, segment(0xE1, b"Exif\0\0" + shared_values(2_000, 40_000))),
+    "values of a TIFF": lambda: shared_values(60_000, 8 * MIB),
+    "values of the EXIF data of an AVIF": lambda: encode(picture(), "AVIF") + shared_values(30_000, 4 * MIB),
+    "starts of EXIF data": lambda: encode(picture(), "AVIF") + b"II*\0" * 2 * MIB,
+    "chunks of a WebP": lambda: encode(picture(), "WEBP")[:12] + b"XXXX\0\0\0\0" * (MIB // 4),
+    "brands of an AVIF": lambda: struct.pack(">I4s4sI", 2**31, b"ftyp", b"mif1", 0) + b"mif1" * 2 * MIB,
+}
+"""Files whose metadata takes much more time or memory than its size suggests."""

@@ -2,7 +2,6 @@ import io
 import struct
 import time
 import tracemalloc
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,17 +13,16 @@ from pipeline.pictures.essential import FORMATS, essential, image_type, read_dir
 from tests.pipeline.data.hostile_images import png_chunk
 from tests.pipeline.data.rows import encode, opened
 from tests.pipeline.pictures.files import (
+    BOMBS,
     GIF,
     JPEG,
     MIB,
     PNG,
     directory,
     exif_of,
-    gif_with_comment,
     picture,
     segment,
     shared_values,
-    unpacks_to,
     with_brand,
     with_chunks,
     with_scan_bytes,
@@ -191,25 +189,6 @@ def test_an_avif_may_have_another_major_brand(brand: bytes) -> None:
 def test_a_heif_without_a_brand_of_avif_is_none() -> None:
     """gpac/ComplianceWarden#19."""
     assert image_type(struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"mif1", 0, b"mif1", b"heic") + bytes(99)) is None
-
-
-BOMBS: dict[str, Callable[[], bytes]] = {
-    "text of a PNG": lambda: with_chunks(PNG, *(unpacks_to(kind, 256 * MIB) for kind in (b"zTXt", b"iTXt", b"iCCP"))),
-    "plain text of a PNG (opencv/opencv#22551)": lambda: with_chunks(PNG, png_chunk(b"tEXt", b"x\0" + bytes(10 * MIB))),
-    "small chunks of a PNG": lambda: with_chunks(PNG, png_chunk(b"tEXt", b"") * 300_000),
-    "small EXIF segments of a JPEG": lambda: with_segment(JPEG, segment(0xE1, b"Exif\0\0II*\0") * 200_000),
-    "fill bytes of a JPEG": lambda: with_segment(JPEG, b"\xff" * 8 * MIB),
-    "fill bytes and zeros of a JPEG": lambda: with_segment(JPEG, b"\xff\xff\xff\0" * 2 * MIB),
-    "scans of a JPEG": lambda: JPEG + b"\xff\xda\0\x0c\3" * MIB,
-    "comment of a GIF": lambda: gif_with_comment(2 * MIB),
-    "extensions of a GIF": lambda: GIF[:13] + b"\x21\xf9\0" * MIB,
-    "values of EXIF data": lambda: with_segment(JPEG, segment(0xE1, b"Exif\0\0" + shared_values(2_000, 40_000))),
-    "values of a TIFF": lambda: shared_values(60_000, 8 * MIB),
-    "values of the EXIF data of an AVIF": lambda: encode(picture(), "AVIF") + shared_values(30_000, 4 * MIB),
-    "starts of EXIF data": lambda: encode(picture(), "AVIF") + b"II*\0" * 2 * MIB,
-    "chunks of a WebP": lambda: encode(picture(), "WEBP")[:12] + b"XXXX\0\0\0\0" * MIB,
-    "brands of an AVIF": lambda: struct.pack(">I4s4sI", 2**31, b"ftyp", b"mif1", 0) + b"mif1" * 2 * MIB,
-}
 
 
 @pytest.mark.parametrize("name", BOMBS)

@@ -1,6 +1,12 @@
+import time
+import tracemalloc
+
+import pytest
+
 from pipeline.data.images.image_header import Header, ImageConfig, image_type, inspect
 from pipeline.reasons import Reason
 from tests.pipeline.data.rows import encode, photo_like, png_header
+from tests.pipeline.pictures.files import BOMBS
 
 
 def test_limits_come_from_the_configuration() -> None:
@@ -15,6 +21,20 @@ def test_limits_come_from_the_configuration() -> None:
 def test_a_bomb_is_not_decoded() -> None:
     """It is refused by its header: decoding 150 million pixels would take seconds and 500 MB."""
     assert inspect(png_header(15_000, 10_000), ImageConfig()) == (Reason.TOO_MANY_PIXELS, "15000x10000")
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_metadata_takes_little_time_and_memory(name: str) -> None:
+    """Python's memory holds what decoders read of metadata: at most 64 MiB and four copies of the file."""
+    data = BOMBS[name]()
+    started = time.process_time()
+    inspect(data, ImageConfig())
+    assert time.process_time() - started < 5
+    tracemalloc.start()
+    inspect(data, ImageConfig())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 * 2**20 + 4 * len(data)
 
 
 def test_the_type_is_detected_by_content() -> None:
