@@ -85,6 +85,9 @@ def test_text_is_split_into_words(text: str, found: dict[str, int]) -> None:
         ("Tシャツ, 3D", 5, 3),
         ("ภาษาไทย ລາວ ខ្មែរ မြန်မာ བོད", 18, 18),
         ("한국어 हिन्दी русский عربي ไ", 18, 1),
+        ("你好，世界", 4, 4),  # michael-lynch/reading-time#35
+        ("你 好 世界", 4, 4),  # WheatonCS/Lexos#334
+        ("Wikipedia 是自由的百科全书", 17, 8),  # yishn/chinese-tokenizer#2
         ("1, 2! 👍", 0, 0),
         ("", 0, 0),
     ],
@@ -101,6 +104,7 @@ def test_letters_of_scripts_without_blanks_are_counted(text: str, letters: int, 
         ("AT&amp;T&nbsp;Stadium", "AT&T Stadium"),
         ("caf&#233; &#x201C;Noir&#x201D;", "Café “Noir”"),
         ("zero\u200bwidth soft\u00adhyphen", "zero\u200bwidth soft\u00adhyphen"),
+        ("Erzsébet \u200bkirályné&#8203; kíséretében", "Erzsébet \u200bkirályné\u200b kíséretében"),  # cc_corpus#18
         ("l’homme &shy;it&rsquo;s don&#39;t", "l’homme \u00adit’s don't"),
         ("LEGO&trade; ﬁsh", "LEGO™ ﬁsh"),
     ],

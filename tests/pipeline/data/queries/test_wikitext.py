@@ -169,6 +169,11 @@ HOSTILE = [
     ),
     *("''", "'", "{", "[", "\n", "\n=", "\n|}", "\n*", " ", "[[a|[[b]]", "{{a}}", "[[:", "\u200b", "<ref name=", "[//"),
     *("[[File:a|{{b|\n{|\n<table>", "[[a]] ", "&amp;", "\n|}}", "a_"),
+    '{{#if:{{{2|}}}|<div>{{{1|}}}<span {{#ifeq:{{{d|}}}|1|x=""}}>',  # 5j9/wikitextparser#37
+    "{| class=x\n{{!}} a\n{{!}}}\n",  # tatuylonen/wikitextprocessor#132
+    "[[Fichier:A (B. 195).jpg|alt=a b c d|vignette|La [[c]] d’[[w:O|O]], ",  # tatuylonen/wiktextract#1635
+    "[[a|<div><span><b>[[b|<font>",  # earwig/mwparserfromhell#286
+    "<code><nowiki>{{HT|</nowiki>''a_b'' | ",  # WikiExtractor/wikiextractor#309
 ]
 
 
