@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b, sha256
+from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.data.images.image_header import ImageConfig, inspect, perceptual_hash
 from pipeline.data.snapshots import shard
-from pipeline.data.sources import img2dataset
-from pipeline.data.sources.tables import IMAGE_COLUMNS, pair_columns
-from pipeline.data.sources.warc_records import Source
+from pipeline.data.sources import img2dataset, tables
+from pipeline.data.sources.tables import IMAGE_COLUMNS
+from pipeline.data.sources.warc_records import ReadError, Source
 from pipeline.data.text.caption_rules import CaptionConfig
 from pipeline.data.text.language import identifier
 from pipeline.hashing import hash128
+from pipeline.printable import message_of, storable
 from pipeline.reasons import Reason
 from pipeline.schemas import IMPORTED, conform
 
@@ -36,6 +38,11 @@ _READABLE = ImageConfig(min_side=1, max_aspect_ratio=float(ImageConfig.max_pixel
 _ID, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 _INT32 = 2**31
 _BATCH_ROWS = 256
+_FURTHER_COLUMNS = (
+    *("pair_id", "url", "page_url", "caption_source", "language", "spare_captions", "query_ids", "sha256"),
+    *("original_width", "original_height"),
+)
+"""The columns of tables that are taken over, beside the caption and the image."""
 
 Row = dict[str, Any]
 
@@ -44,12 +51,13 @@ def check_input(uri: str, schema: pa.Schema) -> None:
     """Check that a table has images and captions.
 
     Raises:
-        ValueError: a column is missing; the message lists the table's columns.
+        ValueError: a column is missing or has the wrong type; the message lists the table's columns.
     """
-    _, caption, image = pair_columns(schema.names)
+    _, caption, image = tables.pair_columns(schema.names)
     for column, content in ((image, f"images; expected one of {list(IMAGE_COLUMNS)}"), (caption, "captions")):
         if column is None:
             raise ValueError(f"{uri}: no column of {content}, found {schema.names}; jobs.crawl can fetch images by URL")
+    tables.check_types(uri, schema)
 
 
 def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
@@ -68,28 +76,50 @@ def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
     try:
         with tarfile.open(fileobj=source, mode="r:") as tar:
             for sample in img2dataset.samples(tar, source):
-                rows.append(_row_of_sample(sample))
+                rows.append(_guarded(partial(_row_of_sample, sample)))
                 keys.add(sample.key)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        rows.append({"caption": str(error), "reason": Reason.BROKEN_ARCHIVE})
-    missing = (row for row in (listed.to_pylist() if listed is not None else []) if row.get("key") not in keys)
-    return _as_table([*rows, *(_row(row, row.get("caption"), None) for row in missing)])
+    except ReadError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
+        rows.append({"caption": message_of(error), "reason": img2dataset.reason_of_damage(error)})
+    missing = img2dataset.missing_rows(listed, keys) if listed is not None else ()
+    rows += [_guarded(partial(_row, fields, fields.get("caption"), None)) for fields in missing]
+    return _as_table(rows)
 
 
-def read_table(file: pq.ParquetFile) -> pa.Table:
-    """Read IMPORTED from a Parquet file with images and captions; all captions after an image's first are spare."""
-    _, caption, image = pair_columns(file.schema_arrow.names)
+def read_table(filesystem: Any, path: str) -> pa.Table:
+    """Read IMPORTED from a Parquet file with images and captions; all captions after an image's first are spare.
+
+    Raises:
+        ReadError: the storage failed to deliver the file's bytes, whereas damage gives a row with a reason.
+    """
+    rows = tables.parquet_rows(filesystem, path, _FURTHER_COLUMNS)
+    parts = []
+    while batch := list(islice(rows, _BATCH_ROWS)):
+        parts.append(_as_table([_guarded(partial(_row_of_table, row)) for row in batch]))
+    return pa.concat_tables([IMPORTED.empty_table(), *parts])
+
+
+def _guarded(read: Callable[[], Row]) -> Row:
+    """A row, or one with the error that reading it raised."""
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        return {"caption": message_of(error), "reason": Reason.BROKEN_RECORD}
+    except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
+        return {"caption": message_of(error), "reason": Reason.UNFORESEEN}
+
+
+def _row_of_table(row: tables.Row) -> Row:
+    if row.reason is not None:
+        return {"caption": row.message, "reason": row.reason}
+    fields = dict(row.values)
+    _, caption, image = tables.pair_columns(list(fields))
     assert caption is not None
     assert image is not None
-    tables = []
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-        rows = []
-        for fields in batch.to_pylist():
-            captions = fields.pop(caption)
-            first, *spare = (captions or [None]) if isinstance(captions, list) else [captions]
-            rows.append(_row(({"spare_captions": spare} if spare else {}) | fields, first, fields.pop(image)))
-        tables.append(_as_table(rows))
-    return pa.concat_tables([IMPORTED.empty_table(), *tables])
+    captions = fields.pop(caption)
+    first, *spare = (captions or [None]) if isinstance(captions, list) else [captions]
+    return _row(fields | ({"spare_captions": spare} if spare else {}), first, fields.pop(image))
 
 
 def _row_of_sample(sample: img2dataset.Sample) -> Row:
@@ -128,7 +158,7 @@ def _row(fields: Mapping[str, Any], caption: Any, image: bytes | None) -> Row:
     if "language" not in fields:
         guess = identifier()([row["caption"]])[0]
         row["language"] = guess.language if guess.confidence >= CaptionConfig.min_language_confidence else None
-    given = {name: fields.get(name) for name in ("pair_id", "sha256")}
+    given = {name: _text(fields.get(name)) for name in ("pair_id", "sha256")}
     url = row["url"] or f"table:{blake2b(image, digest_size=16).hexdigest()}"
     return row | {
         "pair_id": given["pair_id"] if _is(given["pair_id"], _ID) else hash128(url, row["caption"]),
@@ -145,8 +175,14 @@ def _as_table(rows: list[Row]) -> pa.Table:
 
 
 def _text(value: Any) -> str | None:
-    """The value as a string that Arrow can store; JSON may contain lone surrogates."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+    """The value as a string that Arrow can store, or None if it is no string.
+
+    Raises:
+        UnicodeDecodeError: a string of a table is not UTF-8.
+    """
+    if isinstance(value, bytes):
+        return value.decode()
+    return storable(value) if isinstance(value, str) else None
 
 
 def _integer(value: Any) -> int | None:

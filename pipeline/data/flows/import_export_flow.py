@@ -64,20 +64,11 @@ def _check(uri: str) -> None:
 
 
 def read_pairs(uri: str) -> pa.Table:
-    """Read IMPORTED of one tar (with img2dataset's table of the tar, if it exists) or of one table, into memory.
-
-    Raises:
-        ValueError: the table is damaged.
-    """
+    """Read IMPORTED of one tar (with img2dataset's table of the tar, if it exists) or of one table, into memory."""
     if uri.endswith(SHARD_SUFFIX):
         with open_shard(uri) as (stream, listed):
             return foreign_pairs.read_tar(stream, listed)
-    filesystem, path = storage.filesystem(uri)
-    try:
-        with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-            return foreign_pairs.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{uri}: cannot be read to its end ({error}); restore or remove the file") from error
+    return foreign_pairs.read_table(*storage.filesystem(uri))
 
 
 def import_pairs(

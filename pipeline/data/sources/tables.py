@@ -24,7 +24,7 @@ TABLE_SUFFIXES = (".parquet", ".csv")
 URL_COLUMNS = ("url", "URL")
 CAPTION_COLUMNS = ("caption", "text", "TEXT", "captions")
 IMAGE_COLUMNS = ("image", "jpg", "png", "webp")
-BATCH_ROWS = 1024
+_BATCH_ROWS = 256
 MAX_FIELD_CHARACTERS = 2**20
 """Maximum length of a CSV field. A quotation mark that is never closed spoils at most the rows up to here."""
 
@@ -59,10 +59,19 @@ def check_table(uri: str, filesystem: Any, path: str) -> None:
         raise ValueError(
             f"{uri}: no URL or image column; expected one of {[*URL_COLUMNS, *IMAGE_COLUMNS]}, found {shown}"
         )
+    check_types(uri, schema)
+
+
+def check_types(uri: str, schema: pa.Schema) -> None:
+    """Make sure that each column of URLs, captions or images exists once and has the right type.
+
+    Raises:
+        ValueError: one has not.
+    """
     checks = (("strings", _is_text), ("strings, or lists of them", _is_caption), ("bytes", _is_image))
-    for column, (expected, fits) in zip(pair_columns(names), checks, strict=True):
-        if column and names.count(column) > 1:
-            raise ValueError(f"{uri}: {names.count(column)} columns are called {column!r}; rename all but one")
+    for column, (expected, fits) in zip(pair_columns(schema.names), checks, strict=True):
+        if column and schema.names.count(column) > 1:
+            raise ValueError(f"{uri}: {schema.names.count(column)} columns are called {column!r}; rename all but one")
         if column and not fits(schema.field(column).type):
             raise ValueError(f"{uri}: column {column!r} holds {schema.field(column).type}, expected {expected}")
 
@@ -76,7 +85,7 @@ def read_table(uri: str, filesystem: Any, path: str) -> pa.Table:
     Raises:
         ReadError: the storage failed to deliver the file's bytes.
     """
-    rows = _csv_rows(filesystem, path) if uri.endswith(".csv") else _parquet_rows(filesystem, path)
+    rows = _csv_rows(filesystem, path) if uri.endswith(".csv") else parquet_rows(filesystem, path)
     candidates: list[Candidate] = []
     row_numbers: list[int] = []
     for row in rows:
@@ -102,7 +111,7 @@ def values_of(column: pa.Array) -> list[Any]:
         return values_of(column.dictionary_decode())
     if pa.types.is_struct(kind):
         return values_of(pc.struct_field(column, "bytes"))
-    if _is_list(kind):
+    if _is_list(kind) and _is_string(kind.value_type):
         column = column.cast(pa.large_list(pa.large_binary()))
     elif _is_string(kind):
         column = column.cast(pa.large_binary())
@@ -132,14 +141,23 @@ def _text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else value or ""
 
 
-def _parquet_rows(filesystem: Any, path: str) -> Iterator[Row]:
+def parquet_rows(filesystem: Any, path: str, further_columns: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a Parquet file: its columns of URLs, captions and images, and those further ones that it has.
+
+    A row group that is damaged is one row with a reason.
+
+    Raises:
+        ReadError: the storage failed to deliver the file's bytes.
+    """
     with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-        columns = [name for name in pair_columns(file.schema_arrow.names) if name]
+        names = file.schema_arrow.names
+        columns = [name for name in pair_columns(names) if name]
+        columns += [name for name in further_columns if names.count(name) == 1 and name not in columns]
         first = 0
         for group in range(file.num_row_groups):
             number = first
             try:
-                for batch in file.iter_batches(BATCH_ROWS, [group], columns):
+                for batch in file.iter_batches(_BATCH_ROWS, [group], columns):
                     for values in zip(*(values_of(batch[name]) for name in columns), strict=True):
                         yield Row(number, dict(zip(columns, values, strict=True)))
                         number += 1

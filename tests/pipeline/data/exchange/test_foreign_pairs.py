@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from tests.pipeline.data.rows import encode, ids, photo_like
 from tests.pipeline.data.sources.test_img2dataset import tar
 from tests.pipeline.pictures.files import ALPHA_MODES, SHOWN, with_alpha
 
+LOCAL = pyarrow.fs.LocalFileSystem()
 IMAGE = encode(photo_like(1, 60, 20), "JPEG")
 OTHER = encode(photo_like(2, 20, 30), "PNG")
 
@@ -190,14 +192,12 @@ def test_tables_are_read(tmp_path: Path) -> None:
         {"url": "http://a.example/1", "caption": "gone", "jpg": None, "status": "failed_to_download", "key": "1"},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "0.parquet")
-    with pq.ParquetFile(tmp_path / "0.parquet") as file:
-        found = read_table(file)
+    found = read_table(LOCAL, str(tmp_path / "0.parquet"))
     assert found["caption"].to_pylist() == [" as it  is ", "gone"]
     assert found["image"].to_pylist() == [IMAGE, None]
     assert found["reason"].to_pylist() == [None, Reason.IMAGE_MISSING]
     pq.write_table(pa.table({"captions": [["one", "two"], [], None], "image": [IMAGE] * 3}), tmp_path / "1.parquet")
-    with pq.ParquetFile(tmp_path / "1.parquet") as file:
-        found = read_table(file)
+    found = read_table(LOCAL, str(tmp_path / "1.parquet"))
     assert found["caption"].to_pylist() == ["one", None, None]
     assert found["spare_captions"].to_pylist() == [["two"], None, None]
     assert found["reason"].to_pylist() == [None, Reason.CAPTION_EMPTY, Reason.CAPTION_EMPTY]
@@ -211,11 +211,55 @@ def test_tables_are_read(tmp_path: Path) -> None:
             r"no column of images; expected one of .*jpg.*found \['url', 'caption'\]; jobs",
         ),
         ({"jpg": [b"x"]}, "no column of captions"),
+        ({"jpg": ["x"], "caption": ["x"]}, "column 'jpg' holds string, expected bytes"),
+        ({"image": [{"path": "x"}], "caption": ["x"]}, "column 'image' holds struct<.*>, expected bytes"),
     ],
 )
 def test_tables_without_a_required_column_raise(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_input("x.parquet", pa.table(columns).schema)
+
+
+def test_images_of_hugging_face_are_read(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": IMAGE, "path": None}, {"bytes": None, "path": "x.jpg"}, None])
+    pq.write_table(pa.table({"image": images, "text": ["one", "two", "three"], "label": [1, 2, 3]}), tmp_path / "x")
+    found = read_table(LOCAL, str(tmp_path / "x"))
+    assert found["image"].to_pylist() == [IMAGE, None, None]
+    assert found["reason"].to_pylist() == [None, Reason.IMAGE_MISSING, Reason.IMAGE_MISSING]
+
+
+@pytest.mark.parametrize("column", ["caption", "url", "language"])
+def test_a_value_that_is_not_utf8_costs_its_own_row(tmp_path: Path, column: str) -> None:
+    values = {name: [b"one", b"two", b"three"] for name in ("caption", "url", "language", "remark")}
+    values[column][1] = b"caf\xe9"
+    values["remark"] = [b"\xff"] * 3  # a column that is not used
+    strings = {name: pa.array(column, pa.binary()).view(pa.string()) for name, column in values.items()}
+    pq.write_table(pa.table({"jpg": [IMAGE] * 3, **strings}), tmp_path / "x")
+    assert read_table(LOCAL, str(tmp_path / "x"))["reason"].to_pylist() == [None, Reason.BROKEN_RECORD, None]
+
+
+def test_damage_to_one_row_group_costs_its_own_rows(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    table = pa.table({"jpg": [IMAGE] * 3, "caption": ["one star", "two stars", "three stars"]})
+    pq.write_table(
+        table, file, row_group_size=1, compression="none", use_dictionary=False, write_page_checksum=True,
+        write_statistics=False,
+    )  # fmt: skip
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"two stars", b"two Stars", 1))
+    rows = read_table(LOCAL, str(file)).to_pylist()
+    assert [row["reason"] for row in rows] == [None, Reason.BROKEN_ARCHIVE, None]
+    assert rows[1]["caption"].startswith("1 rows: ")
+
+
+def test_an_unforeseen_error_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("unheard of")
+
+    monkeypatch.setattr(foreign_pairs, "identifier", fail)
+    rows = read([("0.jpg", IMAGE), ("0.txt", b"a star"), ("1.jpg", b"<html>"), ("1.txt", b"a star")])
+    assert [row["reason"] for row in rows] == [Reason.UNFORESEEN, Reason.NOT_AN_IMAGE]
+    assert rows[0]["caption"] == "ZeroDivisionError: unheard of"
 
 
 def test_repeated_pair_ids_are_dropped() -> None:
