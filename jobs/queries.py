@@ -38,7 +38,7 @@ class QueriesJob:
     """Folder of the run. The query list is written to its queries.parquet."""
     wikipedia: str | None = None
     """File or folder of Wikipedia's article dumps (...pages-articles....xml.bz2), local or s3://. Multistream dumps are
-    read in parallel."""
+    read in parallel. The first part of a dump names its namespaces (<siteinfo>)."""
     text: str | None = None
     """File or folder of plain text (.txt), one document per line, local or s3://. Entities such as &amp; are decoded. A
     text in a script without blanks between words (Chinese, Japanese, Thai, ...) is refused."""

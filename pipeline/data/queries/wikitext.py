@@ -48,8 +48,8 @@ _TARGET = re.compile(r"[^\[\]{}|<>\n]{0,300}+")
 _MAX_INDENT = 40
 """A table begins in a line of its own, behind at most this many blanks and marks of lists."""
 _QUOTES = re.compile(r"'{2,}+")
-_SWITCH = re.compile(r"__(?=[^\W_])\w{1,60}?__")
-"""A behaviour switch in any language, such as __NOTOC__ or __KEIN_INHALTSVERZEICHNIS__."""
+_SWITCH = re.compile(r"__(?=[^\W_])[^\s!-/:-@\[-^`{-~]{1,60}?__")
+"""A behaviour switch in any language, such as __NOTOC__ or __KEIN_INHALTSVERZEICHNIS__: no blanks, no punctuation."""
 _URL = re.compile(rf"(?i)\b{_SCHEMES}[^\s\[\]<>\"|{{}}]*+")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,8}|#[xX][0-9a-fA-F]{1,7}|[A-Za-z][A-Za-z0-9]{1,31});")
 

@@ -156,6 +156,19 @@ def test_pages_that_never_end_take_linear_time() -> None:
     assert time.process_time() - started < 10
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 5000), st.integers(0, 40), st.binary(max_size=20), st.booleans())
+def test_any_damage_is_rows(position: int, length: int, noise: bytes, is_compressed: bool) -> None:
+    """Bytes are replaced, in the XML or in the compressed file; pages behind the damage are read."""
+    xml = siteinfo("de") + page("Odd", f"{TEXTS['de']} &amp;#55296; &lt;ref&gt; ") + PAGES[0]
+    data = bz2.compress(xml) if is_compressed else xml
+    position %= len(data)
+    data = data[:position] + noise + data[position + length :]
+    found = read((data if is_compressed else bz2.compress(data)) + bz2.compress(PAGES[1]))
+    assert found[-1][0] == "Page 1"
+    assert all((text is None) == (reason is not None) for _, text, reason in found)
+
+
 def test_a_page_with_too_many_tags_is_broken_before_it_is_parsed() -> None:
     """Eight MiB of nested tags take a parser 900 MB."""
     nested = page("Odd", "<x>" * 1_000_000)

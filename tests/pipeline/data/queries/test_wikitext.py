@@ -113,6 +113,7 @@ def test_markup_is_converted_to_text(markup: str, text: str) -> None:
         ("[[UFO: Enemy Unknown|the game]]", "the game"),
         ("[[GTA: San Andreas]]", "GTA: San Andreas"),
         ("__NOTOC__ a __KEIN_INHALTSVERZEICHNIS__ b__目次__ c__БЕЗОГЛ__", "a b c"),
+        ("__विषय_सूची_हीन__ a __सामग्रीतालिका_नहीं__ __LEERER ABSATZ__", "a __LEERER ABSATZ__"),
         ("[[:Category:X|label]] and [[:Kategorie:Y]]", "label and Kategorie:Y"),
         # reports of others
         ("Hi, this is a test ([[:en:Hi|Hi]])", "Hi, this is a test (Hi)"),  # WikiExtractor/wikiextractor#53
