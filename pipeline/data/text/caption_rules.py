@@ -59,6 +59,8 @@ class CaptionConfig:
                 f"caption.language = {self.language!r}: unknown code; '' takes captions of any language, "
                 f"and these codes are known: {' '.join(sorted(LANGUAGES))}"
             )
+        if self.min_characters_unspaced < 1:
+            raise ValueError(f"caption.min_characters_unspaced = {self.min_characters_unspaced}: must be at least 1")
         if not 0 <= self.min_language_confidence <= 1:
             raise ValueError(
                 f"caption.min_language_confidence = {self.min_language_confidence}: must be a probability from 0 to 1"

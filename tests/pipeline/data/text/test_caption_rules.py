@@ -400,6 +400,7 @@ def test_every_text_keeps_its_row(captions: list[str]) -> None:
     [
         ({"language": "english"}, r"caption.language = 'english': .* '' takes captions of any language, .* de .* en "),
         ({"language": "EN"}, "caption.language = 'EN'"),
+        ({"min_characters_unspaced": 0}, "caption.min_characters_unspaced = 0: must be at least 1"),
         ({"min_language_confidence": 1.5}, "caption.min_language_confidence = 1.5: must be a probability"),
         ({"min_language_odds": 0.5}, "caption.min_language_odds = 0.5: must be from 1 to 1,000"),
         ({"min_language_odds": 1e6}, "caption.min_language_odds"),

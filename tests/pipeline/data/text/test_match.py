@@ -12,10 +12,26 @@ from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
 
 # Few characters, so that queries occur; case folding and NFKC lengthen, shorten and reorder texts of them
-texts = st.text("ab c-'_.1²éßŉǅﬁİ\u0301\u0327\u0345 \u00a0\u2003\u200d中กがあཀ😀", max_size=16)
+texts = st.text("ab c-'_.1²éßŉǅﬁİ\u0301\u0327\u0345 \u00a0\u2003\u200d中กがあཀㄅꀀᥐ😀", max_size=16)
 
 
-UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER")
+UNSPACED = (
+    *(
+        "CJK",
+        "HIRAGANA",
+        "KATAKANA",
+        "THAI",
+        "LAO",
+        "TIBETAN",
+        "MYANMAR",
+        "KHMER",
+        "BOPOMOFO",
+        "YI ",
+        "TANGUT",
+        "NUSHU",
+    ),
+    *("TANGUT", "NUSHU", "TAI LE", "NEW TAI LUE", "TAI THAM", "TAI VIET", "AHOM"),
+)
 
 
 def reference(queries: list[str], text: str) -> list[int]:
@@ -179,6 +195,18 @@ def test_texts_may_have_any_length_and_any_bytes() -> None:
     assert matcher(texts).to_pylist() == expected
     assert matcher(texts.cast(pa.large_binary()).cast(pa.large_string(), safe=False)).to_pylist() == expected
     assert matcher(pa.chunked_array([texts, texts.slice(1, 2)])).to_pylist() == expected + expected[1:3]
+
+
+def test_scripts_without_blanks_are_known_by_their_names() -> None:
+    characters = [chr(code) for code in words.ASSIGNED if is_word_character(chr(code)) and not 0xD800 <= code < 0xE000]
+    unspaced = set()
+    for chunk in words.split(pa.array(characters), fold=str):
+        unspaced |= {characters[text] for text in chunk.text[chunk.kind == words.Kind.UNSPACED].tolist()}
+    named = {character for character in characters if unicodedata.name(character, "").startswith(UNSPACED)}
+    assert named <= unspaced
+    others = ("IDEOGRAPHIC", "COMBINING KATAKANA", "KHITAN", "OLD CHINESE", "VIETNAMESE ALTERNATE READING MARK")
+    names = {unicodedata.name(character, "") for character in unspaced - named} - {""}  # Python names no Tangut
+    assert all(name.startswith(others) for name in names)
 
 
 @settings(max_examples=100, deadline=None)
