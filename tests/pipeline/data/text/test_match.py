@@ -16,21 +16,8 @@ texts = st.text("ab c-'_.1²éßŉǅﬁİ\u0301\u0327\u0345 \u00a0\u2003\u200d�
 
 
 UNSPACED = (
-    *(
-        "CJK",
-        "HIRAGANA",
-        "KATAKANA",
-        "THAI",
-        "LAO",
-        "TIBETAN",
-        "MYANMAR",
-        "KHMER",
-        "BOPOMOFO",
-        "YI ",
-        "TANGUT",
-        "NUSHU",
-    ),
-    *("TANGUT", "NUSHU", "TAI LE", "NEW TAI LUE", "TAI THAM", "TAI VIET", "AHOM"),
+    *("CJK", "BOPOMOFO", "HIRAGANA", "KATAKANA", "HENTAIGANA", "YI ", "TANGUT", "NUSHU"),
+    *("THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "TAI LE", "NEW TAI LUE", "TAI THAM", "TAI VIET", "AHOM"),
 )
 
 
