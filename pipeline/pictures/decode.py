@@ -152,6 +152,8 @@ def open_picture(data: bytes) -> OpenedPicture:
         raise UnknownTypeError("the header cannot be read") from error
     if parts.num_scans * image.width * image.height > max(MAX_SCANNED_PIXELS, image.width * image.height):
         raise ValueError(f"{parts.num_scans} scans of {image.width} x {image.height} pixels take too long")
+    if parts.kind == "TIFF" and not _is_covered(image):  # Pillow would leave the rest black
+        raise ValueError("its strips are fewer than its rows")
     exif, orientation = _exif_of(parts, image)
     return OpenedPicture(parts.kind, parts.data, image, exif, orientation)
 
@@ -204,6 +206,12 @@ def on_white(image: Image.Image) -> Image.Image:
         alpha = pixels[rows, :, 3:].astype(np.uint16)
         opaque[rows] = (pixels[rows, :, :3] * alpha + 127) // 255 + (255 - alpha)
     return Image.fromarray(opaque)
+
+
+def _is_covered(image: Image.Image) -> bool:
+    """Whether the strips or tiles of a TIFF have as many pixels as the picture."""
+    boxes = [tile[1] or (0, 0, 0, 0) for tile in getattr(image, "tile", [])]
+    return sum((right - left) * (lower - upper) for left, upper, right, lower in boxes) >= image.width * image.height
 
 
 def _exif_of(parts: Essential, image: Image.Image) -> tuple[bytes | None, int]:

@@ -1,6 +1,7 @@
 """Build odd image files, as cameras, editors and attackers write them. Each function says whose report it follows."""
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -177,6 +178,13 @@ SHOWN: dict[str, Callable[[], bytes]] = {
     "transparency of a wrong size": lambda: with_chunks(PNG, png_chunk(b"tRNS", b"\0")),
 }
 """Files that browsers and OpenCV show as JPEG or PNG, by the public report of a decoder that refused such a file."""
+
+
+def with_more_rows(tiff: bytes) -> bytes:
+    """A TIFF whose header promises ten times as many rows as its strips have (found by fuzzing)."""
+    (entry,) = re.finditer(rb"\x01\x01[\x03\x04]\0\x01\0\0\0", tiff)
+    height = int.from_bytes(tiff[entry.end() : entry.end() + 2], "little")
+    return tiff[: entry.end()] + (10 * height).to_bytes(2, "little") + tiff[entry.end() + 2 :]
 
 
 def with_size(jpeg: bytes, width: int, height: int) -> bytes:

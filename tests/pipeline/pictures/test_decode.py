@@ -29,6 +29,7 @@ from tests.pipeline.pictures.files import (
     shared_values,
     sixteen_bits,
     with_alpha,
+    with_more_rows,
     with_segment,
     with_size,
 )
@@ -159,6 +160,7 @@ def test_the_pixels_are_those_of_opencv(kind: str) -> None:
         ),
         (shared_values(60_000, MIB), "its tags are too large"),
         (many_scans(64, 101), "more than 100 scans"),
+        *((with_more_rows(encode(picture(), "TIFF", **options)), ".") for options in ({}, {"compression": "tiff_lzw"})),
         (with_size(many_scans(64, 30), 9_000, 9_000), "scans of 9000 x 9000 pixels take too long"),
     ],
 )
