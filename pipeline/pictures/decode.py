@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -24,13 +25,14 @@ MAX_SCANNED_PIXELS = 2_000_000_000
 """Maximum pixels of all scans of a progressive JPEG together, which take about 20 seconds."""
 DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, RuntimeError, ArithmeticError, LookupError, TypeError, MemoryError),
-    *(AttributeError, AssertionError),
+    *(AttributeError, AssertionError, cv2.error),
     struct.error,
     zlib.error,
 )
-"""Exceptions that Pillow's decoders raise for damaged or hostile bytes."""
+"""Exceptions that decoders raise for damaged or hostile bytes."""
 
 Pixels = npt.NDArray[np.uint8]
+_LENIENT_TYPES = frozenset({"PNG", "GIF"})
 _BLOCK_PIXELS = 1 << 20
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -87,7 +89,7 @@ class OpenedPicture:
     """One of FORMATS."""
     data: bytes
     """The essential parts of the file."""
-    image: Image.Image
+    image: ImageFile.ImageFile
     """Not yet decoded, and not yet upright."""
     exif: bytes | None
     """EXIF data from the byte order on. None for TIFF, whose tags are EXIF data themselves."""
@@ -117,6 +119,19 @@ class OpenedPicture:
         tags: Mapping[int, Any] = getattr(self.image, "tag_v2", {})
         return tags
 
+    def decode(self) -> None:
+        """Decode the pixels strictly, once.
+
+        Raises:
+            One of DECODER_ERRORS: the file is damaged. Pillow leaves rows black that the compressed data of a PNG or
+            a GIF lacks; OpenCV refuses such a file.
+        """
+        if self.image.fp is None and self.kind in _LENIENT_TYPES:
+            return  # Pillow closes a file that it has decoded
+        self.image.load()
+        if self.kind in _LENIENT_TYPES and opencv(self.data, cv2.IMREAD_UNCHANGED) is None:
+            raise OSError("its compressed data is truncated")
+
     def finished(self, *, upright: bool = True) -> Image.Image:
         """Decode the pixels strictly: eight bits per channel, upright, transparent pixels on white.
 
@@ -125,7 +140,7 @@ class OpenedPicture:
         Raises:
             One of DECODER_ERRORS: the file is damaged.
         """
-        self.image.load()
+        self.decode()
         picture = on_white(_as_browsers_see(self))
         turn = _TRANSPOSITIONS.get(self.orientation) if upright else None
         return picture if turn is None else picture.transpose(turn)
@@ -183,6 +198,15 @@ def decode(data: bytes, *, draft_px: int | None = None) -> Image.Image:
         raise
     except (*DECODER_ERRORS, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or "damaged") from error
+
+
+def opencv(data: bytes, flags: int) -> npt.NDArray[Any] | None:
+    """The pixels as OpenCV decodes them, or None if it refuses them."""
+    try:
+        pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # a side is longer than its limit of 2**20 pixels
+        return None
+    return pixels
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:

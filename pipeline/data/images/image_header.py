@@ -110,7 +110,7 @@ def check(data: bytes, config: ImageConfig) -> CheckedPicture | tuple[Reason, st
                 return refusal
             header = _header(opened)
             if opened.kind != "JPEG":
-                opened.image.load()
+                opened.decode()
             elif problem := _problem_of_jpeg(opened.data):
                 return Reason.CORRUPT_IMAGE, problem
             return CheckedPicture(header, opened)

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.images.image_header import CheckedPicture, ImageConfig, check, perceptual_hash
-from pipeline.pictures.decode import OpenedPicture, decode, upright
+from pipeline.pictures.decode import OpenedPicture, decode, opencv, upright
 from pipeline.printable import message_of, printable
 from pipeline.reasons import Reason
 
@@ -141,7 +141,7 @@ class _Decoder:
         return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
 
     def _decode_jpeg(self, picture: OpenedPicture) -> Any:
-        pixels = cv2.imdecode(np.frombuffer(picture.data, np.uint8), self._flags(picture))
+        pixels = opencv(picture.data, self._flags(picture))
         if pixels is None or not self._config.upright:
             return pixels
         return upright(np.asarray(pixels, np.uint8), picture.orientation)

@@ -44,14 +44,14 @@ def decode(data: bytes, least_side: float | None = None) -> Pixels:
 
 def _decode_with_opencv(parts: Essential, least_side: float | None) -> Pixels | None:
     """The pixels as RGB, not yet upright; None if Pillow must decode them."""
-    data = np.frombuffer(parts.data, np.uint8)
     if parts.kind == "JPEG":
         shorter = 0 if least_side is None else shorter_side(parts.data)
         factor = next((factor for factor in _REDUCED if least_side and shorter // factor >= least_side), 1)
-        pixels = cv2.imdecode(data, _REDUCED.get(factor, cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_IGNORE_ORIENTATION)
+        flags = _REDUCED.get(factor, cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = pictures.opencv(parts.data, flags)
         is_rgb = factor == 1  # the flags for reduced sizes always give BGR
-    elif parts.kind == "WEBP" or (parts.kind == "PNG" and b"tRNS" not in parts.data):
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    elif (parts.kind == "WEBP" and parts.data[12:16] != b"VP8X") or (parts.kind == "PNG" and b"tRNS" not in parts.data):
+        pixels = pictures.opencv(parts.data, cv2.IMREAD_UNCHANGED)
         is_rgb = False
     else:
         return None

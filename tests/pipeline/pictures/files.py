@@ -106,6 +106,14 @@ def gif_with_offset_frame() -> bytes:
     return bytes(gif)
 
 
+def early_end_of_gif() -> bytes:
+    """A GIF of 64 x 64 pixels whose compressed data ends after one of them: codes 4 (clear), 0, 5 (end) of 3 bits."""
+    data = gif_with_offset_frame()
+    at = data.index(b"\x2c")
+    whole = data[:at] + b"\x2c" + struct.pack("<HHHHB", 0, 0, 64, 64, 0)
+    return whole + b"\x02\x02" + (4 | 0 << 3 | 5 << 6).to_bytes(2, "little") + b"\0\x3b"
+
+
 def gif_with_comment(num_bytes: int) -> bytes:
     """A GIF with a comment of many blocks, which Pillow joins in quadratic time."""
     at = 13 + (3 << (GIF[10] & 7) + 1 if GIF[10] & 0x80 else 0)

@@ -1,6 +1,7 @@
 import struct
 import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
@@ -14,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from pipeline.pictures.decode import NO_WARNINGS, decode, on_white, open_picture, upright
 from pipeline.pictures.essential import FORMATS
-from tests.pipeline.data.hostile_images import many_scans, small_png
+from tests.pipeline.data.hostile_images import many_scans, png, small_png
 from tests.pipeline.data.rows import encode, opened, png_header
 from tests.pipeline.pictures.files import (
     ALPHA_MODES,
@@ -22,6 +23,7 @@ from tests.pipeline.pictures.files import (
     MIB,
     PNG,
     SHOWN,
+    early_end_of_gif,
     exif_of,
     gif_with_offset_frame,
     picture,
@@ -159,6 +161,8 @@ def test_the_pixels_are_those_of_opencv(kind: str) -> None:
             )
         ),
         (shared_values(60_000, MIB), "its tags are too large"),
+        (png(64, 64, zlib.compress(bytes(32 * 193))), "its compressed data is truncated"),
+        (early_end_of_gif(), "."),
         (many_scans(64, 101), "more than 100 scans"),
         *((with_more_rows(encode(picture(), "TIFF", **options)), ".") for options in ({}, {"compression": "tiff_lzw"})),
         (with_size(many_scans(64, 30), 9_000, 9_000), "scans of 9000 x 9000 pixels take too long"),
