@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.eval.protocols import retrieval
-from pipeline.eval.protocols.statistics import Score, bootstrap_interval, chance_of_recall, proportion_interval
+from pipeline.eval.protocols.statistics import Score, chance_of_recall, grouped_interval, proportion_interval
 from pipeline.eval.sets.evaluation_sets import Dataset, Kind
 from pipeline.eval.sets.prompts import prompts_of
 
@@ -191,9 +191,9 @@ def _proportion(right: np.ndarray, chance: float, metric: str) -> Score:
 
 
 def _grouped(right: np.ndarray, groups: np.ndarray, counts: np.ndarray, chance: float, metric: str) -> Score:
-    """Score samples in groups: the interval is exact if each group has one sample, else bootstrapped over groups."""
+    """Score samples in groups: the interval is exact if each group has one sample, else that of groups."""
     if (counts == 1).all():
         return _proportion(right, chance, metric)
     hits = np.bincount(groups, weights=right, minlength=len(counts)).astype(np.float64)
-    low, high = bootstrap_interval(hits, counts.astype(np.float64))
+    low, high = grouped_interval(hits, counts.astype(np.float64))
     return Score(value=float(right.mean()), low=low, high=high, chance=chance, metric=metric, num_samples=len(right))
