@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,8 @@ _PIPE_BYTES = 1 << 20
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _DIES_WITH_PARENT = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or os._exit(1)"
 """First statement of a child: prctl(PR_SET_PDEATHSIG, SIGKILL). It runs before the imports, which may take a second."""
+_STARTER = ThreadPoolExecutor(1, "isolation")
+"""The thread that starts all children, because PR_SET_PDEATHSIG kills a child when the thread that started it ends."""
 _START_SECONDS = 120.0
 _START_ATTEMPTS = 3
 """Attempts to start a child, because a child may be killed before it is ready."""
@@ -88,13 +91,10 @@ class Isolated:
             RuntimeError: the child does not start.
         """
         with self._lock:
-            process = self._process or self._start()
-            assert process.stdin is not None
-            deadline = time.monotonic() + timeout_seconds
             try:
-                process.stdin.write(_LENGTH.pack(len(data)))
-                process.stdin.write(data)
-                process.stdin.flush()
+                process = self._running() or self._start()
+                deadline = time.monotonic() + timeout_seconds
+                _send_request(process, data, deadline)
                 return _receive(process, deadline)
             except TimeoutError:
                 self._end()
@@ -110,17 +110,23 @@ class Isolated:
         with self._lock:
             self._end()
 
+    def _running(self) -> subprocess.Popen[bytes] | None:
+        """The child, unless it has ended since the last call, for which this call is not to blame."""
+        if self._process is not None and self._process.poll() is not None:
+            self._end()
+        return self._process
+
     def _start(self) -> subprocess.Popen[bytes]:
         command = python_command("from pipeline.isolation import main; main()", *self._arguments)
         for _ in range(_START_ATTEMPTS):
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
-            assert self._process.stdin is not None
-            widen_pipe(self._process.stdin.fileno())
+            process = self._process = _STARTER.submit(_popen, command).result()
+            assert process.stdin is not None
+            widen_pipe(process.stdin.fileno())
             with contextlib.suppress(EOFError, TimeoutError):
-                _receive(self._process, time.monotonic() + _START_SECONDS)
+                _receive(process, time.monotonic() + _START_SECONDS)
                 atexit.unregister(self.close)
                 atexit.register(self.close)
-                return self._process
+                return process
             status = self._end()
         raise RuntimeError(f"a process for {self._arguments[0]} did not start (exit status {status})")
 
@@ -131,9 +137,35 @@ class Isolated:
         process.kill()
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):  # closing flushes
-                pipe.close()
+            pipe.close()
         return process.wait()
+
+
+def _popen(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
+
+
+def _send_request(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+    """Write one message. A child that does not read, because it is stopped, does not block the writer.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+        BrokenPipeError: the process ended.
+    """
+    assert process.stdin is not None
+    descriptor = process.stdin.fileno()
+    os.set_blocking(descriptor, False)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    for rest in (memoryview(_LENGTH.pack(len(data))), memoryview(data)):
+        while rest:
+            _wait(poll, deadline)
+            rest = rest[os.write(descriptor, rest) :]
+
+
+def _wait(poll: select.poll, deadline: float) -> None:
+    if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+        raise TimeoutError
 
 
 def _receive(process: subprocess.Popen[bytes], deadline: float) -> bytes:
@@ -150,8 +182,7 @@ def _receive(process: subprocess.Popen[bytes], deadline: float) -> bytes:
     message = bytearray()
     length = _LENGTH.size
     while len(message) < length:
-        if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
-            raise TimeoutError
+        _wait(poll, deadline)
         piece = os.read(descriptor, max(1 << 16, length - len(message)))
         if not piece:
             raise EOFError

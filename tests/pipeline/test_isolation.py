@@ -1,9 +1,14 @@
 import os
+import signal
+import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from pipeline import isolation
 from pipeline.isolation import DiedError, Isolated, TooSlowError
 
 MODULE = "tests.pipeline.test_isolation"
@@ -78,3 +83,48 @@ def test_a_module_that_cannot_be_imported_is_named(capfd: pytest.CaptureFixture[
     with pytest.raises(RuntimeError, match="no_such_module did not start"):
         Isolated("no_such_module", "x", memory_gib=1)(b"", 1)
     assert "No module named" in capfd.readouterr().err
+
+
+def test_a_child_outlives_the_thread_that_started_it(child: Isolated) -> None:
+    child.close()
+    numbers: list[bytes] = []
+    thread = threading.Thread(target=lambda: numbers.append(child(b"pid", 30)))
+    thread.start()
+    thread.join()
+    time.sleep(0.2)  # the kernel's signal would have ended it by now
+    assert [child(b"pid", 30)] == numbers
+
+
+def test_a_child_that_dies_between_two_calls_costs_none(child: Isolated) -> None:
+    number = int(child(b"pid", 30))
+    os.kill(number, signal.SIGKILL)
+    while Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert child(b"ab", 30) == b"ba"
+
+
+def test_a_child_that_does_not_read_costs_one_call(child: Isolated) -> None:
+    os.kill(int(child(b"pid", 30)), signal.SIGSTOP)
+    with pytest.raises(TooSlowError):
+        child(bytes(8 * 2**20), 0.3)
+    assert child(b"ab", 30) == b"ba"
+
+
+def test_an_interrupt_while_the_child_starts_moves_no_answer(child: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
+    child.close()
+    receive = isolation._receive
+
+    def interrupted(_process: subprocess.Popen[bytes], _deadline: float) -> bytes:
+        monkeypatch.setattr(isolation, "_receive", receive)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(isolation, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        child(b"ab", 30)
+    assert child(b"cd", 30) == b"dc"
+
+
+def test_each_of_many_threads_gets_its_own_answer(child: Isolated) -> None:
+    calls = [b"%d" % number * 50_000 for number in range(100, 164)]
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(lambda data: child(data, 30), calls)) == [data[::-1] for data in calls]

@@ -24,6 +24,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord
 from pipeline.data.sources import wat
 from pipeline.data.sources.byte_ranges import Opener
 from pipeline.data.sources.page import (
+    MAX_URL_CHARACTERS,
     Candidate,
     as_table,
     base_url,
@@ -46,6 +47,7 @@ PAGE_MEMORY_GIB = 2.0
 BATCH_RECORDS, BATCH_BYTES = 64, 2**20
 """Maximum number of records, and approximate number of bytes, that the child process reads at once."""
 _RESPONSE = b"WARC/1.1\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: "
+_MAX_CRAWL_ID_CHARACTERS = 200
 _CRAWL = re.compile(r"CC-MAIN-\d{4}-\d\d(?!\d)")
 _PART_OF = re.compile(rb"(?im)^isPartOf[ \t]*:[ \t]*([^\r\n]+)")
 
@@ -143,8 +145,9 @@ def _candidates(stream: Any, config: ExtractConfig, archive: str) -> pa.Table:
             for record, page in zip(batch, _read_pages(batch, config), strict=True):
                 offset = record.offset
                 if record.header("WARC-Type").lower() == "warcinfo" and (part_of := _PART_OF.search(record.content)):
-                    crawl_id = part_of[1].decode("utf-8", "replace").strip()
-                columns_of_page = _RecordColumns(page.url or None, page.date, crawl_id, offset)
+                    crawl_id = part_of[1].decode("utf-8", "replace").strip()[:_MAX_CRAWL_ID_CHARACTERS]
+                page_url = page.url[:MAX_URL_CHARACTERS] or None  # each of the page's rows has a copy
+                columns_of_page = _RecordColumns(page_url, page.date, crawl_id, offset)
                 candidates += page.candidates
                 record_columns += [columns_of_page] * len(page.candidates)
     except ReadError:
@@ -182,16 +185,22 @@ def _read_pages(batch: Sequence[Record], config: ExtractConfig) -> list[_Page]:
     return [next(in_child) if _is_response(record) else _read_page(record, config) for record in batch]
 
 
-def _read_responses(batch: Sequence[Record], config: ExtractConfig) -> list[_Page]:
-    """A page that takes too long, or ends the process that reads it, costs only its record."""
+def _read_responses(batch: Sequence[Record], config: ExtractConfig, *, suspected: bool = False) -> list[_Page]:
+    """A page that takes too long, or ends the process that reads it, costs only its record.
+
+    When memory is short, the process may be killed because of others, so a page is refused when a second one dies.
+    """
     try:
         request = msgspec.msgpack.encode((config, batch))
         return _PAGES.decode(_read_in_child(request, config.page_timeout_seconds))
     except (TooSlowError, DiedError) as error:
         if len(batch) > 1:
             return [page for record in batch for page in _read_responses([record], config)]
-        reason = Reason.PAGE_TIMEOUT if isinstance(error, TooSlowError) else Reason.PAGE_DIED
-        return [_no_page(batch[0], reason, str(error))]
+        if isinstance(error, TooSlowError):
+            return [_no_page(batch[0], Reason.PAGE_TIMEOUT, str(error))]
+        if suspected:
+            return [_no_page(batch[0], Reason.PAGE_DIED, str(error))]
+        return _read_responses(batch, config, suspected=True)
 
 
 def answer(request: bytes) -> bytes:

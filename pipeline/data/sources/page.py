@@ -30,7 +30,8 @@ MAX_TEXT_CHARACTERS = 10_000
 MAX_URL_CHARACTERS = 10_000
 """Longer URLs cannot be used; servers accept about 8,000 characters."""
 MAX_INLINE_BYTES = 32 * 2**20
-"""Larger images in data: URLs are not read."""
+"""Larger images in data: URLs are not read. Nor is one after which the images of a page would be larger together: all
+images of a <picture> may share the data: URL of its <source>, so they can be a thousand times as large as the page."""
 MAX_TEXT_NODES = 10_000
 """Maximum number of nodes of a figcaption that are read."""
 _FIGURE_LEVELS = 32
@@ -106,7 +107,16 @@ def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images:
         srcset_max_width: in pixels; see `srcset.choose`.
         max_images: further images of the page are ignored.
     """
-    tree = LexborHTMLParser(html)
+    num_inline_bytes = 0
+    for found in _page_candidates(LexborHTMLParser(html), page_url, srcset_max_width, max_images):
+        num_inline_bytes += len(found.image or b"")
+        is_too_much = found.image is not None and num_inline_bytes > MAX_INLINE_BYTES
+        yield found._replace(image=None, reason=Reason.TOO_MANY_BYTES) if is_too_much else found
+
+
+def _page_candidates(
+    tree: LexborHTMLParser, page_url: str, srcset_max_width: int, max_images: int
+) -> Iterator[Candidate]:
     base = _base_url(tree, page_url)
     urls, figcaptions = _ImageUrls(srcset_max_width), _Figcaptions(tree, max_images)
     for node in tree.css("img")[:max_images]:

@@ -1,3 +1,4 @@
+import base64
 import gzip
 import io
 import time
@@ -21,6 +22,7 @@ from pipeline.data.sources.extract import ExtractConfig, candidates_of, check_ar
 from pipeline.data.sources.page import MAX_DEPTH, page_candidates
 from pipeline.data.sources.warc_records import Record
 from pipeline.data.web.charsets import decode_html
+from pipeline.isolation import DiedError
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES
 from tests.pipeline.data import independent
@@ -195,6 +197,53 @@ def test_a_page_that_takes_too_long_costs_its_own_row() -> None:
     assert table["record_offset"].to_pylist() == offsets
     assert table["page_url"][1].as_py()
     assert table["caption"][1].as_py() == "no answer after 1 s"
+
+
+class TestDeaths:
+    """A child process that dies costs at most the page that it reads."""
+
+    @pytest.mark.parametrize("num_deaths", [1, 100])
+    def test_a_page_is_refused_when_a_second_process_dies_of_it(
+        self, monkeypatch: pytest.MonkeyPatch, num_deaths: int
+    ) -> None:
+        """When memory is short, the kernel kills a process for what others have taken."""
+        deaths: list[int] = []
+
+        def dying(request: bytes, _timeout_seconds: float) -> bytes:
+            _, records = extract._REQUESTS.decode(request)
+            if len(records) == 1 and b"picture deadly" in bytes(records[0][2]) and len(deaths) < num_deaths:
+                deaths.append(1)
+                raise DiedError("exit status -9")
+            if len(records) > 1:
+                raise DiedError("exit status -9")
+            return extract.answer(request)
+
+        monkeypatch.setattr(extract, "_read_in_child", dying)
+        archive = Archive()
+        offsets = [archive.add(image_page(name)) for name in ("first", "deadly", "last")]
+        table = read(archive.data)
+        middle = "the picture deadly" if num_deaths == 1 else Reason.PAGE_DIED
+        assert outcomes(table) == ["the picture first", middle, "the picture last"]
+        assert table["record_offset"].to_pylist() == offsets
+
+    def test_a_process_that_is_killed_between_batches_costs_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        child, numbers = extract._read_in_child, []
+
+        def killed(request: bytes, timeout_seconds: float) -> bytes:
+            answer = child(request, timeout_seconds)
+            assert child._process is not None
+            numbers.append(child._process.pid)
+            child._process.kill()
+            child._process.wait()
+            return answer
+
+        monkeypatch.setattr(extract, "_read_in_child", killed)
+        monkeypatch.setattr(extract, "BATCH_RECORDS", 2)
+        archive = Archive()
+        for number in range(5):
+            archive.add(image_page(str(number)))
+        assert outcomes(read(archive.data)) == [f"the picture {number}" for number in range(5)]
+        assert len(set(numbers)) == 3
 
 
 def test_an_unforeseen_error_becomes_a_row_with_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,3 +498,27 @@ def test_many_records_in_windows_of_any_size(monkeypatch: pytest.MonkeyPatch) ->
         found = read(b"".join(stored))
         assert outcomes(found) == expected, f"windows of {size} bytes"
         assert found["record_offset"].to_pylist() == offsets, f"windows of {size} bytes"
+
+
+def test_what_all_rows_of_a_record_or_an_archive_share_is_short() -> None:
+    """Otherwise two headers of 1 MB give 4 GB: each row has a copy."""
+    archive = Archive()
+    archive.add(b"isPartOf: " + b"c" * 1_000_000, kind="warcinfo", status=None)
+    archive.add(b"<img src=/x alt=picture>" * 2_000, url="http://a.example/" + "p" * 50_000)
+    table = read(archive.data)
+    assert table.num_rows == 2_001
+    assert table.nbytes < 30_000_000
+    assert table["page_url"][1].as_py().startswith("http://a.example/ppp")
+    assert table["crawl_id"][1].as_py().startswith("ccc")
+    assert table["url"][1].as_py() == "http://a.example/x"
+
+
+def test_images_of_a_picture_that_share_a_data_url_are_bounded() -> None:
+    data = "data:image/png;base64," + base64.b64encode(bytes(8 * 2**20 // 2)).decode()
+    page = f"<picture><source srcset='{data}'>{'<img alt=picture>' * 12}</picture>".encode() + image_page("last")
+    archive = Archive()
+    archive.add(page)
+    rows = read(archive.data).to_pylist()
+    assert [row["reason"] for row in rows] == [None] * 8 + [Reason.TOO_MANY_BYTES] * 4 + [None]
+    assert [row["image"] is None for row in rows] == [False] * 8 + [True] * 5
+    assert rows[-1]["caption"] == "the picture last"
