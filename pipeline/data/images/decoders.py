@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.data.images.image_header import ImageConfig
+from pipeline.data.images.piped_process import PipedProcess
 from pipeline.data.images.resize import ImageProcessor, Picture
 from pipeline.printable import message_of
 from pipeline.reasons import Reason
@@ -110,14 +111,14 @@ class _Child:
     def __init__(self, config: ImageConfig, with_phash: bool) -> None:
         self._config = config
         self._options = json.dumps({"config": dataclasses.asdict(config), "with_phash": with_phash})
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: PipedProcess | None = None
         self._starting = asyncio.Lock()
         self._waiting: deque[asyncio.Future[Picture]] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timed_out = False
 
-    async def start(self) -> asyncio.subprocess.Process:
+    async def start(self) -> PipedProcess:
         async with self._starting:
             return self._process or await self._start()
 
@@ -127,46 +128,51 @@ class _Child:
         self._waiting.append(answer)
         if len(self._waiting) == 1:
             self._watch(process)
-        assert process.stdin is not None
         process.stdin.write(_LENGTH.pack(len(data)) + data)
-        with contextlib.suppress(ConnectionError):  # _read notices that the child has died
-            await process.stdin.drain()
-        return await answer
+        try:
+            with contextlib.suppress(ConnectionError):  # _read notices that the child has died
+                await process.stdin.drain()
+            return await answer
+        except asyncio.CancelledError:
+            answer.cancel()  # the child decodes the image all the same, but nobody takes its result
+            raise
 
     async def close(self) -> None:
-        if self._process is not None and self._reading is not None:
-            with contextlib.suppress(ProcessLookupError):  # the process has already ended
+        async with self._starting:  # a child that is starting is ended too
+            if self._process is not None and self._reading is not None:
                 self._process.kill()
-            await self._reading
+                await self._reading
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self) -> PipedProcess:
         for _ in range(_START_ATTEMPTS):
             process = await self._spawn()
-            assert process.stdout is not None
-            if await process.stdout.read(1):
-                break
+            try:
+                if await process.stdout.read(1):
+                    break
+                status = await process.wait()
+            except BaseException:
+                process.end()
+                raise
         else:
-            raise DecoderStartError(f"a decoder process did not start (exit status {await process.wait()})")
+            raise DecoderStartError(f"a decoder process did not start (exit status {status})")
         self._process, self._timed_out = process, False
         self._reading = asyncio.create_task(self._read(process))
         return process
 
-    async def _spawn(self) -> asyncio.subprocess.Process:
+    async def _spawn(self) -> PipedProcess:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            f"{_DIES_WITH_PARENT.format(parent=os.getpid())}\n{_CHILD}",
-            self._options,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_PIPE_BYTES,
-            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        code = f"{_DIES_WITH_PARENT.format(parent=os.getpid())}\n{_CHILD}"
+        try:
+            return await PipedProcess.start(
+                [sys.executable, "-c", code, self._options],
+                environment=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                max_buffered_bytes=_PIPE_BYTES,
+            )
+        except OSError as error:
+            raise DecoderStartError(f"a decoder process did not start ({error})") from error
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, process: PipedProcess) -> None:
         """Deliver the results of a process until it ends."""
-        assert process.stdout is not None
         with contextlib.suppress(asyncio.IncompleteReadError, ValueError, TypeError, LookupError):  # malformed results
             while True:
                 json_bytes, jpg_bytes = _LENGTHS.unpack(await process.stdout.readexactly(_LENGTHS.size))
@@ -182,11 +188,10 @@ class _Child:
         timed_out = self._timed_out
         if self._timer is not None:
             self._timer.cancel()
-        try:  # let the process end by itself first: killing it now would hide its exit status from asyncio
+        try:  # let the process end by itself first: killing it now would hide its exit status
             status = await asyncio.wait_for(process.wait(), _EXIT_SECONDS)
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            process.kill()
             status = await process.wait()
         for number, answer in enumerate(waiting):
             if answer.cancelled():
@@ -199,7 +204,7 @@ class _Child:
             else:
                 answer.set_exception(_DiedDecodingError(f"exit status {status}"))
 
-    def _watch(self, process: asyncio.subprocess.Process) -> None:
+    def _watch(self, process: PipedProcess) -> None:
         """Restart the timer for the image that the process now decodes, and stop it if none is queued."""
         if self._timer is not None:
             self._timer.cancel()
@@ -208,7 +213,7 @@ class _Child:
             seconds = self._config.decoder_timeout_seconds
             self._timer = asyncio.get_running_loop().call_later(seconds, self._end, process)
 
-    def _end(self, process: asyncio.subprocess.Process) -> None:
+    def _end(self, process: PipedProcess) -> None:
         self._timed_out = True
         process.kill()
 
@@ -271,7 +276,7 @@ def main() -> None:
     """Run the child process. Its only command line argument holds its options as JSON."""
     options = json.loads(sys.argv[1])
     for pipe in (0, 1):  # by default a pipe buffers less than one image
-        with contextlib.suppress(OSError):  # the user's pipe quota may be exhausted, or asyncio uses sockets
+        with contextlib.suppress(OSError):  # the user's pipe quota may be exhausted
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     # Other output to standard output, such as a library's print, must not mix with the results
     with os.fdopen(os.dup(1), "wb", buffering=0) as answers:

@@ -1,6 +1,8 @@
 import asyncio
 import hashlib
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.images import decoders
-from pipeline.data.images.decoders import Decoders
+from pipeline.data.images.decoders import Decoders, DecoderStartError
 from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.resize import ImageProcessor, Picture
 from pipeline.reasons import Reason
@@ -171,6 +173,108 @@ def test_children_end_with_their_parent() -> None:
     for pid in found:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+class TestCancellation:
+    """A cancelled image costs no other image anything."""
+
+    @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8])
+    def test_the_other_images_of_the_child_are_decoded(self, turns: int) -> None:
+        """Cancelled while it waits for the child, while it is written, or while the child decodes it."""
+
+        async def cancel() -> list[Picture | BaseException]:
+            pool = Decoders(ImageConfig(num_decoders=1))
+            await pool.start()
+            tasks = [asyncio.create_task(pool(image)) for image in images]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for index in (0, 3):
+                tasks[index].cancel()
+            try:
+                async with asyncio.timeout(30):
+                    found = await asyncio.gather(*tasks, return_exceptions=True)
+                    return [*found, await pool(IMAGES[0])]
+            finally:
+                await pool.close()
+
+        images = [*IMAGES[:3], encode(photo_like(1, 3000, 2000), "BMP"), *IMAGES[3:6]]
+        found = asyncio.run(cancel())
+        assert isinstance(found[3], asyncio.CancelledError)
+        others = [picture for index, picture in enumerate(found) if index not in (0, 3)]
+        assert [isinstance(picture, Picture) and picture.reason is None for picture in others] == [True] * 6
+
+    @pytest.mark.usefixtures("hostile")
+    def test_a_cancelled_image_that_kills_the_child_is_not_blamed_on_others(self) -> None:
+        async def cancel() -> list[Picture | BaseException]:
+            pool = Decoders(ImageConfig(num_decoders=1, decoder_timeout_seconds=1.0))
+            await pool.start()
+            tasks = [asyncio.create_task(pool(image)) for image in (b"hang", b"crash", *IMAGES[:3])]
+            await asyncio.sleep(0.1)
+            tasks[0].cancel()
+            tasks[1].cancel()
+            try:
+                async with asyncio.timeout(30):
+                    return await asyncio.gather(*tasks[2:], return_exceptions=True)
+            finally:
+                await pool.close()
+
+        found = asyncio.run(cancel())
+        assert [isinstance(picture, Picture) and picture.reason is None for picture in found] == [True] * 3
+
+    @pytest.mark.parametrize("code", ["raise SystemExit(7)", "import time; time.sleep(600)"])
+    @pytest.mark.parametrize("seconds", [0.0, 0.003, 0.05])
+    def test_no_child_is_left_when_images_are_cancelled_during_its_start(
+        self, code: str, seconds: float, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]]
+    ) -> None:
+        """asyncio.run cancels what still runs (python/cpython#103847, #125502 and #133536: it then hung for ever)."""
+
+        async def leave() -> None:
+            pool = Decoders(ImageConfig(num_decoders=2))
+            tasks = [asyncio.create_task(pool(image)) for image in IMAGES[:4]]
+            await asyncio.sleep(seconds)
+            tasks[0].cancel()
+
+        monkeypatch.setattr(decoders, "_CHILD", code)
+        asyncio.run(leave())
+        assert [popen.returncode is None for popen in started] == [False] * len(started)
+
+    def test_a_pool_may_be_closed_while_its_children_start(self, started: list[subprocess.Popen[bytes]]) -> None:
+        async def close() -> None:
+            pool = Decoders(ImageConfig(num_decoders=2))
+            starting = asyncio.create_task(pool.start())
+            await asyncio.sleep(0.05)
+            await pool.close()
+            await starting
+
+        asyncio.run(close())
+        assert [popen.returncode for popen in started] == [-9, -9]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes that are started during the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def record(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
+        processes.append(start(*args, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", record)
+    return processes
+
+
+def test_a_failed_start_reaches_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first error ends asyncio.run, while the children of the other images are still starting."""
+    monkeypatch.setattr(decoders, "_CHILD", "raise SystemExit(7)")
+    with pytest.raises(DecoderStartError, match=r"a decoder process did not start \(exit status 7\)"):
+        process(IMAGES, num_decoders=4)
+
+
+def test_a_program_that_is_missing_is_a_failed_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/missing/python")
+    with pytest.raises(DecoderStartError, match=r"a decoder process did not start .*/missing/python"):
+        process(IMAGES[:1])
 
 
 def test_a_failed_start_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
