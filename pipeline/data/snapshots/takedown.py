@@ -48,7 +48,7 @@ def take_down(
 
     Args:
         uri: the data set.
-        names: names of pairs by kind: id, URL, or sha256 of the original file, exactly as in the columns.
+        names: names of pairs by kind: id, URL (in any spelling), or sha256 of the original file.
         reason: text that is stored with the names.
         progress: called with the number of shards searched since the previous call.
     """

@@ -2,7 +2,7 @@
 
     <dataset>/tombstones/t00000001-<sha256>.parquet    written once and never changed; all files apply together
 
-A tombstone contains the name of each pair that is taken down (its id, its URL, or the sha256 of the original file) and
+A tombstone contains the name of each pair that is taken down (its id, a URL, or the sha256 of the original file) and
 its location: shard, row group and row. So a reader can skip these rows without a search. The names apply to later
 versions too: a commit searches its new shards for all names that were ever taken down (commit.py).
 """
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import parquet, storage
+from pipeline.data.web.urls import url_key
 
 Kind = Literal["pair_id", "url", "sha256"]
 """The column of PAIRS by which a pair is named; `sha256` is the hash of the original file."""
@@ -140,11 +141,10 @@ def _search_shard(uri: str, path: str, names_by_kind: Sequence[pa.Table]) -> pa.
     starts = np.cumsum([0, *sizes])
     found = [TOMBSTONES.empty_table()]
     for kind, names in zip(kinds, names_by_kind, strict=True):
-        name_indices = pc.index_in(pairs[kind], value_set=names["value"].combine_chunks())
-        rows = np.flatnonzero(name_indices.is_valid().to_numpy())
+        name_indices, rows = _matches(_comparable(kind, names["value"]), _comparable(kind, pairs[kind]))
         groups = np.searchsorted(starts, rows, side="right") - 1
         columns = {
-            **{name: names[name].take(name_indices.drop_null()) for name in NAMES.names},
+            **{name: names[name].take(name_indices) for name in NAMES.names},
             "pair_id": pairs["pair_id"].take(rows),
             "path": [path] * len(rows),
             "row_group": groups,
@@ -152,3 +152,21 @@ def _search_shard(uri: str, path: str, names_by_kind: Sequence[pa.Table]) -> pa.
         }
         found.append(pa.table(columns).cast(TOMBSTONES))
     return pa.concat_tables(found)
+
+
+def _comparable(kind: str, values: pa.ChunkedArray) -> pa.Array:
+    """Names as they are compared: URLs by `url_key`, so that one name takes down all spellings of a URL."""
+    if kind != "url":
+        return values.combine_chunks()
+    return pa.array([None if url is None else url_key(url) for url in values.to_pylist()], pa.string())
+
+
+def _matches(names: pa.Array, values: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The indices (name, value) of all equal pairs, ordered by value."""
+    same = defaultdict(list)
+    for index, name in enumerate(names.to_pylist()):
+        same[name].append(index)
+    rows = np.flatnonzero(pc.is_in(values, value_set=names).to_numpy(zero_copy_only=False))
+    pairs = [(index, row) for row in rows.tolist() for index in same[values[row].as_py()]]
+    matches = np.array(pairs, np.int64).reshape(-1, 2)
+    return matches[:, 0], matches[:, 1]

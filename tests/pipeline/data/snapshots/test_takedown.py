@@ -39,6 +39,22 @@ def test_readers_of_every_version_skip_pairs_that_are_taken_down(anywhere: str) 
     assert first.verify() == second.verify() == []
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "https://a.example/12.jpg",
+        "HTTP://A.example:80/x/../12.jpg#top",
+        "http://a.example./%31%32.jpg?utm_source=x",
+        "http:\\\\a.example\\12.jpg",
+    ],
+)
+def test_a_url_is_taken_down_in_every_spelling(dataset: str, spelling: str) -> None:
+    make(dataset, range(10, 14))
+    done = take_down(dataset, {"url": [spelling, "http://a.example/12.jpg", "http://a.example/120.jpg", "no url"]}, "")
+    assert (done.num_pairs, done.not_found) == (1, ("http://a.example/120.jpg", "no url"))
+    assert readable(make(dataset, range(12, 16))) == [13, 14, 15], "in later versions, too"
+
+
 def test_remaining_rows_of_a_row_group() -> None:
     taken_down = ((0, 2), (1, 0), (1, 3))
     remaining = [tombstones.remaining_rows(4, group, taken_down).tolist() for group in range(3)]
