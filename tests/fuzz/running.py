@@ -1,0 +1,21 @@
+"""Run the fuzzer from tests, each target in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {"page": 60, "headers": 60, "robots": 60, "warc": 60, "wat": 60, "urls": 20, "caption": 20}
+FILES = {"wikitext": 60, "csv": 60, "parquet": 60, "image": 60, "exif": 60, "dump": 20, "views": 20, "tar": 20}
+"""Seconds of each target, in two groups that run side by side."""
+
+
+def fuzz(target: str, seconds: int, findings: Path) -> None:
+    """Fuzz a target, and fail with the fuzzer's last lines and the input if it finds something."""
+    pytest.importorskip("atheris")
+    command = [sys.executable, "-m", "tests.fuzz", target, f"--seconds={seconds}", f"--findings={findings}"]
+    fuzzer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    inputs = [file.read_bytes() for file in findings.iterdir()]
+    assert fuzzer.returncode == 0, f"{fuzzer.stderr[-5_000:]}\ninputs: {inputs}"
