@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 GIB = 1024**3
+_NOT_CUSTOM = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,19 @@ class Pool:
             )
         if self.max_calls < 1:
             raise ValueError(f"max_calls = {self.max_calls}: must be at least 1")
-        for name in ("cpus", "gpus", "memory_gib"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: cannot be negative")
+        if not_custom := sorted(set(self.resources) & _NOT_CUSTOM):
+            raise ValueError(
+                f"resources = {dict(self.resources)}: {', '.join(not_custom)} is no custom resource; set cpus, gpus or "
+                "memory_gib"
+            )
+        amounts = {name: getattr(self, name) for name in ("cpus", "gpus", "memory_gib")}
+        for name, amount in (
+            amounts | {f"resources.{name}": amount for name, amount in self.resources.items()}
+        ).items():
+            if not amount >= 0:  # refuses NaN too
+                raise ValueError(f"{name} = {amount}: cannot be negative")
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError(f"gpus = {self.gpus}: must be a fraction of one GPU or a whole number")
 
     @property
     def min_size(self) -> int:

@@ -1,12 +1,13 @@
 """Connect a job to Ray: a local Ray on this machine, or a cluster at an address.
 
-This module works around three surprises of Ray 2.60:
+This module works around four surprises of Ray 2.60:
 
 - Authentication logs a warning on every local start, and retries a wrong token for 20 seconds before it reports "failed
   to connect". Local Rays run without authentication, and addresses are probed first with the token that Ray would send.
 - Actor pools that reserve every CPU block the tasks that read their input. `preflight` refuses such pools.
 - Ray Data splits, merges and skips blocks. `configure_data` makes a block exactly what a task returned, and makes every
   error fail the job.
+- The actors of a failed execution keep their CPUs. `KillOnError` kills them.
 """
 
 import contextlib
@@ -34,6 +35,9 @@ _PACKAGES = ("cluster", "jobs", "pipeline")
 
 _NO_PHONING_HOME = {"RAY_USAGE_STATS_ENABLED": "0", "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "offline"}
 """Environment variables that stop Ray, albumentations (used by img2dataset) and wandb from contacting their vendors."""
+
+_UNITS = {"CPU": 1, "GPU": 1, "memory": GIB}
+"""Ray's own resources, and how much of each is one unit in messages. Other names are custom resources."""
 
 _FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """Environment variables sent to the cluster: the location of the storage. Nodes have their own credentials."""
@@ -90,13 +94,13 @@ def configure_data() -> None:
 
     from cluster.pacing import SchedulerPause
     from cluster.ray_private.core import console_handlers, hide_worker_lines
-    from cluster.ray_private.data import PROGRESS_LOGGER
+    from cluster.ray_private.data import PROGRESS_LOGGER, KillOnError
 
     context = DataContext.get_current()
     context.target_max_block_size = None  # no splitting: one block is one part
     context.max_errored_blocks = 0  # a failed block fails the job; bad rows are data
     context.raise_original_map_exception = True
-    context.custom_execution_callback_classes = [SchedulerPause]
+    context.custom_execution_callback_classes = [SchedulerPause, KillOnError]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger(PROGRESS_LOGGER).setLevel(logging.ERROR)  # it warns that progress bars are disabled
@@ -113,17 +117,16 @@ def preflight(needs: Sequence[Pool]) -> None:
     if not needs:
         return
     capacity = _capacity()
-    for resource, required, unit in (
-        ("CPU", sum(pool.min_size * pool.cpus for pool in needs), 1),
-        ("GPU", sum(pool.min_size * pool.gpus for pool in needs), 1),
-        ("memory", sum(pool.min_size * pool.memory_gib for pool in needs), GIB),
-    ):
-        available = capacity.get(resource, 0.0) / unit
-        name = "GiB of memory" if resource == "memory" else f"{resource}s"
+    for resource, required in _sum_of(needs).items():
+        available = capacity.get(resource, 0.0)
         if required > available:
+            advice = "reduce the size of the pools or the resources per actor, or add nodes"
+            if resource not in _UNITS:
+                names = sorted(name for name, amount in capacity.items() if amount and _is_custom(name))
+                advice = f"correct the name (custom resources of the cluster: {', '.join(names) or 'none'}), {advice}"
             raise ValueError(
-                f"the actor pools need {required:g} {name} and the cluster has {available:g}: "
-                "reduce the size of the pools or the resources per actor, or add nodes"
+                f"the actor pools need {_amount(resource, required)} and the cluster has "
+                f"{available / _UNITS.get(resource, 1):g}: {advice}"
             )
         if resource == "CPU" and required == available:
             raise ValueError(
@@ -132,12 +135,34 @@ def preflight(needs: Sequence[Pool]) -> None:
             )
     nodes = _node_resources()
     for pool in needs:
-        if not any(node.get("CPU", 0) >= pool.cpus and node.get("GPU", 0) >= pool.gpus for node in nodes):
-            largest = ", ".join(f"{max(node.get(name, 0) for node in nodes):g} {name}s" for name in ("CPU", "GPU"))
+        actor = {"CPU": pool.cpus, "GPU": pool.gpus} | dict(pool.resources)
+        if not any(all(node.get(name, 0) >= amount for name, amount in actor.items()) for node in nodes):
+            *others, last = (_amount(name, amount) for name, amount in actor.items())
+            most = ", ".join(_amount(name, max(node.get(name, 0) for node in nodes)) for name in actor)
             raise ValueError(
-                f"an actor with {pool.cpus:g} CPUs and {pool.gpus:g} GPUs fits on no node of the cluster; nodes have "
-                f"at most {largest}: reduce the resources per actor, or add larger nodes"
+                f"an actor with {', '.join(others)} and {last} fits on no node of the cluster; nodes have at most "
+                f"{most}: reduce the resources per actor, or add larger nodes"
             )
+
+
+def _sum_of(needs: Sequence[Pool]) -> dict[str, float]:
+    """The amount of each resource that the smallest size of all pools takes."""
+    total: Counter[str] = Counter()
+    for pool in needs:
+        actor = {"CPU": pool.cpus, "GPU": pool.gpus, "memory": pool.memory_gib * GIB} | dict(pool.resources)
+        for resource, amount in actor.items():
+            total[resource] += pool.min_size * amount  # type: ignore[assignment]
+    return dict(total)
+
+
+def _amount(resource: str, amount: float) -> str:
+    """An amount with its unit, such as "2 CPUs", "0.5 GiB of memory" or "1 of the resource 'crawl'"."""
+    unit = "GiB of memory" if resource == "memory" else f"{resource}s"
+    return f"{amount / _UNITS[resource]:g} {unit}" if resource in _UNITS else f"{amount:g} of the resource '{resource}'"
+
+
+def _is_custom(resource: str) -> bool:
+    return resource not in (*_UNITS, "object_store_memory") and not resource.startswith(("node:", "accelerator_type:"))
 
 
 def _is_warning(record: logging.LogRecord) -> bool:

@@ -52,6 +52,24 @@ def test_negative_resources_are_refused(resource: str) -> None:
         Pool(**{resource: -1})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["CPU", "GPU", "memory", "object_store_memory"])
+def test_resources_that_are_not_custom_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"resources = {{'{name}': 1}}: {name} is no custom resource; set cpus"):
+        Pool(resources={name: 1})
+
+
+@pytest.mark.parametrize("amount", [-1.0, float("nan")])
+def test_negative_custom_resources_are_refused(amount: float) -> None:
+    with pytest.raises(ValueError, match=f"resources.crawl = {amount}: cannot be negative"):
+        Pool(resources={"crawl": amount})
+
+
+def test_an_actor_takes_a_fraction_of_one_gpu_or_whole_gpus() -> None:
+    assert [Pool(gpus=gpus).gpus for gpus in (0.25, 1, 2)] == [0.25, 1, 2]
+    with pytest.raises(ValueError, match=r"gpus = 1\.5: must be a fraction of one GPU or a whole number"):
+        Pool(gpus=1.5)
+
+
 class CountCalls:
     def __init__(self) -> None:
         self.calls = 0

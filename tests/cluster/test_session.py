@@ -19,6 +19,7 @@ from cluster import session as session_module
 from cluster.ray_private.core import console_handlers
 from cluster.resources import Pool
 from cluster.session import SessionConfig, preflight, session
+from tests.free_cpus import wait_until_all_cpus_are_free
 from tests.ray_head import ROOT, RayHead, ray_head
 
 pytestmark = pytest.mark.cluster
@@ -95,6 +96,27 @@ def test_the_error_of_a_task_keeps_its_type_and_message() -> None:
         ray.data.range(1).map_batches(fail, batch_format="pyarrow").materialize()
 
 
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_actors_of_a_failed_dataset_release_their_cpus(seconds: float) -> None:
+    """Also those that are busy, while the error is kept, and once for each of several errors."""
+
+    class Fail:
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            if rows["id"][0].as_py() < 5:
+                raise ValueError("a broken image")
+            time.sleep(seconds)
+            return rows
+
+    errors = []
+    for _ in range(2):
+        rows = ray.data.range(6, override_num_blocks=6)
+        with pytest.raises(ValueError, match="a broken image") as caught:
+            rows.map_batches(Fail, **Pool(size=3).map_batches_arguments()).materialize()
+        errors.append(caught.value)
+        wait_until_all_cpus_are_free()
+
+
 def test_ray_data_logs_only_warnings_on_the_console() -> None:
     session_module.configure_data()
     (console,) = console_handlers()
@@ -115,6 +137,9 @@ def test_ray_data_logs_only_warnings_on_the_console() -> None:
         ([Pool(size=5)], "need 5 CPUs and the cluster has 4"),
         ([Pool(gpus=1, cpus=0)], "need 1 GPUs and the cluster has 0"),
         ([Pool(memory_gib=1e6)], "need 1e[+]06 GiB of memory and the cluster has"),
+        ([Pool(resources={"crwal": 1})], "need 1 of the resource 'crwal' and the cluster has 0"),
+        ([Pool(), Pool(cpus=0, resources={"crawl": 0.5})], r"need 0\.5 of the resource 'crawl' and the cluster has 0"),
+        ([Pool(resources={"cpu": 1})], "need 1 of the resource 'cpu' and the cluster has 0"),
     ],
 )
 def test_pools_that_the_cluster_cannot_hold_are_refused(needs: list[Pool], message: str) -> None:
@@ -146,6 +171,32 @@ def test_preflight_counts_nodes_that_the_autoscaler_may_add(tmp_path: Path, monk
         preflight([Pool(size=9, gpus=1)])
     with pytest.raises(ValueError, match=r"with 97 CPUs and 0 GPUs fits on no node .* at most 96 CPUs, 8 GPUs"):
         preflight([Pool(cpus=97)])
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_preflight_counts_custom_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor that asks for a resource that no node offers waits for ever (ray-project/ray#1734, #18835, #19326)."""
+    kinds = {
+        "crawler": {"resources": {"CPU": 16, "crawl": 2, "disk": 1}, "max_workers": 3},
+        "closed": {"resources": {"CPU": 16, "spot": 1}, "max_workers": 0},
+        "large": {"resources": {"CPU": 64, "match": 1}, "max_workers": 1},
+    }
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(json.dumps({"available_node_types": kinds}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    preflight([Pool(size=4, resources={"crawl": 1}), Pool(size=2, resources={"crawl": 1, "disk": 0.5})])
+    preflight([Pool(size=(1, 99), resources={"crawl": 2}), Pool(resources={"node:__internal_head__": 0.001})])
+    with pytest.raises(ValueError, match=r"need 7 of the resource 'crawl' and the cluster has 6"):
+        preflight([Pool(size=4, resources={"crawl": 1}), Pool(size=3, resources={"crawl": 1})])
+    with pytest.raises(ValueError, match=r"'crwal' and the cluster has 0.*correct the name \(custom resources of the "):
+        preflight([Pool(resources={"crwal": 1})])
+    with pytest.raises(ValueError, match=r"\(custom resources of the cluster: crawl, disk, match\)"):
+        preflight([Pool(resources={"spot": 1})])
+    with pytest.raises(ValueError, match=r"an actor with 1 CPUs, 0 GPUs and 3 of the resource 'crawl' fits on no node"):
+        preflight([Pool(resources={"crawl": 3})])
+    with pytest.raises(ValueError, match=r"with 32 CPUs, 0 GPUs and 1 of the resource 'crawl' fits on no node"):
+        preflight([Pool(cpus=32, resources={"crawl": 1})])
+    with pytest.raises(ValueError, match=r"1 of the resource 'crawl' and 1 of the resource 'match' fits on no node"):
+        preflight([Pool(resources={"crawl": 1, "match": 1})])
 
 
 # Wrong addresses

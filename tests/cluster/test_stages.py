@@ -11,6 +11,7 @@ from cluster.part_file import RowGroups
 from cluster.resources import Pool
 from cluster.runs import Run
 from cluster.stages import Factory, Stages, shared
+from tests.free_cpus import wait_until_all_cpus_are_free
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]
 
@@ -151,6 +152,7 @@ def test_a_pool_that_loses_rows_fails(run: Run) -> None:
     with pytest.raises(AssertionError, match="3 rows in, 2 out"):
         Stages(run)("made", 4, lambda part: rows_of(3) if part == 3 else None, pools=[pool_of(lambda t: t.slice(1))])
     assert 3 not in run.stage("made", 4).complete()
+    wait_until_all_cpus_are_free()
 
 
 def test_errors_keep_their_type_and_complete_parts_are_kept(run: Run) -> None:

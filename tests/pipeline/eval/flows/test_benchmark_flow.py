@@ -32,6 +32,7 @@ from pipeline.model.config import Objective
 from pipeline.model.images.preprocess import preprocess_for
 from pipeline.model.objectives.caption_model import Captioner
 from pipeline.model.objectives.clip import CLIP
+from tests.free_cpus import wait_until_all_cpus_are_free
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import COLOURS, PAIRS, SHAPES, draw, make_sets
 
@@ -232,8 +233,10 @@ def test_an_unreadable_image_stops_the_encoding_and_is_named(sets: Path, tmp_pat
     samples = pq.read_table(path)
     images = [*samples["image"].to_pylist()[:13], b"<html>", b"<html>"]
     pq.write_table(samples.set_column(0, "image", pa.array(images, pa.large_binary())), path, row_group_size=4)
-    with pytest.raises(ValueError, match=rf"{path}: the image of sample 13 cannot be read"):
+    with pytest.raises(ValueError, match=rf"{path}: the image of sample 13 cannot be read") as caught:
         encode(open_sets(str(sets)), [open_store(str(tmp_path), str(small_model))], EncodeConfig(batch_size=4))
+    wait_until_all_cpus_are_free()
+    assert caught.tb is not None, "the error still holds its traceback"
 
 
 def test_sets_model_and_features_can_be_on_s3(s3: str, tmp_path: Path, small_model: Path) -> None:
