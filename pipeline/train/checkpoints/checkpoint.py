@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ logger = logging.getLogger("clip")
 WRITE_ATTEMPTS = 3
 """How many times a file is written before a difference on reading it back is an error."""
 MANIFEST_FILE, OPTIMIZER_FILE, PROGRESS_FILE = "manifest.json", "optimizer.pt", "progress.json"
+_STEP_FOLDER = re.compile(r"step-(\d{8}|[1-9]\d{8,})", re.ASCII)
 _FILES = (PROGRESS_FILE, *MODEL_FILES, OPTIMIZER_FILE)
 
 _Content = TypeVar("_Content")
@@ -160,16 +162,20 @@ class CheckpointFolder:
         return sorted(num_steps for num_steps, complete in self._list_steps().items() if complete)
 
     def _list_steps(self) -> dict[int, bool]:
-        """The steps of all checkpoint folders, newest first, and whether each folder has a manifest."""
+        """The steps of all checkpoint folders, newest first, and whether each folder has a manifest.
+
+        Only names that `_folder` gives count. A copy such as step-00000400-old is neither read nor removed.
+        """
         try:
             uris = self.storage.list_files(self.uri)
         except FileNotFoundError:
             return {}
         complete: dict[int, bool] = {}
+        root = self.storage.absolute(self.uri)
         for uri in uris:
-            _, folder, name = uri.rsplit("/", 2)
-            if folder.startswith("step-"):
-                num_steps = int(folder.removeprefix("step-"))
+            folder, _, name = uri.removeprefix(f"{root}/").partition("/")
+            if match := _STEP_FOLDER.fullmatch(folder):
+                num_steps = int(match[1])
                 complete[num_steps] = complete.get(num_steps, False) or name == MANIFEST_FILE
         return dict(sorted(complete.items(), reverse=True))
 

@@ -25,5 +25,8 @@ class Storage(Protocol):
     def join(self, uri: str, *parts: str) -> str:
         """Build the URI of a file or folder below `uri`."""
 
+    def absolute(self, uri: str) -> str:
+        """A URI that does not depend on the working directory, as `list_files` gives it."""
+
     def delete(self, uri: str) -> None:
         """Remove a file or a folder."""

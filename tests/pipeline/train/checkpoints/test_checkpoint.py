@@ -206,6 +206,45 @@ def test_code_in_an_optimizer_state_is_not_run(folder: CheckpointFolder, model: 
         folder.latest()
 
 
+FOREIGN = (
+    "step-old",
+    "step-",
+    "step-7",
+    "step--0000007",
+    "step-0_000_07",
+    "step-000000070",
+    "step-٠٠٠٠٠٠٠٧",
+    "step-00000007-old",
+    "copy of step-00000007",
+    "old/step-00000007",
+    "tensorboard",
+)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_folders_are_neither_read_nor_removed(folder: CheckpointFolder, model: Model, name: str) -> None:
+    """People keep copies of checkpoints beside the originals, and other programs have other names for theirs."""
+    folder.save(checkpoint(model, 3))
+    copy = Path(folder.uri) / name
+    shutil.copytree(Path(folder.uri) / "step-00000003", copy)
+    assert folder.steps() == [3]
+    loaded = folder.latest()
+    assert loaded is not None
+    assert loaded.progress.num_steps == 3
+    folder.save(checkpoint(model, 5))
+    folder.save(checkpoint(model, 9))
+    assert folder.steps() == [5, 9]
+    assert (copy / "manifest.json").exists()
+
+
+def test_a_folder_given_by_a_relative_path(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = CheckpointFolder("run/checkpoints/", storage)
+    folder.save(checkpoint(model, 100_000_000))
+    assert folder.steps() == [100_000_000]
+    assert folder.latest() is not None
+
+
 def test_on_s3(s3: str, model: Model) -> None:
     folder = CheckpointFolder(f"{s3}/run/checkpoints", storage, keep=1)
     for num_steps in (5, 10):
