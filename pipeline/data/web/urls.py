@@ -28,7 +28,8 @@ _STRIPPED = "".join(map(chr, range(0x21)))
 """The characters that the standard removes from both ends of a URL: C0 controls and the blank."""
 _TRACKING = re.compile(r"utm_\w+|fbclid|gclid|dclid|msclkid|yclid|igshid|mc_[ce]id", re.IGNORECASE)
 """Query parameters that track where a visitor came from; they do not change the response."""
-_ESCAPE = re.compile("%([0-9a-fA-F]{2})")
+_ESCAPE = re.compile(r"%([0-9a-fA-F]{2})|[^A-Za-z0-9._~%!$&'()*+,;=:@/?-]")
+"""An escape, or a character that RFC 3986 does not allow in a path or a query."""
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -113,30 +114,39 @@ def host_of(url: str) -> str:
     except ValueError:
         return ""
     assert match is not None
-    host = match["authority"]
-    return (host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]).rstrip(".")
+    return _host_and_port(match["authority"])[0].strip("[]").rstrip(".")
+
+
+def _host_and_port(authority: str) -> tuple[str, str]:
+    """Host and port of a normalized URL; the port is "" if it is that of the scheme."""
+    end = authority.rfind("]") + 1
+    host, _, port = authority[end:].partition(":")
+    return authority[:end] + host, port
 
 
 def url_key(url: str) -> str:
     """A key that all spellings of a URL share (RFC 3986, section 6.2). The key itself cannot be requested.
 
-    http and https count as one scheme, and their default ports as none. Escapes are in upper case and only where they
-    are needed, query parameters are sorted, and tracking parameters and a final dot of the host are removed. A text
-    that is not a web URL, or that a browser would reject, is its own key.
+    http and https count as one scheme, and their default ports as none. Escapes are in upper case and only where RFC
+    3986 needs them (browsers differ in escaping |), query parameters are sorted, and tracking parameters and a final
+    dot of the host are removed. A text that is not a web URL, or that a browser would reject, is its own key.
     """
     try:
         _, _, rest = normalize_url(url).partition("://")
     except ValueError:
         return url
-    rest, _, query = rest.partition("?")
-    authority, slash, path = rest.partition("/")
-    host = authority.removesuffix(":80").removesuffix(":443").removesuffix(".")
+    authority, slash, rest = rest.partition("/")
+    host, port = _host_and_port(authority)
+    path, _, query = _ESCAPE.sub(_normalize_escape, rest).partition("?")
     parameters = sorted(p for p in query.split("&") if p and not _TRACKING.fullmatch(p.partition("=")[0]))
     query = f"?{'&'.join(parameters)}" if parameters else ""
-    return f"//{host}{_ESCAPE.sub(_normalize_escape, slash + path + query)}"
+    port = f":{port}" if port not in {"", "80", "443"} else ""
+    return f"//{host.removesuffix('.')}{port}{slash}{path}{query}"
 
 
 def _normalize_escape(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return f"%{ord(match[0]):02X}"
     character = chr(int(match[1], 16))
     return character if character in _UNRESERVED else match[0].upper()
 

@@ -25,6 +25,11 @@ SAME = [
     ("http://a.example/x?utm_source=y&a=2&fbclid=z", "http://a.example/x?a=2"),
     ("http://a.example/x?", "http://a.example/x"),
     ("http://me:secret@a.example/x", "http://a.example/x"),
+    ("http://a.example/x?%7A=1&b=2", "http://a.example/x?z=1&b=2"),
+    ("http://a.example/x?utm%5Fsource=y&%67clid=z", "http://a.example/x"),
+    ("http://a.example.:8080/x", "http://a.example:8080/x"),
+    ("http://[::1]:80/x", "https://[0:0::1]/x"),
+    ("http://a.example/a|b?c[]={d}", "http://a.example/a%7Cb?c%5B%5D=%7Bd%7D"),  # Chromium escapes |, Ada does not
 ]
 DIFFERENT = [
     ("http://a.example/x.jpg", "http://b.example/x.jpg"),
@@ -33,6 +38,10 @@ DIFFERENT = [
     ("http://a.example/x?w=100", "http://a.example/x?w=200"),
     ("http://a.example/a%2Fb", "http://a.example/a/b"),
     ("http://a.example/x", "http://a.example/x/"),
+    ("http://a.example/x?a=%26b", "http://a.example/x?a=&b"),
+    ("http://a.example/x%3Fa", "http://a.example/x?a"),
+    ("http://a.example/%2541", "http://a.example/%41"),
+    ("http://[::80]/x", "http://[::]/x"),
 ]
 PAGE = "http://a.example/blog/post.html"
 
