@@ -48,6 +48,8 @@ _BY_TIME = re.compile(rb"(?:[A-Z\[\\\]^_]{1,2}[0-9?*]{1,12},?)++")
 _MAX_DIGITS = 12
 _NOT_IN_TITLES = re.compile(r"[\[\]{}|<>\x00-\x1f\x7f\ufffd]")
 MAX_TITLE_BYTES = 255
+_MAX_CHARACTERS = 3 * MAX_TITLE_BYTES
+"""More characters stay too long in NFC. NFC takes quadratic time for a run of combining marks."""
 _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 
 
@@ -161,10 +163,13 @@ def page_name(raw: bytes, capital_titles: bool = True) -> str | None:
             break
         raw = unquote_to_bytes(raw)
     try:
-        title = unicodedata.normalize("NFC", raw.decode())
+        title = raw.decode()
     except UnicodeDecodeError:
         return None
     title = " ".join(title.partition("#")[0].replace("_", " ").split())
+    if len(title) > _MAX_CHARACTERS:
+        return None
+    title = unicodedata.normalize("NFC", title)
     if not title or _NOT_IN_TITLES.search(title) or len(title.encode()) > MAX_TITLE_BYTES:
         return None
     capital = title[0].upper()

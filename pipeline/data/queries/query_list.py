@@ -24,7 +24,7 @@ from pipeline.data.text.words import normalize
 from pipeline.schemas import PAGE_VIEWS, QUERIES
 
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
-_QUALIFIER = re.compile(r"\s+\([^()]*\)$")
+_QUALIFIER = re.compile(r"(?<!\s)\s++\([^()]*+\)$")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,7 +128,7 @@ _MEDIA_SUFFIXES = (
 )
 _MAX_HEAD = 10_000
 """Characters before <siteinfo> in which <mediawiki> is looked for."""
-_NAMESPACE = re.compile(r"<namespace\b([^<>]*+)>([^<]*+)</namespace>")
+_NAMESPACE = re.compile(r"<namespace\b([^<>]*+)>([^<]{0,300}+)</namespace>")
 _KEY = re.compile(r"""\bkey\s*+=\s*+["'](-?\d{1,6})["']""")
 _CASE = re.compile(r"<case>\s*+([a-z-]{1,40})")
 _DBNAME = re.compile(r"<dbname>\s*+([A-Za-z0-9_-]{1,60})")

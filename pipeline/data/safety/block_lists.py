@@ -39,6 +39,11 @@ _MAX_BANDED_RADIUS = 7
 _DOMAIN = re.compile(r"(?!-)[\w-]{1,63}(\.(?!-)[\w-]{1,63})+")
 
 
+_MAX_LABELS = 127
+"""Maximum labels of a name (RFC 1035, section 2.3.4: 255 octets). Without a bound, all the parents of a host of 10,000
+characters would have 25 million."""
+
+
 class HashKeys:
     """A set of hashes of W 64-bit words each: 8 W bytes per hash, searched by the first word."""
 
@@ -201,7 +206,7 @@ def _domains(host: str) -> Iterator[str]:
         yield literal
         return
     labels = host.split(".")
-    yield from (".".join(labels[first:]) for first in range(len(labels) - 1))
+    yield from (".".join(labels[first:]) for first in range(max(0, len(labels) - _MAX_LABELS), len(labels) - 1))
 
 
 def _hash(text: str) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ MAX_TEXT_CHARACTERS = 10_000
 """Longer texts are truncated, because one figcaption may belong to every image of a page."""
 MAX_URL_CHARACTERS = 10_000
 """Longer URLs cannot be used; servers accept about 8,000 characters."""
+MAX_UNREAD_CHARACTERS = 8 * MAX_URL_CHARACTERS
+"""Longer texts are not parsed as URLs. The parser removes tabs and line ends, so shorter ones may become usable."""
 MAX_INLINE_BYTES = 32 * 2**20
 """Larger images in data: URLs are not read. Nor is one after which the images of a page would be larger together: all
 images of a <picture> may share the data: URL of its <source>, so they can be a thousand times as large as the page."""
@@ -133,14 +136,18 @@ def _page_candidates(
 
 
 def resolve(base: str, url: str) -> str:
-    """The absolute form of a URL on a page, or the URL as written if a browser would reject it."""
-    return absolute_url(base, url) or url
+    """The absolute form of a URL on a page, or the URL as written if it is too long or a browser would reject it."""
+    return url if len(url) > MAX_UNREAD_CHARACTERS else absolute_url(base, url) or url
 
 
 def base_url(page_url: str, href: str) -> str:
-    """The URL that relative URLs of a page refer to: the href of its <base>, if it is a web address (HTML standard)."""
-    base = absolute_url(page_url, href) if href else ""
-    return base if base.startswith(("http://", "https://")) else page_url
+    """The URL that relative URLs of a page refer to: the href of its <base>, if it is a web address (HTML standard).
+
+    A URL of more than MAX_URL_CHARACTERS counts as missing, because it would be read for each image.
+    """
+    page_url = page_url if len(page_url) <= MAX_URL_CHARACTERS else ""
+    base = absolute_url(page_url, href) if 0 < len(href) <= MAX_URL_CHARACTERS else ""
+    return base if base.startswith(("http://", "https://")) and len(base) <= MAX_URL_CHARACTERS else page_url
 
 
 def _base_url(tree: LexborHTMLParser, page_url: str) -> str:
@@ -233,6 +240,13 @@ class _ImageUrls:
         return urls
 
 
+@lru_cache(maxsize=1)
+def _read_inline(url: str) -> tuple[str, bytes | None]:
+    """The URL that stands for a data: URL, and its image. All images of a <picture>, and their texts, may share one."""
+    read = read_data_url(url, MAX_INLINE_BYTES)
+    return f"data:{hash128(url)}", (read[1] or None) if read else None
+
+
 def candidate(url: str, caption: str, source: str, image: bytes | None = None) -> Candidate:
     """Make a candidate from an absolute URL and a text, both as written on the page.
 
@@ -241,15 +255,14 @@ def candidate(url: str, caption: str, source: str, image: bytes | None = None) -
     caption = " ".join(storable(caption[:MAX_TEXT_CHARACTERS]).split())
     reason = None
     if is_data_url(url):
-        if not image and (read := read_data_url(url, MAX_INLINE_BYTES)):
-            image = read[1] or None
-        url = f"data:{hash128(url)}"
+        url, inline = _read_inline(url)
+        image = image or inline
         reason = None if image else Reason.BAD_URL
     elif image and not url:
         url = f"table:{blake2b(image, digest_size=16).hexdigest()}"
     elif len(url) > MAX_URL_CHARACTERS or not is_normalized(url):
         try:
-            url = normalize_url(url)
+            url = normalize_url(url) if len(url) <= MAX_UNREAD_CHARACTERS else url
         except ValueError:  # a relative URL, another scheme, or a URL that a browser would reject
             reason = Reason.BAD_URL
         if len(url) > MAX_URL_CHARACTERS:

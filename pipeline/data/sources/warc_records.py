@@ -26,6 +26,9 @@ T = TypeVar("T")
 _MEMBER = GZIP_MAGIC + b"\x08"
 _TRAILER = struct.Struct("<II")  # RFC 1952: CRC-32 and size of what was compressed
 _WINDOW_BYTES = 512 * 1024
+_MAX_TRIES, _MAX_TRIED_BYTES = 2, 2**28
+"""A page can be full of false starts, and each may be inflated from the member's begin on. Once this many times the
+archive, and this many bytes more, have been inflated, FastWARC reads the rest."""
 _LINE_BYTES = 1 << 16
 _NAMES = ("WARC-Type", "WARC-Target-URI", "WARC-Date", "Content-Type", "Content-Length")
 _USUAL = {name: b"\r\n%s: " % name.encode() for name in _NAMES}
@@ -122,7 +125,7 @@ def read_records(stream: Any, max_bytes: int) -> Iterator[Record]:
 def _members(stream: Any, max_bytes: int) -> Iterator[tuple[Record, int]]:
     """Records stored as one gzip member each, with their end offsets, up to the first record stored differently."""
     stream.seek(0)
-    position, window = 0, stream.read(_WINDOW_BYTES)
+    position, window, num_tried = 0, stream.read(_WINDOW_BYTES), 0
     is_last = not window.startswith(_MEMBER)
     while not is_last:
         more = stream.read(_WINDOW_BYTES)
@@ -130,11 +133,12 @@ def _members(stream: Any, max_bytes: int) -> Iterator[tuple[Record, int]]:
         start, view = 0, memoryview(window)
         # A member ends where the next one begins; a false start only costs one more iteration
         for end in [*_starts(window), *([len(window)] if is_last else [])]:
+            num_tried += end - start
             record = _record(position + start, view[start:end], max_bytes) if end > start else None
             if record is not None:
                 yield record, position + end
                 start = end
-            elif end - start > max_bytes:
+            elif end - start > max_bytes or num_tried > _MAX_TRIES * (position + end) + _MAX_TRIED_BYTES:
                 return
         position, window = position + start, window[start:] + more
         if len(window) > max_bytes + 2 * _WINDOW_BYTES:

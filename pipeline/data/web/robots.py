@@ -24,6 +24,8 @@ MAX_ROBOTS_BYTES = 500 * 1024
 MAX_COMPARISONS = 10**8
 """Maximum of (characters in wildcard patterns) x (characters in a URL): about 20 ms of matching per URL."""
 
+MAX_TAG_CHARACTERS = 65_536
+"""Maximum of all X-Robots-Tag headers of a response together; more of them forbid."""
 MAX_DISALLOW_CHARACTERS = 16_000
 """A longer Disallow is cut and so forbids more. URLs are shorter; Google's parser cuts every line at 16,663 bytes."""
 
@@ -149,12 +151,16 @@ def tag_forbids(headers: Iterable[str], agent: str, now: datetime | None = None)
     `noimageai` come from DeviantArt.
 
     Args:
-        headers: the values of all X-Robots-Tag headers.
+        headers: the values of all X-Robots-Tag headers. More than MAX_TAG_CHARACTERS are not read and forbid, because
+            aiohttp accepts 64 MiB of them, and all other requests would wait.
         agent: our product token, as in robots.txt.
         now: the current time, with a time zone; defaults to the system clock.
     """
     now = now or datetime.now(UTC)
     our_names = {agent.partition("/")[0].lower(), "*"}
+    headers = list(headers)
+    if sum(map(len, headers)) > MAX_TAG_CHARACTERS:
+        return True
     for header in headers:
         addressed_to_us = True
         parts = header.lower().split(",")

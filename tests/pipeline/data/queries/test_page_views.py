@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import io
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -209,3 +210,18 @@ def test_a_file_that_has_no_page_views_is_refused(data: bytes, message: str) -> 
 def test_any_line_is_a_row(lines: list[bytes], noise: bytes) -> None:
     found = rows(gzip.compress(b"\n".join([*lines, noise, b"en Dog 3 0"])))
     assert any(title == "Dog" and views >= 3 for title, views, reason in found if reason is None)
+
+
+def test_a_title_of_many_marks_takes_linear_time() -> None:
+    """python/cpython's unicodedata sorts the marks of one letter in quadratic time: a line of 64 KiB would take 1 s."""
+    raw = ("a" + "\u0301" * 16_000 + "\u0323" * 16_000).encode()
+    started = time.process_time()
+    for _ in range(100):
+        assert page_name(raw) is None
+    assert time.process_time() - started < 1
+
+
+def test_a_decomposed_title_is_as_long_as_its_composed_form() -> None:
+    composed = "한" * 85
+    assert page_name("\u1112\u1161\u11ab".encode() * 85) == page_name(composed.encode()) == composed
+    assert page_name("\u1112\u1161\u11ab".encode() * 86) is page_name(("한" * 86).encode()) is None

@@ -79,4 +79,6 @@ def test_a_hostile_head_takes_linear_time(token: str) -> None:
     started = time.process_time()
     read_siteinfo("<mediawiki " + token * (2**20 // len(token)))
     read_siteinfo("<siteinfo>" + token * (2**20 // len(token)) + "</siteinfo>")
+    marks = "\u0301" * 2**19 + "\u0323" * 2**19
+    read_siteinfo(f'<siteinfo>{token}<namespace key="6">{marks}</namespace></siteinfo>')
     assert time.process_time() - started < 5

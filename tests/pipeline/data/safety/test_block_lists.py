@@ -1,5 +1,6 @@
 import hashlib
 import pickle
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,11 @@ def test_listed_candidates_are_dropped_and_lose_their_images(tmp_path: Path) -> 
     assert done.schema == table.schema
     assert apply_lists(table.slice(0, 0), lists) == table.slice(0, 0)
     assert apply_lists(table, lists_of(tmp_path)) == table
+
+
+def test_a_host_of_very_many_labels_is_compared_in_linear_time(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, domain="b.example")
+    started = time.process_time()
+    assert lists.url_block_reason(f"http://{'a.' * 2**17}b.example/") is Reason.BLOCKED_DOMAIN
+    assert lists.url_block_reason(f"http://{'a.' * 2**17}c.example/") is None
+    assert time.process_time() - started < 2, "all parents together have 10^10 characters"

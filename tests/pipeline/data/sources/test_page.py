@@ -397,3 +397,27 @@ class TestBounds:
         assert not is_deep(html)
         rows_of(html, max_images=2_000)
         assert time.process_time() - start < 3.0
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "data:image/png;base64," + "a" * 2**22,
+            "data:image/png;base64," + "!" * 2**22,
+            "data:," + "%41" * 2**20,
+            "/" + "a" * 2**22,
+            "https://é.example/" + "é" * 2**21,
+        ],
+        ids=["data", "no base64", "escapes", "long path", "not normalized"],
+    )
+    def test_one_address_of_many_images_is_read_once(self, url: str) -> None:
+        html = f'<picture><source srcset="{url}">' + "<img alt=a title=b>" * 2_000
+        start = time.process_time()
+        assert len(rows_of(html, max_images=2_000)) == 4_000
+        assert time.process_time() - start < 8.0  # seconds; reading it for each text takes minutes
+
+    def test_a_base_that_is_too_long_is_none(self) -> None:
+        html = f'<base href="https://b.example/{"a" * 2**22}">' + "<img src=x alt=a>" * 2_000
+        start = time.process_time()
+        assert {row["url"] for row in rows_of(html, max_images=2_000)} == {"http://a.example/blog/x"}
+        assert {row["reason"] for row in rows_of(html, f"http://a.example/{'a' * 2**22}")} == {Reason.BAD_URL}
+        assert time.process_time() - start < 3.0

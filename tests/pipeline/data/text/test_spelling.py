@@ -243,6 +243,20 @@ PIECES = (
 )
 
 
+MARKS = [chr(code) for code in range(0x300, 0x1E900) if unicodedata.combining(chr(code))]
+"""Among them are all that decompose to other marks; the rest of that kind is below."""
+
+
+@given(
+    st.lists(st.sampled_from([*MARKS, *"\u0f73\u0f75\u0f81", "a", "ệ", "\U0001d15e", "😀"]), max_size=80).map("".join)
+)
+@example("\u0301\u0323" * 40)
+@example("\u0f81\u0f71" * 40)
+def test_long_runs_of_marks_are_normalised_as_unicodedata_does(marks: str) -> None:
+    """A short text is left to unicodedata; the blanks make it long, and all but one are removed."""
+    assert normalize(marks + " " * 300 + "ü") == normalize(f"{marks} ü")
+
+
 @pytest.mark.parametrize("piece", PIECES)
 def test_hostile_texts_are_normalised_in_linear_time(piece: str) -> None:
     assert _seconds(piece, 2**20) < 20 * _seconds(piece, 2**17) + 0.2
@@ -252,6 +266,15 @@ def test_hostile_texts_are_normalised_in_linear_time(piece: str) -> None:
 @pytest.mark.parametrize("piece", PIECES)
 def test_hostile_texts_of_8_mib_are_normalised(piece: str) -> None:
     assert _seconds(piece, 2**23) < 60
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0323", "\u0344\u0323", "\u0f81\u0f71", "\u0f80\u0f71"])
+def test_many_marks_of_two_kinds_are_normalised_in_linear_time(marks: str) -> None:
+    """unicodedata sorts them in quadratic time: these would take 20 minutes."""
+    started = time.process_time()
+    normalize("a" + marks[0] * 2**19 + marks[1] * 2**19)
+    normalize("a" + marks * 2**19)
+    assert time.process_time() - started < 8
 
 
 def _seconds(piece: str, size: int) -> float:

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.web.robots import MAX_COMPARISONS, MAX_DISALLOW_CHARACTERS, MAX_ROBOTS_BYTES, Robots, tag_forbids
+from pipeline.data.web.robots import (
+    MAX_COMPARISONS,
+    MAX_DISALLOW_CHARACTERS,
+    MAX_ROBOTS_BYTES,
+    MAX_TAG_CHARACTERS,
+    Robots,
+    tag_forbids,
+)
 
 AGENT = "clip-on-ray"
 URL = "http://a.example/photos/star.jpg?w=1"
@@ -524,3 +531,17 @@ def test_the_agent_matches_by_its_product_token(agent: str) -> None:
 
 def test_no_headers_allow_everything() -> None:
     assert not tag_forbids([], AGENT)
+
+
+def test_more_tags_than_are_read_forbid() -> None:
+    assert not tag_forbids(["all, " * 10, "all"], AGENT)
+    assert tag_forbids(["a" * (MAX_TAG_CHARACTERS // 2), "b" * (MAX_TAG_CHARACTERS // 2 + 1)], AGENT)
+
+
+@pytest.mark.parametrize(
+    "piece", ["a,", "a:", "a:b,", ";", "unavailable_after: 1,", "unavailable_after:", '"', "noai:"]
+)
+def test_hostile_tags_take_little_time(piece: str) -> None:
+    start = time.process_time()
+    tag_forbids([piece * (MAX_TAG_CHARACTERS // len(piece))], AGENT)
+    assert time.process_time() - start < 1
