@@ -9,8 +9,7 @@ SHA-256 (then of the image's present bytes) and the caption's language are compu
 from __future__ import annotations
 
 import re
-import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import blake2b, sha256
 from itertools import islice
@@ -23,8 +22,12 @@ import pyarrow.compute as pc
 
 from pipeline.data.images.image_header import ImageConfig, inspect, perceptual_hash
 from pipeline.data.snapshots import shard
-from pipeline.data.sources import img2dataset, tables
-from pipeline.data.sources.tables import IMAGE_COLUMNS
+from pipeline.data.sources import img2dataset
+from pipeline.data.sources.parquet_rows import parquet_rows
+from pipeline.data.sources.rows import IMAGE_COLUMNS, pair_columns, shown
+from pipeline.data.sources.rows import Row as TableRow
+from pipeline.data.sources.tables import check_types
+from pipeline.data.sources.tar_headers import open_tar
 from pipeline.data.sources.warc_records import ReadError, Source
 from pipeline.data.text.caption_rules import CaptionConfig
 from pipeline.data.text.language import identifier
@@ -38,7 +41,7 @@ _READABLE = ImageConfig(min_side=1, max_aspect_ratio=float(ImageConfig.max_pixel
 _ID, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 _INT32 = 2**31
 _BATCH_ROWS = 256
-_FURTHER_COLUMNS = (
+FURTHER_COLUMNS = (
     *("pair_id", "url", "page_url", "caption_source", "language", "spare_captions", "query_ids", "sha256"),
     *("original_width", "original_height"),
 )
@@ -53,19 +56,21 @@ def check_input(uri: str, schema: pa.Schema) -> None:
     Raises:
         ValueError: a column is missing or has the wrong type; the message lists the table's columns.
     """
-    _, caption, image = tables.pair_columns(schema.names)
+    _, caption, image = pair_columns(schema.names)
     for column, content in ((image, f"images; expected one of {list(IMAGE_COLUMNS)}"), (caption, "captions")):
         if column is None:
-            raise ValueError(f"{uri}: no column of {content}, found {schema.names}; jobs.crawl can fetch images by URL")
-    tables.check_types(uri, schema)
+            raise ValueError(
+                f"{uri}: no column of {content}, found {shown(schema.names)}; jobs.crawl can fetch images by URL"
+            )
+    check_types(uri, schema)
 
 
-def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
+def read_tar(stream: BinaryIO, listed: Iterable[TableRow] = ()) -> pa.Table:
     """Read IMPORTED from a webdataset tar, and from the rows of img2dataset's table that are missing in the tar.
 
     Args:
         stream: the tar; must be seekable.
-        listed: img2dataset's table of the tar (column key), or None.
+        listed: the rows of img2dataset's table of the tar (column key), if it exists.
 
     Raises:
         ReadError: the stream itself fails, whereas a damaged tar gives a row with a reason.
@@ -74,7 +79,7 @@ def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
     keys: set[str] = set()
     source: Any = Source(stream)
     try:
-        with tarfile.open(fileobj=source, mode="r:") as tar:
+        with open_tar(source) as tar:
             for sample in img2dataset.samples(tar, source):
                 rows.append(_guarded(partial(_row_of_sample, sample)))
                 keys.add(sample.key)
@@ -82,8 +87,7 @@ def read_tar(stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
         raise
     except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
         rows.append({"caption": message_of(error), "reason": img2dataset.reason_of_damage(error)})
-    missing = img2dataset.missing_rows(listed, keys) if listed is not None else ()
-    rows += [_guarded(partial(_row, fields, fields.get("caption"), None)) for fields in missing]
+    rows += [_guarded(partial(_row_without_image, row)) for row in img2dataset.missing_rows(listed, keys)]
     return _as_table(rows)
 
 
@@ -93,7 +97,7 @@ def read_table(filesystem: Any, path: str) -> pa.Table:
     Raises:
         ReadError: the storage failed to deliver the file's bytes, whereas damage gives a row with a reason.
     """
-    rows = tables.parquet_rows(filesystem, path, _FURTHER_COLUMNS)
+    rows = parquet_rows(filesystem, path, FURTHER_COLUMNS)
     parts = []
     while batch := list(islice(rows, _BATCH_ROWS)):
         parts.append(_as_table([_guarded(partial(_row_of_table, row)) for row in batch]))
@@ -110,16 +114,22 @@ def _guarded(read: Callable[[], Row]) -> Row:
         return {"caption": message_of(error), "reason": Reason.UNFORESEEN}
 
 
-def _row_of_table(row: tables.Row) -> Row:
+def _row_of_table(row: TableRow) -> Row:
     if row.reason is not None:
         return {"caption": row.message, "reason": row.reason}
     fields = dict(row.values)
-    _, caption, image = tables.pair_columns(list(fields))
+    _, caption, image = pair_columns(list(fields))
     assert caption is not None
     assert image is not None
     captions = fields.pop(caption)
     first, *spare = (captions or [None]) if isinstance(captions, list) else [captions]
     return _row(fields | ({"spare_captions": spare} if spare else {}), first, fields.pop(image))
+
+
+def _row_without_image(row: TableRow) -> Row:
+    if row.reason is not None:
+        return {"caption": row.message, "reason": row.reason}
+    return _row(row.values, row.values.get("caption"), None)
 
 
 def _row_of_sample(sample: img2dataset.Sample) -> Row:

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.runs import Run
@@ -30,6 +29,7 @@ from pipeline.data.snapshots import shard, snapshot
 from pipeline.data.snapshots.commit import commit
 from pipeline.data.snapshots.reading import ShardReader, Shards, shard_infos
 from pipeline.data.sources.img2dataset import SHARD_SUFFIX, without_shard_tables
+from pipeline.data.sources.parquet_rows import read_schema
 from pipeline.schemas import PAIRS
 
 INPUT_SUFFIXES = (SHARD_SUFFIX, ".parquet")
@@ -55,18 +55,16 @@ def _check(uri: str) -> None:
     if not uri.endswith(INPUT_SUFFIXES):
         raise ValueError(f"input={uri}: expected one of *{', *'.join(INPUT_SUFFIXES)}")
     if not uri.endswith(SHARD_SUFFIX):
-        filesystem, path = storage.filesystem(uri)
         try:
-            schema = pq.read_schema(path, filesystem=filesystem)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"input={uri}: cannot be read as Parquet ({error})") from error
-        foreign_pairs.check_input(uri, schema)
+            foreign_pairs.check_input(uri, read_schema(uri, *storage.filesystem(uri)))
+        except ValueError as error:
+            raise ValueError(f"input={error}") from error
 
 
 def read_pairs(uri: str) -> pa.Table:
     """Read IMPORTED of one tar (with img2dataset's table of the tar, if it exists) or of one table, into memory."""
     if uri.endswith(SHARD_SUFFIX):
-        with open_shard(uri) as (stream, listed):
+        with open_shard(uri, foreign_pairs.FURTHER_COLUMNS) as (stream, listed):
             return foreign_pairs.read_tar(stream, listed)
     return foreign_pairs.read_table(*storage.filesystem(uri))
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster import storage
 from pipeline.data.queries import wikipedia
 from pipeline.data.sources import extract, img2dataset, tables
+from pipeline.data.sources.parquet_rows import parquet_rows
+from pipeline.data.sources.rows import Row
 
 READ_AHEAD_BYTES = 8 * 2**20
 MAX_ARCHIVES_CHECKED = 64
@@ -49,14 +50,19 @@ def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:
 
 
 @contextmanager
-def open_shard(uri: str) -> Iterator[tuple[io.BufferedReader, pa.Table | None]]:
-    """Open a webdataset shard as a seekable stream, with img2dataset's table of the shard, or None if it has none."""
+def open_shard(uri: str, further_columns: Sequence[str] = ()) -> Iterator[tuple[io.BufferedReader, Iterable[Row]]]:
+    """Open a webdataset shard as a seekable stream, with the rows of img2dataset's table of the shard, if it has one.
+
+    Args:
+        uri: URI of the shard.
+        further_columns: columns of the table to read, beside key, url and caption.
+    """
     filesystem, path = storage.filesystem(uri)
     table_path = img2dataset.table_of_shard(path)
     has_table = filesystem.get_file_info(table_path).is_file
-    listed = pq.read_table(table_path, filesystem=filesystem) if has_table else None
+    rows = parquet_rows(filesystem, table_path, ["key", *further_columns]) if has_table else ()
     with open_uri(uri) as stream:
-        yield stream, listed
+        yield stream, rows
 
 
 def open_uri(uri: str) -> io.BufferedReader:

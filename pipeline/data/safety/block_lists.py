@@ -22,10 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from yarl import URL
 
 from pipeline.data.safety.screening import SafetyConfig
 from pipeline.data.sources.byte_ranges import Opener, sha256
+from pipeline.data.sources.parquet_rows import is_text, values_of
+from pipeline.data.sources.rows import shown
 from pipeline.data.web.addresses import parse_ip_address
 from pipeline.data.web.urls import host_of, normalize_url, url_key
 from pipeline.hashing import UInt64
@@ -36,7 +37,8 @@ _LONG = 16_384
 """Lists with more hashes are looked up by bands; comparing this many in one vectorised pass takes the same time."""
 _MAX_BANDED_RADIUS = 7
 """Above this radius, bands have fewer than 8 bits, so a banded lookup would compare a large part of the list anyway."""
-_DOMAIN = re.compile(r"(?!-)[\w-]{1,63}(\.(?!-)[\w-]{1,63})+")
+_NOT_A_HOST = re.compile(r"[\0-\x20/?#@\\]|\]:")
+_DOMAIN = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})+")
 
 
 _MAX_LABELS = 127
@@ -236,11 +238,12 @@ def _parse_url(entry: str | int) -> bytes:
 def _parse_domain(entry: str | int) -> bytes:
     if not isinstance(entry, str):
         raise ValueError
-    name = entry.lower().rstrip(".")
-    literal = parse_ip_address(name.strip("[]")) if ":" in name or name.replace(".", "").isdecimal() else None
-    if literal is None and not _DOMAIN.fullmatch(name):
+    name = entry.rstrip(".")
+    host = host_of(f"http://{name}/") or host_of(f"http://[{name}]/")
+    literal = parse_ip_address(host)
+    if _NOT_A_HOST.search(name) or (literal is None and (":" in name or not _DOMAIN.fullmatch(host))):
         raise ValueError
-    return _hash(literal or URL.build(scheme="http", host=name).raw_host or "")
+    return _hash(literal or host)
 
 
 @dataclass(frozen=True)
@@ -270,10 +273,10 @@ def _read_list(name: str, uri: str, kind: _Kind, open_file: Opener) -> bytearray
             entries = _rows(stream, kind.column, name) if unit == "row" else _lines(stream)
             for number, entry in entries:
                 try:
-                    data += kind.parse(entry)
+                    data += kind.parse(entry.decode() if isinstance(entry, bytes) else entry)
                 except (ValueError, OverflowError):  # their messages would show the entry
                     raise ValueError(f"{name}, {unit} {number}: not {kind.description}") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last one is of a column's name
         raise ValueError(f"{name} cannot be read ({error})") from error
     if not data:
         raise ValueError(f"{name} has no entry; remove it from the option, or give the right file")
@@ -289,10 +292,17 @@ def _lines(stream: Any) -> Iterator[tuple[int, str]]:
 
 
 def _rows(stream: Any, column: str, name: str) -> Iterator[tuple[int, Any]]:
+    """The values of a column: strings as bytes, because nothing guarantees that they are valid UTF-8."""
     with pq.ParquetFile(stream, page_checksum_verification=True) as file:
-        if column not in file.schema_arrow.names:
-            raise ValueError(f"{name} has no column {column!r}, only {file.schema_arrow.names}")
-        batches = (batch[column].to_pylist() for batch in file.iter_batches(columns=[column]))
+        names = file.schema_arrow.names
+        if column not in names:
+            raise ValueError(f"{name} has no column {column!r}, only {shown(names)}")
+        if names.count(column) > 1:
+            raise ValueError(f"{name} has {names.count(column)} columns {column!r}")
+        kind = file.schema_arrow.field(column).type
+        if not (is_text(kind) or (column == "phash" and pa.types.is_integer(kind))):
+            raise ValueError(f"{name}: column {column!r} holds {kind}, expected strings")
+        batches = (values_of(batch[column]) for batch in file.iter_batches(columns=[column]))
         yield from enumerate(chain.from_iterable(batches), 1)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from pipeline.data.sources.byte_ranges import READ_BYTES
 from pipeline.data.sources.page import Candidate, as_table, candidate
-from pipeline.data.sources.tables import values_of
+from pipeline.data.sources.rows import Row
+from pipeline.data.sources.tar_headers import open_tar
 from pipeline.data.sources.warc_records import ReadError, Source
 from pipeline.printable import message_of, storable
 from pipeline.reasons import Reason
@@ -81,13 +82,13 @@ def without_shard_tables(files: Sequence[str]) -> list[str]:
     return [file for file in files if file not in tables]
 
 
-def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
+def read_shard(uri: str, stream: BinaryIO, listed: Iterable[Row] = ()) -> pa.Table:
     """Read the candidates of a webdataset shard, and of the table rows that are missing from the shard.
 
     Args:
         uri: URI of the shard.
         stream: the shard, as a seekable stream.
-        listed: the table next to the shard (columns url, key, caption), if it exists.
+        listed: the rows of the table next to the shard (columns url, key, caption), if it exists.
 
     Returns:
         CANDIDATES. `record_offset` is the offset of the sample's first member, or null for rows of the table. Damage to
@@ -101,7 +102,7 @@ def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
     keys: set[str] = set()
     try:
         source: Any = Source(stream)
-        with tarfile.open(fileobj=source, mode="r:") as shard:
+        with open_tar(source) as shard:
             for sample in samples(shard, source):
                 candidates.append(_guarded(partial(_candidate, sample)))
                 offsets.append(sample.offset)
@@ -111,10 +112,9 @@ def read_shard(uri: str, stream: BinaryIO, listed: pa.Table | None) -> pa.Table:
     except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
         candidates.append(Candidate(reason=reason_of_damage(error), caption=message_of(error)))
         offsets.append(None)
-    if listed is not None:
-        for row in missing_rows(listed, keys):
-            candidates.append(_guarded(partial(_listed_candidate, row)))
-            offsets.append(None)
+    for row in missing_rows(listed, keys):
+        candidates.append(_guarded(partial(_listed_candidate, row)))
+        offsets.append(None)
     return as_table(candidates, archive=[uri] * len(candidates), record_offset=offsets)
 
 
@@ -123,18 +123,20 @@ def reason_of_damage(error: Exception) -> Reason:
     return Reason.BROKEN_ARCHIVE if isinstance(error, _DAMAGE) else Reason.UNFORESEEN
 
 
-def missing_rows(listed: pa.Table, keys: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of img2dataset's table whose key is not among these; strings are bytes (`tables.values_of`)."""
-    columns = {name: values_of(listed[name].combine_chunks()) for name in listed.column_names}
-    for values in zip(*columns.values(), strict=True):
-        row = dict(zip(columns, values, strict=True))
-        key = row.get("key")
+def missing_rows(listed: Iterable[Row], keys: Collection[str]) -> Iterator[Row]:
+    """The rows of img2dataset's table whose key is not among these, and those that cannot be read."""
+    for row in listed:
+        key = row.values.get("key")
         if not isinstance(key, bytes) or key.decode("utf-8", "replace") not in keys:
             yield row
 
 
-def _listed_candidate(row: dict[str, Any]) -> Candidate:
-    url, caption = (value.decode() if isinstance(value := row.get(name), bytes) else "" for name in ("url", "caption"))
+def _listed_candidate(row: Row) -> Candidate:
+    if row.reason is not None:
+        return Candidate(reason=row.reason, caption=row.message)
+    url, caption = (
+        value.decode() if isinstance(value := row.values.get(name), bytes) else "" for name in ("url", "caption")
+    )
     return candidate(url, caption, "table")
 
 

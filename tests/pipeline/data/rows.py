@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tempfile
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
 from PIL import Image
 
+from pipeline.data.exchange.foreign_pairs import FURTHER_COLUMNS
+from pipeline.data.sources.parquet_rows import parquet_rows
+from pipeline.data.sources.rows import Row
 from pipeline.hashing import hash128
 from pipeline.schemas import CANDIDATES, FETCHED, PICTURES, conform
 
@@ -18,6 +24,13 @@ from pipeline.schemas import CANDIDATES, FETCHED, PICTURES, conform
 def candidates(**columns: Sequence[Any]) -> pa.Table:
     """CANDIDATES with these columns; pair ids default to hashes of the row numbers."""
     return conform(pa.table(_with_ids(columns)), CANDIDATES)
+
+
+def table_rows(table: pa.Table) -> list[Row]:
+    """The rows of a table as they are read from a Parquet file, with the columns of img2dataset."""
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        pq.write_table(table, file.name)
+        return list(parquet_rows(pyarrow.fs.LocalFileSystem(), file.name, ["key", *FURTHER_COLUMNS]))
 
 
 def fetched(**columns: Sequence[Any]) -> pa.Table:

@@ -22,7 +22,7 @@ from pipeline.model.images.random_crop import decode
 from pipeline.pictures import decode as pictures
 from pipeline.reasons import Reason
 from pipeline.schemas import IMPORTED, PAIRS, conform
-from tests.pipeline.data.rows import encode, ids, photo_like
+from tests.pipeline.data.rows import encode, ids, photo_like, table_rows
 from tests.pipeline.data.sources.test_img2dataset import tar
 from tests.pipeline.pictures.files import ALPHA_MODES, SHOWN, with_alpha
 
@@ -32,7 +32,7 @@ OTHER = encode(photo_like(2, 20, 30), "PNG")
 
 
 def read(members: list[tuple[str, bytes]], listed: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    found = read_tar(io.BytesIO(tar(members)), pa.Table.from_pylist(listed) if listed else None)
+    found = read_tar(io.BytesIO(tar(members)), table_rows(pa.Table.from_pylist(listed)) if listed else ())
     assert found.schema == IMPORTED
     rows: list[dict[str, Any]] = found.to_pylist()
     return rows
@@ -153,7 +153,7 @@ class UnforeseenError(Exception):
 
 def test_a_damaged_tar_is_read_up_to_the_damage() -> None:
     data = tar([(f"{n}.{kind}", content) for n in range(3) for kind, content in (("jpg", IMAGE), ("txt", b"a star"))])
-    rows = read_tar(io.BytesIO(data[: len(data.rstrip(b"\0")) - len(IMAGE)]), None).to_pylist()
+    rows = read_tar(io.BytesIO(data[: len(data.rstrip(b"\0")) - len(IMAGE)])).to_pylist()
     assert [row["reason"] for row in rows] == [None, None, Reason.BROKEN_ARCHIVE]
 
 
@@ -183,7 +183,7 @@ def test_importing_an_export_restores_the_pairs(rows: list[dict[str, Any]]) -> N
     writer = TarWriter(sink, "00000", 10)
     writer.write(table, range(table.num_rows))
     writer.close()
-    assert read_tar(io.BytesIO(sink.getvalue()), None) == conform(table, IMPORTED)
+    assert read_tar(io.BytesIO(sink.getvalue())) == conform(table, IMPORTED)
 
 
 def test_tables_are_read(tmp_path: Path) -> None:
@@ -266,3 +266,22 @@ def test_repeated_pair_ids_are_dropped() -> None:
     found = mark_duplicates(pa.table({"pair_id": ["b", "a", "b", "c", "a", "b"]}))
     duplicate = Reason.DUPLICATE_PAIR
     assert found["reason"].to_pylist() == [None, None, duplicate, None, duplicate, duplicate]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([{"a": 1}]),
+        pa.array([{"bytes": "a"}]),
+        pa.array([2**62], pa.timestamp("us")),
+        pa.array([[[1]]]),
+        pa.array([[("a", "b")]], pa.map_(pa.string(), pa.string())),
+        pa.array([1.5]),
+    ],
+    ids=lambda column: str(column.type),
+)
+@pytest.mark.parametrize("name", ["sha256", "spare_captions", "query_ids", "original_width"])
+def test_a_column_of_an_odd_type_is_left_out(tmp_path: Path, name: str, column: pa.Array) -> None:
+    pq.write_table(pa.table({"jpg": [IMAGE], "caption": ["a dog"], name: column}), tmp_path / "x.parquet")
+    (row,) = read_table(LOCAL, str(tmp_path / "x.parquet")).to_pylist()
+    assert (row["caption"], row["reason"], row["sha256"]) == ("a dog", None, sha256(IMAGE).hexdigest())

@@ -115,7 +115,11 @@ def test_a_line_of_the_wrong_kind_is_reported_by_number_only(kind: str, line: st
     ("rows", "message"),
     [
         (pa.table({"sha256": [FILE, None]}), "row 2: not a SHA-256"),
-        (pa.table({"sha256": [3]}), "row 1: not a SHA-256"),
+        (pa.table({"sha256": [3]}), "column 'sha256' holds int64, expected strings"),
+        (pa.table({"sha256": pa.array([2**62], pa.timestamp("us"))}), r"column 'sha256' holds timestamp\[us\]"),
+        (pa.table({"sha256": [[FILE]]}), "column 'sha256' holds list<.*>, expected strings"),
+        (pa.table([[FILE], [FILE]], names=["sha256"] * 2), "has 2 columns 'sha256'"),
+        (pa.table({"sha256": pa.array([b"\xff"]).view(pa.string())}), "row 1: not a SHA-256"),
         (pa.table({"sha": [FILE]}), r"has no column 'sha256', only \['sha'\]"),
         (pa.table({"sha256": pa.array([], pa.string())}), "has no entry"),
     ],
@@ -123,14 +127,15 @@ def test_a_line_of_the_wrong_kind_is_reported_by_number_only(kind: str, line: st
 def test_a_table_that_is_not_a_list_raises(rows: pa.Table, message: str, tmp_path: Path) -> None:
     file = tmp_path / "list.parquet"
     pq.write_table(rows, file)
-    with pytest.raises(ValueError, match=rf"safety\.block_sha256: .*list\.parquet,? {message}"):
+    with pytest.raises(ValueError, match=rf"safety\.block_sha256: .*list\.parquet[,:]? {message}"):
         read_block_lists(SafetyConfig(block_sha256=[str(file)]), open_file)
 
 
-@pytest.mark.parametrize("column", [pa.array([7, -1]), pa.array([7.0, 8.0])])
+@pytest.mark.parametrize("column", [pa.array([7, -1]), pa.array([7.0, 8.0]), pa.array([True])])
 def test_a_number_that_is_not_a_hash_raises(column: pa.Array, tmp_path: Path) -> None:
     pq.write_table(pa.table({"phash": column}), tmp_path / "list.parquet")
-    with pytest.raises(ValueError, match=r"list\.parquet, row [12]: not a perceptual hash"):
+    message = r"list\.parquet(, row 2: not a perceptual hash|: column 'phash' holds (double|bool), expected strings)"
+    with pytest.raises(ValueError, match=message):
         read_block_lists(SafetyConfig(block_phash=[str(tmp_path / "list.parquet")]), open_file)
 
 
@@ -287,3 +292,33 @@ def test_a_host_of_very_many_labels_is_compared_in_linear_time(tmp_path: Path) -
     assert lists.url_block_reason(f"http://{'a.' * 2**17}b.example/") is Reason.BLOCKED_DOMAIN
     assert lists.url_block_reason(f"http://{'a.' * 2**17}c.example/") is None
     assert time.process_time() - started < 2, "all parents together have 10^10 characters"
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "☃.net",  # whatwg/url#267: IDNA 2008 has no emoji, browsers do
+        "\U0001f984.ws",
+        "ＥＸＡＭＰＬＥ。com",
+        "faß.de",
+        "βόλος.com",  # nodejs/node#4653: the final sigma is a letter of its own
+        "xn--fa-hia.de",
+        "İ.com",
+        "0x7f.1",
+        "::1",
+        "EXAMPLE.com.",
+    ],
+)
+def test_domains_are_read_as_those_of_urls(domain: str, tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, domain=domain)
+    host = f"[{domain}]" if ":" in domain else domain
+    assert lists.url_block_reason(f"http://{host}/x.jpg") is Reason.BLOCKED_DOMAIN
+    assert lists.url_block_reason("http://other.example/x.jpg") is None
+
+
+def test_a_column_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"url": ["http://a.example/"], "width": [1]}), file)
+    file.write_bytes(file.read_bytes().replace(b"width", b"w\xffdth"))
+    with pytest.raises(ValueError, match=r"safety\.block_urls: .*list\.parquet cannot be read"):
+        read_block_lists(SafetyConfig(block_urls=[str(file)]), open_file)

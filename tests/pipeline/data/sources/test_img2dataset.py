@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.data.flows.input_files import read_input
 from pipeline.data.sources import img2dataset
+from pipeline.data.sources.extract import ExtractConfig
 from pipeline.data.sources.img2dataset import read_shard
 from pipeline.data.sources.tables import check_table, read_table
 from pipeline.data.sources.warc_records import ReadError
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES
+from tests.pipeline.data.rows import table_rows
 
 ROWS = [
     {"url": f"http://a.example/{number}.jpg", "caption": f"a star {number}", "key": f"00000000{number}"}
@@ -55,7 +58,7 @@ LISTED = pa.Table.from_pylist([meta(row) for row in range(3)])
 
 
 def read(data: bytes, listed: pa.Table | None = LISTED) -> pa.Table:
-    return read_shard("x/00000.tar", io.BytesIO(data), listed)
+    return read_shard("x/00000.tar", io.BytesIO(data), table_rows(listed) if listed is not None else ())
 
 
 def test_a_shard_gives_images_and_its_table_gives_failures() -> None:
@@ -145,7 +148,7 @@ def test_a_failing_storage_raises_an_error() -> None:
             raise OSError("the network is gone")
 
     with pytest.raises(ReadError, match="the network is gone"):
-        read_shard("x.tar", Broken(SHARD), LISTED)
+        read_shard("x.tar", Broken(SHARD), table_rows(LISTED))
 
 
 def test_only_tables_next_to_shards_are_left_out() -> None:
@@ -217,3 +220,30 @@ def test_an_unforeseen_error_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         (Reason.UNFORESEEN, "ZeroDivisionError: 000000000"),
         (Reason.UNFORESEEN, "ZeroDivisionError: 000000002"),
     ]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**62, 0], pa.timestamp("us")),  # beyond the years of Python: arrow#29704
+        pa.array([2**62, 0], pa.duration("s")),
+        pa.array([2**30, 0], pa.date32()),
+        pa.array([1, 2], pa.timestamp("us", "Mars/Phobos")),
+        pa.array([{"a": 1}, None]),
+        pa.array([b"\xff", b""]).view(pa.string()),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_columns_of_the_table_that_are_not_used_do_not_matter(column: pa.Array) -> None:
+    listed = pa.table({"key": ["8", "9"], "url": ["http://a.example/8"] * 2, "caption": ["a", "b"], "exif": column})
+    rows = read(tar([]), listed).to_pylist()
+    assert [(row["caption"], row["reason"]) for row in rows] == [("a", None), ("b", None)]
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 1000, b"PARE" + bytes(100) + b"\x10\0\0\0PARE"])
+def test_a_table_that_cannot_be_read_costs_no_sample(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "0.tar").write_bytes(SHARD)
+    (tmp_path / "0.parquet").write_bytes(data)
+    rows = read_input(str(tmp_path / "0.tar"), ExtractConfig()).to_pylist()
+    assert [row["reason"] for row in rows] == [None, None, Reason.BROKEN_ARCHIVE]
+    assert rows[-1]["caption"].startswith("all further rows: ")

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.sources.tables import MAX_FIELD_CHARACTERS, _check_storage, check_table, read_table
-from pipeline.data.sources.warc_records import ReadError
+from pipeline.data.sources.tables import check_table, read_table
 from pipeline.reasons import Reason
 from pipeline.schemas import CANDIDATES
 
@@ -120,6 +120,24 @@ def strings(values: list[bytes | None]) -> pa.StringArray:
     return pa.array(values, pa.binary()).view(pa.string())
 
 
+def write_encrypted(file: Path) -> None:
+    """The footer of a file with encrypted columns, without its key: arrow#40069."""
+    file.write_bytes(b"PARE" + bytes(100) + b"\x10\0\0\0PARE")
+
+
+def write_damaged_footer(file: Path) -> None:
+    pq.write_table(pa.table({"url": ["http://a.example/"], "caption": ["a"]}), file)
+    data = bytearray(file.read_bytes())
+    size = int.from_bytes(data[-8:-4], "little")
+    data[-8 - size : -8] = b"\xff" * size
+    file.write_bytes(data)
+
+
+def write_name_that_is_not_utf8(file: Path) -> None:
+    pq.write_table(pa.table({"url": ["http://a.example/"], "caption": ["a"], "width": [1]}), file)
+    file.write_bytes(file.read_bytes().replace(b"width", b"w\xffdth"))
+
+
 class TestBrokenRows:
     """A row that cannot be read has a reason, and costs no other row."""
 
@@ -172,10 +190,9 @@ class TestBrokenRows:
         lines = [b"http://a.example/%d,the picture %d\n" % (i, i) for i in range(100_000)]
         lines[10] = b'http://a.example/10,"the picture\n'
         rows = read(tmp_path, b"url,caption\n" + b"".join(lines))
-        assert [row["caption"] for row in rows[:10]] == [f"the picture {i}" for i in range(10)]
+        assert [row["record_offset"] for row in rows] == list(range(100_000))
+        assert [row["record_offset"] for row in rows if row["reason"]] == [10]
         assert rows[10]["reason"] == Reason.BROKEN_RECORD
-        assert rows[-1]["caption"] == "the picture 99999"
-        assert sum(row["reason"] is None for row in rows) > 100_000 - MAX_FIELD_CHARACTERS / len(lines[0])
 
     def test_other_columns_do_not_matter(self, tmp_path: Path) -> None:
         """Arrow infers the type of a column from the first block: arrow#22288, pandas#13237."""
@@ -198,14 +215,6 @@ class TestBrokenRows:
         (broken,) = (row for row in rows if row["reason"])
         assert (broken["record_offset"], broken["reason"]) == (30, Reason.BROKEN_ARCHIVE)
         assert str(broken["caption"]).startswith("30 rows: ")
-
-    def test_storage_that_fails_is_no_damage(self, tmp_path: Path) -> None:
-        file = tmp_path / "x.parquet"
-        pq.write_table(pa.table({"url": ["http://a.example/"] * 9, "caption": ["a"] * 9}), file)
-        _check_storage(LOCAL, str(file))
-        file.unlink()
-        with pytest.raises(ReadError):
-            _check_storage(LOCAL, str(file))
 
     def test_an_unforeseen_error_is_a_row(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(url: str, *_: object) -> None:
@@ -247,3 +256,20 @@ def test_a_column_that_exists_twice_is_refused(tmp_path: Path, suffix: str) -> N
         pq.write_table(table, file)
     with pytest.raises(ValueError, match=r"2 columns are called 'caption'; rename all but one"):
         check_table(file, LOCAL, file)
+
+
+@pytest.mark.parametrize("write", [write_encrypted, write_damaged_footer, write_name_that_is_not_utf8])
+def test_files_that_cannot_be_opened_are_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    file = tmp_path / "x.parquet"
+    write(file)
+    with pytest.raises(ValueError, match=r"x\.parquet: cannot be read as Parquet"):
+        check_table(str(file), LOCAL, str(file))
+    (row,) = read_table(str(file), LOCAL, str(file)).to_pylist()
+    assert row["reason"] == Reason.BROKEN_ARCHIVE
+
+
+def test_a_message_shows_some_columns(tmp_path: Path) -> None:
+    names = ",".join(f"column_{number}" for number in range(100_000))
+    with pytest.raises(ValueError, match=r"'column_49', \.\.\.\] \(100000 columns\)") as error:
+        read(tmp_path, names.encode())
+    assert len(str(error.value)) < 2_000
