@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
@@ -61,6 +61,11 @@ class Sample(NamedTuple):
     def image(self) -> bytes | None:
         """The image, the first in the order of IMAGE_TYPES; None if it is missing or too long."""
         return next((self.parts[name] for name in IMAGE_TYPES if name in self.parts), None)
+
+    @property
+    def kinds(self) -> Set[str]:
+        """The kinds of its parts: image, txt, json."""
+        return {"image" if extension in IMAGE_TYPES else extension for extension in self.parts}
 
     @property
     def image_is_too_long(self) -> bool:
@@ -154,22 +159,32 @@ def samples(shard: tarfile.TarFile, stream: Source) -> Iterator[Sample]:
     """Iterate over the samples of a shard, in the order of the shard.
 
     Raises:
-        tarfile.TarError, EOFError: the shard is damaged, or has no sample; the samples before the damage are intact.
+        tarfile.TarError, EOFError: the shard is damaged, or has no sample. The samples before the damage are intact;
+            the last one is left out if it lacks a kind of part that the one before it has.
     """
     sample: Sample | None = None
+    kinds: Set[str] = frozenset({"image", "txt", "json"})
     num_members = 0
-    for member in shard:
-        num_members += member.isreg()
-        named = _key_and_extension(member.name, sample)
-        if not member.isreg() or named is None:
-            continue
-        key, extension = named
-        if sample is None or key != sample.key:
-            if sample is not None:
-                yield sample
-            sample = Sample(key, member.offset, {})
-        sample.parts[extension] = _content(shard, member, _LIMITS[extension])
-    _check_end(stream, shard.offset)  # before yielding the last sample, which damage may have truncated
+    try:
+        for member in shard:
+            if shard.offset <= member.offset:  # of a negative size: the same members would come again and again
+                raise EOFError(f"the size of {member.name!r} is {member.size}")
+            num_members += member.isreg()
+            named = _key_and_extension(member.name, sample)
+            if not member.isreg() or named is None:
+                continue
+            key, extension = named
+            if sample is None or key != sample.key:
+                if sample is not None:
+                    kinds = sample.kinds
+                    yield sample
+                sample = Sample(key, member.offset, {})
+            sample.parts[extension] = _content(shard, member, _LIMITS[extension])
+        _check_end(stream, shard.offset)
+    except _DAMAGE:
+        if sample is not None and sample.kinds >= kinds:
+            yield sample
+        raise
     if sample is not None:
         yield sample
     elif num_members:

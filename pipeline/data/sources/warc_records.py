@@ -9,6 +9,7 @@ module detects it.
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import struct
 import zlib
@@ -40,26 +41,37 @@ class ReadError(RuntimeError):
 
 
 class Source:
-    """A stream that raises ReadError if its storage fails, to distinguish such failures from damaged content."""
+    """A seekable stream that raises ReadError if its storage fails, to distinguish this from damaged content.
+
+    Sizes in damaged content may be absurd. So it can be asked for any number of bytes at any offset, and its storage is
+    only asked for those that exist.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        position = self.tell()
+        self._num_bytes = self._seek(0, io.SEEK_END)
+        self._seek(position)
 
     def read(self, size: int = -1) -> bytes:
         """Read like any stream; raise ReadError if the storage fails."""
-        return _reading(self._stream.read, size)
+        return _reading(self._stream.read, min(size, self._num_bytes))
 
     def readline(self, size: int = -1) -> bytes:
         """Read a line like any stream; raise ReadError if the storage fails."""
         return _reading(self._stream.readline, size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek like any stream; raise ReadError if the storage fails."""
-        return _reading(self._stream.seek, offset, whence)
+        """Seek like any stream, but not beyond the beginning and the end; raise ReadError if the storage fails."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._num_bytes}[whence]
+        return self._seek(min(max(0, start + offset), self._num_bytes))
 
     def tell(self) -> int:
         """Return the position like any stream; raise ReadError if the storage fails."""
         return _reading(self._stream.tell)
+
+    def _seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return _reading(self._stream.seek, offset, whence)
 
 
 def _reading(action: Callable[..., T], *arguments: int) -> T:

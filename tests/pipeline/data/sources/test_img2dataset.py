@@ -247,3 +247,50 @@ def test_a_table_that_cannot_be_read_costs_no_sample(tmp_path: Path, data: bytes
     rows = read_input(str(tmp_path / "0.tar"), ExtractConfig()).to_pylist()
     assert [row["reason"] for row in rows] == [None, None, Reason.BROKEN_ARCHIVE]
     assert rows[-1]["caption"].startswith("all further rows: ")
+
+
+def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
+    """A header of a tar with any size field."""
+    info = tarfile.TarInfo(name)
+    data = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    data[124:136], data[156:157], data[148:156] = size.ljust(12, b"\0"), kind, b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+def pax_size(size: int) -> bytes:
+    record = f" size={size}\n"
+    record = f"{len(record) + 2}{record}" if len(record) < 98 else record
+    return header("pax", b"%011o" % len(record), b"x") + record.encode().ljust(512, b"\0")
+
+
+@pytest.mark.parametrize("name", ["8.jpg", "8.dat"])
+@pytest.mark.parametrize(
+    ("before", "size", "kind"),
+    [
+        (b"", b"\x80\0\0\0" + (2**62).to_bytes(8, "big"), b"0"),  # more than any storage can seek to
+        (b"", b"\xff" * 9 + bytes(3), b"0"),  # -2**24
+        (pax_size(-1536), b"0", b"0"),  # back to its own header: cpython#130577 (CVE-2025-8194)
+        (pax_size(-(10**18)), b"0", b"0"),
+        (pax_size(10**18), b"0", b"0"),
+        (b"", b"77777777777", b"0"),  # 8 GiB
+        (b"", b"77777777777", b"L"),  # a long name of 8 GiB
+        (b"", b"77777777777", b"x"),
+        (b"damage" * 100, b"0", b"0"),
+    ],
+)
+def test_absurd_sizes_are_damage_and_the_sample_before_is_kept(
+    name: str, before: bytes, size: bytes, kind: bytes
+) -> None:
+    start = SHARD.rstrip(b"\0")
+    data = start + bytes(-len(start) % 512) + before + header(name, size, kind) + SHARD
+    rows = read(data, None).to_pylist()
+    assert [row["reason"] for row in rows] == [None, None, Reason.BROKEN_ARCHIVE]
+    assert [row["image"] for row in rows] == [b"image 0", b"image 2", None]
+
+
+def test_a_truncated_sample_is_left_out() -> None:
+    start = SHARD.rstrip(b"\0")
+    data = start[: -512 - 1] + b"x" * 1024
+    rows = read(data, None).to_pylist()
+    assert [(row["image"], row["reason"]) for row in rows] == [(b"image 0", None), (None, Reason.BROKEN_ARCHIVE)]
