@@ -1,9 +1,9 @@
 """Build the query list (paper section 2.2): frequent words, bi-grams of high PMI, popular titles, WordNet synsets.
 
 Mode `paper` decides what the section leaves open. Bi-grams need a minimum count, because the PMI of rare words measures
-chance, and only the highest-ranked bi-grams are taken. All words and all synsets are in the list; bi-grams and titles
-share the rest of its size. Mode `metaclip` follows the only published reconstruction (Xu et al. 2024) exactly: bi-grams
-are selected by PMI alone, without a minimum count or a maximum number, and synsets and titles keep their capitals.
+chance, and only the highest-ranked bi-grams are taken. Words come first and synsets second; bi-grams and titles share
+the rest of the size. Mode `metaclip` follows the only published reconstruction (Xu et al. 2024) exactly: bi-grams are
+selected by PMI alone, without a minimum count or a maximum number, and synsets and titles keep their capitals.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def select_queries(terms: pa.Table, titles: pa.Table, synsets: Iterable[str], co
     """Select the queries: words by descending count, bi-grams by PMI, titles by views, then the synsets.
 
     Ties are broken by text, and a text of several sources keeps the first of them. If not all candidates fit, words
-    have the highest priority, then synsets, bi-grams and titles. So every synset is in, unless words fill the list.
+    have the highest priority, then synsets, bi-grams and titles. So words can leave room for only some synsets: first
+    those that are bi-grams or titles too, in the order above, and then the others by text.
 
     Args:
         terms: SCORED_TERMS from `score`.
@@ -198,11 +199,19 @@ def wordnet_synsets(folder: str) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: the folder lacks one of the data files.
+        ValueError: a line is not a synset, or not UTF-8. The message names the file and the line.
     """
     files = [Path(folder, name) for name in WORDNET_FILES]
     if missing := [file.name for file in files if not file.exists()]:
         raise FileNotFoundError(f"wordnet={folder}: {missing} are missing (on Debian, install wordnet-base)")
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("  "):
-                yield re.sub(r"\((a|p|ip)\)$", "", line.split(" ", 5)[4]).replace("_", " ")
+        for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+            if not line.strip() or line.startswith(b"  "):
+                continue
+            try:
+                word = line.decode().split(" ", 5)[4]
+            except (UnicodeDecodeError, IndexError) as error:
+                raise ValueError(
+                    f"wordnet={folder}: line {number} of {file.name} is not a synset ({error}); install it again"
+                ) from error
+            yield re.sub(r"\((a|p|ip)\)$", "", word).replace("_", " ")

@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -87,6 +88,15 @@ def test_the_list_has_words_bigrams_titles_and_synsets(
     assert table["query_id"].to_pylist() == table["rank"].to_pylist() == list(range(table.num_rows))
 
 
+def test_words_may_leave_room_for_only_some_synsets() -> None:
+    """Those that are bi-grams too come first, then the others by text; words alone may fill the list."""
+    terms = scored("blue whale blue", EVERYTHING)
+    synsets = ["zebra", "gnu", "blue whale", "cow"]
+    lists = {size: select_queries(terms, views(Yale=7), synsets, replace(EVERYTHING, size=size)) for size in range(7)}
+    whole = ["blue", "whale", "blue whale", "cow", "gnu", "zebra"]
+    assert {size: table["text"].to_pylist() for size, table in lists.items()} == {n: whole[:n] for n in range(7)}
+
+
 def test_statistics_are_counts_bits_and_views() -> None:
     terms = scored("new york new york big apple", EVERYTHING)
     table = select_queries(terms, views(Yale=7), ["pear"], EVERYTHING)
@@ -172,6 +182,14 @@ NOUNS = """\
 ADJECTIVES = (
     "00001740 00 a 01 able 0 000 | having the means\n00002098 00 s 01 galore(ip) 0 000 | existing in abundance\n"
 )
+
+
+@pytest.mark.parametrize("line", [b"00001740 03 n 01", b"00001740 03 n 01 caf\xe9 0 000 | a house", b"\x1f\x8b\x08"])
+def test_a_line_that_is_no_synset_is_named(tmp_path: Path, line: bytes) -> None:
+    for name in ("data.noun", "data.verb", "data.adj", "data.adv"):
+        (tmp_path / name).write_bytes(b"  1 This software\n" + (line if name == "data.verb" else b"") + b"\n")
+    with pytest.raises(ValueError, match=rf"wordnet={tmp_path}: line 2 of data\.verb is not a synset"):
+        list(wordnet_synsets(str(tmp_path)))
 
 
 def test_synsets_are_the_first_words_of_lines_in_the_data_files(tmp_path: Path) -> None:
