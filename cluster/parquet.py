@@ -1,11 +1,30 @@
-"""Write tables as Parquet files with checksums."""
+"""Write tables as Parquet files with checksums, and check tables that others have written.
+
+A Parquet file of somebody else may be damaged, hold other types than a schema has, or strings that are no UTF-8. Every
+function here that reads one raises a ValueError that names it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from cluster import storage
+
+_KINDS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
+    "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    "bytes": (
+        *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
+        pa.types.is_fixed_size_binary,
+    ),
+    "whole numbers": (pa.types.is_integer,),
+    "numbers": (pa.types.is_floating, pa.types.is_integer),
+}
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
 def encode(table: pa.Table) -> bytes:
@@ -31,3 +50,69 @@ def writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
         write_statistics=compressed,
         write_page_checksum=True,
     )
+
+
+@contextlib.contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Say which file is damaged if the block, which reads Parquet from `uri`, fails for that reason.
+
+    pyarrow raises OSError for a damaged page and for storage that fails. So the file is read once more after an error.
+
+    Raises:
+        ValueError: the file is no Parquet, or is damaged. The message names `uri`.
+        OSError: the storage fails to deliver the file's bytes.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        for _ in storage.read_chunks(uri):
+            pass
+        raise ValueError(f"{uri}: cannot be read as Parquet ({error})") from error
+
+
+def check_types(found: pa.Schema, schema: pa.Schema, source: str) -> None:
+    """Check that a file has all columns of a schema, once and with values of the same kind.
+
+    Integers of another width, dictionaries of strings and lists of another layout are of the same kind.
+
+    Raises:
+        ValueError: it has not. The message names `source` and the column.
+    """
+    for field in schema:
+        kinds = [theirs.type for theirs in found if theirs.name == field.name]
+        if len(kinds) != 1:
+            problem = f"occurs {len(kinds)} times" if kinds else "is missing"
+            raise ValueError(f"{source}: column '{field.name}' {problem}; it needs the columns {schema.names}")
+        if not _is_same_kind(kinds[0], field.type):
+            raise ValueError(f"{source}: column '{field.name}' has the type {kinds[0]}; it must be {field.type}")
+
+
+def cast(table: pa.Table, schema: pa.Schema, source: str) -> pa.Table:
+    """Cast the columns of a schema to its types. Other columns and the metadata stay as they are.
+
+    Raises:
+        ValueError: as `check_types`, or a value does not fit its type, such as text that is not UTF-8.
+    """
+    check_types(table.schema, schema, source)
+    for field in schema:
+        index = table.schema.get_field_index(field.name)
+        try:
+            column = table[index].cast(field.type)
+            column.validate(full=True)
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{source}: column '{field.name}' has values that are not {field.type} ({error})"
+            ) from error
+        table = table.set_column(index, field, column)
+    return table
+
+
+def _is_same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_null(found):
+        return True
+    if pa.types.is_dictionary(found):
+        return _is_same_kind(found.value_type, wanted)
+    if pa.types.is_list(wanted):
+        return any(is_list(found) for is_list in _LISTS) and _is_same_kind(found.value_type, wanted.value_type)
+    kind = next(tests for tests in _KINDS.values() if any(test(wanted) for test in tests))
+    return any(test(found) for test in kind)

@@ -18,6 +18,7 @@ jobs.import_pairs imports exported tars.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import sys
@@ -182,8 +183,12 @@ def _tag(job: SnapshotJob) -> None:
 
 
 def _tombstone(job: SnapshotJob) -> None:
-    files: dict[Kind, str | None] = {"pair_id": job.pairs, "url": job.urls, "sha256": job.files}
-    names = {kind: _lines(uri) for kind, uri in files.items() if uri}
+    files: dict[Kind, tuple[str, str | None]] = {
+        "pair_id": ("pairs", job.pairs),
+        "url": ("urls", job.urls),
+        "sha256": ("files", job.files),
+    }
+    names = {kind: _lines(option, uri) for kind, (option, uri) in files.items() if uri}
     if not any(names.values()) and not job.compact:
         raise ValueError(
             "--pairs, --urls, --files: give a file of what to take down, one entry per line; or give --compact true"
@@ -215,10 +220,23 @@ def _gc(job: SnapshotJob) -> None:
     print(f"{total}: {'deleted' if job.delete else 'no version needs them; give --delete true to delete them'}")
 
 
-def _lines(uri: str) -> list[str]:
-    """Read the non-empty lines of a file, without surrounding whitespace."""
-    lines = storage.read_bytes(uri).decode().splitlines()
-    return [line.strip() for line in lines if line.strip()]
+def _lines(option: str, uri: str) -> list[str]:
+    """Read the non-empty lines of a file, without surrounding whitespace and without a byte order mark.
+
+    Lines end with \\n, \\r\\n or \\r only, because a URL may contain other ends of `str.splitlines`, such as U+2028.
+
+    Raises:
+        ValueError: the file is not UTF-8. The message names the option, the file and the line.
+    """
+    data = storage.read_bytes(uri).removeprefix(codecs.BOM_UTF8)
+    lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    names = []
+    for number, line in enumerate(lines, 1):
+        try:
+            names.append(line.decode().strip())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--{option}={uri}: line {number} is not UTF-8 ({error}); convert the file") from error
+    return [name for name in names if name]
 
 
 _VERBS: Mapping[Verb, Callable[[SnapshotJob], None]] = {

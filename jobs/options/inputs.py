@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster import storage
+from cluster import parquet, storage
 from pipeline.data.duplicates.overlap import OverlapConfig, OverlapIndex
 from pipeline.data.sources.extract import ARCHIVE_SUFFIXES
 from pipeline.data.sources.img2dataset import SHARD_SUFFIX, without_shard_tables
@@ -27,14 +28,17 @@ def list_inputs(uri: str, paths_base: str) -> list[str]:
         paths_base: the base of relative paths in a list. Lines that are absolute URIs are used unchanged.
 
     Raises:
-        ValueError: a line of the list is not the path of an archive, or the list is empty.
+        ValueError: the list cannot be read, is empty, or has a line that is not the path of an archive.
         FileNotFoundError: `uri` does not exist, or the folder contains no such files.
     """
     if not uri.endswith(PATHS_SUFFIXES):
         files = storage.list_files(uri, suffixes=(*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES, SHARD_SUFFIX))
         return without_shard_tables(files)
     data = storage.read_bytes(uri)
-    lines = (gzip.decompress(data) if uri.endswith(".gz") else data).decode().split()
+    try:
+        lines = (gzip.decompress(data) if uri.endswith(".gz") else data).decode("utf-8-sig").split()
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"input={uri}: cannot be read as a list of paths ({error}); download it again") from error
     wrong = [line for line in lines if not line.endswith(ARCHIVE_SUFFIXES)]
     if wrong:
         raise ValueError(
@@ -54,6 +58,8 @@ def read_queries(uri: str) -> pa.Table:
     table = read_table(uri, QUERIES, "queries", "not a query list", "make one with jobs.queries").sort_by("query_id")
     if table.num_rows == 0:
         raise ValueError(f"queries={uri}: the list is empty")
+    if table["text"].null_count:
+        raise ValueError(f"queries={uri}: a query has no text; make the list with jobs.queries")
     if table["query_id"].to_pylist() != list(range(table.num_rows)):
         raise ValueError(
             f"queries={uri}: query_id must count from 0 to {table.num_rows - 1}; make the list with jobs.queries"
@@ -75,7 +81,7 @@ def read_overlap_index(uri: str) -> tuple[pa.Table, str | None]:
     """
     table = read_table(uri, OVERLAP_INDEX, "overlap.index", "not an overlap index", "make one with jobs.overlap")
     encoder = (table.schema.metadata or {}).get(ENCODER_KEY)
-    return table, encoder.decode() if encoder else None
+    return table, encoder.decode(errors="replace") if encoder else None
 
 
 def open_overlap_index(config: OverlapConfig, encoder_sha256: str | None) -> OverlapIndex | None:
@@ -111,10 +117,14 @@ def read_table(uri: str, schema: pa.Schema, option: str, problem: str, advice: s
         advice: what the user can do about it.
 
     Raises:
-        ValueError: the table lacks columns of `schema`; the message names them.
+        ValueError: the file is not Parquet, or the table lacks columns of `schema` or has others in their place.
     """
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    data = storage.read_bytes(uri)
+    try:
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # OSError is a damaged page, as no file is read
+        raise ValueError(f"{option}={uri}: {problem}, it cannot be read as Parquet ({error}); {advice}") from error
     missing = sorted(set(schema.names) - set(table.column_names))
     if missing:
         raise ValueError(f"{option}={uri}: {problem}, the columns {missing} are missing; {advice}")
-    return table
+    return parquet.cast(table, schema, f"{option}={uri}")

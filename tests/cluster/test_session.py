@@ -19,7 +19,7 @@ from cluster import session as session_module
 from cluster.ray_private.core import console_handlers
 from cluster.resources import Pool
 from cluster.session import SessionConfig, preflight, session
-from tests.free_cpus import wait_until_all_cpus_are_free
+from tests.cluster.ray_private.free_cpus import wait_until_all_cpus_are_free
 from tests.ray_head import ROOT, RayHead, ray_head
 
 pytestmark = pytest.mark.cluster

@@ -11,7 +11,7 @@ from cluster.part_file import RowGroups
 from cluster.resources import Pool
 from cluster.runs import Run
 from cluster.stages import Factory, Stages, shared
-from tests.free_cpus import wait_until_all_cpus_are_free
+from tests.cluster.ray_private.free_cpus import wait_until_all_cpus_are_free
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_local")]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.options.launch import launch
-from jobs.snapshot import SnapshotJob, arguments, main
+from jobs.snapshot import SnapshotJob, _lines, arguments, main
 from pipeline.data.snapshots.snapshot import Snapshot, versions
 from tests.pipeline.data.datasets import make, pair_id, readable
 
@@ -55,6 +55,30 @@ def test_show_prints_the_record(dataset: str, capsys: pytest.CaptureFixture[str]
     assert record["funnel"] == [{"stage": "placed", "kept": 6}]
     assert (record["num_pairs"], record["taken_down"], record["tags"]) == (6, 0, [])
     assert record["configuration"] == {"seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "line"),
+    [
+        ("urls", b"http://a.example/1.jpg\nhttp://a.example/caf\xe9.jpg\n", 2),
+        ("pairs", "a\nb\n".encode("utf-16"), 1),
+        ("files", b"\x1f\x8b\x08\x00", 1),
+    ],
+)
+def test_a_list_that_is_not_utf8_is_named(
+    dataset: str, tmp_path: Path, option: str, content: bytes, line: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list").write_bytes(content)
+    message = refuse(capsys, "tombstone", dataset, f"--{option}={tmp_path / 'list'}")
+    assert message.startswith(f"error: --{option}={tmp_path / 'list'}: line {line} is not UTF-8")
+
+
+def test_only_line_feeds_and_carriage_returns_end_a_line_of_a_list(tmp_path: Path) -> None:
+    """`str.splitlines` also splits at U+2028 and U+0085 (datalad/datalad#3523, gluonts#920, wbolster/jsonlines#53)."""
+    names = ["http://a.example/1\u2028x.jpg", "http://a.example/2\x85x.jpg", "http://a.example/3\x0bx.jpg"]
+    text = "\r\n".join([names[0], "", f" {names[1]}\t"]) + "\r" + names[2]
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert _lines("urls", str(tmp_path / "list")) == names
 
 
 def test_verify_ends_with_2_and_names_the_shard(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,10 +35,10 @@ from pipeline.eval.protocols.suite import (
 from pipeline.eval.protocols.zero_shot import bag_probabilities, build_classifier, class_probabilities
 from pipeline.eval.sets.evaluation_sets import (
     DESCRIPTION_FILE,
+    LABELLED,
     SAMPLES_FILE,
     Dataset,
     Kind,
-    check_columns,
     check_samples,
     parse_description,
     serialise,
@@ -48,6 +48,7 @@ from pipeline.model.weights.loading import load_model
 from pipeline.model.weights.model_folder import Model
 
 TEXTS_PER_PART = 2_048
+IMAGES = pa.schema([LABELLED.field("image")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,10 +204,22 @@ def hashes_by_name(sources: Sequence[Source], folder: str) -> dict[str, str]:
 
 
 def read_images(uri: str, row_group: int) -> pa.Table:
-    """Read the column `image` of one row group of a set's test.parquet."""
+    """Read the column `image` of one row group of a set's test.parquet.
+
+    Raises:
+        ValueError: the row group is damaged, or a sample has no image. The message names the file.
+    """
     filesystem, path = storage.filesystem(uri)
-    with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file:
-        return file.read_row_group(row_group, columns=["image"])
+    with (
+        parquet.reading(uri),
+        pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True) as file,
+    ):
+        images = file.read_row_group(row_group, columns=["image"])
+        first = sum(file.metadata.row_group(index).num_rows for index in range(row_group))
+    if images["image"].null_count:
+        missing = first + images["image"].is_null().to_pylist().index(True)
+        raise ValueError(f"{uri}: sample {missing} has no image")
+    return parquet.cast(images, IMAGES, uri)
 
 
 def write_set(folder: str, dataset: Dataset, samples: pa.Table) -> None:
@@ -331,13 +344,14 @@ def _open_set(description: str) -> Source:
     digest = hashlib.sha256(json.dumps(asdict(dataset)).encode())
     with filesystem.open_input_file(path) as content:
         digest.update(hashlib.file_digest(content, "sha256").digest())
-    try:
-        with pq.ParquetFile(path, filesystem=filesystem) as file:
-            check_columns(dataset, file.schema_arrow.names, uri)
-            samples = file.read(columns=[name for name in dataset.schema.names if name != "image"])
-            row_groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri}: not a Parquet file ({error})") from error
+    with parquet.reading(uri), pq.ParquetFile(path, filesystem=filesystem) as file:
+        found = file.schema_arrow
+        row_groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
+    parquet.check_types(found, dataset.schema, uri)
+    texts_and_labels = pa.schema([field for field in dataset.schema if field.name != "image"])
+    with parquet.reading(uri), pq.ParquetFile(path, filesystem=filesystem) as file:
+        samples = file.read(columns=texts_and_labels.names)
+    samples = parquet.cast(samples, texts_and_labels, uri)
     check_samples(dataset, samples, uri)
     is_classification = dataset.kind is Kind.CLASSIFICATION
     return Source(

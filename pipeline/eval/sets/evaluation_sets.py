@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -66,32 +65,32 @@ def parse_description(content: bytes, source: str) -> Dataset:
     """
     try:
         fields = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not JSON ({error})") from error
-    if not isinstance(fields, dict) or not re.fullmatch(r"\w[\w.-]*", str(fields.get("name", ""))):
+    name = fields.get("name") if isinstance(fields, dict) else None
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"{source}: needs a name of letters, digits, _, - and . (it is used in file names)")
     if fields.get("kind") not in list(Kind):
         raise ValueError(f"{source}: kind is {fields.get('kind')!r}; it must be one of {', '.join(Kind)}")
     kind = Kind(fields["kind"])
     if kind is Kind.RETRIEVAL:
-        return Dataset(name=fields["name"], kind=kind)
-    classes = tuple(fields.get("classes", ()))
+        return Dataset(name=name, kind=kind)
+    classes = _texts("classes", fields.get("classes", []), source)
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise ValueError(f"{source}: classes must be at least two different names, got {list(classes)}")
-    templates = tuple(fields.get("templates", DEFAULT_TEMPLATES))
+    templates = _texts("templates", fields.get("templates", list(DEFAULT_TEMPLATES)), source)
     check_templates(templates, source)
-    return Dataset(name=fields["name"], kind=kind, classes=classes, templates=templates)
+    return Dataset(name=name, kind=kind, classes=classes, templates=templates)
 
 
-def check_columns(dataset: Dataset, columns: Sequence[str], source: str) -> None:
-    """Check that test.parquet has the columns of the set's kind.
-
-    Raises:
-        ValueError: a column is missing. The message names `source` and the column.
-    """
-    for name in dataset.schema.names:
-        if name not in columns:
-            raise ValueError(f"{source}: column '{name}' is missing; a {dataset.kind} set has {dataset.schema.names}")
+def _texts(key: str, values: object, source: str) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"{source}: {key} must be a list of texts, got {json.dumps(values)}")
+    for value in values:
+        # JSON may contain lone surrogates, which have no UTF-8
+        if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"{source}: {key} must be a list of texts; it contains {json.dumps(value)}")
+    return tuple(values)
 
 
 def check_samples(dataset: Dataset, samples: pa.Table, source: str) -> None:
@@ -103,6 +102,8 @@ def check_samples(dataset: Dataset, samples: pa.Table, source: str) -> None:
     if samples.num_rows == 0:
         raise ValueError(f"{source}: has no samples")
     if dataset.kind is Kind.CLASSIFICATION:
+        if samples["label"].null_count:
+            raise ValueError(f"{source}: sample {_first_null(samples['label'])} has no label")
         labels = samples["label"].to_numpy()
         invalid = np.flatnonzero(~((labels >= 0) & (labels < len(dataset.classes))))
         if len(invalid):
@@ -112,6 +113,14 @@ def check_samples(dataset: Dataset, samples: pa.Table, source: str) -> None:
         counts = pc.fill_null(pc.list_value_length(samples["captions"]), 0).to_numpy()
         if not counts.all():
             raise ValueError(f"{source}: sample {np.flatnonzero(counts == 0)[0]} has no caption")
+        if pc.list_flatten(samples["captions"]).null_count:
+            of_caption = pc.list_parent_indices(samples["captions"])
+            first = of_caption[_first_null(pc.list_flatten(samples["captions"]))]
+            raise ValueError(f"{source}: sample {first} has a caption that is null")
+
+
+def _first_null(values: pa.ChunkedArray) -> int:
+    return int(np.flatnonzero(values.is_null().to_numpy())[0])
 
 
 def serialise(dataset: Dataset, samples: pa.Table) -> dict[str, bytes]:

@@ -1,13 +1,16 @@
 import gzip
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cluster import http
-from jobs.options.inputs import list_inputs
+from cluster import http, parquet
+from jobs.options.inputs import list_inputs, read_queries
 from pipeline.data.flows.input_files import check_inputs, read_input
 from pipeline.data.sources.extract import ExtractConfig, read_archive
 from pipeline.data.sources.warc_records import ReadError
+from pipeline.schemas import QUERIES
 from tests.pipeline.data.archives import Archive, image_page, open_file
 from tests.range_server import Fault, RangeServer
 
@@ -37,6 +40,79 @@ def test_invalid_lists_are_refused(tmp_path: Path, text: str, message: str) -> N
     (tmp_path / "x.paths").write_text(text)
     with pytest.raises(ValueError, match=f"x.paths: .*{message}"):
         list_inputs(str(tmp_path / "x.paths"), BASE)
+
+
+PACKED = gzip.compress(b"a.warc.gz\n" * 99)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.paths", b"caf\xe9.warc.gz\n"),
+        ("x.paths.gz", b"a.warc.gz\n"),
+        ("x.paths.gz", PACKED[:-12]),
+        ("x.paths.gz", PACKED[:-8] + bytes(8)),
+        ("x.paths.gz", PACKED[:10] + b"\xff" * 30),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"input=.*{name}: cannot be read as a list of paths \("):
+        list_inputs(str(tmp_path / name), BASE)
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.paths").write_bytes(b"\xef\xbb\xbfa.warc.gz\r\n")
+    assert list_inputs(str(tmp_path / "x.paths"), "s3://b/") == ["s3://b/a.warc.gz"]
+
+
+QUERY_LIST = pa.table([[0, 1], ["circle", "square"], ["unigram"] * 2, [2.0, 1.0], [0, 1]], schema=QUERIES)
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"b"]).buffers())
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("text", NOT_UTF8, "column 'text' has values that are not string .*UTF8"),
+        ("text", pa.array([1, 2]), "column 'text' has the type int64; it must be string"),
+        ("text", pa.array([["a"], ["b"]]), "column 'text' has the type list"),
+        ("text", pa.array(["a", None]), "a query has no text"),
+        ("query_id", pa.array([[0], [1]]), "column 'query_id' has the type list"),
+        ("query_id", pa.array(["0", "1"]), "column 'query_id' has the type string"),
+        ("rank", pa.array([0, 2**40]), "column 'rank' has values that are not int32"),
+    ],
+)
+def test_a_query_list_with_other_values_is_refused(tmp_path: Path, column: str, values: pa.Array, message: str) -> None:
+    """Such as text that another program wrote in Latin-1 (apache/arrow#29635, duckdb/duckdb#1932, parquet2#108)."""
+    file = str(tmp_path / "queries.parquet")
+    index = QUERY_LIST.schema.get_field_index(column)
+    pq.write_table(QUERY_LIST.set_column(index, column, values), file)
+    with pytest.raises(ValueError, match=f"queries={file}: {message}"):
+        read_queries(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"a letter", b"PAR1" + b"\xff" * 60 + b"PAR1"])
+def test_a_query_list_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"queries=.*/x: not a query list, it cannot be read as Parquet .*jobs\.queries"
+    ):
+        read_queries(str(tmp_path / "x"))
+
+
+def test_a_damaged_page_of_a_query_list_is_refused(tmp_path: Path) -> None:
+    data = bytearray(parquet.encode(QUERY_LIST))
+    data[40] ^= 255
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ValueError, match=r"queries=.*/x: "):
+        read_queries(str(tmp_path / "x"))
+
+
+def test_a_query_list_of_other_widths_is_read(tmp_path: Path) -> None:
+    wide = QUERY_LIST.set_column(1, "text", QUERY_LIST["text"].dictionary_encode())
+    wide = wide.set_column(0, "query_id", QUERY_LIST["query_id"].cast(pa.int64()))
+    pq.write_table(wide, tmp_path / "x")
+    assert read_queries(str(tmp_path / "x")) == QUERY_LIST
 
 
 def test_a_folder_lists_each_pair_once(tmp_path: Path) -> None:

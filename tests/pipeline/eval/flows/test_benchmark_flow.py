@@ -24,15 +24,16 @@ from pipeline.eval.flows.benchmark_flow import (
     open_model,
     open_sets,
     open_store,
+    read_images,
     write_set,
 )
 from pipeline.eval.protocols.suite import prompts_by_class, texts_of
-from pipeline.eval.sets.evaluation_sets import Dataset, Kind
+from pipeline.eval.sets.evaluation_sets import CAPTIONED, Dataset, Kind
 from pipeline.model.config import Objective
 from pipeline.model.images.preprocess import preprocess_for
 from pipeline.model.objectives.caption_model import Captioner
 from pipeline.model.objectives.clip import CLIP
-from tests.free_cpus import wait_until_all_cpus_are_free
+from tests.cluster.ray_private.free_cpus import wait_until_all_cpus_are_free
 from tests.pipeline.eval.models import save_small_model
 from tests.pipeline.eval.pictures import COLOURS, PAIRS, SHAPES, draw, make_sets
 
@@ -43,6 +44,11 @@ CONFIG = EncodeConfig(pool=Pool(size=2), batch_size=4)
 def sets(tmp_path: Path) -> Path:
     make_sets(tmp_path / "sets")
     return tmp_path / "sets"
+
+
+def not_utf8() -> pa.Array:
+    """Two strings, of which the first is Latin-1 (apache/arrow#29635, duckdb/duckdb#1932, parquet2#108)."""
+    return pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"b"]).buffers())
 
 
 def store_of(folder: Path, model_sha256: str = "ab" * 32) -> Store:
@@ -84,7 +90,7 @@ def test_the_hash_of_a_set_covers_its_prompts_and_images(sets: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not a table", r"colours/test\.parquet: not a Parquet file"),
+        (b"not a table", r"colours/test\.parquet: cannot be read as Parquet"),
         (None, r"colours/test\.parquet: column 'label' is missing"),
     ],
 )
@@ -96,6 +102,73 @@ def test_a_set_that_does_not_match_its_description_is_refused(sets: Path, conten
         path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         open_sets(str(sets))
+
+
+HUGGING_FACE = pa.array([{"bytes": b"x", "path": "0.jpg"}, {"bytes": b"y", "path": None}])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": HUGGING_FACE}, "column 'image' has the type struct<.*>; it must be large_binary"),
+        ({"image": pa.array(["a.jpg", "b.jpg"])}, "column 'image' has the type string"),
+        ({"label": pa.array(["red", "blue"])}, "column 'label' has the type string; it must be int32"),
+        ({"label": pa.array([0.0, 1.0])}, "column 'label' has the type double"),
+        ({"label": pa.array(["a", "b"]).dictionary_encode()}, "column 'label' has the type dictionary"),
+        ({"label": pa.array([0, 2**40])}, "column 'label' has values that are not int32"),
+        ({"label": pa.array([0, None], pa.int32())}, "sample 1 has no label"),
+    ],
+)
+def test_a_set_with_values_of_another_type_is_refused(
+    tmp_path: Path, columns: dict[str, pa.Array], message: str
+) -> None:
+    """Such as images from the Hub (huggingface/datasets#5869)."""
+    source = two_classes(tmp_path)
+    good = {"image": pa.array([b"x", b"y"]), "label": pa.array([0, 1], pa.int32())}
+    pq.write_table(pa.table(good | columns), source.uri)
+    with pytest.raises(ValueError, match=rf"two/test\.parquet: {message}"):
+        open_sets(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        (pa.ListArray.from_arrays([0, 1, 2], not_utf8()), "column 'captions' has values that are not list.*UTF8"),
+        (pa.array(["a", "b"]), "column 'captions' has the type string"),
+        (pa.array([[1], [2]]), "column 'captions' has the type list<element: int64>"),
+        (pa.array([["a"], [None]]), "sample 1 has a caption that is null"),
+    ],
+)
+def test_captions_that_are_no_texts_are_refused(tmp_path: Path, captions: pa.Array, message: str) -> None:
+    write_set(str(tmp_path), Dataset(name="pairs", kind=Kind.RETRIEVAL), CAPTIONED.empty_table())
+    pq.write_table(pa.table({"image": pa.array([b"x", b"y"]), "captions": captions}), tmp_path / "pairs/test.parquet")
+    with pytest.raises(ValueError, match=rf"pairs/test\.parquet: {message}"):
+        open_sets(str(tmp_path))
+
+
+def test_labels_and_captions_of_other_widths_are_read(tmp_path: Path) -> None:
+    source = two_classes(tmp_path)
+    pq.write_table(pa.table({"image": pa.array([b"x"], pa.binary()), "label": pa.array([1], pa.uint8())}), source.uri)
+    captions = pa.array([["a", "b"]], pa.large_list(pa.large_string()))
+    write_set(str(tmp_path), Dataset(name="pairs", kind=Kind.RETRIEVAL), CAPTIONED.empty_table())
+    pq.write_table(pa.table({"image": pa.array([b"x"]), "captions": captions}), tmp_path / "pairs/test.parquet")
+    pairs, two = open_sets(str(tmp_path))
+    assert (two.labels, pairs.captions) == ((1,), (("a", "b"),))
+    assert read_images(two.uri, 0)["image"].to_pylist() == [b"x"]
+
+
+def test_a_damaged_page_and_a_missing_image_name_the_file(tmp_path: Path) -> None:
+    source = two_classes(tmp_path)
+    images = pa.array([b"x" * 500] * 5 + [None], pa.large_binary())
+    samples = pa.table({"image": images, "label": [0] * 6})
+    pq.write_table(samples, source.uri, row_group_size=4, write_page_checksum=True, compression="none")
+    with pytest.raises(ValueError, match=rf"{source.uri}: sample 5 has no image"):
+        read_images(source.uri, 1)
+    data = bytearray(Path(source.uri).read_bytes())
+    data[data.index(b"xxxx")] ^= 1
+    Path(source.uri).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{source.uri}: cannot be read as Parquet .*CRC"):
+        read_images(source.uri, 0)
 
 
 def test_a_folder_without_sets_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from pipeline.eval.sets.evaluation_sets import (
     LABELLED,
     Dataset,
     Kind,
-    check_columns,
     check_samples,
     parse_description,
     serialise,
@@ -52,6 +51,17 @@ def test_a_retrieval_set_has_neither_classes_nor_templates() -> None:
         (describe(classes=["circle"]), "at least two different names"),
         (describe(classes=["circle", "circle"]), "at least two different names"),
         (describe(templates=["a photo"]), "exactly one"),
+        (b'{"name": "a\xff"}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (describe(name=5), "needs a name"),
+        (describe(kind=["classification"]), "kind is "),
+        (describe(classes=None), "classes must be a list of texts, got null"),
+        (describe(classes="ab"), 'classes must be a list of texts, got "ab"'),
+        (describe(classes=[1, 2]), "classes must be a list of texts; it contains 1"),
+        (describe(classes=[["a"], ["b"]]), "classes must be a list of texts; it contains "),
+        (describe(classes=["\ud800", "b"]), r"classes must be a list of texts; it contains .*ud800"),
+        (describe(templates=7), "templates must be a list of texts, got 7"),
+        (describe(templates=[None]), "templates must be a list of texts; it contains null"),
     ],
 )
 def test_an_invalid_description_is_refused_and_its_file_named(content: bytes, message: str) -> None:
@@ -65,24 +75,25 @@ def test_an_invalid_description_is_refused_and_its_file_named(content: bytes, me
         ([0, 2, 1], "sample 1 has label 2, but the set has 2 classes"),
         ([0, -1], "sample 1 has label -1"),
         ([], "no samples"),
+        ([0, None], "sample 1 has no label"),
     ],
 )
-def test_labels_without_a_class_are_refused(labels: list[int], message: str) -> None:
+def test_labels_without_a_class_are_refused(labels: list[int | None], message: str) -> None:
     samples = pa.table({"label": pa.array(labels, pa.int32())})
     with pytest.raises(ValueError, match=message):
         check_samples(parse_description(describe(), "x"), samples, "test.parquet")
-
-
-@pytest.mark.parametrize(("columns", "missing"), [(["image", "class"], "label"), (["label"], "image")])
-def test_a_missing_column_is_named(columns: list[str], missing: str) -> None:
-    with pytest.raises(ValueError, match=rf"test\.parquet: column '{missing}' is missing; a classification set has"):
-        check_columns(parse_description(describe(), "x"), columns, "test.parquet")
 
 
 @pytest.mark.parametrize("captions", [[["a"], []], [["a"], None]])
 def test_an_image_without_a_caption_is_refused(captions: list[list[str] | None]) -> None:
     samples = pa.table({"captions": pa.array(captions, pa.list_(pa.string()))})
     with pytest.raises(ValueError, match="sample 1 has no caption"):
+        check_samples(Dataset(name="pairs", kind=Kind.RETRIEVAL), samples, "test.parquet")
+
+
+def test_a_caption_that_is_null_is_refused() -> None:
+    samples = pa.table({"captions": pa.array([["a"], ["b", "c"], ["d", None]])})
+    with pytest.raises(ValueError, match="sample 2 has a caption that is null"):
         check_samples(Dataset(name="pairs", kind=Kind.RETRIEVAL), samples, "test.parquet")
 
 
