@@ -65,15 +65,21 @@ class ModelConfig:
         """The configuration that `to_dict` wrote.
 
         Raises:
-            ValueError: a key is missing or unknown, or the objective is unknown.
+            ValueError: a key is missing or unknown, a size is no positive whole number, or the objective is unknown.
         """
         try:
+            if unknown := sorted(values.keys() - cls.__dataclass_fields__.keys()):
+                raise TypeError(f"unknown keys {unknown}")
             image, text = ImageTowerConfig(**values["image"]), TextTowerConfig(**values["text"])
             config = cls(
                 embed_dim=values["embed_dim"], image=image, text=text, objective=values.get("objective", "contrastive")
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a valid model configuration: {error}") from error
+        sizes = {"embed_dim": config.embed_dim, "image_size": image.image_size} | asdict(text)
+        for name, size in sizes.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(f"not a valid model configuration: {name} = {size!r} must be a positive whole number")
         if config.objective not in OBJECTIVES:
             raise ValueError(f"the objective '{config.objective}' is not one of {', '.join(OBJECTIVES)}")
         return config

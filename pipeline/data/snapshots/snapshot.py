@@ -195,10 +195,20 @@ def versions(uri: str) -> list[str]:
 
 
 def tags(uri: str) -> dict[str, str]:
-    """The tags of a data set, with the version of each."""
+    """The tags of a data set, with the version of each. Raises ValueError if a tag is damaged."""
     folder = storage.join(uri, "refs", "tags")
     names = [name for name in _json_names(folder) if TAG.fullmatch(name)]
-    return {name: json.loads(storage.read_bytes(storage.join(folder, f"{name}.json")))["version"] for name in names}
+    return {name: _read_tag(storage.join(folder, f"{name}.json")) for name in names}
+
+
+def _read_tag(path: str) -> str:
+    try:
+        version = json.loads(storage.read_bytes(path))["version"]
+        if not isinstance(version, str) or not VERSION.fullmatch(version):
+            raise ValueError(f"version is {version!r}")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: this tag is damaged ({error!r}); restore the file") from error
+    return version
 
 
 def read_manifest(uri: str, record: Mapping[str, Any]) -> list[Shard]:
@@ -217,7 +227,7 @@ def read_record(uri: str, name: str) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(storage.read_bytes(path))
         version = record.get("schema_version")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: the record of {name} is damaged ({error})") from error
     if version != SCHEMA_VERSION:
         raise ValueError(

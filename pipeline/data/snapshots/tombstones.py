@@ -124,7 +124,11 @@ def _read_one(uri: str) -> pa.Table:
     data = storage.read_bytes(uri)
     if hashlib.sha256(data).hexdigest() != uri.removesuffix(".parquet").rsplit("-", 1)[-1]:
         raise ValueError(f"{uri}: this tombstone is damaged; restore the file with the sha256 in its name")
-    return pq.ParquetFile(pa.BufferReader(data)).read()
+    try:
+        table = pq.ParquetFile(pa.BufferReader(data)).read()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{uri}: jobs.snapshot did not write this tombstone ({error}); remove it") from error
+    return parquet.cast(table, TOMBSTONES, uri).select(TOMBSTONES.names)
 
 
 def _locations(table: pa.Table) -> list[RowLocation]:

@@ -50,7 +50,7 @@ def from_files(files: Mapping[str, bytes], source: str) -> Model:
         raise FileNotFoundError(f"{source} is not a model: it lacks {', '.join(missing)}")
     try:
         config = ModelConfig.from_dict(json.loads(files[CONFIG_FILE]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}/{CONFIG_FILE}: {error}") from error
     try:
         weights = safetensors.torch.load(files[WEIGHTS_FILE])

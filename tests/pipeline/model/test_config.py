@@ -50,8 +50,22 @@ def test_the_small_model_has_the_described_layers() -> None:
     assert model.image_tower.trunk.get_parameter("pos_embed").shape == (1, 1 + (128 // 16) ** 2, 256)
 
 
-@pytest.mark.parametrize("damage", [{"embed_dim": None}, {"image": {"size": 3}}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"embed_dim": None}, {"image": {"size": 3}}, {"more": 1}, {"text": "a"}, {"image": [1]}),
+        *({"embed_dim": size} for size in (-5, 0, "64", 64.5, True, [64], 1e400)),
+        {"text": {"width": 64, "heads": 0, "layers": 1}},
+        {"image": {"architecture": "resnet50_clip", "image_size": "224"}},
+    ],
+)
 def test_an_invalid_configuration_raises(damage: dict[str, object]) -> None:
     values = {key: value for key, value in (model_config("tiny").to_dict() | damage).items() if value is not None}
     with pytest.raises(ValueError, match="not a valid model configuration"):
         ModelConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [[], 5, None, "tiny"])
+def test_a_configuration_that_is_no_object_raises(values: object) -> None:
+    with pytest.raises(ValueError, match="not a valid model configuration"):
+        ModelConfig.from_dict(values)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 from cluster import storage
 from pipeline.data.snapshots import snapshot as snapshots
 from pipeline.data.snapshots.commit import commit
-from pipeline.data.snapshots.snapshot import OWN_FIELDS, Shard, Snapshot, versions
+from pipeline.data.snapshots.snapshot import OWN_FIELDS, Shard, Snapshot, tags, versions
 from pipeline.schemas import PAIRS
 from tests.pipeline.data.datasets import add_shard, counts, make, readable
 
@@ -110,6 +110,8 @@ def test_a_damaged_manifest_is_noticed(dataset: str) -> None:
     [
         (b"{", "the record of v00000001 is damaged"),
         (b"[]", "the record of v00000001 is damaged"),
+        (b"\xff", "the record of v00000001 is damaged"),
+        (b"[" * 100_000, "the record of v00000001 is damaged"),
         (b'{"schema_version": 1}', "not a record of this version"),
         (b'{"schema_version": 2}', "schema_version 2, this program reads 1; use the program that wrote it"),
     ],
@@ -119,6 +121,17 @@ def test_a_damaged_record_is_noticed(dataset: str, content: bytes, message: str)
     storage.write_bytes(storage.join(dataset, "snapshots", "v00000001.json"), content)
     with pytest.raises(ValueError, match=message):
         Snapshot.open(dataset)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000, b'{"version": 5}', b'{"version": "../v00000001"}']
+)
+def test_a_damaged_tag_is_named(dataset: str, content: bytes) -> None:
+    make(dataset, [1])
+    file = storage.join(dataset, "refs", "tags", "first.json")
+    storage.write_bytes(file, content)
+    with pytest.raises(ValueError, match=f"{file}: this tag is damaged"):
+        tags(dataset)
 
 
 @pytest.mark.parametrize("version", ["v00000002", "v1", "latest", "../v00000001"])

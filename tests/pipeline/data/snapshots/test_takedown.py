@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster import storage
+from cluster import parquet, storage
 from pipeline.data.snapshots import snapshot as snapshots
 from pipeline.data.snapshots import takedown, tombstones
 from pipeline.data.snapshots.commit import ConflictError, commit
@@ -120,6 +120,25 @@ def test_many_concurrent_take_downs_all_apply(dataset: str) -> None:
     for thread in threads:
         thread.join()
     assert readable(Snapshot.open(dataset)) == list(range(6, 12))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a letter", "did not write this tombstone"),
+        (parquet.encode(pa.table({"a": [1]})), "column 'kind' is missing"),
+        (
+            parquet.encode(tombstones.TOMBSTONES.empty_table().set_column(6, "row", pa.array([], pa.string()))),
+            "'row' has",
+        ),
+    ],
+)
+def test_a_tombstone_of_another_program_is_named(dataset: str, content: bytes, message: str) -> None:
+    make(dataset, [1])
+    file = storage.join(dataset, "tombstones", f"t00000001-{hashlib.sha256(content).hexdigest()}.parquet")
+    storage.write_bytes(file, content)
+    with pytest.raises(ValueError, match=rf"{file}: .*{message}"):
+        Snapshot.open(dataset)
 
 
 def test_a_damaged_tombstone_stops_every_reader(dataset: str) -> None:
