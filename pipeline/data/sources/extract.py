@@ -49,6 +49,7 @@ BATCH_RECORDS, BATCH_BYTES = 64, 2**20
 _RESPONSE = b"WARC/1.1\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: "
 _MAX_CRAWL_ID_CHARACTERS = 200
 _CRAWL = re.compile(r"CC-MAIN-\d{4}-\d\d(?!\d)")
+_NUM_BYTES = re.compile(r"\+?[0-9]{1,18}")
 _PART_OF = re.compile(rb"(?im)^isPartOf[ \t]*:[ \t]*([^\r\n]+)")
 
 
@@ -232,6 +233,8 @@ def _page_of(record: Record, config: ExtractConfig) -> _Page:
             base = base_url(page.url, page.base)
             images = [candidate(resolve(base, url), text, source) for url, source, text in page.images]
             return _Page(page.url, _date(page.date), images or [Candidate(reason=page.reason or Reason.NO_IMAGE)])
+    if not _NUM_BYTES.fullmatch(record.header("Content-Length")):
+        return _no_page(record, Reason.BROKEN_RECORD)
     if not record.is_whole:
         return _no_page(record, Reason.TRUNCATED_RECORD)
     if kind != "response":
@@ -260,9 +263,10 @@ def _date(text: str) -> datetime | None:
     """Parse a WARC-Date (W3C's profile of ISO 8601), rounded down to the second; None if it is malformed."""
     try:
         date = datetime.fromisoformat(text)
-    except ValueError:
+        # A time zone can lead out of the years that a date can have
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC).replace(microsecond=0)
+    except (ValueError, OverflowError):
         return None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).replace(microsecond=0)
 
 
 def _read_html(content: bytes | memoryview, config: ExtractConfig) -> str | Reason:

@@ -31,6 +31,7 @@ _MAX_TRIES, _MAX_TRIED_BYTES = 2, 2**28
 """A page can be full of false starts, and each may be inflated from the member's begin on. Once this many times the
 archive, and this many bytes more, have been inflated, FastWARC reads the rest."""
 _LINE_BYTES = 1 << 16
+_MAX_LENGTH_DIGITS = 18
 _NAMES = ("WARC-Type", "WARC-Target-URI", "WARC-Date", "Content-Type", "Content-Length")
 _USUAL = {name: b"\r\n%s: " % name.encode() for name in _NAMES}
 _HEADERS = {name: re.compile(rb"(?im)^%s[ \t]*:[ \t]*([^\r\n]*)" % name.encode()) for name in _NAMES}
@@ -112,7 +113,8 @@ def read_records(stream: Any, max_bytes: int) -> Iterator[Record]:
     stream = Source(stream)
     start = 0
     for record, end in _members(stream, max_bytes):
-        yield record
+        if record.head or not record.is_whole:  # not a blank member
+            yield record
         start = end
     stream.seek(start)
     if not stream.read(1):
@@ -168,7 +170,11 @@ def _starts(window: bytes) -> list[int]:
 
 
 def _record(offset: int, member: memoryview, max_bytes: int) -> Record | None:
-    """The record in a gzip member, or None if the member is not exactly one record of at most `max_bytes`."""
+    """The record in a gzip member, or None if the member is not exactly one record of at most `max_bytes`.
+
+    A member that is evidently no record counts as one without content, so that the records after it are read. A blank
+    member has no header and is whole.
+    """
     if len(member) < _TRAILER.size:
         return None
     checksum, num_bytes = _TRAILER.unpack(member[-_TRAILER.size :])
@@ -183,12 +189,19 @@ def _record(offset: int, member: memoryview, max_bytes: int) -> Record | None:
         return None
     end = data.find(b"\r\n\r\n")
     length = num_bytes - end - 8  # without the empty lines after header and content
-    if not data.startswith(b"WARC/") or end < 0 or not data.endswith(b"\r\n\r\n"):
+    if data.startswith(b"WARC/") and end >= 0 and data.endswith(b"\r\n\r\n"):
+        head = bytes(memoryview(data)[: end + 2])
+        announced = _header(head, "Content-Length")
+        if b"\r\nContent-Length: %d\r\n" % length in head or announced == b"%d" % length:
+            return Record(offset, head, memoryview(data)[end + 4 : num_bytes - 4], True)
+        if announced.strip(b"+").isdigit() and len(announced) <= _MAX_LENGTH_DIGITS:
+            return None
+    if not data.strip():
+        return Record(offset, b"", b"", True)
+    if data.find(b"\nWARC/", 5) >= 0:
         return None
-    head = bytes(memoryview(data)[: end + 2])
-    if b"\r\nContent-Length: %d\r\n" % length not in head and _header(head, "Content-Length") != b"%d" % length:
-        return None
-    return Record(offset, head, memoryview(data)[end + 4 : num_bytes - 4], True)
+    # FastWARC would read nothing after a member that is no record
+    return Record(offset, bytes(data[:end]) if data.startswith(b"WARC/") else b"", b"", False)
 
 
 def _header(head: bytes, name: str) -> bytes:

@@ -6,16 +6,21 @@ with url, alt and title. Lazy-load attributes, srcset and figcaption are missing
 than the WARC record of the same page.
 
 Parsing JSON takes nearly all of the time. msgspec's typed decoder therefore builds only the fields below; it skips the
-rest but still validates it.
+rest but still validates it. A record that it refuses, for a lone surrogate or for one link without a URL, is read again
+more tolerantly, so that the page keeps its other images.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cache
+from types import NoneType
+from typing import Any, NamedTuple, get_args, get_origin
 
 import msgspec
 
+from pipeline.printable import storable
 from pipeline.reasons import Reason
 
 
@@ -98,11 +103,47 @@ def read_page(content: bytes | memoryview, max_images: int) -> Page | None:
         content: JSON in UTF-8.
         max_images: further images of the page are ignored.
 
+    Values of the wrong type count as missing; octets that are not UTF-8 and lone surrogates become U+FFFD.
+
     Raises:
-        ValueError: the content is not valid JSON, or a field has the wrong type for a WAT record.
+        ValueError: the content is not JSON, or not like a WAT record.
         RecursionError: the JSON is nested too deeply.
     """
-    envelope = _RECORD.decode(content).envelope
+    try:
+        return _page(_RECORD.decode(content), max_images)
+    except ValueError:
+        value = json.loads(bytes(content).decode("utf-8", "replace"), strict=False)
+        page = _page(_of_type(_Record, value) or _Record(), max_images)
+        if page is None:
+            raise
+        return page
+
+
+def _of_type(kind: Any, value: Any) -> Any:
+    """A value from JSON as a type of the fields above, without the parts that do not fit; None if it does not fit."""
+    if kind is str:
+        return storable(value) if isinstance(value, str) else None
+    if kind is msgspec.Raw:
+        metas = [_of_type(_Meta, meta) or _Meta() for meta in value] if isinstance(value, list) else []
+        return msgspec.Raw(msgspec.json.encode(metas))
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return list(filter(None, (_of_type(item, each) for each in value))) if isinstance(value, list) else None
+    if kinds := [each for each in get_args(kind) if each is not NoneType]:
+        return _of_type(kinds[0], value)
+    if not isinstance(value, dict):
+        return None
+    fields = {field.name: _of_type(field.type, value.get(field.encode_name)) for field in _fields(kind)}
+    return kind(**{name: part for name, part in fields.items() if part is not None})
+
+
+@cache
+def _fields(kind: type[_Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
+
+
+def _page(record: _Record, max_images: int) -> Page | None:
+    envelope = record.envelope
     if envelope is None or envelope.headers is None:
         return None
     headers = envelope.headers

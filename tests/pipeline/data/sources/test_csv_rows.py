@@ -24,7 +24,7 @@ def rows(text: str | bytes, header: str = "url,caption\n") -> list[list[str] | R
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n", "\n\n\n"])
 def test_ends_of_lines(end: str) -> None:
-    """CR alone (pandas#29168), and files that were converted twice."""
+    """Old ends of lines, and those of files that were converted twice."""
     assert rows(end.join(LINES), f"\n\ufeffurl,caption{end}".removeprefix("\n")) == GOOD
     assert rows(end.join([*LINES, ""])) == GOOD
 
@@ -40,7 +40,7 @@ def test_ends_of_lines(end: str) -> None:
     ],
 )
 def test_a_quotation_mark_that_is_not_closed_costs_its_own_row(position: int, line: str) -> None:
-    """pandas#13374, polars#6158, duckdb#7411: readers swallow the lines up to the next mark, or all of them."""
+    """osiegmar/FastCSV#173, jlawrie/opencsv#13, tarql/tarql#50: readers swallow all lines up to the next mark."""
     expected: list[list[str] | Reason] = [*GOOD]
     expected.insert(position, Reason.BROKEN_RECORD)
     lines = [*LINES]

@@ -522,3 +522,29 @@ def test_images_of_a_picture_that_share_a_data_url_are_bounded() -> None:
     assert [row["reason"] for row in rows] == [None] * 8 + [Reason.TOO_MANY_BYTES] * 4 + [None]
     assert [row["image"] is None for row in rows] == [False] * 8 + [True] * 5
     assert rows[-1]["caption"] == "the picture last"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b"WARC/1.0\r\nWARC-Type: response\r\n\r\ntext\r\n\r\n",
+        b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: -4\r\n\r\ntext\r\n\r\n",
+        b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 1e3\r\n\r\ntext\r\n\r\n",
+        b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: 99999999999999999999\r\n\r\ntext\r\n\r\n",
+        bytes(1000),
+        b"<html>no record</html>",
+        b"",
+    ],
+)
+def test_a_member_that_is_no_record_costs_no_other(member: bytes) -> None:
+    """Lengths are often wrong (webrecorder/warcio#121, iipc/jwarc#29), and readers stop at those that are no number."""
+    first = response(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + image_page("first"))
+    found = outcomes(read(members(first, member, LAST)))
+    assert [found[0], found[-1]] == ["the picture first", "the picture last"]
+    assert found[1:-1] == ([Reason.BROKEN_RECORD] if member else [])
+
+
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_date_whose_time_zone_leads_out_of_the_calendar_is_missing(date: str) -> None:
+    record = LAST.replace(b"WARC-Type", f"WARC-Date: {date}\r\nWARC-Type".encode(), 1)
+    assert read(members(record))["page_date"].to_pylist() == [None]

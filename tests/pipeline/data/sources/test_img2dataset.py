@@ -225,7 +225,7 @@ def test_an_unforeseen_error_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "column",
     [
-        pa.array([2**62, 0], pa.timestamp("us")),  # beyond the years of Python: arrow#29704
+        pa.array([2**62, 0], pa.timestamp("us")),  # beyond the years of Python: apache/arrow#36323
         pa.array([2**62, 0], pa.duration("s")),
         pa.array([2**30, 0], pa.date32()),
         pa.array([1, 2], pa.timestamp("us", "Mars/Phobos")),

@@ -121,7 +121,7 @@ def strings(values: list[bytes | None]) -> pa.StringArray:
 
 
 def write_encrypted(file: Path) -> None:
-    """The footer of a file with encrypted columns, without its key: arrow#40069."""
+    """The footer of a file with encrypted columns, without its key."""
     file.write_bytes(b"PARE" + bytes(100) + b"\x10\0\0\0PARE")
 
 

@@ -153,3 +153,44 @@ def test_wat_records_of_real_pages_give_all_their_images(clip_data: Path) -> Non
     found = candidates_of(data)
     assert len(set(found["record_offset"].to_pylist())) == 3 * len(pages)
     assert pc.sum(pc.is_in(found["caption_source"], pc.cast(["alt", "title"], "string"))).as_py() == expected > 700
+
+
+GOOD = {"path": "IMG@/src", "url": "/star.jpg", "alt": "a star"}
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        {**GOOD, "alt": "a cut emoji \ud83d"},  # cut between two surrogates
+        {"path": "A@/href", "url": "/", "text": "\udfff"},
+        {**GOOD, "alt": None},
+        {**GOOD, "alt": 5},
+        {**GOOD, "url": ["/x"]},
+        "a link",
+        None,
+    ],
+)
+def test_one_odd_link_costs_no_other(link: object) -> None:
+    content = response()
+    content["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["HTML-Metadata"]["Links"] = [GOOD, link, GOOD]
+    rows = [(row["url"], row["caption"], row["reason"]) for row in read(content)]
+    good = ("http://a.example/img/star.jpg", "a star", None)
+    assert rows.count(good) == 0
+    good = ("http://a.example/star.jpg", "a star", None)
+    assert (rows[0], rows.count(good)) == (good, 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"A red", b"A\xffred"), (b"A red", b"A\tred"), (b'"A red', b'"\xed\xa0\x80A red')]
+)
+def test_octets_that_are_no_json(old: bytes, new: bytes) -> None:
+    page = read_page(json.dumps(response()).encode().replace(old, new), 100)
+    assert page is not None
+    assert [text for _, _, text in page.images][1:] == ["Star of the week", 'He said "hi" \\ }{', "A ship at sea"]
+
+
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "99999-01-01T00:00:00Z"])
+def test_a_date_that_no_clock_shows_is_missing(date: str) -> None:
+    content = response()
+    content["Envelope"]["WARC-Header-Metadata"]["WARC-Date"] = date
+    assert {row["page_date"] for row in read(content)} == {None}
