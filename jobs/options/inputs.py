@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Collection
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import parquet, storage
@@ -58,8 +60,6 @@ def read_queries(uri: str) -> pa.Table:
     table = read_table(uri, QUERIES, "queries", "not a query list", "make one with jobs.queries").sort_by("query_id")
     if table.num_rows == 0:
         raise ValueError(f"queries={uri}: the list is empty")
-    if table["text"].null_count:
-        raise ValueError(f"queries={uri}: a query has no text; make the list with jobs.queries")
     if table["query_id"].to_pylist() != list(range(table.num_rows)):
         raise ValueError(
             f"queries={uri}: query_id must count from 0 to {table.num_rows - 1}; make the list with jobs.queries"
@@ -79,7 +79,11 @@ def read_overlap_index(uri: str) -> tuple[pa.Table, str | None]:
 
     Raises like `read_table`.
     """
-    table = read_table(uri, OVERLAP_INDEX, "overlap.index", "not an overlap index", "make one with jobs.overlap")
+    advice = "make one with jobs.overlap"
+    table = read_table(uri, OVERLAP_INDEX, "overlap.index", "not an overlap index", advice, {"phash", "embedding"})
+    lengths = pc.unique(pc.list_value_length(table["embedding"])).drop_null().to_pylist()
+    if len(lengths) > 1:
+        raise ValueError(f"overlap.index={uri}: its embeddings have {sorted(lengths)} dimensions; {advice}")
     encoder = (table.schema.metadata or {}).get(ENCODER_KEY)
     return table, encoder.decode(errors="replace") if encoder else None
 
@@ -106,7 +110,9 @@ def open_overlap_index(config: OverlapConfig, encoder_sha256: str | None) -> Ove
     return index
 
 
-def read_table(uri: str, schema: pa.Schema, option: str, problem: str, advice: str) -> pa.Table:
+def read_table(
+    uri: str, schema: pa.Schema, option: str, problem: str, advice: str, nullable: Collection[str] = ()
+) -> pa.Table:
     """Read the Parquet table that an option names.
 
     Args:
@@ -115,9 +121,11 @@ def read_table(uri: str, schema: pa.Schema, option: str, problem: str, advice: s
         option: the name of the option, for the error message.
         problem: the message's description of a table that lacks columns, such as "not a query list".
         advice: what the user can do about it.
+        nullable: the columns of `schema` that may contain nulls.
 
     Raises:
-        ValueError: the file is not Parquet, or the table lacks columns of `schema` or has others in their place.
+        ValueError: the file is not Parquet, or the table lacks columns of `schema`, has others in their place or nulls
+            in them.
     """
     data = storage.read_bytes(uri)
     try:
@@ -127,4 +135,8 @@ def read_table(uri: str, schema: pa.Schema, option: str, problem: str, advice: s
     missing = sorted(set(schema.names) - set(table.column_names))
     if missing:
         raise ValueError(f"{option}={uri}: {problem}, the columns {missing} are missing; {advice}")
-    return parquet.cast(table, schema, f"{option}={uri}")
+    table = parquet.cast(table, schema, f"{option}={uri}")
+    for name in schema.names:
+        if table[name].null_count and name not in nullable:
+            raise ValueError(f"{option}={uri}: {problem}, the column '{name}' has nulls; {advice}")
+    return table

@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster import http, parquet
-from jobs.options.inputs import list_inputs, read_queries
+from jobs.options.inputs import ENCODER_KEY, list_inputs, read_overlap_index, read_queries
 from pipeline.data.flows.input_files import check_inputs, read_input
 from pipeline.data.sources.extract import ExtractConfig, read_archive
 from pipeline.data.sources.warc_records import ReadError
-from pipeline.schemas import QUERIES
+from pipeline.schemas import OVERLAP_INDEX, QUERIES
 from tests.pipeline.data.archives import Archive, image_page, open_file
 from tests.range_server import Fault, RangeServer
 
@@ -76,7 +76,8 @@ NOT_UTF8 = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"b"]).bu
         ("text", NOT_UTF8, "column 'text' has values that are not string .*UTF8"),
         ("text", pa.array([1, 2]), "column 'text' has the type int64; it must be string"),
         ("text", pa.array([["a"], ["b"]]), "column 'text' has the type list"),
-        ("text", pa.array(["a", None]), "a query has no text"),
+        ("text", pa.array(["a", None]), "not a query list, the column 'text' has nulls; make one"),
+        ("query_id", pa.array([0, None], pa.int32()), "not a query list, the column 'query_id' has nulls"),
         ("query_id", pa.array([[0], [1]]), "column 'query_id' has the type list"),
         ("query_id", pa.array(["0", "1"]), "column 'query_id' has the type string"),
         ("rank", pa.array([0, 2**40]), "column 'rank' has values that are not int32"),
@@ -113,6 +114,36 @@ def test_a_query_list_of_other_widths_is_read(tmp_path: Path) -> None:
     wide = wide.set_column(0, "query_id", QUERY_LIST["query_id"].cast(pa.int64()))
     pq.write_table(wide, tmp_path / "x")
     assert read_queries(str(tmp_path / "x")) == QUERY_LIST
+
+
+INDEX = pa.table(
+    [["set"] * 2, ["a" * 64] * 2, ["test"] * 2, [0, 1], [None, 7], [None, [0.5, 0.5]]], schema=OVERLAP_INDEX
+)
+
+
+def test_an_overlap_index_may_lack_hashes_and_embeddings(tmp_path: Path) -> None:
+    pq.write_table(INDEX.replace_schema_metadata({ENCODER_KEY: b"ab"}), tmp_path / "x")
+    found, encoder = read_overlap_index(str(tmp_path / "x"))
+    assert found == INDEX
+    assert encoder == "ab"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("benchmark", pa.array(["set", None]), "not an overlap index, the column 'benchmark' has nulls; make one"),
+        ("item", pa.array([0, None], pa.int64()), "the column 'item' has nulls"),
+        ("phash", pa.array([-1, 7]), "column 'phash' has values that are not uint64"),
+        ("embedding", pa.array([[0.5], [0.5, 0.5]], pa.list_(pa.float16())), r"embeddings have \[1, 2\] dimensions"),
+        ("embedding", pa.array(["a", "b"]), "column 'embedding' has the type string"),
+    ],
+)
+def test_an_overlap_index_with_other_values_is_refused(
+    tmp_path: Path, column: str, values: pa.Array, message: str
+) -> None:
+    pq.write_table(INDEX.set_column(INDEX.schema.get_field_index(column), column, values), tmp_path / "x")
+    with pytest.raises(ValueError, match=f"overlap.index=.*/x: .*{message}"):
+        read_overlap_index(str(tmp_path / "x"))
 
 
 def test_a_folder_lists_each_pair_once(tmp_path: Path) -> None:
