@@ -45,6 +45,7 @@ def refuse_crawl(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("text.warc.gz", b"This is a letter, not an archive.\n" * 9, "not a web archive"),
         ("letter.warc.gz", gzip.compress(b"This is a letter.\n" * 9, mtime=0), "not a web archive"),
         ("broken.parquet", b"PAR1 and then nothing", "cannot be read as Parquet"),
+        ("encrypted.parquet", b"PARE" + bytes(100) + b"\x10\0\0\0PARE", "cannot be read as Parquet"),
         ("none.csv", b"url,width\nhttp://a.example/x.jpg,5\n", "no caption column"),
     ],
 )
@@ -53,7 +54,7 @@ def test_input_whose_content_does_not_match_its_suffix(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     line = refuse_crawl(capsys, f"--input={tmp_path / name}", f"--queries={query_list}", f"--output={tmp_path / 'run'}")
-    assert name in line
+    assert f"input={tmp_path / name}" in line
     assert message in line
 
 

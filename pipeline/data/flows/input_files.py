@@ -32,11 +32,14 @@ def check_inputs(inputs: Sequence[str]) -> None:
         ValueError: a file is empty, its content does not match the type in its name, or a table lacks a column.
     """
     archives = [uri for uri in inputs if uri.endswith(extract.ARCHIVE_SUFFIXES)]
-    for uri in archives[:MAX_ARCHIVES_CHECKED]:
-        extract.check_archive(uri, open_uri)
-    for uri in inputs:
-        if not uri.endswith((*extract.ARCHIVE_SUFFIXES, img2dataset.SHARD_SUFFIX)):
+    shards = [uri for uri in inputs if uri.endswith(img2dataset.SHARD_SUFFIX)]
+    try:
+        for uri in archives[:MAX_ARCHIVES_CHECKED]:
+            extract.check_archive(uri, open_uri)
+        for uri in sorted(set(inputs) - {*archives, *shards}):
             tables.check_table(uri, *storage.filesystem(uri))
+    except ValueError as error:
+        raise ValueError(f"input={error}") from error
 
 
 def read_input(uri: str, config: extract.ExtractConfig) -> pa.Table:

@@ -38,6 +38,10 @@ images of a <picture> may share the data: URL of its <source>, so they can be a 
 MAX_TEXT_NODES = 10_000
 """Maximum number of nodes of a figcaption that are read."""
 _FIGURE_LEVELS = 32
+"""Maximum number of ancestors of an element that are looked at."""
+MAX_BASES = 100
+"""Maximum number of <base> elements that are looked at; the first one of HTML counts."""
+_FOREIGN, _HTML_IN_FOREIGN = frozenset({"svg", "math"}), frozenset({"foreignObject", "annotation-xml"})
 _NOT_TEXT = frozenset({"script", "style", "template"})
 _ATTRIBUTES = r"""(?:[^>=]++|=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z))?+)*+"""
 _MARKUP = re.compile(
@@ -151,8 +155,20 @@ def base_url(page_url: str, href: str) -> str:
 
 
 def _base_url(tree: LexborHTMLParser, page_url: str) -> str:
-    node = tree.css_first("base[href]")
+    node = next(filter(_is_base, tree.css("base[href]")[:MAX_BASES]), None)
     return base_url(page_url, (node.attributes.get("href") or "") if node is not None else "")
+
+
+def _is_base(node: LexborNode) -> bool:
+    """Whether a <base> is an element of HTML, not of SVG or MathML."""
+    parent = node.parent
+    for _ in range(_FIGURE_LEVELS):
+        if parent is None or parent.tag in _HTML_IN_FOREIGN:
+            return True
+        if parent.tag in _FOREIGN:
+            return False
+        parent = parent.parent
+    return True
 
 
 def _texts_of(node: LexborNode) -> Iterator[tuple[str, str]]:
