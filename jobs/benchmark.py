@@ -103,9 +103,8 @@ def score(
 def write_overlap(output: str, overlaps_uri: str, sources: Sequence[benchmark_flow.Source]) -> None:
     """Write overlap.json next to the results: each set's scores on all, on overlapping and on clean images."""
     advice = "jobs.curate --overlap.index writes one into its data set"
-    overlaps = read_table(
-        overlaps_uri, OVERLAPS, "overlaps", "not a table of overlaps", advice, {"distance", "similarity"}
-    )
+    nullable = set(OVERLAPS.names) - {"benchmark", "set_sha256", "item"}  # the columns that are read
+    overlaps = read_table(overlaps_uri, OVERLAPS, "overlaps", "not a table of overlaps", advice, nullable)
     predictions = storage.join(output, "predictions")
     sets = []
     for source in sources:

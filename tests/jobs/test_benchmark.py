@@ -86,6 +86,10 @@ def test_overlap_json_has_scores_on_overlapping_and_clean_images(job: BenchmarkJ
     pq.write_table(other, tmp_path / "overlaps.parquet")
     with pytest.raises(ValueError, match="another version of the set pairs"):
         write_overlap(job.output, str(tmp_path / "overlaps.parquet"), sources)
+    without = overlaps.set_column(4, "item", pa.array([3, 3, None, 0], pa.int64()))
+    pq.write_table(without, tmp_path / "overlaps.parquet")
+    with pytest.raises(ValueError, match=r"overlaps\.parquet: not a table of overlaps, the column 'item' has nulls"):
+        write_overlap(job.output, str(tmp_path / "overlaps.parquet"), sources)
 
 
 def test_an_output_of_a_different_model_is_refused(job: BenchmarkJob, tmp_path: Path) -> None:
