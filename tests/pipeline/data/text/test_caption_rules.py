@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.duplicates.dedupe import drop_duplicate_urls
 from pipeline.data.text.caption_rules import BOILERPLATE, CaptionConfig, apply_rules, cleaned, rejection_reason
+from pipeline.data.text.personal_data import redact
 from pipeline.hashing import hash128
 from pipeline.reasons import Reason
 from tests.pipeline.data.rows import candidates
@@ -409,3 +410,15 @@ def test_every_text_keeps_its_row(captions: list[str]) -> None:
 def test_invalid_limits_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CaptionConfig(**options)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "piece", ["a_", "a-", "&#1;", "1 ", "a@b.", "\u0301\u0323", "ﷺ", "ก", "<a", "{{", "\u200b", ".jpg ", "+4"]
+)
+def test_a_caption_of_8_mib_takes_linear_time(piece: str) -> None:
+    """The slowest is the ligature of eighteen letters: 7 s."""
+    caption = piece * (2**23 // len(piece.encode()))
+    started = time.process_time()
+    rejection_reason(redact(caption), CaptionConfig(max_characters=2**24))
+    assert time.process_time() - started < 40

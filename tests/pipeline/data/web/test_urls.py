@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from pathlib import Path
 
 import ada_url
@@ -247,3 +248,40 @@ def test_conformance_with_web_platform_tests(clip_data: Path) -> None:
 
 def _is_web(case: dict[str, str]) -> bool:
     return bool(case.get("failure")) or re.match("https?:", case["href"]) is not None
+
+
+REPEATED = (
+    *(
+        "a",
+        "a.",
+        "ü",
+        "ü.",
+        "xn--",
+        "xn--a.",
+        "xn--9.",
+        "\u0301\u0323",
+        "/..",
+        "/.",
+        "%2e/",
+        "%",
+        "%41",
+        "\t",
+        "\\",
+        "0.",
+    ),
+    *("0x", ":", "[", "@", "a@", ":@", "?", "&", "a=b&", "#", "\udc80", "\u00ad", "中"),
+)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "start", ["https://", "https://a.example/", "https://a.example/?", "https://xn--", "https://[", ""]
+)
+@pytest.mark.parametrize("piece", REPEATED)
+def test_urls_of_8_mib_are_read_in_linear_time(piece: str, start: str) -> None:
+    """The slowest is the key of eight million lone surrogates: 12 s, since each becomes three escapes."""
+    url = start + piece * (2**23 // len(piece)) + "/"
+    began = time.process_time()
+    absolute_url("https://a.example/b", url)
+    url_key(url)
+    assert time.process_time() - began < 40
