@@ -1,6 +1,6 @@
 """Every regular expression that reads text from outside takes time linear in the text.
 
-docs/untrusted_input.md lists the regular expressions. Here the list is compared with the source, and each one is run on
+docs/reference/untrusted_input.md lists the regular expressions. Here the list is compared with the source, and each one is run on
 hostile texts: repetitions of pieces that are made from its own literals, and of classics. All texts are tried at 8 KiB,
 where quadratic time already shows, the slowest three of them at 256 KiB and the slowest at 8 MiB.
 """
@@ -27,7 +27,7 @@ import regex
 from pipeline.data.web import decoders
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = ROOT / "docs" / "untrusted_input.md"
+DOCUMENT = ROOT / "docs" / "reference" / "untrusted_input.md"
 PACKAGES = ("data", "pictures", "model/tokenizer", "eval/sets", "eval/own_pictures")
 CALLS = ("findall", "finditer", "fullmatch", "match", "search", "split", "sub", "subn")
 OTHERS = (
