@@ -1,8 +1,8 @@
 """Every regular expression that reads text from outside takes time linear in the text.
 
-docs/reference/untrusted_input.md lists the regular expressions. Here the list is compared with the source, and each one is run on
-hostile texts: repetitions of pieces that are made from its own literals, and of classics. All texts are tried at 8 KiB,
-where quadratic time already shows, the slowest three of them at 256 KiB and the slowest at 8 MiB.
+docs/reference/untrusted_input.md lists the regular expressions. Here the list is compared with the source, and each one
+is run on hostile texts: repetitions of pieces that are made from its own literals, and of classics. All texts are tried
+at 8 KiB, where quadratic time already shows, the slowest three of them at 256 KiB and the slowest at 8 MiB.
 """
 
 from __future__ import annotations
