@@ -197,11 +197,18 @@ def _record(offset: int, member: memoryview, max_bytes: int) -> Record | None:
         if announced.strip(b"+").isdigit() and len(announced) <= _MAX_LENGTH_DIGITS:
             return None
     if not data.strip():
-        return Record(offset, b"", b"", True)
+        return Record(offset, b"", b"", True) if _is_one_member(member, num_bytes) else None
     if data.find(b"\nWARC/", 5) >= 0:
         return None
     # FastWARC would read nothing after a member that is no record
     return Record(offset, bytes(data[:end]) if data.startswith(b"WARC/") else b"", b"", False)
+
+
+def _is_one_member(member: memoryview, num_bytes: int) -> bool:
+    """Whether these bytes are one gzip member of `num_bytes`; the end of another may look like the trailer of none."""
+    inflater = zlib.decompressobj(31)
+    num_inflated = len(inflater.decompress(member, num_bytes + 1))
+    return num_inflated == num_bytes and inflater.eof and not inflater.unused_data
 
 
 def _header(head: bytes, name: str) -> bytes:
@@ -270,7 +277,6 @@ def _count_records(stream: Any) -> int:
 
 
 def _length(value: bytes) -> int:
-    try:
-        return int(value)
-    except ValueError as error:
-        raise OSError(f"Content-Length is {value[:20]!r}") from error
+    if not value.strip().isdigit():
+        raise OSError(f"Content-Length is {value[:20]!r}")
+    return int(value.strip()[:20])  # no file has as many bytes as 20 digits can say
