@@ -2,7 +2,8 @@
 
 A signal cannot interrupt native code, and a thread cannot be killed. So a parser that might hang, crash or take all
 memory runs in a child process, which is killed at its deadline and started again for the next call. The child's
-environment holds no secrets, and it ends when its parent ends. Only bytes cross the pipe, never pickles.
+environment holds no secrets, and it ends when its parent ends. Only bytes reach it, in shared memory or through a pipe,
+and only bytes come back, never pickles.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import mmap
 import os
 import resource
 import select
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +28,10 @@ from typing import BinaryIO
 
 _LENGTH = struct.Struct("<I")
 _PIPE_BYTES = 1 << 20
+_SHARED_BYTES = 1 << 24
+"""Size of the memory for messages to a child, which costs less than a pipe. Only the pages in use are allocated."""
+_IN_MEMORY = 1 << 31
+"""Added to the length of a message that is in the shared memory."""
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _DIES_WITH_PARENT = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or os._exit(1)"
 """First statement of a child: prctl(PR_SET_PDEATHSIG, SIGKILL). It runs before the imports, which may take a second."""
@@ -80,6 +87,7 @@ class Isolated:
     def __init__(self, module: str, function: str, memory_gib: float) -> None:
         self._arguments = module, function, str(memory_gib)
         self._process: subprocess.Popen[bytes] | None = None
+        self._shared: mmap.mmap | None = None
         self._lock = threading.Lock()
 
     def __call__(self, data: bytes, timeout_seconds: float) -> bytes:
@@ -94,7 +102,7 @@ class Isolated:
             try:
                 process = self._running() or self._start()
                 deadline = time.monotonic() + timeout_seconds
-                _send_request(process, data, deadline)
+                self._send(process, data, deadline)
                 return _receive(process, deadline)
             except TimeoutError:
                 self._end()
@@ -117,9 +125,12 @@ class Isolated:
         return self._process
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = python_command("from pipeline.isolation import main; main()", *self._arguments)
         for _ in range(_START_ATTEMPTS):
-            process = self._process = _STARTER.submit(_popen, command).result()
+            descriptor = os.memfd_create("isolation")
+            os.ftruncate(descriptor, _SHARED_BYTES)
+            self._shared = mmap.mmap(descriptor, _SHARED_BYTES)
+            process = self._process = _STARTER.submit(_popen, self._arguments, descriptor).result()
+            os.close(descriptor)
             assert process.stdin is not None
             widen_pipe(process.stdin.fileno())
             with contextlib.suppress(EOFError, TimeoutError):
@@ -135,18 +146,31 @@ class Isolated:
         if process is None:
             return None
         process.kill()
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
         return process.wait()
 
+    def _send(self, process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
+        if self._shared is not None and len(data) <= _SHARED_BYTES:
+            self._shared[: len(data)] = data
+            _write(process, deadline, _LENGTH.pack(_IN_MEMORY | len(data)))
+        else:
+            _write(process, deadline, _LENGTH.pack(len(data)), data)
 
-def _popen(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment())
+
+def _popen(arguments: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
+    command = python_command("from pipeline.isolation import main; main()", *arguments, str(descriptor))
+    return subprocess.Popen(
+        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), pass_fds=[descriptor]
+    )
 
 
-def _send_request(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
-    """Write one message. A child that does not read, because it is stopped, does not block the writer.
+def _write(process: subprocess.Popen[bytes], deadline: float, *messages: bytes) -> None:
+    """Write to a child's standard input. A child that does not read, because it is stopped, does not block the writer.
 
     Raises:
         TimeoutError: the deadline has passed.
@@ -157,7 +181,8 @@ def _send_request(process: subprocess.Popen[bytes], data: bytes, deadline: float
     os.set_blocking(descriptor, False)
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
-    for rest in (memoryview(_LENGTH.pack(len(data))), memoryview(data)):
+    for message in messages:
+        rest = memoryview(message)
         while rest:
             _wait(poll, deadline)
             rest = rest[os.write(descriptor, rest) :]
@@ -193,17 +218,20 @@ def _receive(process: subprocess.Popen[bytes], deadline: float) -> bytes:
 
 
 def main() -> None:
-    """Run the child process: its arguments are the module, the function and the memory limit."""
-    module, name, memory_gib = sys.argv[1:]
+    """Run the child process: its arguments are module, function, memory limit, and descriptor of the shared memory."""
+    module, name, memory_gib, descriptor = sys.argv[1:]
     function = getattr(import_module(module), name)
+    shared = mmap.mmap(int(descriptor), _SHARED_BYTES)
     widen_pipe(1)
     # Other output to standard output, such as a library's print, must not mix with the results
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)
         limit_memory(float(memory_gib))
         _send(answers, b"")
-        while length := sys.stdin.buffer.read(_LENGTH.size):
-            _send(answers, function(sys.stdin.buffer.read(_LENGTH.unpack(length)[0])))
+        while head := sys.stdin.buffer.read(_LENGTH.size):
+            (length,) = _LENGTH.unpack(head)
+            data = shared[: length - _IN_MEMORY] if length & _IN_MEMORY else sys.stdin.buffer.read(length)
+            _send(answers, function(data))
 
 
 def _send(answers: BinaryIO, data: bytes) -> None:

@@ -42,7 +42,7 @@ def child() -> Isolated:
     return Isolated(MODULE, "behave", memory_gib=0.5)
 
 
-@pytest.mark.parametrize("num_bytes", [0, 1, 5_000_000])
+@pytest.mark.parametrize("num_bytes", [0, 1, 5_000_000, 10_000_000])
 def test_messages_of_all_sizes_come_back(child: Isolated, num_bytes: int) -> None:
     data = b"ab" * num_bytes
     assert child(data, 30) == data[::-1]

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import compress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -181,9 +182,13 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
 
 def _read_pages(batch: Sequence[Record], config: ExtractConfig) -> list[_Page]:
     """The page of each record. Responses are read in the child; WAT records are JSON, parsed in linear time."""
-    responses = [record for record in batch if _is_response(record)]
+    are_responses = [_is_response(record) for record in batch]
+    responses = list(compress(batch, are_responses))
     in_child = iter(_read_responses(responses, config) if responses else ())
-    return [next(in_child) if _is_response(record) else _read_page(record, config) for record in batch]
+    return [
+        next(in_child) if is_response else _read_page(record, config)
+        for record, is_response in zip(batch, are_responses, strict=True)
+    ]
 
 
 def _read_responses(batch: Sequence[Record], config: ExtractConfig, *, suspected: bool = False) -> list[_Page]:

@@ -7,7 +7,7 @@ the page.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -124,19 +124,21 @@ def page_candidates(html: str, page_url: str, srcset_max_width: int, max_images:
 def _page_candidates(
     tree: LexborHTMLParser, page_url: str, srcset_max_width: int, max_images: int
 ) -> Iterator[Candidate]:
-    base = _base_url(tree, page_url)
-    urls, figcaptions = _ImageUrls(srcset_max_width), _Figcaptions(tree, max_images)
-    for node in tree.css("img")[:max_images]:
+    nodes: defaultdict[str | None, list[LexborNode]] = defaultdict(list)
+    for node in tree.css("img, figcaption, base[href], meta[property]"):  # one walk through the page
+        nodes[node.tag].append(node)
+    base = _base_url(nodes["base"], page_url)
+    urls, figcaptions = _ImageUrls(srcset_max_width), _Figcaptions(nodes["figcaption"][:max_images])
+    for node in nodes["img"][:max_images]:
         url = urls.of(node)
         if not url:
             continue
         for source, text in (*_texts_of(node), *figcaptions.of(node)):
             yield candidate(resolve(base, url), text, source)
-    image = tree.css_first('meta[property="og:image"]')
-    alt = tree.css_first('meta[property="og:image:alt"]')
-    if image is not None and alt is not None and image.attributes.get("content"):
-        text = alt.attributes.get("content") or ""
-        yield candidate(resolve(base, image.attributes["content"] or ""), text, "og:image:alt")
+    metas = [node.attributes for node in nodes["meta"]]
+    contents = {meta.get("property"): meta.get("content") or "" for meta in reversed(metas)}  # the first one counts
+    if contents.get("og:image") and "og:image:alt" in contents:
+        yield candidate(resolve(base, contents["og:image"]), contents["og:image:alt"], "og:image:alt")
 
 
 def resolve(base: str, url: str) -> str:
@@ -154,9 +156,9 @@ def base_url(page_url: str, href: str) -> str:
     return base if base.startswith(("http://", "https://")) and len(base) <= MAX_URL_CHARACTERS else page_url
 
 
-def _base_url(tree: LexborHTMLParser, page_url: str) -> str:
-    node = next(filter(_is_base, tree.css("base[href]")[:MAX_BASES]), None)
-    return base_url(page_url, (node.attributes.get("href") or "") if node is not None else "")
+def _base_url(bases: Sequence[LexborNode], page_url: str) -> str:
+    node = next(filter(_is_base, bases[:MAX_BASES]), None)
+    return base_url(page_url, (node.attributes["href"] or "") if node is not None else "")
 
 
 def _is_base(node: LexborNode) -> bool:
@@ -181,10 +183,10 @@ def _texts_of(node: LexborNode) -> Iterator[tuple[str, str]]:
 class _Figcaptions:
     """The text of the first figcaption of each figure. It is read once, for all images of the figure."""
 
-    def __init__(self, tree: LexborHTMLParser, max_figcaptions: int) -> None:
+    def __init__(self, figcaptions: Sequence[LexborNode]) -> None:
         self._nodes: dict[int, LexborNode] = {}
         self._texts: dict[int, str] = {}
-        for node in tree.css("figcaption")[:max_figcaptions]:
+        for node in figcaptions:
             figure = _nearest_figure(node)
             if figure is not None:
                 self._nodes.setdefault(figure, node)

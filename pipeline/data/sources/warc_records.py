@@ -191,8 +191,9 @@ def _record(offset: int, member: memoryview, max_bytes: int) -> Record | None:
     length = num_bytes - end - 8  # without the empty lines after header and content
     if data.startswith(b"WARC/") and end >= 0 and data.endswith(b"\r\n\r\n"):
         head = bytes(memoryview(data)[: end + 2])
-        announced = _header(head, "Content-Length")
-        if b"\r\nContent-Length: %d\r\n" % length in head or announced == b"%d" % length:
+        is_announced = b"\r\nContent-Length: %d\r\n" % length in head  # the usual spelling
+        announced = b"" if is_announced else _header(head, "Content-Length")
+        if is_announced or announced == b"%d" % length:
             return Record(offset, head, memoryview(data)[end + 4 : num_bytes - 4], True)
         if announced.strip(b"+").isdigit() and len(announced) <= _MAX_LENGTH_DIGITS:
             return None
