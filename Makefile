@@ -28,7 +28,7 @@ check: install docs  ## style, types, layering, documentation
 	$(RUN) -m pytest -q tests/test_layering.py
 
 docs: install  ## the documentation as a site, in build/docs
-	$(VENV)/bin/mkdocs build --quiet --strict --config-file .mkdocs.yml
+	$(VENV)/bin/mkdocs build --strict --config-file .mkdocs.yml
 
 bench: install  ## the performance table against peers, into docs/results.md
 	$(RUN) -m tests.perf
