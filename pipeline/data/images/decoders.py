@@ -112,6 +112,7 @@ class _Child:
         self._config = config
         self._options = json.dumps({"config": dataclasses.asdict(config), "with_phash": with_phash})
         self._process: PipedProcess | None = None
+        self._spawned: PipedProcess | None = None
         self._starting = asyncio.Lock()
         self._waiting: deque[asyncio.Future[Picture]] = deque()
         self._reading: asyncio.Task[None] | None = None
@@ -145,7 +146,8 @@ class _Child:
 
     async def _start(self) -> PipedProcess:
         for _ in range(_START_ATTEMPTS):
-            process = await self._spawn()
+            # asyncio refers to tasks and to readers of pipes weakly: without this, a start might be collected as garbage
+            process = self._spawned = await self._spawn()
             try:
                 if await process.stdout.read(1):
                     break

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import hashlib
 import os
 import subprocess
@@ -281,3 +282,22 @@ def test_a_failed_start_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(decoders, "_CHILD", "raise SystemExit(7)")
     with pytest.raises(RuntimeError, match=r"a decoder process did not start \(exit status 7\)"):
         process(IMAGES[:1])
+
+
+def test_a_start_that_nobody_awaits_is_not_collected_as_garbage(capfd: pytest.CaptureFixture[str]) -> None:
+    """asyncio holds tasks weakly (python/cpython#91887), and the protocol of a pipe holds its reader weakly."""
+
+    async def start() -> int:
+        pool = Decoders(ImageConfig(num_decoders=1))
+        asyncio.get_running_loop().create_task(pool.start())
+        started = time.monotonic()
+        while pool._children[0]._process is None and time.monotonic() < started + 30:
+            gc.collect()
+            await asyncio.sleep(0.01)
+        process = pool._children[0]._process
+        await pool.close()
+        assert process is not None
+        return process.pid
+
+    assert asyncio.run(start())
+    assert "destroyed" not in capfd.readouterr().err
