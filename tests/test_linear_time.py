@@ -361,7 +361,7 @@ def test_it_takes_linear_time(key: Key) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("key", listed(OUTSIDE), ids=".".join)
 def test_it_takes_linear_time_at_8_mib(key: Key) -> None:
-    check(key, {SMALL: 10_000, MEDIUM: 30, MIB: 2}, num_large=2)
+    check(key, {SMALL: 10_000, MEDIUM: 12, MIB: 1}, num_large=1)
 
 
 @pytest.mark.parametrize(

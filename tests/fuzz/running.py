@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = {"page": 60, "headers": 60, "robots": 60, "warc": 60, "wat": 60, "urls": 20, "caption": 20}
-FILES = {"wikitext": 60, "csv": 60, "parquet": 60, "image": 60, "exif": 60, "dump": 20, "views": 20, "tar": 20}
+PAGES = {"page": 60, "headers": 60, "robots": 60, "warc": 60, "wat": 60, "urls": 10, "caption": 10}
+FILES = {"wikitext": 60, "csv": 60, "parquet": 60, "image": 60, "exif": 60, "dump": 10, "views": 10, "tar": 10}
 """Seconds of each target, in two groups that run side by side."""
 
 

@@ -274,9 +274,7 @@ REPEATED = (
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(
-    "start", ["https://", "https://a.example/", "https://a.example/?", "https://xn--", "https://[", ""]
-)
+@pytest.mark.parametrize("start", ["https://", "https://a.example/?"])
 @pytest.mark.parametrize("piece", REPEATED)
 def test_urls_of_8_mib_are_read_in_linear_time(piece: str, start: str) -> None:
     """The slowest is the key of eight million lone surrogates: 12 s, since each becomes three escapes."""
