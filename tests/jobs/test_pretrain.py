@@ -85,7 +85,7 @@ def test_a_run_that_was_killed_and_stopped_follows_the_curve_of_an_uninterrupted
     """After a stop (SIGTERM, as sent by `ray job stop`), the run has time to save a checkpoint."""
     # One worker: tests/faults/test_training.py tests two. A set chunk size: a run killed before its first checkpoint
     # would measure it again, and the chunk size affects how gradients are rounded.
-    job = replace(job, train=replace(job.train, num_workers=1, epochs=12, chunk_size=8))
+    job = replace(job, train=replace(job.train, num_workers=1, epochs=24, chunk_size=8))
     disturbed = replace(job, output=str(tmp_path / "run"))
     with started(disturbed) as process:
         process.kill()
@@ -100,7 +100,7 @@ def test_a_run_that_was_killed_and_stopped_follows_the_curve_of_an_uninterrupted
     main(disturbed)
     main(job)
     rows, expected = (read_metrics(run.output, storage) for run in (disturbed, job))
-    assert [row.step for row in rows] == list(range(1, 49)), "every step once"
+    assert [row.step for row in rows] == list(range(1, 97)), "every step once"
     for row, wanted in zip(rows, expected, strict=True):
         assert row.loss == pytest.approx(wanted.loss, rel=1e-5), row.step
         assert row.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-4), row.step

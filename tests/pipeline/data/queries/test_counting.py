@@ -19,7 +19,10 @@ from pipeline.schemas import TERM_COUNTS
 
 documents = st.lists(st.text("ab cd.é'-1_A\u0301中ß\n", max_size=24), max_size=8)
 
-UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER")
+UNSPACED = (
+    *("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER"),
+    *("BOPOMOFO", "YI ", "TANGUT", "KHITAN", "NUSHU", "TAI ", "NEW TAI LUE", "AHOM"),
+)
 LETTERS = "".join(
     re.escape(chr(code))
     for code in range(0x40000)
