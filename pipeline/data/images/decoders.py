@@ -146,7 +146,7 @@ class _Child:
 
     async def _start(self) -> PipedProcess:
         for _ in range(_START_ATTEMPTS):
-            # asyncio refers to tasks and to readers of pipes weakly: without this, a start might be collected as garbage
+            # asyncio holds tasks and the readers of pipes weakly: without this, a start might be collected as garbage
             process = self._spawned = await self._spawn()
             try:
                 if await process.stdout.read(1):
