@@ -84,7 +84,7 @@ def workers(ancestor: int) -> list[int]:
 
 def train_on_a_node_that_leaves(run: Pretraining) -> None:
     """Train on two nodes. After the first checkpoint, drain the node of the workers with a notice."""
-    with cluster_of(4, 4) as cluster:
+    with mock.patch.object(trainer, "train", _train_slowly), cluster_of(4, 4) as cluster:
         gcs = ray._raylet.GcsClient(address=cluster.gcs_address)  # type: ignore[attr-defined]
 
         def drain() -> None:
@@ -128,6 +128,20 @@ class _PausingAlone(StepDecisions):
 
 def _train_with_pauses(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Validation | None) -> int:
     with mock.patch.object(build, "StepDecisions", _PausingAlone):
+        return loop.train(run, tokenizer_json, run_lock, validation)
+
+
+class _PausingLater(StepDecisions):
+    """Pauses after each step behind the first checkpoint, so that a fast machine does not end the run too soon."""
+
+    def after(self, num_steps: int) -> Decision:
+        if num_steps > 10:
+            time.sleep(0.2)
+        return super().after(num_steps)
+
+
+def _train_slowly(run: Pretraining, tokenizer_json: str, run_lock: Any, validation: Validation | None) -> int:
+    with mock.patch.object(build, "StepDecisions", _PausingLater):
         return loop.train(run, tokenizer_json, run_lock, validation)
 
 
