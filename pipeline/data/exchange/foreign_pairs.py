@@ -24,7 +24,7 @@ from pipeline.data.images.image_header import ImageConfig, inspect, perceptual_h
 from pipeline.data.snapshots import shard
 from pipeline.data.sources import img2dataset
 from pipeline.data.sources.parquet_rows import parquet_rows
-from pipeline.data.sources.rows import IMAGE_COLUMNS, pair_columns, shown
+from pipeline.data.sources.rows import IMAGE_COLUMNS, pair_columns, reason_of_row, shown
 from pipeline.data.sources.rows import Row as TableRow
 from pipeline.data.sources.tables import check_types
 from pipeline.data.sources.tar_headers import open_tar
@@ -108,10 +108,8 @@ def _guarded(read: Callable[[], Row]) -> Row:
     """A row, or one with the error that reading it raised."""
     try:
         return read()
-    except UnicodeDecodeError as error:
-        return {"caption": message_of(error), "reason": Reason.BROKEN_RECORD}
     except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
-        return {"caption": message_of(error), "reason": Reason.UNFORESEEN}
+        return {"caption": message_of(error), "reason": reason_of_row(error)}
 
 
 def _row_of_table(row: TableRow) -> Row:

@@ -12,20 +12,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
-import resource
 import struct
 import sys
 from collections import deque
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.data.images.image_header import ImageConfig
 from pipeline.data.images.piped_process import PipedProcess
 from pipeline.data.images.resize import ImageProcessor, Picture
+from pipeline.isolation import environment, limit_memory, python_command, widen_pipe
 from pipeline.printable import message_of
 from pipeline.reasons import Reason
 
@@ -34,11 +32,9 @@ _QUEUED_PER_CHILD = 8
 _LENGTH = struct.Struct("<I")
 _LENGTHS = struct.Struct("<II")
 """Sizes in bytes of a result's JSON and of its JPEG."""
-_DIES_WITH_PARENT = "import ctypes, os; ctypes.CDLL(None).prctl(1, 9); os.getppid() == {parent} or os._exit(1)"
-"""First statement of a child: prctl(PR_SET_PDEATHSIG, SIGKILL). It runs before the imports, which take a second."""
 _CHILD = "from pipeline.data.images.decoders import main; main()"
-_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
-_PIPE_BYTES = 1 << 20
+_BUFFERED_BYTES = 1 << 20
+"""Of results that the parent has not read yet."""
 _NUMBERS = frozenset({"width", "height", "original_width", "original_height", "phash"})
 """Fields of a result that are numbers; all others in its JSON are strings."""
 _EXIT_SECONDS = 1.0
@@ -162,14 +158,9 @@ class _Child:
         return process
 
     async def _spawn(self) -> PipedProcess:
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        code = f"{_DIES_WITH_PARENT.format(parent=os.getpid())}\n{_CHILD}"
+        command = python_command(_CHILD, self._options)
         try:
-            return await PipedProcess.start(
-                [sys.executable, "-c", code, self._options],
-                environment=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-                max_buffered_bytes=_PIPE_BYTES,
-            )
+            return await PipedProcess.start(command, environment=environment(), max_buffered_bytes=_BUFFERED_BYTES)
         except OSError as error:
             raise DecoderStartError(f"a decoder process did not start ({error})") from error
 
@@ -238,7 +229,7 @@ def _decoded(values: Any, jpg: bytes | None) -> Picture:
 def serve(config: ImageConfig, with_phash: bool, images: BinaryIO, answers: BinaryIO) -> None:
     """Process images from `images` until the stream ends, and write each result to `answers`."""
     processor = ImageProcessor(config, with_phash=with_phash)
-    _limit_memory(config.decoder_memory_gib)
+    limit_memory(config.decoder_memory_gib)
     answers.write(b"!")
     answers.flush()
     while length := images.read(_LENGTH.size):
@@ -267,19 +258,11 @@ def _encoded(picture: Picture) -> bytes:
     return b"".join((_LENGTHS.pack(len(text), len(jpg)), text, jpg))
 
 
-def _limit_memory(gib: float) -> None:
-    now = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    most = now + int(gib * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def main() -> None:
     """Run the child process. Its only command line argument holds its options as JSON."""
     options = json.loads(sys.argv[1])
     for pipe in (0, 1):  # by default a pipe buffers less than one image
-        with contextlib.suppress(OSError):  # the user's pipe quota may be exhausted
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        widen_pipe(pipe)
     # Other output to standard output, such as a library's print, must not mix with the results
     with os.fdopen(os.dup(1), "wb", buffering=0) as answers:
         os.dup2(2, 1)

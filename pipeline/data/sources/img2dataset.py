@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.data.sources.byte_ranges import READ_BYTES
 from pipeline.data.sources.page import Candidate, as_table, candidate
-from pipeline.data.sources.rows import Row
+from pipeline.data.sources.rows import Row, reason_of_row
 from pipeline.data.sources.tar_headers import open_tar
 from pipeline.data.sources.warc_records import ReadError, Source
 from pipeline.printable import message_of, storable
@@ -149,10 +149,8 @@ def _guarded(read: Callable[[], Candidate]) -> Candidate:
     """A candidate, or a row with the error that reading it raised."""
     try:
         return read()
-    except UnicodeDecodeError as error:
-        return Candidate(reason=Reason.BROKEN_RECORD, caption=message_of(error))
     except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
-        return Candidate(reason=Reason.UNFORESEEN, caption=message_of(error))
+        return Candidate(reason=reason_of_row(error), caption=message_of(error))
 
 
 def samples(shard: tarfile.TarFile, stream: Source) -> Iterator[Sample]:

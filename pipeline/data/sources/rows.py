@@ -34,6 +34,11 @@ def pair_columns(names: Sequence[str]) -> tuple[str | None, str | None, str | No
     return url, caption, image
 
 
+def reason_of_row(error: Exception) -> Reason:
+    """The reason of a row that raised an error when it was read: only text that is not UTF-8 is foreseen."""
+    return Reason.BROKEN_RECORD if isinstance(error, UnicodeDecodeError) else Reason.UNFORESEEN
+
+
 def shown(names: Sequence[str]) -> str:
     """The names of columns for an error message."""
     first = str([printable(name) for name in names[:_MAX_SHOWN]])

@@ -14,9 +14,16 @@ import pyarrow as pa
 from pipeline.data.sources.csv_rows import column_names, csv_rows
 from pipeline.data.sources.page import Candidate, as_table, candidate
 from pipeline.data.sources.parquet_rows import is_caption, is_image, is_text, parquet_rows, read_schema
-from pipeline.data.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, URL_COLUMNS, Row, pair_columns, shown
+from pipeline.data.sources.rows import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    URL_COLUMNS,
+    Row,
+    pair_columns,
+    reason_of_row,
+    shown,
+)
 from pipeline.printable import message_of
-from pipeline.reasons import Reason
 
 TABLE_SUFFIXES = (".parquet", ".csv")
 
@@ -99,10 +106,8 @@ def _candidates(row: Row) -> list[Candidate]:
         image = row.values[image_column] if image_column else None
         texts = [_text(text) for text in (captions or [""])] if isinstance(captions, list) else [_text(captions)]
         return [candidate(url, text, "table", image) for text in texts]
-    except UnicodeDecodeError as error:
-        return [Candidate(url=url or None, caption=message_of(error), reason=Reason.BROKEN_RECORD)]
     except Exception as error:  # noqa: BLE001 (a row says what happened, and the job counts such rows)
-        return [Candidate(url=url or None, caption=message_of(error), reason=Reason.UNFORESEEN)]
+        return [Candidate(url=url or None, caption=message_of(error), reason=reason_of_row(error))]
 
 
 def _text(value: bytes | str | None) -> str:
