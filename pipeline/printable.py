@@ -8,6 +8,8 @@ MAX_MESSAGE_CHARACTERS = 300
 
 def storable(text: str) -> str:
     """The text with each lone surrogate replaced by U+FFFD. Arrow, JSON and UTF-8 files accept no lone surrogates."""
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:

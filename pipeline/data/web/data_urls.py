@@ -13,12 +13,13 @@ import re
 import ada_url
 import numpy as np
 
+from pipeline.printable import storable
+
 MAX_PARSED_CHARACTERS = 2**20
 """Maximum that goes through the URL parser: the part before the comma, or all of a URL that begins with `data:/`."""
 
 _NAME = re.compile(r"[\0- ]*+" + r"[\t\n\r]*+".join("data:"), re.IGNORECASE | re.ASCII)
 _C0_AND_BLANK = "".join(map(chr, range(0x21)))
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _TYPE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]++/[!#$%&'*+.^_`|~0-9A-Za-z-]++)[\t\n\r ]*+(?:;|\Z)")
 """The essence of a MIME type (MIME Sniffing standard, "parse a MIME type")."""
 _BASE64_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -69,7 +70,7 @@ def read_data_url(url: str, max_bytes: int) -> tuple[str, bytes] | None:
 
 def percent_decode(text: str) -> bytes:
     """Percent-decode the UTF-8 bytes of a text (URL standard); a % without two hexadecimal digits stays."""
-    data = _encode(text)
+    data = storable(text).encode()
     if b"%" not in data:
         return data
     parts, start = [], 0
@@ -112,12 +113,12 @@ def _parse(head: str, data: str) -> tuple[str, str]:
     Raises:
         ValueError: the URL is invalid, as in data://a:b/,x, or too much of it would be parsed.
     """
-    before = _replace_surrogates(_joined(head).lstrip(_C0_AND_BLANK))
+    before = storable(_joined(head).lstrip(_C0_AND_BLANK))
     has_path = before[5:6] == "/"  # or a host; the parser of both also reads the data
     if len(before) + len(data) * has_path > MAX_PARSED_CHARACTERS:
         raise ValueError("longer than MAX_PARSED_CHARACTERS")
     if has_path:
-        href = ada_url.URL(_replace_surrogates(f"{before},{data}")).href
+        href = ada_url.URL(storable(f"{before},{data}")).href
         parsed, comma, data = href.partition("#")[0].partition(",")
         if not comma:
             raise ValueError("a /../ has removed the comma")
@@ -137,15 +138,3 @@ def _without_base64(mime_type: str) -> str | None:
 def _joined(text: str) -> str:
     """The text without tabs and line breaks."""
     return text.replace("\t", "").replace("\n", "").replace("\r", "")
-
-
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return _replace_surrogates(text).encode()
-
-
-def _replace_surrogates(text: str) -> str:
-    """A browser's strings have no lone surrogates once they are URLs."""
-    return _SURROGATE.sub("\ufffd", text)
