@@ -40,6 +40,8 @@ from pipeline.resume_safe import RESUME_SAFE
 
 _PRODUCT_TOKEN = re.compile(r"[A-Za-z_-]+")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+IMAGE_STATUSES = frozenset({200, 203})
+"""The statuses of an image; the content of any other response is not read, except for that of a robots.txt (2xx)."""
 LARGE_BYTES = 2**20
 """A larger body is read further only while fewer than `MAX_LARGE` large bodies are being read."""
 MAX_LARGE = 8
@@ -203,7 +205,7 @@ class Fetcher:
     def _accept(self, status: int, headers: Any, body: bytes) -> bytes:
         if status in {404, 410}:
             raise Refused(Reason.NOT_FOUND, f"HTTP {status}")
-        if status not in {200, 203}:
+        if status not in IMAGE_STATUSES:
             raise Refused(Reason.CLIENT_ERROR, f"HTTP {status}")
         if tag_forbids(headers.getall("X-Robots-Tag", []), self._config.user_agent):
             raise Refused(Reason.X_ROBOTS_TAG)
@@ -283,8 +285,9 @@ class Fetcher:
                 if response.status >= 500:
                     seconds = _retry_after(response.headers)
                     raise Refused(Reason.SERVER_ERROR, f"HTTP {response.status}", retry_after_seconds=seconds)
-                has_body = 200 <= response.status < 300
-                body = await self._read(response, max_bytes, truncate) if has_body else b""
+                is_robots = truncate and 200 <= response.status < 300
+                is_used = response.status in IMAGE_STATUSES or is_robots
+                body = await self._read(response, max_bytes, truncate) if is_used else b""
                 return response.status, response.headers, body
         except TimeoutError as error:
             raise Refused(Reason.TIMEOUT) from error
