@@ -344,12 +344,10 @@ def _open_set(description: str) -> Source:
     digest = hashlib.sha256(json.dumps(asdict(dataset)).encode())
     with filesystem.open_input_file(path) as content:
         digest.update(hashlib.file_digest(content, "sha256").digest())
-    with parquet.reading(uri), pq.ParquetFile(path, filesystem=filesystem) as file:
-        found = file.schema_arrow
-        row_groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
-    parquet.check_types(found, dataset.schema, uri)
     texts_and_labels = pa.schema([field for field in dataset.schema if field.name != "image"])
     with parquet.reading(uri), pq.ParquetFile(path, filesystem=filesystem) as file:
+        parquet.check_types(file.schema_arrow, dataset.schema, uri)
+        row_groups = tuple(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))
         samples = file.read(columns=texts_and_labels.names)
     samples = parquet.cast(samples, texts_and_labels, uri)
     check_samples(dataset, samples, uri)
