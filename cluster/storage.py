@@ -1,6 +1,6 @@
 """Read and write files by URI: local paths, `file://` and `s3://`, with the conditional write that commits need.
 
-Inputs can also be files on web servers (cluster/http.py), which are read-only. cluster/s3.py implements S3.
+Inputs can also be files on web servers (cluster/stores/web.py), which are read-only.
 
 Files are written whole, because no file of a run ever changes. A write becomes visible completely or not at all:
 locally through a temporary file and a rename, on S3 through one put. `put_if_absent` is the primitive under every
@@ -8,29 +8,17 @@ record and snapshot: exactly one of any number of racing writers wins. Code that
 `filesystem` must verify its checksums, because pyarrow accepts a truncated body as complete.
 """
 
-import errno
 import functools
 import io
-import os
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cluster import http, s3
-
-_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
-
-
-class StorageFullError(OSError):
-    """The disk has no space left for a file. No part of the file is visible."""
+from cluster.stores import local, s3, web
+from cluster.stores.local import NewLocalFile, local_path
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if is_s3(uri):
         bucket, key = s3.bucket_and_key(uri)
         return s3.filesystem(bucket), f"{bucket}/{key}".rstrip("/")
-    return pyarrow.fs.LocalFileSystem(), str(_local_path(uri))
+    return pyarrow.fs.LocalFileSystem(), str(local_path(uri))
 
 
 def is_s3(uri: str) -> bool:
@@ -73,7 +61,7 @@ def join(uri: str, *parts: str) -> str:
 
 def absolute(uri: str) -> str:
     """A URI that does not depend on the working directory. Local URIs become absolute plain paths."""
-    return uri.rstrip("/") if is_s3(uri) or is_web(uri) else str(_local_path(uri))
+    return uri.rstrip("/") if is_s3(uri) or is_web(uri) else str(local_path(uri))
 
 
 def exists(uri: str) -> bool:
@@ -85,20 +73,15 @@ def exists(uri: str) -> bool:
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file. Raises FileNotFoundError, and OSError if fewer bytes arrive than the file has."""
     if is_web(uri):
-        with http.HttpFileSystem().open(uri) as file:
+        with web.HttpFileSystem().open(uri) as file:
             data: bytes = file.read()
             return data
-    return b"".join(s3.read(uri)) if is_s3(uri) else _local_path(uri).read_bytes()
+    return b"".join(s3.read(uri)) if is_s3(uri) else local_path(uri).read_bytes()
 
 
 def read_chunks(uri: str) -> Iterator[bytes]:
     """Yield the content of a local file or an S3 object, a few megabytes at a time. Raises as read_bytes does."""
-    if is_s3(uri):
-        yield from s3.read(uri)
-        return
-    with _local_path(uri).open("rb") as file:
-        while chunk := file.read(s3.CHUNK_BYTES):
-            yield chunk
+    yield from s3.read(uri) if is_s3(uri) else local.read(local_path(uri))
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:
@@ -110,15 +93,8 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
     """
     if is_s3(uri):
         s3.write(uri, data)
-        return
-    path = _local_path(uri)
-    with _explain_full_disk(path, len(data)):
-        temporary = _write_temporary(path, data)
-        try:
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink()
-            raise
+    else:
+        local.write(local_path(uri), data)
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
@@ -128,19 +104,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     own data and also gets True. So data that must have a single author has to include the author's id.
     Raises StorageFullError if the disk has no space left.
     """
-    if is_s3(uri):
-        written = s3.put_if_absent(uri, data)
-    else:
-        path = _local_path(uri)
-        with _explain_full_disk(path, len(data)):
-            temporary = _write_temporary(path, data)
-            try:
-                os.link(temporary, path)  # fails if the name exists; the name appears with its complete content
-                written = True
-            except FileExistsError:
-                written = False
-            finally:
-                temporary.unlink()
+    written = s3.put_if_absent(uri, data) if is_s3(uri) else local.put_if_absent(local_path(uri), data)
     return written or read_bytes(uri) == data
 
 
@@ -154,42 +118,23 @@ class NewFile:
         self.num_bytes = 0
         """Number of bytes written."""
         self._folder = folder
-        self._temporary = None if is_s3(folder) else _local_path(folder) / f".new.{uuid.uuid4().hex}.tmp"
-        self._stream: BinaryIO | None = None
+        self._stream = io.BytesIO() if is_s3(folder) else NewLocalFile(local_path(folder))
 
     def write(self, data: bytes) -> None:
         """Append data. Raises StorageFullError if the disk has no space left."""
-        with _explain_full_disk(Path(self._folder), len(data)):
-            if self._stream is None:
-                self._stream = self._open()
-            self._stream.write(data)
+        self._stream.write(data)
         self.num_bytes += len(data)
 
     def publish(self, name: str) -> None:
         """Make the data visible as a file of this name in the folder. Raises as `write_bytes` does."""
-        assert self._stream is not None, "nothing was written"
-        uri = join(self._folder, name)
-        if self._temporary is None:
-            assert isinstance(self._stream, io.BytesIO)
-            s3.write(uri, self._stream.getbuffer())
-            return
-        with _explain_full_disk(_local_path(uri), self.num_bytes):
-            _sync(self._stream)
-            self._temporary.replace(_local_path(uri))
+        if isinstance(self._stream, io.BytesIO):
+            s3.write(join(self._folder, name), self._stream.getbuffer())
+        else:
+            self._stream.publish(name)
 
     def close(self) -> None:
         """Close the file, and delete it if it was not published."""
-        if self._stream is not None:
-            with suppress(OSError):  # flushing may fail on a full disk; unpublished data is discarded
-                self._stream.close()
-        if self._temporary is not None:
-            self._temporary.unlink(missing_ok=True)
-
-    def _open(self) -> BinaryIO:
-        if self._temporary is None:
-            return io.BytesIO()
-        self._temporary.parent.mkdir(parents=True, exist_ok=True)
-        return self._temporary.open("xb")  # buffered, because an unbuffered write may silently write only some bytes
+        self._stream.close()
 
 
 def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
@@ -219,7 +164,8 @@ def entries(uri: str) -> list[Entry]:
     if is_s3(uri):
         listed = [Entry(key_uri, size, modified.timestamp()) for key_uri, size, modified in s3.objects(uri)]
     else:
-        listed = list(_local_entries(_local_path(uri)))
+        found = local.files(local_path(uri))
+        listed = [Entry(str(path), status.st_size, status.st_mtime) for path, status in found]
     return sorted(listed, key=lambda entry: entry.uri)
 
 
@@ -227,10 +173,8 @@ def delete(uri: str) -> None:
     """Delete a file, or a folder with its content. A missing file is not an error."""
     if is_s3(uri):
         s3.delete(uri)
-    elif (path := _local_path(uri)).is_dir():
-        shutil.rmtree(path)
     else:
-        path.unlink(missing_ok=True)
+        local.delete(local_path(uri))
 
 
 def ensure_writable(uri: str, option: str) -> None:
@@ -246,60 +190,6 @@ def ensure_writable(uri: str, option: str) -> None:
         raise ValueError(f"{option}: cannot write to '{uri}' ({error}); choose a writable folder") from error
 
 
-def _local_entries(folder: Path) -> Iterator[Entry]:
-    for directory, _, names in os.walk(folder):
-        for name in names:
-            path = Path(directory, name)
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # a temporary file was renamed meanwhile
-                continue
-            yield Entry(str(path), status.st_size, status.st_mtime)
-
-
-@contextmanager
-def _explain_full_disk(path: Path, num_bytes: int) -> Iterator[None]:
-    """Turn the error of a full disk into a StorageFullError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_FULL_ERRNOS:
-            raise
-        raise StorageFullError(
-            f"'{path}': cannot write {num_bytes:,} bytes ({os.strerror(error.errno or 0)}). Free disk space or enlarge "
-            "the folder's disk, then run the same command again; complete work is kept"
-        ) from error
-
-
-def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
-    """Write the data to a new hidden file beside `path`, synced to disk, ready to be renamed or linked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            _sync(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _sync(file: BinaryIO) -> None:
-    """Sync a file to disk; otherwise a power failure can leave its name without its content."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _local_path(uri: str) -> Path:
-    if uri.startswith("file://"):
-        return Path(unquote(urlsplit(uri).path))
-    if "://" in uri:
-        scheme = uri.split("://", 1)[0]
-        raise ValueError(f"'{uri}': unknown scheme '{scheme}'; use a local path, file:// or s3://")
-    return Path(uri).absolute()
-
-
 @functools.lru_cache
 def _web_filesystem() -> pyarrow.fs.FileSystem:
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(http.HttpFileSystem()))
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(web.HttpFileSystem()))

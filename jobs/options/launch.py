@@ -28,13 +28,14 @@ import jsonargparse
 import tomli_w
 
 from cluster import storage
+from cluster.stores.errors import StorageError
 
 Job = TypeVar("Job")
 
 logger = logging.getLogger("clip")
 
 _USER_ERRORS = (
-    *(ValueError, FileNotFoundError, ConnectionError, PermissionError, storage.StorageFullError),
+    *(ValueError, FileNotFoundError, ConnectionError, PermissionError, StorageError),
     FloatingPointError,  # training that does not converge
 )
 

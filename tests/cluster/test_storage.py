@@ -9,8 +9,8 @@ import pyarrow.fs
 import pytest
 from botocore.exceptions import ClientError
 
-from cluster import s3 as s3_storage
 from cluster import storage
+from cluster.stores import s3 as s3_storage
 from tests.s3_faults import Fault, FaultyS3
 
 

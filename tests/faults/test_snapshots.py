@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from botocore.exceptions import ClientError
 
-from cluster import s3 as s3_storage
 from cluster import storage
 from cluster.part_file import RowGroups
 from cluster.parts import Output, Stage
+from cluster.stores import s3 as s3_storage
 from pipeline.data.snapshots import garbage
 from pipeline.data.snapshots.commit import commit
 from pipeline.data.snapshots.snapshot import Shard, Snapshot, versions

@@ -18,8 +18,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cluster import s3, storage
+from cluster import storage
 from cluster.storage import Entry
+from cluster.stores import s3
 from pipeline.data.snapshots.commit import ConflictError
 from pipeline.data.snapshots.snapshot import Snapshot, tags, versions
 

@@ -30,6 +30,7 @@ from cluster.ray_private.train import (
     WorkerGroupState,
 )
 from cluster.resources import Pool
+from cluster.stores.errors import StorageError
 from pipeline.train.config import TrainConfig
 from pipeline.train.workers.run import Pretraining
 
@@ -43,7 +44,7 @@ free for their reading tasks, and are ended."""
 WARN_SECONDS, PAUSE_SECONDS = 30.0, 0.5
 """While the cluster cannot hold `min_workers` workers: time between two warnings, and between two checks."""
 
-_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, PermissionError, storage.StorageFullError)
+_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, PermissionError, StorageError)
 
 
 def run_workers(run: Pretraining, work: Callable[[], int], run_lock: Any, reserved: Pool | None) -> int:
@@ -58,7 +59,7 @@ def run_workers(run: Pretraining, work: Callable[[], int], run_lock: Any, reserv
     Raises:
         ValueError, FileNotFoundError: a worker or its reading task found an error in the input.
         FloatingPointError: too many steps in a row were not finite (nonfinite_steps.py).
-        PermissionError, StorageFullError: a read or write is not permitted, or the storage is full.
+        PermissionError, StorageError: a read or write is not permitted, or the storage fails.
         WorkerGroupError: workers have failed too often.
     """
     try:

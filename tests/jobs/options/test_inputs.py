@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import http, parquet
+from cluster import parquet
+from cluster.stores import web
 from jobs.options.inputs import ENCODER_KEY, list_inputs, read_overlap_index, read_queries
 from pipeline.data.flows.input_files import check_inputs, read_input
 from pipeline.data.sources.extract import ExtractConfig, read_archive
@@ -169,9 +170,9 @@ def test_archives_on_a_web_server_give_the_same_rows_as_local_ones(tmp_path: Pat
 
 @pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.CUT, Fault.SHORT], ids=lambda fault: fault.name)
 def test_a_failed_download_is_not_read_as_a_short_archive(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(http, "RETRY_ATTEMPTS", 2)
-    http._pool.cache_clear()
+    monkeypatch.setattr(web, "PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(web, "RETRY_ATTEMPTS", 2)
+    web._pool.cache_clear()
     with RangeServer({"/x.warc.gz": archive()}, [fault] * 100) as server, pytest.raises(ReadError, match=server.url):
         read_input(f"{server.url}/x.warc.gz", ExtractConfig())
-    http._pool.cache_clear()
+    web._pool.cache_clear()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import s3 as s3_storage
 from cluster import storage
+from cluster.stores import s3 as s3_storage
 from pipeline.data.snapshots import garbage
 from pipeline.data.snapshots.commit import ConflictError, tag
 from pipeline.data.snapshots.snapshot import Snapshot, versions

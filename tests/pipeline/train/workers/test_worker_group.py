@@ -2,7 +2,7 @@ import pytest
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from cluster.ray_private.train import UserExceptionWithTraceback
-from cluster.storage import StorageFullError
+from cluster.stores.errors import StorageFullError
 from pipeline.train.workers.worker_group import _user_error
 
 

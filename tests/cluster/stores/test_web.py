@@ -7,8 +7,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import http, storage
+from cluster import storage
 from cluster.runs import describe_files
+from cluster.stores import web
 from tests.range_server import Fault, RangeServer
 
 DATA = os.urandom(3_000_000)
@@ -18,11 +19,11 @@ PERMANENT = [Fault.SHORT, Fault.WHOLE, Fault.CHANGED]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(http, "PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(http, "RETRY_ATTEMPTS", 4)
-    http._pool.cache_clear()
+    monkeypatch.setattr(web, "PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(web, "RETRY_ATTEMPTS", 4)
+    web._pool.cache_clear()
     yield
-    http._pool.cache_clear()
+    web._pool.cache_clear()
 
 
 def test_storage_functions_read_a_web_file() -> None:
