@@ -8,17 +8,24 @@ record and snapshot: exactly one of any number of racing writers wins. Code that
 `filesystem` must verify its checksums, because pyarrow accepts a truncated body as complete.
 """
 
-import functools
+import hashlib
 import io
-import uuid
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow.fs
-from botocore.exceptions import BotoCoreError, ClientError
 
-from cluster.stores import local, s3, web
+from cluster.stores import local, web
+from cluster.stores.errors import DamagedError, StorageError
 from cluster.stores.local import NewLocalFile, local_path
+from cluster.stores.s3 import files, listing, probe, reading, writing
+from cluster.stores.s3.requests import bucket_and_key
+from cluster.stores.waiting import waiting_for
+
+logger = logging.getLogger("clip")
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,10 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     Raises ValueError for a scheme other than file, s3, http and https.
     """
     if is_web(uri):
-        return _web_filesystem(), uri
+        return web.filesystem(), uri
     if is_s3(uri):
-        bucket, key = s3.bucket_and_key(uri)
-        return s3.filesystem(bucket), f"{bucket}/{key}".rstrip("/")
-    return pyarrow.fs.LocalFileSystem(), str(local_path(uri))
+        return files.filesystem(), "/".join(bucket_and_key(uri)).rstrip("/")
+    return pyarrow.fs.LocalFileSystem(), str(_local(uri))
 
 
 def is_s3(uri: str) -> bool:
@@ -60,28 +66,59 @@ def join(uri: str, *parts: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A URI that does not depend on the working directory. Local URIs become absolute plain paths."""
-    return uri.rstrip("/") if is_s3(uri) or is_web(uri) else str(local_path(uri))
+    """A URI that does not depend on the working directory. Local URIs become absolute plain paths.
+
+    Raises ValueError for an unknown scheme, and for s3:// without a bucket.
+    """
+    if is_s3(uri):
+        bucket_and_key(uri)
+    return uri.rstrip("/") if is_s3(uri) or is_web(uri) else str(_local(uri))
 
 
 def exists(uri: str) -> bool:
     """Whether a file or a folder exists. On S3 a folder exists if any object has its prefix."""
-    files, path = filesystem(uri)
-    return bool(files.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
+    if is_s3(uri):
+        return listing.exists(uri)
+    opened, path = filesystem(uri)
+    with waiting_for(f"looking at {uri}"):
+        return bool(opened.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of a file. Raises FileNotFoundError, and OSError if fewer bytes arrive than the file has."""
+    """The whole content of a file. Raises FileNotFoundError, and StorageError if not all of its bytes arrive."""
     if is_web(uri):
         with web.HttpFileSystem().open(uri) as file:
             data: bytes = file.read()
             return data
-    return b"".join(s3.read(uri)) if is_s3(uri) else local_path(uri).read_bytes()
+    return b"".join(read_chunks(uri))
 
 
 def read_chunks(uri: str) -> Iterator[bytes]:
     """Yield the content of a local file or an S3 object, a few megabytes at a time. Raises as read_bytes does."""
-    yield from s3.read(uri) if is_s3(uri) else local.read(local_path(uri))
+    yield from reading.read(uri) if is_s3(uri) else local.read(_local(uri))
+
+
+def check_content(uri: str, num_bytes: int, sha256: str) -> None:
+    """Read a file whole, and a second time if it is not as expected, because a read may fail once.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        StorageError: the storage fails to deliver its bytes.
+        DamagedError: its size or its sha256 is another one, both times.
+    """
+    for attempt in (1, 2):
+        digest, size = hashlib.sha256(), 0
+        for chunk in read_chunks(uri):
+            digest.update(chunk)
+            size += len(chunk)
+        if size == num_bytes and digest.hexdigest() == sha256:
+            if attempt == 2:
+                logger.warning("%s: the first read gave other bytes than the second, which are right", uri)
+            return
+    found = f"{num_bytes} bytes expected, {size} found"
+    if size == num_bytes:
+        found = f"sha256 {sha256} expected, {digest.hexdigest()} found"
+    raise DamagedError(f"{uri}: {found}")
 
 
 def write_bytes(uri: str, data: bytes | memoryview) -> None:
@@ -92,9 +129,9 @@ def write_bytes(uri: str, data: bytes | memoryview) -> None:
         OSError: the stored size differs from the size of the data.
     """
     if is_s3(uri):
-        s3.write(uri, data)
+        writing.write(uri, data)
     else:
-        local.write(local_path(uri), data)
+        local.write(_local(uri), data)
 
 
 def put_if_absent(uri: str, data: bytes) -> bool:
@@ -104,7 +141,7 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     own data and also gets True. So data that must have a single author has to include the author's id.
     Raises StorageFullError if the disk has no space left.
     """
-    written = s3.put_if_absent(uri, data) if is_s3(uri) else local.put_if_absent(local_path(uri), data)
+    written = writing.put_if_absent(uri, data) if is_s3(uri) else local.put_if_absent(_local(uri), data)
     return written or read_bytes(uri) == data
 
 
@@ -118,7 +155,7 @@ class NewFile:
         self.num_bytes = 0
         """Number of bytes written."""
         self._folder = folder
-        self._stream = io.BytesIO() if is_s3(folder) else NewLocalFile(local_path(folder))
+        self._stream = io.BytesIO() if is_s3(folder) else NewLocalFile(_local(folder))
 
     def write(self, data: bytes) -> None:
         """Append data. Raises StorageFullError if the disk has no space left."""
@@ -128,7 +165,7 @@ class NewFile:
     def publish(self, name: str) -> None:
         """Make the data visible as a file of this name in the folder. Raises as `write_bytes` does."""
         if isinstance(self._stream, io.BytesIO):
-            s3.write(join(self._folder, name), self._stream.getbuffer())
+            writing.write(join(self._folder, name), self._stream.getbuffer())
         else:
             self._stream.publish(name)
 
@@ -143,15 +180,14 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     For the URI of a file, the list holds only that URI, regardless of `suffixes`. Local files are absolute plain paths.
     Raises FileNotFoundError if the folder does not exist or no file has one of the suffixes.
     """
-    files, root = filesystem(uri)
-    prefix = "s3://" if is_s3(uri) else ""
-    kind = files.get_file_info(root).type
-    if kind == pyarrow.fs.FileType.File:
-        return [prefix + root]
-    if kind == pyarrow.fs.FileType.NotFound:
-        raise FileNotFoundError(f"nothing at '{uri}'")
-    uris = [entry.uri for entry in entries(uri)]
-    visible = [file_uri for file_uri in uris if "/." not in file_uri[len(prefix + root) :]]
+    root = absolute(uri)
+    uris = [] if is_web(uri) or Path(root).is_file() else [entry.uri for entry in entries(uri)]
+    if not uris:
+        if not exists(uri):
+            raise FileNotFoundError(f"nothing at '{uri}'")
+        if is_s3(uri) or is_web(uri) or Path(root).is_file():
+            return [root]
+    visible = [file_uri for file_uri in uris if "/." not in file_uri[len(root) :]]
     matching = [file_uri for file_uri in visible if not suffixes or file_uri.endswith(tuple(suffixes))]
     if not matching:
         patterns = " or ".join(f"*{suffix}" for suffix in suffixes) or "files"
@@ -162,9 +198,9 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
 def entries(uri: str) -> list[Entry]:
     """Every file under a folder recursively, including hidden and temporary ones, sorted by URI. May be empty."""
     if is_s3(uri):
-        listed = [Entry(key_uri, size, modified.timestamp()) for key_uri, size, modified in s3.objects(uri)]
+        listed = [Entry(key_uri, size, modified.timestamp()) for key_uri, size, modified in listing.objects(uri)]
     else:
-        found = local.files(local_path(uri))
+        found = local.files(_local(uri))
         listed = [Entry(str(path), status.st_size, status.st_mtime) for path, status in found]
     return sorted(listed, key=lambda entry: entry.uri)
 
@@ -172,24 +208,80 @@ def entries(uri: str) -> list[Entry]:
 def delete(uri: str) -> None:
     """Delete a file, or a folder with its content. A missing file is not an error."""
     if is_s3(uri):
-        s3.delete(uri)
+        listing.delete(uri)
     else:
-        local.delete(local_path(uri))
+        local.delete(_local(uri))
+
+
+def delete_files(uris: Sequence[str]) -> dict[str, OSError]:
+    """Delete files, many in one request where the storage can. A missing file is not an error.
+
+    Returns:
+        The error of each file that was not deleted, by its URI.
+    """
+    errors = listing.delete_files([uri for uri in uris if is_s3(uri)])
+    for uri in uris:
+        if not is_s3(uri):
+            try:
+                local.delete(_local(uri))
+            except OSError as error:
+                errors[uri] = error
+    return errors
+
+
+def unfinished_uploads(uri: str) -> list[tuple[str, str, float]]:
+    """The unfinished uploads of objects below a prefix: URI of the object, id of the upload, seconds since 1970."""
+    if not is_s3(uri):
+        return []
+    return [
+        (object_uri, upload_id, begun.timestamp()) for object_uri, upload_id, begun in listing.unfinished_uploads(uri)
+    ]
+
+
+def abort_upload(uri: str, upload_id: str) -> None:
+    """Abort an unfinished upload and delete its parts. An upload that is gone is not an error."""
+    writing.abort_upload(uri, upload_id)
+
+
+def check_reachable(uri: str, option: str) -> None:
+    """Find out within seconds what would stop every request to the storage of `uri`.
+
+    Raises:
+        StorageError: the storage cannot be reached, refuses the credentials, or has no such bucket. The message names
+            the option. That the file does not exist or is not readable is no error here.
+    """
+    if is_s3(uri):
+        with _naming(option):
+            probe.check_reachable(absolute(uri))
 
 
 def ensure_writable(uri: str, option: str) -> None:
-    """Check that a folder is writable, before hours of work depend on it.
+    """Try in a folder, once per process, all that runs and data sets need: write, commit, read, list and delete.
 
-    Raises ValueError, which names the option that sets the folder.
+    Raises:
+        ValueError, StorageError: one of them fails. The message names the option that sets the folder.
     """
-    probe = join(uri, f".writable-{uuid.uuid4().hex}")
+    with _naming(option):
+        if is_web(uri):
+            raise ValueError(f"'{uri}': files on web servers are read-only; choose a writable folder")
+        if is_s3(uri):
+            probe.probe(absolute(uri))
+        else:
+            local.probe(_local(uri))
+
+
+@contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """Begin the message of an error with the name of an option."""
     try:
-        write_bytes(probe, b"")
-        delete(probe)
-    except (OSError, ValueError, ClientError, BotoCoreError) as error:
-        raise ValueError(f"{option}: cannot write to '{uri}' ({error}); choose a writable folder") from error
+        yield
+    except StorageError as error:
+        raise type(error)(f"{option}: {error}") from error
+    except (ValueError, FileNotFoundError) as error:  # no folder can be made where the system has its own
+        raise ValueError(f"{option}: {error}") from error
 
 
-@functools.lru_cache
-def _web_filesystem() -> pyarrow.fs.FileSystem:
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(web.HttpFileSystem()))
+def _local(uri: str) -> Path:
+    if uri.startswith("s3:"):
+        raise ValueError(f"'{uri}': write s3://bucket/key")
+    return local_path(uri)

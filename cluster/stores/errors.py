@@ -10,6 +10,9 @@ from __future__ import annotations
 class StorageError(OSError):
     """The storage did not do what was asked. The message names the file or folder, the cause, and what to do."""
 
+    transient = False
+    """Whether the same request may succeed later without anybody's help. It has been retried already."""
+
 
 class AccessDeniedError(StorageError):
     """The storage refuses this to these credentials or to this user."""
@@ -34,9 +37,13 @@ class CertificateError(StorageError):
 class UnreachableError(StorageError):
     """No answer: the name is unknown, nothing listens, the network or a proxy fails, or the server stays silent."""
 
+    transient = True
+
 
 class ThrottledError(StorageError):
     """The storage asked to slow down in every attempt, or failed on its side in every attempt."""
+
+    transient = True
 
 
 class StorageFullError(StorageError):

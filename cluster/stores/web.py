@@ -2,7 +2,7 @@
 
 Every response is checked: a wrong length, a wrong range or a changed file size is an error, never a short read.
 Transient failures (connection errors, 429, 5xx, a truncated body) are retried with growing pauses. Retry-After is
-honoured up to MAX_PAUSE_SECONDS.
+honoured up to MAX_PAUSE_SECONDS. Proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 """
 
 from __future__ import annotations
@@ -11,22 +11,47 @@ import functools
 import io
 import re
 from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import fsspec
+import pyarrow.fs
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError, ProxyError, SSLError
 from urllib3.util import Retry, Timeout
+
+from cluster.stores.errors import (
+    AccessDeniedError,
+    CertificateError,
+    CredentialsError,
+    StorageError,
+    ThrottledError,
+    UnreachableError,
+    UnsupportedError,
+)
+from cluster.stores.range_file import RangeFile, buffered
+from cluster.stores.waiting import waiting_for
 
 RETRY_ATTEMPTS = 10
 """Maximum attempts per request."""
 PAUSE_SECONDS = 0.5
 """Pause before the second retry. It doubles with every further retry, up to MAX_PAUSE_SECONDS."""
 MAX_PAUSE_SECONDS = 60.0
-BLOCK_BYTES = 2**20
-"""Minimum size of a range request; smaller reads are buffered."""
 _TIMEOUT = Timeout(connect=10.0, read=60.0)
 _TRANSIENT = (429, 500, 502, 503, 504)
+_BY_STATUS = {
+    401: (CredentialsError, "download the file first, with its credentials"),
+    403: (AccessDeniedError, "download the file first, with its credentials"),
+    429: (ThrottledError, "run the same command again later"),
+    **dict.fromkeys((500, 502, 503, 504), (ThrottledError, "run the same command again later")),
+}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+@functools.lru_cache
+def filesystem() -> pyarrow.fs.FileSystem:
+    """The filesystem of pyarrow whose paths are URLs. It can be pickled."""
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(HttpFileSystem()))
 
 
 class HttpFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -45,70 +70,38 @@ class HttpFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
         if mode != "rb":
             raise ValueError(f"'{path}': files on web servers are read-only")
-        return io.BufferedReader(HttpFile(path), BLOCK_BYTES)
+        size = num_bytes(path)
+        return buffered(RangeFile(size, lambda start, stop: read_range(path, start, stop, size)))
 
 
-class HttpFile(io.RawIOBase):
-    """One seekable file on a web server."""
+def read_range(url: str, start: int, stop: int, num_bytes: int) -> bytes:
+    """The bytes from offset `start` to before `stop` of a file of `num_bytes`.
 
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self._url = url
-        self._size = num_bytes(url)
-        self._position = 0
-
-    def readable(self) -> bool:
-        """Return True: the file can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True: reading can start at any byte."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a byte offset, which may be past the end."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def tell(self) -> int:
-        """The offset of the next byte to read."""
-        return self._position
-
-    def readall(self) -> bytes:
-        """Read the rest of the file in one request; the base class would request 8 KiB at a time."""
-        return self.read(max(0, self._size - self._position)) or b""
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, up to the end of the file. Raises OSError if the response is not the requested range."""
-        count = min(len(buffer), self._size - self._position)
-        if count <= 0:
-            return 0
-        last = self._position + count - 1
-        response = request("GET", self._url, {"Range": f"bytes={self._position}-{last}"})
-        content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if response.status != 206 or content_range is None:
-            raise OSError(
-                f"{self._url}: the server does not support range requests (status {response.status}); "
-                "download the file first"
-            )
-        if [int(number) for number in content_range.groups()] != [self._position, last, self._size]:
-            raise OSError(
-                f"{self._url}: requested bytes {self._position}-{last} of {self._size}, received {content_range[0]}"
-            )
-        if len(response.data) != count:
-            raise OSError(f"{self._url}: received {len(response.data)} of {count} bytes")
-        buffer[:count] = response.data
-        self._position += count
-        return count
+    Raises:
+        FileNotFoundError: the file does not exist.
+        StorageError: the response is not the requested range.
+    """
+    response = request("GET", url, {"Range": f"bytes={start}-{stop - 1}"})
+    content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status != 206 or content_range is None:
+        raise UnsupportedError(
+            f"{url}: the server does not support range requests (status {response.status}); download the file first"
+        )
+    if [int(number) for number in content_range.groups()] != [start, stop - 1, num_bytes]:
+        raise StorageError(
+            f"{url}: requested bytes {start}-{stop - 1} of {num_bytes}, received {content_range[0]}; run again"
+        )
+    if len(response.data) != stop - start:
+        raise StorageError(f"{url}: received {len(response.data)} of {stop - start} bytes; run again")
+    return response.data
 
 
 def num_bytes(url: str) -> int:
-    """The size of a file. Raises FileNotFoundError, and OSError if the server does not report a size."""
+    """The size of a file. Raises FileNotFoundError, and StorageError if the server does not report a size."""
     response = request("HEAD", url, {})
     length = response.headers.get("Content-Length", "")
     if not length.isdigit():
-        raise OSError(f"{url}: the server does not report the file's size; download the file first")
+        raise UnsupportedError(f"{url}: the server does not report the file's size; download the file first")
     return int(length)
 
 
@@ -117,24 +110,43 @@ def request(method: str, url: str, headers: dict[str, str]) -> urllib3.BaseHTTPR
 
     Raises:
         FileNotFoundError: the status is 404 or 410.
-        OSError: another status of 400 or above, or no complete response within RETRY_ATTEMPTS attempts.
+        StorageError: another status of 400 or above, or no complete response within RETRY_ATTEMPTS attempts.
     """
     try:
-        # Without content encoding, lengths and ranges refer to the stored file
-        response = _pool().request(
-            method, url, headers={**headers, "Accept-Encoding": "identity"}, decode_content=False
-        )
+        with waiting_for(f"{method} {url}"):
+            # Without content encoding, lengths and ranges refer to the stored file
+            response = _pool(_proxy_of(url)).request(
+                method, url, headers={**headers, "Accept-Encoding": "identity"}, decode_content=False
+            )
     except HTTPError as error:
-        raise OSError(f"{url}: {error}") from error
+        raise _failure(url, error) from error
     if response.status in {404, 410}:
         raise FileNotFoundError(f"nothing at '{url}' (status {response.status})")
     if response.status >= 400:
-        raise OSError(f"{url}: refused with status {response.status}")
+        kind, advice = _BY_STATUS.get(response.status, (StorageError, "download the file first"))
+        raise kind(f"{url}: refused with status {response.status}; {advice}")
     return response
 
 
+def _failure(url: str, error: HTTPError) -> StorageError:
+    """The error of a request without a response, by its cause."""
+    reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+    if isinstance(reason, SSLError):
+        advice = "set SSL_CERT_FILE to the file of its certificate authority"
+        return CertificateError(f"{url}: the server's certificate cannot be verified ({reason}); {advice}")
+    if isinstance(reason, ProxyError):
+        return UnreachableError(f"{url}: the proxy cannot be reached ({reason}); correct HTTP_PROXY or NO_PROXY")
+    return UnreachableError(f"{url}: the server cannot be reached ({reason}); check the address and the network")
+
+
+def _proxy_of(url: str) -> str | None:
+    """The proxy of a URL by HTTP_PROXY, HTTPS_PROXY and NO_PROXY; None for a direct connection."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+
+
 @functools.lru_cache
-def _pool() -> urllib3.PoolManager:
+def _pool(proxy: str | None = None) -> urllib3.PoolManager:
     retry = Retry(
         total=RETRY_ATTEMPTS - 1,
         backoff_factor=PAUSE_SECONDS,
@@ -144,4 +156,9 @@ def _pool() -> urllib3.PoolManager:
         raise_on_status=False,
         retry_after_max=int(MAX_PAUSE_SECONDS),
     )
-    return urllib3.PoolManager(retries=retry, timeout=_TIMEOUT, maxsize=32)
+    if proxy is None:
+        return urllib3.PoolManager(retries=retry, timeout=_TIMEOUT, maxsize=32)
+    parts = urlsplit(proxy)
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    headers = urllib3.make_headers(proxy_basic_auth=login)
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, retries=retry, timeout=_TIMEOUT, maxsize=32)

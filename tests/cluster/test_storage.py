@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pyarrow.fs
 import pytest
-from botocore.exceptions import ClientError
 
 from cluster import storage
-from cluster.stores import s3 as s3_storage
-from tests.s3_faults import Fault, FaultyS3
+from cluster.stores.errors import StorageError
 
 
 @pytest.fixture(params=["local", "file", "s3"])
@@ -127,91 +125,6 @@ def test_local_readers_never_see_partial_content(tmp_path: Path) -> None:
     assert num_reads > 1
 
 
-@pytest.mark.parametrize(
-    "faults",
-    [
-        [Fault.LOST_ANSWER],
-        [Fault.CONFLICT, Fault.CONFLICT],
-        [Fault.UNAVAILABLE, Fault.LOST_ANSWER],
-        [Fault.RESET, Fault.CONFLICT, Fault.LOST_ANSWER],
-    ],
-)
-def test_put_if_absent_survives_a_lost_response(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
-) -> None:
-    uri = f"{s3}/{tmp_path.name}/v1.json"
-    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", faults) as faulty:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        assert storage.put_if_absent(uri, b"commit 1")
-        assert faulty.num_requests == len(faults) + 1
-        assert not storage.put_if_absent(uri, b"commit 2")
-    monkeypatch.undo()
-    assert storage.read_bytes(uri) == b"commit 1"
-
-
-def test_endless_conflicts_are_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_storage, "_DELAY_SECONDS", 0.001)
-    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", [Fault.CONFLICT] * 100) as faulty:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        with pytest.raises(ClientError, match="ConditionalRequestConflict"):
-            storage.put_if_absent(f"{s3}/conflict.json", b"")
-        assert faulty.num_requests == s3_storage.RETRY_ATTEMPTS
-
-
-@pytest.mark.parametrize("fault", [Fault.DROPPED_BYTES, Fault.STALLED])
-def test_a_truncated_body_is_resumed(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
-    uri, data = f"{s3}/{tmp_path.name}.bin", os.urandom(10_000)
-    storage.write_bytes(uri, data)
-    monkeypatch.setattr(s3_storage, "READ_TIMEOUT_SECONDS", 0.5)
-    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", [fault, Fault.NONE] * 2) as faulty:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        assert storage.read_bytes(uri) == data
-        assert b"".join(storage.read_chunks(uri)) == data
-
-
-def test_a_body_that_never_completes_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri = f"{s3}/short.bin"
-    storage.write_bytes(uri, b"0123456789" * 1000)
-    monkeypatch.setattr(s3_storage, "_DELAY_SECONDS", 0.001)
-    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "GET", [Fault.DROPPED_BYTES] * 100) as faulty:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        with pytest.raises(OSError, match="read 9999 of 10000 bytes"):
-            storage.read_bytes(uri)
-
-
-@pytest.mark.parametrize(
-    "faults",
-    [
-        [],
-        [Fault.ERROR, Fault.NONE, Fault.LOST_ANSWER, Fault.RESET, Fault.UNAVAILABLE],
-        [Fault.NONE] * 4 + [Fault.LOST_ANSWER],
-    ],
-)
-def test_large_objects_are_uploaded_in_parts(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[Fault]
-) -> None:
-    uri, data = f"{s3}/{tmp_path.name}/large.bin", os.urandom(11 * 2**20)
-    monkeypatch.setattr(s3_storage, "PART_BYTES", 5 * 2**20)  # the minimum of S3
-    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], None, faults) as faulty:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        storage.write_bytes(uri, memoryview(data))
-        assert faulty.num_requests >= 6, "create, three parts, complete, head"
-    monkeypatch.undo()
-    assert storage.read_bytes(uri) == data
-    assert s3_storage.unfinished_uploads(s3) == []
-
-
-def test_a_failed_upload_leaves_nothing(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_storage, "PART_BYTES", 5 * 2**20)
-    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", [Fault.CONFLICT] * 9) as faulty:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty.endpoint)
-        with pytest.raises(ClientError, match="ConditionalRequestConflict"):
-            storage.write_bytes(f"{s3}/{tmp_path.name}/large.bin", bytes(11 * 2**20))
-    monkeypatch.undo()
-    assert not storage.exists(f"{s3}/{tmp_path.name}")
-    assert s3_storage.unfinished_uploads(s3) == []
-
-
 def test_entries_lists_every_file(folder: str) -> None:
     assert storage.entries(folder) == []
     for name in ("b/2.parquet", "a.parquet", ".hidden.tmp"):
@@ -220,19 +133,6 @@ def test_entries_lists_every_file(folder: str) -> None:
     assert [storage.read_bytes(entry.uri).decode() for entry in found] == [".hidden.tmp", "a.parquet", "b/2.parquet"]
     assert [entry.num_bytes for entry in found] == [11, 9, 11]
     assert all(abs(entry.modified - time.time()) < 60 for entry in found)
-
-
-def test_a_short_upload_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class TruncatingClient:
-        def put_object(self, **_: object) -> None:
-            pass
-
-        def head_object(self, **_: object) -> dict[str, int]:
-            return {"ContentLength": 3}
-
-    monkeypatch.setattr(s3_storage, "_client", lambda _endpoint: TruncatingClient())
-    with pytest.raises(OSError, match="the server stored 3 of 5 bytes"):
-        storage.write_bytes(f"{s3}/short.bin", b"12345")
 
 
 def test_ensure_writable_leaves_no_files(folder: str) -> None:
@@ -249,12 +149,15 @@ def test_ensure_writable_leaves_no_files(folder: str) -> None:
         ("/dev/null/runs", "Not a directory"),
         ("/proc/runs", "No such file"),
         ("s3://there-is-no-such-bucket/runs", "bucket does not exist"),
+        ("s3a://bucket/runs", "unknown scheme 's3a'"),
+        ("s3:/bucket/runs", "write s3://bucket/key"),
+        ("https://server.example/runs", "read-only"),
         ("gs://bucket/runs", "unknown scheme 'gs'"),
         ("s3:///runs", "no bucket"),
     ],
 )
 def test_an_unwritable_folder_is_refused_naming_its_option(uri: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=f"output: cannot write to '{uri}'.*{reason}"):
+    with pytest.raises((ValueError, StorageError), match=f"^output: .*{uri}.*{reason}"):
         storage.ensure_writable(uri, "output")
 
 
@@ -263,7 +166,7 @@ def test_filesystem_opens_written_files(folder: str) -> None:
     storage.write_bytes(uri, b"content")
     files, path = storage.filesystem(uri)
     assert files.open_input_file(path).read() == b"content"
-    assert isinstance(files, pyarrow.fs.S3FileSystem) == storage.is_s3(folder)
+    assert isinstance(files, pyarrow.fs.PyFileSystem) == storage.is_s3(folder), "one client for all of S3"
 
 
 def test_absolute_makes_local_paths_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,68 @@
+"""A seekable, read-only file over a store that delivers ranges of bytes, such as S3 or a web server."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+BLOCK_BYTES = 2**20
+"""Minimum size of a request; smaller reads are buffered."""
+
+
+class RangeFile(io.RawIOBase):
+    """One file of a store.
+
+    Args:
+        num_bytes: size of the file.
+        read_range: returns the bytes from the first to before the second offset, all of them, or raises OSError.
+    """
+
+    def __init__(self, num_bytes: int, read_range: Callable[[int, int], bytes]) -> None:
+        super().__init__()
+        self._num_bytes = num_bytes
+        self._read_range = read_range
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return True: the file can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True: reading can start at any byte."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a byte offset, which may be past the end."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """The offset of the next byte to read."""
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read up to `size` bytes in one request, all that remain by default."""
+        stop = self._num_bytes if size is None or size < 0 else min(self._position + size, self._num_bytes)
+        if stop <= self._position:
+            return b""
+        data = self._read_range(self._position, stop)
+        assert len(data) == stop - self._position, (len(data), self._position, stop)
+        self._position = stop
+        return data
+
+    def readall(self) -> bytes:
+        """Read the rest of the file in one request; the base class would request 8 KiB at a time."""
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, up to the end of the file."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def buffered(file: RangeFile) -> io.BufferedReader:
+    """The file with a buffer of BLOCK_BYTES, so that small reads share a request. Larger reads bypass the buffer."""
+    return io.BufferedReader(file, BLOCK_BYTES)

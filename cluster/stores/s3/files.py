@@ -1,0 +1,84 @@
+"""S3 as a filesystem of pyarrow, over the same client as everything else.
+
+Errors of a read pass through pyarrow unchanged, so a StorageError is told from the damage of a file.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from typing import Any
+
+import fsspec
+import pyarrow.fs
+
+from cluster.stores.range_file import RangeFile, buffered
+from cluster.stores.s3.listing import delete, is_folder, objects
+from cluster.stores.s3.reading import read_range, version
+from cluster.stores.s3.writing import write
+
+
+@functools.lru_cache
+def filesystem() -> pyarrow.fs.FileSystem:
+    """The filesystem, whose paths are `bucket/key`. It can be pickled."""
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(S3FileSystem()))
+
+
+class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """S3 objects by the paths `bucket/key`. A folder exists if an object is below it."""
+
+    cachable = False
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Path, type and size of an object or a folder. Raises FileNotFoundError and StorageError."""
+        uri = f"s3://{path}"
+        try:
+            if "/" in path.strip("/"):
+                return {"name": path, "type": "file", "size": version(uri).num_bytes}
+        except FileNotFoundError:
+            pass
+        if is_folder(uri):
+            return {"name": path, "type": "directory", "size": 0}
+        raise FileNotFoundError(f"nothing at '{uri}'")
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        """The objects and folders in a folder."""
+        base = f"{path.rstrip('/')}/"
+        found = {}
+        for uri, num_bytes, _modified in objects(f"s3://{path}"):
+            name, _, below = uri.removeprefix("s3://").removeprefix(base).partition("/")
+            kind = "directory" if below else "file"
+            found[base + name] = {"name": base + name, "type": kind, "size": 0 if below else num_bytes}
+        return list(found.values()) if detail else sorted(found)
+
+    def rm_file(self, path: str) -> None:
+        """Delete an object."""
+        delete(f"s3://{path}")
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Do nothing, because folders exist by their objects."""
+
+    def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
+        """Do nothing, because folders exist by their objects."""
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedIOBase:
+        uri = f"s3://{path}"
+        if mode == "rb":
+            known = version(uri)
+            return buffered(RangeFile(known.num_bytes, lambda start, stop: read_range(uri, start, stop, known)))
+        if mode == "wb":
+            return _NewObject(uri)
+        raise ValueError(f"'{uri}': objects can be read or written whole, not opened as '{mode}'")
+
+
+class _NewObject(io.BytesIO):
+    """The content of an object, which is written when it is closed."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri = uri
+
+    def close(self) -> None:
+        if not self.closed:
+            write(self._uri, self.getbuffer().tobytes())
+        super().close()
