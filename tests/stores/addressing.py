@@ -6,8 +6,10 @@ from tests.stores.imitated import Forward, Quirk
 from tests.stores.messages import Answer, Request, error
 
 
-def virtual_host_only(*domains: str) -> Quirk:
-    """Answers requests to bucket.domain, and 403 SecondLevelDomainForbidden to others, as Alibaba Cloud's OSS does.
+def virtual_host_only(*domains: str, code: str = "SecondLevelDomainForbidden") -> Quirk:
+    """Answers requests to bucket.domain, and 403 with this code to others.
+
+    Sources: treeverse/lakeFS#3613 (Alibaba's OSS), gobackup/gobackup#233 (Tencent's COS: PathStyleDomainForbidden).
 
     It must be the first quirk of a store: the later ones see requests in path style. Without it, stores have only path
     style.
@@ -17,8 +19,7 @@ def virtual_host_only(*domains: str) -> Quirk:
     def quirk(request: Request, forward: Forward) -> Answer:
         host = request.headers.get("Host", "").rpartition(":")[0] or request.headers.get("Host", "")
         if not host.endswith(endings):
-            message = "The bucket you are attempting to access must be addressed using OSS third level domain."
-            return error(request, 403, "SecondLevelDomainForbidden", message, HostId=host)
+            return error(request, 403, code, "Please use virtual hosted style to access.", HostId=host)
         bucket = next(host.removesuffix(ending) for ending in endings if host.endswith(ending))
         request.path = f"/{bucket}{request.path}"
         return forward(request)

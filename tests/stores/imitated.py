@@ -93,7 +93,7 @@ class ImitatedStore(LoopbackServer):
                 for name, value in answer.headers.iteritems():
                     self.send_header(name, value)
                 length = len(answer.body) if answer.length is None else answer.length
-                if answer.status not in (204, 304):
+                if answer.status not in (204, 304) and length >= 0:
                     self.send_header("Content-Length", str(length))
                 if self.command != "HEAD" and length > len(answer.body):
                     self.close_connection = True
@@ -112,6 +112,10 @@ class ImitatedStore(LoopbackServer):
             do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _respond  # noqa: N815
 
         super().__init__(StoreHandler, context)
+
+
+Opener = Callable[..., ImitatedStore]
+"""Takes quirks, and the arguments of ImitatedStore after them."""
 
 
 def _applied(quirks: tuple[Quirk, ...], forward: Forward) -> Forward:

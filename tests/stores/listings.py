@@ -1,4 +1,7 @@
-"""Stores whose listings are older, smaller, later or in another order than those of AWS."""
+"""Stores whose listings are older, smaller, later or in another order than those of AWS.
+
+Sources are issues on GitHub.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from urllib.parse import unquote_plus, urlencode
 from xml.sax.saxutils import unescape
 
 from tests.stores.imitated import Forward, Quirk
-from tests.stores.messages import Answer, Request
+from tests.stores.messages import Answer, Request, error
 
 LAST_MODIFIED = re.compile(rb"(<LastModified>)([^<]*)(</LastModified>)")
 _CONTENTS = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
 _KEY = re.compile(rb"<Key>([^<]*)</Key>")
+_TOKEN = re.compile(rb"<NextContinuationToken>[^<]*</NextContinuationToken>")
+_NOT_TRUNCATED = b"<IsTruncated>false</IsTruncated>"
+_EXTRA_TOKEN = "extra"
 _KEY_COUNT = re.compile(rb"<KeyCount>[^<]*</KeyCount>")
 
 
@@ -31,7 +37,10 @@ def small_pages(max_keys: int) -> Quirk:
 
 
 def only_first_version(request: Request, forward: Forward) -> Answer:
-    """Has no ListObjectsV2: ignores its parameters and answers as ListObjects does, without a continuation token."""
+    """Has no ListObjectsV2: ignores its parameters and answers as ListObjects does, without a continuation token.
+
+    Source: Corymbia/eucalyptus#116 (until 2018-11).
+    """
     if request.operation == "ListObjectsV2":
         unknown = ("list-type", "continuation-token", "start-after", "fetch-owner")
         known = {name: value for name, value in request.parameters.items() if name not in unknown}
@@ -40,7 +49,12 @@ def only_first_version(request: Request, forward: Forward) -> Answer:
 
 
 def unordered(request: Request, forward: Forward) -> Answer:
-    """Lists the keys of each page in reverse, as a store may that promises no order (S3 Express One Zone)."""
+    """Lists the keys of each page in reverse, and refuses to start after a key, since it has no order.
+
+    Sources: lance-format/lance#3771 (S3 Express One Zone), storj/roadmap#62.
+    """
+    if request.operation == "ListObjectsV2" and "start-after" in request.parameters:
+        return error(request, 501, "NotImplemented", "This bucket does not support StartAfter.")
     return _with_contents(request, forward, lambda contents: contents[::-1])
 
 
@@ -63,6 +77,37 @@ def stale(seconds: float) -> Quirk:
         return _with_contents(request, forward, old_enough)
 
     return quirk
+
+
+def no_token(request: Request, forward: Forward) -> Answer:
+    """Says that the listing goes on, and gives no token to go on with. It knows start-after.
+
+    Sources: minio/minio-go#1704 (Huawei's OBS), findify/s3mock#144.
+    """
+    answer = forward(request)
+    if request.operation == "ListObjectsV2":
+        answer.body = _TOKEN.sub(b"", answer.body)
+    return answer
+
+
+def extra_page(request: Request, forward: Forward) -> Answer:
+    """Says after the last page that the listing goes on; the next page is empty. Source: versity/versitygw#770."""
+    if request.parameters.get("continuation-token") == _EXTRA_TOKEN:
+        request.query = urlencode({"list-type": "2", "prefix": request.parameters.get("prefix", ""), "max-keys": "0"})
+        return forward(request)
+    answer = forward(request)
+    if request.operation == "ListObjectsV2" and _NOT_TRUNCATED in answer.body and b"<Contents>" in answer.body:
+        token = f"<NextContinuationToken>{_EXTRA_TOKEN}</NextContinuationToken>".encode()
+        answer.body = answer.body.replace(_NOT_TRUNCATED, b"<IsTruncated>true</IsTruncated>" + token)
+    return answer
+
+
+def raw_keys(request: Request, forward: Forward) -> Answer:
+    """Ignores encoding-type=url, and lists keys as they are. Source: versity/versitygw#813."""
+    if request.operation.startswith("List"):
+        known = {name: value for name, value in request.parameters.items() if name != "encoding-type"}
+        request.query = urlencode(known)
+    return forward(request)
 
 
 def key_of(entry: bytes) -> str:

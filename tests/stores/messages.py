@@ -9,10 +9,6 @@ from xml.sax.saxutils import escape
 
 from urllib3 import HTTPHeaderDict
 
-WELL_FORMED_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body><p>Sign in</p></body></html>\n"
-"""An HTML page that is XML as well, so that parsers of S3's answers find nothing in it, and no error."""
-PAGE = WELL_FORMED_PAGE.replace(b"</p>", b"<br>")
-
 
 class NoAnswerError(Exception):
     """A quirk closes the connection without a response."""
@@ -59,6 +55,11 @@ class Request:
             return {"PUT": "UploadPart", "DELETE": "AbortMultipartUpload"}.get(self.method, "ListParts")
         return f"{self.method.capitalize()}Object"
 
+    def by_same_user(self, method: str, path: str) -> Request:
+        """Another request with these credentials, without query, conditions and body."""
+        kept = {name: value for name, value in self.headers.items() if name.lower() in ("authorization", "x-amz-date")}
+        return Request(method, path, "", HTTPHeaderDict(kept), b"", self.closed)
+
     def _operation_of_bucket(self, parameters: dict[str, str]) -> str:
         if self.method == "POST":
             return "DeleteObjects"
@@ -85,7 +86,7 @@ class Answer:
     headers: HTTPHeaderDict = field(default_factory=HTTPHeaderDict)
     body: bytes = b""
     length: int | None = None
-    """The Content-Length that the header states: that of the object for HEAD, or more than is sent."""
+    """The Content-Length that the header states: that of the object for HEAD, or more than is sent. -1: no header."""
 
 
 def error(request: Request, status: int, code: str, message: str, **elements: str) -> Answer:

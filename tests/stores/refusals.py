@@ -1,15 +1,16 @@
-"""Stores that refuse requests: for want of permission, credentials, a bucket, space or time."""
+"""Stores that refuse requests: for want of permission, credentials, a bucket, space or time.
+
+Sources are issues on GitHub.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 
-from urllib3 import HTTPHeaderDict
-
 from tests.stores.imitated import Forward, Quirk
 from tests.stores.listings import LAST_MODIFIED
-from tests.stores.messages import PAGE, Answer, Request, error
+from tests.stores.messages import Answer, Request, error
 
 
 def refusing(status: int, code: str, message: str = "", **elements: str) -> Quirk:
@@ -51,6 +52,19 @@ wrong_secret = refusing(
 
 no_such_bucket = refusing(404, "NoSuchBucket", "The specified bucket does not exist")
 
+not_authorized = refusing(401, "Unauthorized", "Unauthorized")
+"""R2 with a wrong key, where AWS says 403 (its documentation, error 10002)."""
+
+expired_request = refusing(400, "ExpiredRequest", "Request has expired")
+"""R2 with an expired signature (its documentation, error 10018)."""
+
+unexpected_scope = refusing(
+    400,
+    "AuthorizationHeaderMalformed",
+    "Authorization header malformed, unexpected scope: 20260519/us-east-1/s3/aws4_request",
+)
+"""Garage in another region, which it does not name. Source: PhantomPhoton/S3-Compatible#28."""
+
 slow_down = refusing(503, "SlowDown", "Please reduce your request rate.")
 
 storage_full = refusing(
@@ -58,10 +72,13 @@ storage_full = refusing(
     "XMinioStorageFull",
     "Storage backend has reached its minimum free drive threshold. Please delete a few objects to proceed.",
 )
-"""MinIO without free space."""
+"""MinIO without free space. Sources: minio/minio#6795, #18639."""
 
 quota_exceeded = refusing(403, "QuotaExceeded", "")
-"""Ceph with a quota of the user or the bucket."""
+"""Ceph with a quota of the user or the bucket, without a message. Source: yandex-cloud/geesefs#110."""
+
+object_quota_exceeded = refusing(403, "ObjectQuotaExceeded", "The object quota was exceeded.")
+"""NooBaa. Source: noobaa/noobaa-core#8668."""
 
 archived = refusing(
     403,
@@ -69,8 +86,16 @@ archived = refusing(
     "The operation is not valid for the object's storage class",
     StorageClass="GLACIER",
 )
+"""Glacier, for GET; HEAD works. Source: counsyl/stor#38."""
 
 read_only = refusing(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
+
+
+def busy(request: Request, _: Forward) -> Answer:
+    """MinIO while it starts: 503 with the advice to come back in two minutes. Source: JuliaIO/Zarr.jl#144."""
+    answer = error(request, 503, "SlowDown", "Resource requested is unreadable, please reduce your request rate")
+    answer.headers["Retry-After"] = "120"
+    return answer
 
 
 def time_too_skewed(request: Request, _: Forward) -> Answer:
@@ -134,9 +159,3 @@ def wrong_region(region: str) -> Quirk:
         return answer
 
     return quirk
-
-
-def page_for_everything(page: bytes = PAGE) -> Quirk:
-    """A captive portal or a web console listens there: 200 and a page for every request."""
-    headers = HTTPHeaderDict({"Content-Type": "text/html; charset=utf-8"})
-    return lambda *_: Answer(200, headers, page)

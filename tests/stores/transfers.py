@@ -70,9 +70,12 @@ def hangs_up(*_: object) -> Answer:
 def error_after_complete(request: Request, forward: Forward) -> Answer:
     """Answers CompleteMultipartUpload with status 200 and an error in the body; nothing is done.
 
-    AWS documents that this can happen, because it sends the status before it completes the upload.
+    AWS documents that this can happen, because it sends the status and blanks before it completes the upload.
+    Sources: apache/arrow-rs#4965, scylladb/scylladb#20517.
     """
     if request.operation != "CompleteMultipartUpload":
         return forward(request)
-    body = b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+    message = b"We encountered an internal error. Please try again."
+    body = b'<?xml version="1.0" encoding="UTF-8"?>\n  \n'  # AWS sends blanks while it works
+    body += b"<Error><Code>InternalError</Code><Message>" + message + b"</Message></Error>"
     return Answer(200, HTTPHeaderDict({"Content-Type": "application/xml"}), body)
