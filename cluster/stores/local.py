@@ -1,26 +1,43 @@
-"""Read, write, list and delete files on local disks, including network disks that are mounted.
+"""Read, write, list and delete files on local disks of any make, including network disks that are mounted.
 
 A write becomes visible completely or not at all: the data goes into a hidden temporary file beside its target, which is
-then renamed, or linked if the target must not exist yet.
+then renamed, or named by `exclusive` if the target must not exist yet. File and folder are synced to disk if the file
+system can do that, so a power failure loses no file whose writing has returned.
+
+Every function raises the errors of `local_causes`: a StorageError by its cause, or ValueError for a path that cannot be
+one. A missing file is a FileNotFoundError.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
-import shutil
+import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from cluster.stores.errors import StorageFullError
+from cluster.stores import exclusive
+from cluster.stores.errors import UnsupportedError
+from cluster.stores.local_causes import DENIED, IN_USE, NOT_EMPTY, cause, explained
 
 CHUNK_BYTES = 8 * 2**20
 """Number of bytes read at a time."""
-_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+_RETRY_SECONDS = (0.1, 0.3, 0.9)
+"""Pauses before the attempts to repeat what a network disk refused because a file is open elsewhere."""
+_KEPT_OPEN = (".nfs", ".fuse_hidden")
+"""Beginnings of the names that NFS and FUSE give to files that were deleted while open, until they are closed."""
+_NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_FOLDER_SYNC = _NO_SYNC | {errno.EISDIR, errno.EBADF, errno.EACCES, errno.EPERM}
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger("clip")
 
 
 def local_path(uri: str) -> Path:
@@ -34,54 +51,97 @@ def local_path(uri: str) -> Path:
 
 
 def read(path: Path) -> Iterator[bytes]:
-    """Yield the content of a file in chunks. Raises FileNotFoundError."""
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+    """Yield the content of a file in chunks. Raises FileNotFoundError, and others as the module says."""
+    with explained(path, "read"):
+        file, chunk = _again_if_stale(lambda: _open(path))
+    with file:
+        while chunk:
             yield chunk
+            with explained(path, "read"):
+                chunk = file.read(CHUNK_BYTES)
 
 
 def write(path: Path, data: bytes | memoryview) -> None:
-    """Write or replace a file. Raises StorageFullError if the disk has no space left."""
-    with _explain_full_disk(path, len(data)):
-        temporary = _write_temporary(path, data)
-        try:
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink()
-            raise
+    """Write or replace a file. Raises StorageFullError if the disk has no space left, and others as the module says."""
+    with explained(path, _writing(len(data))), _temporary_file(path, data) as temporary:
+        _replace(temporary, path)
+        _sync_folder(path.parent)
 
 
 def put_if_absent(path: Path, data: bytes) -> bool:
-    """Write a file unless it exists; whether it was written. Raises StorageFullError if the disk has no space left."""
-    with _explain_full_disk(path, len(data)):
-        temporary = _write_temporary(path, data)
-        try:
-            os.link(temporary, path)  # fails if the name exists; the name appears with its complete content
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
-    return True
+    """Write a file unless it exists; whether it was written. Exactly one of any number of racing writers writes it.
+
+    Raises UnsupportedError if the file system cannot guarantee that (exclusive.py), and others as `write` does.
+    """
+    return _put_if_absent(path, data) is not None
+
+
+def probe(folder: Path) -> str:
+    """Check that files of a folder can be written, replaced, put if absent, and deleted. Creates a missing folder.
+
+    Returns how `put_if_absent` keeps an existing file: by "links", "renames" or "locks" (exclusive.py). Raises
+    UnsupportedError if it does not keep it, and others as `write` does.
+    """
+    path = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        way, again = _put_if_absent(path, b"first"), _put_if_absent(path, b"second")
+        kept = b"".join(read(path))
+        write(path, b"third")
+        if way is None or again is not None or kept != b"first" or b"".join(read(path)) != b"third":
+            raise UnsupportedError(
+                f"{str(folder)!r}: its file system replaces files that must be kept, or gives old content after a file "
+                "was replaced; use a folder on another disk, or s3://"
+            )
+        delete(path)
+        return way
+    finally:
+        _discard(path)
 
 
 def delete(path: Path) -> None:
-    """Delete a file, or a folder with its content. A missing file is not an error."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Delete a file, a symbolic link, or a folder with its content. A missing file is not an error.
+
+    What a network disk refuses because a file is open elsewhere is tried a few times. If only files remain that the
+    system keeps until they are closed, a warning names their folder.
+    """
+    for seconds in (*_RETRY_SECONDS, None):
+        failures = _delete(path)
+        if not failures:
+            return
+        if seconds is None or not all(error.errno in IN_USE | DENIED | NOT_EMPTY for _, error in failures):
+            break
+        time.sleep(seconds)
+    names = [name for _, _, names in os.walk(path) for name in names]
+    if names and all(name.startswith(_KEPT_OPEN) for name in names):
+        logger.warning("%r is not deleted completely, because other programs have files in it open", str(path))
+        return
+    failed, error = next((failure for failure in failures if failure[1].errno not in NOT_EMPTY), failures[0])
+    raise cause(failed, "delete", error) from error
 
 
 def files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file under a folder recursively, including hidden and temporary ones, in no order."""
-    for directory, _, names in os.walk(folder):
+    """Every regular file under a folder recursively, including hidden and temporary ones, in no order.
+
+    Leaves out what the system itself or `put_if_absent` keeps there. Yields nothing if the folder does not exist.
+    Raises as the module says if a folder cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # deleted meanwhile
+            raise cause(Path(error.filename or folder), "list", error) from error
+
+    for directory, _, names in os.walk(folder, onerror=fail):  # which ignores errors by default
         for name in names:
+            if name == exclusive.LOCK_FILE or name.startswith(_KEPT_OPEN):
+                continue
             path = Path(directory, name)
             try:
-                status = path.stat()
-            except FileNotFoundError:  # a temporary file was renamed meanwhile
+                with explained(path, "list"):
+                    status = _again_if_stale(path.stat)
+            except FileNotFoundError:  # deleted or renamed meanwhile, or a symbolic link without a target
                 continue
-            yield path, status
+            if stat.S_ISREG(status.st_mode):
+                yield path, status
 
 
 class NewLocalFile:
@@ -89,61 +149,178 @@ class NewLocalFile:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._temporary = folder / f".new.{uuid.uuid4().hex}.tmp"
+        self._temporary = _temporary_path(folder)
         self._stream: BinaryIO | None = None
 
     def write(self, data: bytes) -> None:
-        """Append data. Raises StorageFullError if the disk has no space left."""
-        with _explain_full_disk(self._folder, len(data)):
+        """Append data. Raises StorageFullError if the disk has no space left, and others as the module says."""
+        with explained(self._folder, _writing(len(data))):
             if self._stream is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                _make_folder(self._folder)
                 self._stream = self._temporary.open("xb")  # buffered: an unbuffered write may write only some bytes
             self._stream.write(data)
 
     def publish(self, name: str) -> None:
-        """Make the data visible as a file of this name. Raises StorageFullError if the disk has no space left."""
+        """Make the data visible as a file of this name. Raises as `write` does."""
         assert self._stream is not None, "nothing was written"
-        with _explain_full_disk(self._folder / name, self._stream.tell()):
-            _sync(self._stream)
-            self._temporary.replace(self._folder / name)
+        path = self._folder / name
+        with explained(path, _writing(self._stream.tell())):
+            _sync_file(self._stream)
+            self._stream.close()  # some network disks write, and report errors, only now
+            _replace(self._temporary, path)
+            _sync_folder(self._folder)
 
     def close(self) -> None:
         """Close the file, and delete it if it was not published."""
         if self._stream is not None:
             with suppress(OSError):  # flushing may fail on a full disk; unpublished data is discarded
                 self._stream.close()
-        self._temporary.unlink(missing_ok=True)
+            _discard(self._temporary)
+
+
+def _put_if_absent(path: Path, data: bytes) -> str | None:
+    with explained(path, _writing(len(data))), _temporary_file(path, data) as temporary:
+        way = exclusive.name_exclusively(temporary, path)
+        if way is not None:
+            _sync_folder(path.parent)
+    return way
+
+
+def _writing(num_bytes: int) -> str:
+    return f"write {num_bytes:,} bytes"
+
+
+def _temporary_path(folder: Path) -> Path:
+    """A new hidden name, which garbage collection recognises."""
+    return folder / f".new.{uuid.uuid4().hex}.tmp"
 
 
 @contextmanager
-def _explain_full_disk(path: Path, num_bytes: int) -> Iterator[None]:
-    """Turn the error of a full disk into a StorageFullError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_FULL_ERRNOS:
-            raise
-        raise StorageFullError(
-            f"'{path}': cannot write {num_bytes:,} bytes ({os.strerror(error.errno or 0)}). Free disk space or enlarge "
-            "the folder's disk, then run the same command again; complete work is kept"
-        ) from error
-
-
-def _write_temporary(path: Path, data: bytes | memoryview) -> Path:
-    """Write the data to a new hidden file beside `path`, synced to disk, ready to be renamed or linked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _temporary_file(path: Path, data: bytes | memoryview) -> Iterator[Path]:
+    """A new hidden file beside `path` with the data, synced to disk. Removed at the end unless it was renamed."""
+    _make_folder(path.parent)
+    temporary = _temporary_path(path.parent)
     try:
         with temporary.open("xb") as file:
             file.write(data)
-            _sync(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
+            _sync_file(file)
+        yield temporary
+    finally:
+        _discard(temporary)
 
 
-def _sync(file: BinaryIO) -> None:
+def _discard(path: Path) -> None:
+    """Delete a hidden file, if that is possible. Garbage collection removes what is left."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its parents where they are missing, durably."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:  # a file, or a symbolic link without a target
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+    _sync_folder(folder.parent)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename a file to a name that may exist."""
+    for seconds in (*_RETRY_SECONDS, None):
+        try:
+            temporary.replace(path)
+        except FileNotFoundError:
+            if os.path.lexists(temporary) or not os.path.lexists(path):
+                raise
+            return  # a network disk renamed it, its reply was lost, and the repeated request found no file
+        except OSError as error:
+            if seconds is None or error.errno not in IN_USE | DENIED | {errno.ESTALE}:
+                raise
+            time.sleep(seconds)
+        else:
+            return
+
+
+def _sync_file(file: BinaryIO) -> None:
     """Sync a file to disk; otherwise a power failure can leave its name without its content."""
     file.flush()
-    os.fsync(file.fileno())
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to disk; otherwise a power failure can undo a rename."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def _open(path: Path) -> tuple[BinaryIO, bytes]:
+    """An open file, and its first chunk."""
+    file = path.open("rb")
+    try:
+        return file, file.read(CHUNK_BYTES)
+    except OSError:
+        file.close()
+        raise
+
+
+def _again_if_stale(operation: Callable[[], Result]) -> Result:
+    """Do it once more if NFS says that the file was replaced while it was looked up or opened."""
+    try:
+        return operation()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+    return operation()
+
+
+def _delete(path: Path) -> list[tuple[Path, OSError]]:
+    """Delete what can be deleted, without following symbolic links. Returns what cannot be, and why, in order."""
+    failures: list[tuple[Path, OSError]] = []
+    try:
+        if path.is_dir() and not path.is_symlink():
+            _delete_folder(path, None, failures)
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        failures.append((path, error))
+    return failures
+
+
+def _delete_folder(path: Path, parent: int | None, failures: list[tuple[Path, OSError]]) -> None:
+    """Delete a folder; its parent is open as a descriptor. Raises OSError if the folder itself stays."""
+    name = path if parent is None else path.name
+    # Names are looked up in open folders, so that nobody can put a link to another folder in the place of one of these
+    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        with os.scandir(descriptor) as found:
+            entries = list(found)
+        for entry in entries:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    _delete_folder(path / entry.name, descriptor, failures)
+                else:
+                    os.unlink(entry.name, dir_fd=descriptor)
+            except FileNotFoundError:  # deleted meanwhile
+                continue
+            except OSError as error:
+                failures.append((path / entry.name, error))
+    finally:
+        os.close(descriptor)
+    os.rmdir(name, dir_fd=parent)
