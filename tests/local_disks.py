@@ -6,7 +6,6 @@ nothing stays mounted when the test ends, even if it is killed. Where the system
 
 from __future__ import annotations
 
-import errno
 import json
 import select
 import shutil
@@ -113,7 +112,7 @@ def _mounted(folder: Path, mount: str, *, first: str = "", end: str = "true") ->
             with suppress(BrokenPipeError):
                 process.stdin.close()
             assert process.stderr is not None
-            refusals.append(process.stderr.read().strip())
+            refusals.append(" ".join(process.stderr.read().split()))
             process.wait(_SECONDS)
             for stream in (process.stdout, process.stderr):
                 assert stream is not None
@@ -127,8 +126,3 @@ def _wait_for_line(process: subprocess.Popen[str]) -> str:
     ready, _, _ = select.select([process.stdout], [], [], _SECONDS)
     assert ready, "no answer from the file system"
     return process.stdout.readline()
-
-
-def errnos(*names: str) -> list[Any]:
-    """Numbers of errors as parameters of tests, which show their names."""
-    return [pytest.param(getattr(errno, name), id=name) for name in names]

@@ -119,6 +119,17 @@ def delete(path: Path) -> None:
     raise cause(failed, "delete", error) from error
 
 
+def status(path: Path) -> os.stat_result | None:
+    """The size, times and kind of a file or folder; None if it, or the target of a symbolic link, does not exist."""
+    with explained(path, "look at"):
+        try:
+            return _again_if_stale(path.stat)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                raise
+            return None
+
+
 def files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Every regular file under a folder recursively, including hidden and temporary ones, in no order.
 
@@ -135,13 +146,9 @@ def files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
             if name == exclusive.LOCK_FILE or name.startswith(_KEPT_OPEN):
                 continue
             path = Path(directory, name)
-            try:
-                with explained(path, "list"):
-                    status = _again_if_stale(path.stat)
-            except FileNotFoundError:  # deleted or renamed meanwhile, or a symbolic link without a target
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield path, status
+            found = status(path)
+            if found is not None and stat.S_ISREG(found.st_mode):
+                yield path, found
 
 
 class NewLocalFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,20 +50,23 @@ _CAUSES: tuple[tuple[type[StorageError | ValueError], set[int], str], ...] = (
 
 @contextmanager
 def explained(path: Path, action: str) -> Iterator[None]:
-    """Turn the system's errors in the `with` block into ours. A FileNotFoundError stays.
+    """Turn the system's errors in the `with` block into ours.
 
     Args:
         path: the file or folder.
         action: what fails, such as "read".
 
     Raises:
+        FileNotFoundError: the file or its folder does not exist.
         StorageError: its kind says the cause, its message what to do.
         ValueError: the path cannot be that of a file.
     """
     try:
         yield
-    except (StorageError, FileNotFoundError):
+    except StorageError:
         raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{str(path)!r}: cannot {action} ({os.strerror(errno.ENOENT)})") from error
     except OSError as error:
         raise cause(path, action, error) from error
     except ValueError as error:  # a null character, or one that UTF-8 does not have
