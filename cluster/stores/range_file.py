@@ -1,13 +1,15 @@
-"""A seekable, read-only file over a store that delivers ranges of bytes, such as S3 or a web server."""
+"""A seekable, read-only file over a store that delivers ranges of bytes, such as S3 or a web server.
+
+pyarrow reads a range of a Python file by a seek and a read, and other threads may come in between. So each thread has a
+position of its own. Nothing is buffered: pyarrow asks for whole column chunks, and other readers bring their buffers.
+"""
 
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 from typing import Any
-
-BLOCK_BYTES = 2**20
-"""Minimum size of a request; smaller reads are buffered."""
 
 
 class RangeFile(io.RawIOBase):
@@ -22,7 +24,7 @@ class RangeFile(io.RawIOBase):
         super().__init__()
         self._num_bytes = num_bytes
         self._read_range = read_range
-        self._position = 0
+        self._of_thread = threading.local()
 
     def readable(self) -> bool:
         """Return True: the file can be read."""
@@ -33,10 +35,19 @@ class RangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a byte offset, which may be past the end."""
+        """Move this thread to a byte offset, which may be past the end."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._num_bytes}[whence]
         self._position = max(0, start + offset)
         return self._position
+
+    @property
+    def _position(self) -> int:
+        position: int = getattr(self._of_thread, "position", 0)
+        return position
+
+    @_position.setter
+    def _position(self, position: int) -> None:
+        self._of_thread.position = position
 
     def tell(self) -> int:
         """The offset of the next byte to read."""
@@ -61,8 +72,3 @@ class RangeFile(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-
-def buffered(file: RangeFile) -> io.BufferedReader:
-    """The file with a buffer of BLOCK_BYTES, so that small reads share a request. Larger reads bypass the buffer."""
-    return io.BufferedReader(file, BLOCK_BYTES)

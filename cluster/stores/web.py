@@ -8,7 +8,6 @@ honoured up to MAX_PAUSE_SECONDS. Proxies are those of HTTP_PROXY, HTTPS_PROXY a
 from __future__ import annotations
 
 import functools
-import io
 import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -29,7 +28,7 @@ from cluster.stores.errors import (
     UnreachableError,
     UnsupportedError,
 )
-from cluster.stores.range_file import RangeFile, buffered
+from cluster.stores.range_file import RangeFile
 from cluster.stores.waiting import waiting_for
 
 RETRY_ATTEMPTS = 10
@@ -67,11 +66,11 @@ class HttpFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec
         """List the file itself, because web servers do not list folders."""
         return [self.info(path)] if detail else [path]
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> RangeFile:
         if mode != "rb":
             raise ValueError(f"'{path}': files on web servers are read-only")
         size = num_bytes(path)
-        return buffered(RangeFile(size, lambda start, stop: read_range(path, start, stop, size)))
+        return RangeFile(size, lambda start, stop: read_range(path, start, stop, size))
 
 
 def read_range(url: str, start: int, stop: int, num_bytes: int) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pyarrow.fs
 
-from cluster.stores.range_file import RangeFile, buffered
+from cluster.stores.range_file import RangeFile
 from cluster.stores.s3.listing import delete, is_folder, objects
 from cluster.stores.s3.reading import read_range, version
 from cluster.stores.s3.writing import write
@@ -34,11 +34,11 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         uri = f"s3://{path}"
         try:
             if "/" in path.strip("/"):
-                return {"name": path, "type": "file", "size": version(uri).num_bytes}
+                return _entry(path, "file", version(uri).num_bytes)
         except FileNotFoundError:
             pass
         if is_folder(uri):
-            return {"name": path, "type": "directory", "size": 0}
+            return _entry(path, "directory", 0)
         raise FileNotFoundError(f"nothing at '{uri}'")
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
@@ -46,9 +46,9 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec h
         base = f"{path.rstrip('/')}/"
         found = {}
         for uri, num_bytes, _modified in objects(f"s3://{path}"):
-            name, _, below = uri.removeprefix("s3://").removeprefix(base).partition("/")
-            kind = "directory" if below else "file"
-            found[base + name] = {"name": base + name, "type": kind, "size": 0 if below else num_bytes}
+            name, slash, _below = uri.removeprefix("s3://").removeprefix(base).partition("/")
+            is_file = not slash
+            found[base + name] = _entry(base + name, "file" if is_file else "directory", num_bytes if is_file else 0)
         return list(found.values()) if detail else sorted(found)
 
     def rm_file(self, path: str) -> None:
@@ -61,14 +61,19 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec h
     def mkdir(self, path: str, create_parents: bool = True, **_: Any) -> None:
         """Do nothing, because folders exist by their objects."""
 
-    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedIOBase:
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> io.IOBase:
         uri = f"s3://{path}"
         if mode == "rb":
             known = version(uri)
-            return buffered(RangeFile(known.num_bytes, lambda start, stop: read_range(uri, start, stop, known)))
+            return RangeFile(known.num_bytes, lambda start, stop: read_range(uri, start, stop, known))
         if mode == "wb":
             return _NewObject(uri)
         raise ValueError(f"'{uri}': objects can be read or written whole, not opened as '{mode}'")
+
+
+def _entry(path: str, kind: str, num_bytes: int) -> dict[str, Any]:
+    """What fsspec tells about a path."""
+    return {"name": path, "type": kind, "size": num_bytes}
 
 
 class _NewObject(io.BytesIO):
