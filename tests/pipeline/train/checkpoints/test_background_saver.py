@@ -70,5 +70,5 @@ def test_a_failed_write_is_raised_by_wait(tmp_path: Any) -> None:
     network = CLIP(CONFIG)
     saver = BackgroundSaver(CheckpointFolder(str(tmp_path / "file" / "checkpoints"), storage))
     saver.begin(Checkpoint(Model(network, vocabulary()), {}, Progress(1, 0.5)))
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(ValueError, match=r"Not a directory\)\. A part of this path is a file"):
         saver.wait()
