@@ -17,6 +17,7 @@ import select
 import stat
 import struct
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ class Answers:
     """Operations that are done, but answered with this errno, as a repeated request whose first reply was lost."""
     times: int | None = None
     """Number of operations that are refused or lost; None for all."""
+    delay_seconds: float = 0
+    """Time that each answer takes."""
     case_insensitive: bool = False
     remote_locks: bool = False
     """Whether SETLK comes here, where it can be refused. Otherwise the kernel keeps the locks of this machine."""
@@ -80,6 +83,7 @@ class FuseDisk:
         operation = _OPERATIONS.get(number, "")
         if operation in ("FORGET", "BATCH_FORGET", "INTERRUPT"):  # the kernel expects no answer
             return
+        time.sleep(self.answers.delay_seconds)
         try:
             refusal = self._next_error(self.answers.refused, operation)
             if refusal:

@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from cluster.stores import exclusive
 from cluster.stores.errors import UnsupportedError
 from cluster.stores.local_causes import DENIED, IN_USE, NOT_EMPTY, cause, explained
+from cluster.stores.waiting import waiting_for
 
 CHUNK_BYTES = 8 * 2**20
 """Number of bytes read at a time."""
@@ -105,7 +106,8 @@ def delete(path: Path) -> None:
     system keeps until they are closed, a warning names their folder.
     """
     for seconds in (*_RETRY_SECONDS, None):
-        failures = _delete(path)
+        with waiting_for(f"delete {str(path)!r}"):
+            failures = _delete(path)
         if not failures:
             return
         if seconds is None or not all(error.errno in IN_USE | DENIED | NOT_EMPTY for _, error in failures):
@@ -141,7 +143,12 @@ def files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
         if not isinstance(error, FileNotFoundError):  # deleted meanwhile
             raise cause(Path(error.filename or folder), "list", error) from error
 
-    for directory, _, names in os.walk(folder, onerror=fail):  # which ignores errors by default
+    walk = os.walk(folder, onerror=fail)  # which ignores errors by default
+    while True:
+        with waiting_for(f"list {str(folder)!r}"):
+            directory, _, names = next(walk, (None, [], []))
+        if directory is None:
+            return
         for name in names:
             if name == exclusive.LOCK_FILE or name.startswith(_KEPT_OPEN):
                 continue

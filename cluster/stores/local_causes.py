@@ -1,4 +1,7 @@
-"""Turn the errors of the system for a local file into those of cluster/stores/errors.py, by their cause."""
+"""Turn the errors of the system for a local file into those of cluster/stores/errors.py, by their cause.
+
+A disk that is silent instead, such as that of a network, is shown by cluster/stores/waiting.py.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from cluster.stores.errors import (
     UnreachableError,
     UnsupportedError,
 )
+from cluster.stores.waiting import waiting_for
 
 IN_USE = {errno.EBUSY, errno.ETXTBSY}
 """What network disks answer for a file that is open elsewhere."""
@@ -50,7 +54,7 @@ _CAUSES: tuple[tuple[type[StorageError | ValueError], set[int], str], ...] = (
 
 @contextmanager
 def explained(path: Path, action: str) -> Iterator[None]:
-    """Turn the system's errors in the `with` block into ours.
+    """Turn the system's errors in the `with` block into ours, and log if it takes long.
 
     Args:
         path: the file or folder.
@@ -62,7 +66,8 @@ def explained(path: Path, action: str) -> Iterator[None]:
         ValueError: the path cannot be that of a file.
     """
     try:
-        yield
+        with waiting_for(f"{action} {str(path)!r}"):
+            yield
     except StorageError:
         raise
     except FileNotFoundError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.stores import local
+from cluster.stores import local, waiting
 from cluster.stores.errors import (
     AccessDeniedError,
     StorageFullError,
@@ -163,6 +163,27 @@ def test_a_disk_that_is_gone(tmp_path: Path) -> None:
         ):
             with pytest.raises(UnreachableError, match="look at the system's log"):
                 operation()
+
+
+def test_a_silent_disk_shows_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "_POLL_SECONDS", 0.01)
+    with waiting.waiting_for("the watcher, which may be in a longer pause"):
+        while "the watcher" not in caplog.text:
+            time.sleep(0.01)
+    with local_disks.fuse(tmp_path / "disk", tmp_path / "store") as disk:
+        disk.answer(delay_seconds=0.08)
+        for operation, silent in (
+            (lambda: local.write(disk.path / "x", b"data"), "write 4 bytes '{}/x'"),
+            (lambda: content(disk.path / "x"), "read '{}/x'"),
+            (lambda: list(local.files(disk.path)), "list '{}'"),
+            (lambda: local.delete(disk.path / "x"), "delete '{}/x'"),
+        ):
+            caplog.clear()
+            operation()
+            assert f"s: {silent.format(disk.path)}" in caplog.text
 
 
 def test_a_file_that_nfs_forgets_is_opened_again_once(tmp_path: Path) -> None:
