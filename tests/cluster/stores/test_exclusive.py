@@ -19,7 +19,7 @@ import pytest
 
 from cluster.stores import exclusive, local
 from cluster.stores.errors import AccessDeniedError, StorageError, UnsupportedError
-from tests import local_disks
+from tests.disks import mounted
 
 NO_LINKS = [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EMLINK, errno.EACCES, errno.EXDEV, 524]
 NO_RENAMES = [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, 524]
@@ -138,7 +138,7 @@ def test_one_of_sixteen_processes_wins(tmp_path: Path, refused: dict[str, int]) 
     ids=["links", "renames", "locks"],
 )
 def test_one_of_ten_processes_wins_on_fuse(tmp_path: Path, refused: dict[str, int]) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store", refused=refused) as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store", refused=refused) as disk:
         race(disk.path, 10, 5)
 
 
@@ -200,9 +200,9 @@ def test_a_missing_permission_is_not_a_missing_operation(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(("name", "way"), [("tmpfs", "links"), ("overlay", "links"), ("exfat-fuse", "locks")])
 def test_file_systems_of_linux(tmp_path: Path, name: str, way: str) -> None:
     disks = {
-        "tmpfs": lambda: local_disks.tmpfs(tmp_path / "disk", "size=1m"),
-        "overlay": lambda: local_disks.overlay(tmp_path / "disk", tmp_path / "layers"),
-        "exfat-fuse": lambda: local_disks.image(tmp_path / "disk", "mkfs.exfat", "exfat-fuse"),
+        "tmpfs": lambda: mounted.tmpfs(tmp_path / "disk", "size=1m"),
+        "overlay": lambda: mounted.overlay(tmp_path / "disk", tmp_path / "layers"),
+        "exfat-fuse": lambda: mounted.image(tmp_path / "disk", "mkfs.exfat", "exfat-fuse"),
     }
     with disks[name]() as path:
         assert local.probe(path / "run") == way
@@ -211,7 +211,7 @@ def test_file_systems_of_linux(tmp_path: Path, name: str, way: str) -> None:
 
 @pytest.mark.parametrize(("make", "kind"), [("mkfs.vfat", "vfat"), ("mkfs.exfat", "exfat")])
 def test_file_systems_of_windows(tmp_path: Path, make: str, kind: str) -> None:
-    with local_disks.image(tmp_path / "disk", make, kind) as path:
+    with mounted.image(tmp_path / "disk", make, kind) as path:
         assert local.probe(path) == "renames"
         assert local.put_if_absent(path / "A.json", b"first")
         assert not local.put_if_absent(path / "a.json", b"second"), "names that differ in case are one file"
@@ -221,7 +221,7 @@ def test_file_systems_of_windows(tmp_path: Path, make: str, kind: str) -> None:
 @pytest.mark.parametrize("rename", [0, errno.EINVAL], ids=["renames", "locks"])
 def test_names_that_differ_in_case_are_one_file_of_some_disks(tmp_path: Path, rename: int) -> None:
     refused = {"LINK": errno.EPERM} | ({"RENAME2": rename} if rename else {})
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store", case_insensitive=True, refused=refused) as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store", case_insensitive=True, refused=refused) as disk:
         for first, second in (("A.json", "a.json"), ("ä.json", "Ä.json")):
             assert local.put_if_absent(disk.path / first, b"first")
             assert not local.put_if_absent(disk.path / second, b"second")
@@ -230,7 +230,7 @@ def test_names_that_differ_in_case_are_one_file_of_some_disks(tmp_path: Path, re
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.ENOSYS])
 def test_fuse_without_links(tmp_path: Path, number: int) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store", refused={"LINK": number}) as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store", refused={"LINK": number}) as disk:
         assert local.probe(disk.path) == "renames"
         disk.answer(refused={"LINK": number, "RENAME2": number})
         assert local.probe(disk.path) == "locks"
@@ -239,7 +239,7 @@ def test_fuse_without_links(tmp_path: Path, number: int) -> None:
 def test_fuse_without_locks(tmp_path: Path) -> None:
     refused = {"LINK": errno.EPERM, "RENAME2": errno.EINVAL, "SETLK": errno.ENOLCK}
     with (
-        local_disks.fuse(tmp_path / "disk", tmp_path / "store", refused=refused, remote_locks=True) as disk,
+        mounted.fuse(tmp_path / "disk", tmp_path / "store", refused=refused, remote_locks=True) as disk,
         pytest.raises(UnsupportedError, match="locks: No locks available"),
     ):
         local.probe(disk.path)
@@ -251,7 +251,7 @@ def test_fuse_without_locks(tmp_path: Path) -> None:
 )
 def test_the_writer_whose_reply_was_lost_wins(tmp_path: Path, refused: dict[str, int], lost: dict[str, int]) -> None:
     """As on NFS: the client repeats a request that was done, and hears that the name is taken or that no file is."""
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store", refused=refused, lost=lost) as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store", refused=refused, lost=lost) as disk:
         assert local.put_if_absent(disk.path / "v1.json", b"first")
         assert not local.put_if_absent(disk.path / "v1.json", b"second")
         assert [(path.name, path.read_bytes()) for path in disk.path.iterdir()] == [("v1.json", b"first")]

@@ -15,7 +15,7 @@ from cluster.stores.errors import (
     UnreachableError,
     UnsupportedError,
 )
-from tests import local_disks
+from tests.disks import mounted
 
 
 def content(path: Path) -> bytes:
@@ -99,7 +99,7 @@ def test_disks_that_cannot_sync(
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EISDIR, errno.EACCES, errno.EOPNOTSUPP, errno.EBADF])
 def test_folders_that_cannot_be_synced(tmp_path: Path, number: int) -> None:
     refused = {"FSYNCDIR": number, "FSYNC": errno.EINVAL}
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store", refused=refused) as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store", refused=refused) as disk:
         for writer in (local.write, put, publish):
             writer(disk.path / writer.__name__, b"data")
             assert content(disk.path / writer.__name__) == b"data"
@@ -124,7 +124,7 @@ def test_folders_that_cannot_be_synced(tmp_path: Path, number: int) -> None:
 def test_a_refused_write_is_an_error_by_its_cause(
     tmp_path: Path, writer: Callable[[Path, bytes], None], operation: str, number: int, kind: type[Exception]
 ) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store", refused={operation: number}) as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store", refused={operation: number}) as disk:
         path = disk.path / "folder" / "x.json"
         with pytest.raises((OSError, ValueError)) as failed:
             writer(path, bytes(100_000))
@@ -137,19 +137,19 @@ def test_a_refused_write_is_an_error_by_its_cause(
 
 @WRITERS
 def test_a_full_and_a_read_only_disk(tmp_path: Path, writer: Callable[[Path, bytes], None]) -> None:
-    with local_disks.tmpfs(tmp_path / "small", "size=100k") as disk:
+    with mounted.tmpfs(tmp_path / "small", "size=100k") as disk:
         with pytest.raises(StorageFullError, match=r"No space left on device\)\. Free disk space"):
             writer(disk / "x", bytes(200_000))
         assert listed(disk) == []
     with (
-        local_disks.tmpfs(tmp_path / "fixed", "ro") as disk,
+        mounted.tmpfs(tmp_path / "fixed", "ro") as disk,
         pytest.raises(AccessDeniedError, match=r"fixed.*': cannot write.*Read-only file system.*mounted read-only"),
     ):
         writer(disk / "x", b"")
 
 
 def test_a_disk_that_is_gone(tmp_path: Path) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store") as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store") as disk:
         local.write(disk.path / "x", b"data")
         disk.answer(gone=True)
         for operation in (
@@ -173,7 +173,7 @@ def test_a_silent_disk_shows_itself(
     with waiting.waiting_for("the watcher, which may be in a longer pause"):
         while "the watcher" not in caplog.text:
             time.sleep(0.01)
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store") as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store") as disk:
         disk.answer(delay_seconds=0.08)
         for operation, silent in (
             (lambda: local.write(disk.path / "x", b"data"), "write 4 bytes '{}/x'"),
@@ -187,7 +187,7 @@ def test_a_silent_disk_shows_itself(
 
 
 def test_a_file_that_nfs_forgets_is_opened_again_once(tmp_path: Path) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store") as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store") as disk:
         local.write(disk.path / "x", b"data")
         for operation in ("OPEN", "READ"):
             disk.answer(refused={operation: errno.ESTALE}, times=1)
@@ -201,7 +201,7 @@ def test_a_file_that_nfs_forgets_is_opened_again_once(tmp_path: Path) -> None:
     ("number", "kind"), [(errno.EACCES, AccessDeniedError), (errno.EIO, UnreachableError), (errno.EISDIR, ValueError)]
 )
 def test_a_refused_read(tmp_path: Path, number: int, kind: type[Exception]) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store") as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store") as disk:
         local.write(disk.path / "x", b"data")
         for operation in ("OPEN", "READ"):
             disk.answer(refused={operation: number})
@@ -253,7 +253,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_replacing_a_file_that_is_open_on_a_share(tmp_path: Path) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store") as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store") as disk:
         for number in (errno.EACCES, errno.EBUSY, errno.ESTALE):
             disk.answer(refused={"RENAME": number, "RENAME2": number}, times=2)
             local.write(disk.path / "x", str(number).encode())

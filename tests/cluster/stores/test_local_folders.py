@@ -13,7 +13,7 @@ import pytest
 from cluster.stores import local
 from cluster.stores.errors import AccessDeniedError, StorageError, UnreachableError
 from cluster.stores.exclusive import LOCK_FILE
-from tests import local_disks
+from tests.disks import mounted
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_listing_while_files_vanish(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_listed_is_not_empty(
     tmp_path: Path, operation: str, number: int, kind: type[Exception]
 ) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store") as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store") as disk:
         local.write(disk.path / "x", b"")
         disk.answer(refused={operation: number})
         with pytest.raises(kind, match=rf"'{disk.path}.*': cannot .*\({os.strerror(number)}\)"):
@@ -107,7 +107,7 @@ def test_deleting_follows_no_links(tmp_path: Path) -> None:
 
 
 def test_deleting_waits_for_readers_of_a_share(tmp_path: Path) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store", open_files_stay=errno.EACCES) as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store", open_files_stay=errno.EACCES) as disk:
         for name in ("folder/a", "folder/b", "c"):
             local.write(disk.path / name, b"")
         for path in (disk.path / "folder", disk.path / "c"):
@@ -136,7 +136,7 @@ def test_deleting_waits_for_readers_of_a_share(tmp_path: Path) -> None:
 def test_files_that_nfs_keeps_while_they_are_open_are_left_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with local_disks.fuse(tmp_path / "disk", tmp_path / "store", renames_open_files=True) as disk:
+    with mounted.fuse(tmp_path / "disk", tmp_path / "store", renames_open_files=True) as disk:
         for name in ("a", "b/c"):
             local.write(disk.path / "folder" / name, b"data")
         with (disk.path / "folder" / "b" / "c").open("rb") as reader:

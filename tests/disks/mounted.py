@@ -1,4 +1,4 @@
-"""Real file systems of other makes for tests, mounted where only the test sees them.
+"""Mount real file systems where only the test sees them.
 
 Each is mounted by a process in a mount namespace of its own, and reached through that process's folder of /proc. So
 nothing stays mounted when the test ends, even if it is killed. Where the system does not allow this, tests are skipped.
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 20.0
 _NAMESPACES = (["unshare", "--user", "--map-root-user", "--mount"], ["unshare", "--mount"])
 """Commands that start another in its own mount namespace: as any user, and as root where users may not."""
@@ -55,14 +55,14 @@ def image(folder: Path, make: str, kind: str) -> Iterator[Path]:
 
 
 class Fuse:
-    """A mounted tests/fuse_disk.py."""
+    """A mounted tests/disks/fuse.py."""
 
     def __init__(self, path: Path, process: subprocess.Popen[str]) -> None:
         self.path = path
         self._process = process
 
     def answer(self, **answers: Any) -> None:
-        """Let it answer from now on as these fields of `tests.fuse_disk.Answers` say. Others have their defaults."""
+        """Let it answer from now on as these fields of `tests.disks.fuse.Answers` say. Others have their defaults."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(answers) + "\n")
         self._process.stdin.flush()
@@ -71,9 +71,9 @@ class Fuse:
 
 @contextmanager
 def fuse(folder: Path, store: Path, **answers: Any) -> Iterator[Fuse]:
-    """A disk that answers as these fields of `tests.fuse_disk.Answers` say. Its files are in the folder `store`."""
+    """A disk that answers as these fields of `tests.disks.fuse.Answers` say. Its files are in the folder `store`."""
     store.mkdir()
-    command = f"{sys.executable} -m tests.fuse_disk {folder} {store}"
+    command = f"{sys.executable} -m tests.disks.fuse {folder} {store}"
     with _mounted(folder, command, first=json.dumps(answers)) as (path, process):
         yield Fuse(path, process)
 

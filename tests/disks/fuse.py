@@ -3,7 +3,7 @@
 It keeps its files in a folder of another disk. Everything between it and the programs that use it is real: the kernel
 sends the requests of the FUSE protocol (linux/fuse.h), and this process answers them, one after the other.
 
-Run by tests/local_disks.py as `python -m tests.fuse_disk MOUNTPOINT STORE`, in a mount namespace of its own. Each line
+Run by tests/mounted.py as `python -m tests.disks.fuse MOUNTPOINT STORE`, in a mount namespace of its own. Each line
 of its input replaces its `Answers`, as JSON; it confirms each by a line. It ends with its input.
 """
 
