@@ -1,7 +1,9 @@
 """A seekable, read-only file over a store that delivers ranges of bytes, such as S3 or a web server.
 
-pyarrow reads a range of a Python file by a seek and a read, and other threads may come in between. So each thread has a
-position of its own. Nothing is buffered: pyarrow asks for whole column chunks, and other readers bring their buffers.
+pyarrow reads a range of a Python file by a seek and a read, and its size by a seek to the end and one back; the second
+may happen in another thread in the middle of the first (arrow/python/io.cc locks only the first), and the read then
+gives other bytes in silence. So each thread has a position of its own. Nothing is buffered: pyarrow asks for whole
+column chunks, and other readers bring their buffers.
 """
 
 from __future__ import annotations

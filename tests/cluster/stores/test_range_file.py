@@ -39,14 +39,16 @@ class Interrupted(RangeFile):
 
 
 def test_threads_that_share_a_file_read_their_own_ranges() -> None:
-    """pyarrow reads a range by a seek and a read, without a lock."""
+    """pyarrow asks for the size by a seek to the end and another back, without the lock of its reads."""
     together = threading.Barrier(8)
     file = pa.PythonFile(Interrupted(len(DATA), lambda start, stop: DATA[start:stop]), mode="r")
 
     def read(thread: int) -> bool:
         together.wait()
         starts = [(7919 * (thread + 8 * number)) % 99_000 for number in range(60)]
-        return all(file.read_at(100, start) == DATA[start : start + 100] for start in starts)
+        return all(
+            file.size() == len(DATA) and file.read_at(100, start) == DATA[start : start + 100] for start in starts
+        )
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(read, range(8)))
