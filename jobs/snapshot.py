@@ -36,6 +36,7 @@ from jobs.options.launch import launch
 from pipeline.data.flows.import_export_flow import export_tars
 from pipeline.data.snapshots import diff, garbage, takedown
 from pipeline.data.snapshots.commit import tag
+from pipeline.data.snapshots.leases import storage_time
 from pipeline.data.snapshots.snapshot import Snapshot, tags, versions
 from pipeline.data.snapshots.tombstones import Kind
 from pipeline.hashing import hash128
@@ -79,7 +80,7 @@ class SnapshotJob:
     grace_hours: float = 168.0
     """gc: files that are younger than this are kept. Must exceed the duration of the longest job."""
     delete: bool = False
-    """gc: delete the files. Without it, they are only listed."""
+    """gc: delete the files. Without it, they are only listed, with ages by the clock of this machine."""
     session: SessionConfig = field(default_factory=SessionConfig)
     """export: the Ray cluster to use."""
 
@@ -208,7 +209,9 @@ def _tombstone(job: SnapshotJob) -> None:
 
 
 def _gc(job: SnapshotJob) -> None:
-    unneeded = garbage.find(job.uri, now=time.time(), grace_seconds=3600 * job.grace_hours, keep_last=job.keep_last)
+    # Ages that decide a deletion are measured by the storage's clock. Asking for it needs a write, a mere list does not.
+    now = storage_time(job.uri) if job.delete and versions(job.uri) else time.time()
+    unneeded = garbage.find(job.uri, now=now, grace_seconds=3600 * job.grace_hours, keep_last=job.keep_last)
     for entry in unneeded.files:
         print(f"{entry.num_bytes:>15,}  {entry.uri}")
     for uri, _ in unneeded.uploads:

@@ -1,15 +1,22 @@
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
 import pytest
 
 from cluster import storage
+from cluster.stores.errors import StorageError
 from pipeline.data.snapshots import garbage
 from pipeline.data.snapshots.commit import ConflictError, tag
 from pipeline.data.snapshots.snapshot import Snapshot, versions
 from pipeline.data.snapshots.takedown import compact, take_down
 from tests.pipeline.data.datasets import add_shard, make, pair_id, readable
+from tests.stores.imitated import ImitatedStore, only
+from tests.stores.refusals import access_denied
+from tests.stores.removals import no_delete_of_many
 
 HOUR = 3600.0
 
@@ -111,9 +118,97 @@ def test_nothing_is_swept_after_another_commit(dataset: str) -> None:
     found = find(dataset)
     assert len(found.files) == 1
     made = make(dataset, [2])
-    with pytest.raises(ConflictError, match="v00000002 was committed meanwhile and nothing is deleted"):
+    with pytest.raises(ConflictError, match="v00000002 was committed meanwhile; 0 of 1 files are deleted, run gc aga"):
         garbage.sweep(found)
     assert made.verify() == []
+
+
+def test_a_sweep_stops_in_the_middle_for_another_commit(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "DELETE_FILES", 2)
+    make(dataset, [1])
+    shards = [add_shard(dataset, [number]) for number in range(2, 9)]
+
+    def commit_once(num_deleted: int) -> None:
+        assert num_deleted == 2
+        storage.put_if_absent(storage.join(dataset, "snapshots", "v00000002.json"), b"{}")
+
+    with pytest.raises(ConflictError, match="v00000002 was committed meanwhile; 2 of 7 files are deleted"):
+        garbage.sweep(find(dataset), commit_once)
+    assert sum(storage.exists(storage.join(dataset, shard.path)) for shard in shards) == 5
+
+
+def test_a_sweep_stops_for_a_new_tag(dataset: str) -> None:
+    make(dataset, [1])
+    make(dataset, [2])
+    found = find(dataset, keep_last=1)
+    tag(dataset, "kept", "v00000001")
+    with pytest.raises(ConflictError, match=r"the tag kept\.json was made meanwhile; 0 of 4 files are deleted"):
+        garbage.sweep(found)
+    assert Snapshot.open(dataset, "kept").verify() == []
+
+
+@contextmanager
+def undeletable(path: str) -> Iterator[ImitatedStore]:
+    """A store that deletes objects one by one, and refuses it for this path."""
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    quirks = (no_delete_of_many, only(access_denied, "DeleteObject", path))
+    with ImitatedStore(endpoint, *quirks) as store, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        yield store
+
+
+@pytest.mark.parametrize("locked", ["data/run/part-00000-[0-9a-f]+", "manifests", "part-00007"])
+def test_a_file_that_cannot_be_deleted_does_not_keep_the_others(s3: str, tmp_path: Path, locked: str) -> None:
+    uri = f"{s3}/{tmp_path.name}"
+    made = make(uri, [1])
+    lost = [add_shard(uri, [77]).path, f"manifests/{'0' * 64}.parquet", "data/run/_part-00007.json"]
+    for path in lost[1:]:
+        storage.write_bytes(storage.join(uri, path), b"x")
+    cause = f"1 files were not deleted, the first because of: .*{uri}/.*{locked}.*; run gc again once this is mended"
+    with undeletable(locked), pytest.raises(StorageError, match=cause):
+        garbage.sweep(find(uri))
+    assert len(names(find(uri))) == 1
+    assert made.verify() == []
+    garbage.sweep(find(uri))
+    assert names(find(uri)) == []
+
+
+def test_a_version_whose_record_cannot_be_deleted_stays_whole(s3: str, tmp_path: Path) -> None:
+    uri = f"{s3}/{tmp_path.name}"
+    for number in range(4):
+        make(uri, [number])
+    with undeletable("v00000002.json"), pytest.raises(StorageError, match="1 files were not deleted"):
+        garbage.sweep(find(uri, keep_last=1))
+    assert versions(uri) == ["v00000002", "v00000004"]
+    assert [Snapshot.open(uri, name).verify() for name in versions(uri)] == [[], []]
+    assert len([entry for entry in storage.entries(uri) if entry.uri.endswith(".parquet")]) == 2 * 3
+    garbage.sweep(find(uri, keep_last=1))
+    assert versions(uri) == ["v00000004"]
+
+
+def test_a_part_whose_record_cannot_be_deleted_keeps_its_shard(s3: str, tmp_path: Path) -> None:
+    """Otherwise, a repeated curation would treat the part as written."""
+    uri = f"{s3}/{tmp_path.name}"
+    make(uri, [1])
+    parts = [f"data/other/{name}" for name in ("_part-00000.json", "part-00000-ab.parquet", "part-00001-ab.parquet")]
+    for path in parts:
+        storage.write_bytes(storage.join(uri, path), b"x")
+    with undeletable("_part-00000"), pytest.raises(StorageError, match="1 files were not deleted"):
+        garbage.sweep(find(uri))
+    assert names(find(uri)) == parts[:2]
+
+
+def test_a_sweep_that_can_delete_nothing_gives_up(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "DELETE_FILES", 2)
+    monkeypatch.setattr(garbage, "MAX_FAILURES", 4)
+    uri = f"{s3}/{tmp_path.name}"
+    make(uri, [0])
+    for number in range(1, 10):
+        add_shard(uri, [number])
+    cause = r"4 files were not deleted.*; the other files were not tried"
+    with undeletable("/data/") as store, pytest.raises(StorageError, match=cause):
+        garbage.sweep(find(uri))
+    assert store.operations.count("DeleteObject") == 4 + 1, "and one lease"
 
 
 def test_a_damaged_manifest_raises(dataset: str) -> None:
