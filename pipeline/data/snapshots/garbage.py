@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from cluster import storage
 from cluster.storage import Entry
 from cluster.stores.errors import StorageError
-from cluster.stores.s3.listing import unfinished_uploads
-from cluster.stores.s3.writing import abort_upload
 from pipeline.data.snapshots import leases
 from pipeline.data.snapshots.commit import ConflictError
 from pipeline.data.snapshots.leases import Lease
@@ -83,7 +81,7 @@ def find(uri: str, *, now: float, grace_seconds: float, keep_last: int | None = 
     entries = [
         entry for folder in (*_CONTENT, *_HIDDEN, leases.FOLDER) for entry in storage.entries(storage.join(uri, folder))
     ]
-    uploads = unfinished_uploads(uri) if storage.is_s3(uri) else []
+    uploads = storage.unfinished_uploads(uri)
     names = versions(uri)
     if not names:
         raise FileNotFoundError(f"{uri}: no snapshot yet, so every file would be garbage; remove the folder by hand")
@@ -107,9 +105,7 @@ def find(uri: str, *, now: float, grace_seconds: float, keep_last: int | None = 
         retired=tuple(retired),
         files=tuple(old[path] for path in [*records, *other_files]),
         uploads=tuple(
-            (upload_uri, upload_id)
-            for upload_uri, upload_id, begun in uploads
-            if begun.timestamp() <= now - grace_seconds
+            (upload_uri, upload_id) for upload_uri, upload_id, begun in uploads if begun <= now - grace_seconds
         ),
     )
 
@@ -151,7 +147,7 @@ class _Sweep:
         self._delete([path for path in files if not _is_part_record(path) and (_part_of(path) or path) not in parts])
         self._abort_uploads()
         if self._errors:
-            raise self._failure("run gc again once this is mended; all other files are deleted")
+            raise self._failure("run gc again once this is mended; the others are deleted")
 
     def _delete(self, paths: Sequence[str]) -> list[str]:
         """Delete files in batches, and return those that could not be deleted."""
@@ -187,7 +183,7 @@ class _Sweep:
     def _abort_uploads(self) -> None:
         for uri, upload_id in self._garbage.uploads:
             try:
-                abort_upload(uri, upload_id)
+                storage.abort_upload(uri, upload_id)
             except OSError as error:
                 self._errors[f"{uri}: upload {upload_id}"] = error
 

@@ -16,7 +16,7 @@ import pytest
 from cluster import storage
 from cluster.stores.errors import AccessDeniedError, StorageError, UnsupportedError
 from pipeline.data.snapshots import commit as commit_module
-from pipeline.data.snapshots import garbage, leases
+from pipeline.data.snapshots import garbage, leases, tombstones
 from pipeline.data.snapshots.commit import ConflictError, commit, tag
 from pipeline.data.snapshots.leases import Lease, storage_time
 from pipeline.data.snapshots.snapshot import Snapshot, tags, versions
@@ -236,7 +236,7 @@ def test_a_holder_that_was_suspended_stops(dataset: str, monkeypatch: pytest.Mon
     def suspended(*_: object) -> None:
         moments[0] += leases.MAX_AGE_SECONDS + 5
 
-    monkeypatch.setattr(commit_module.tombstones, "follow", suspended)
+    monkeypatch.setattr(tombstones, "follow", suspended)
     with pytest.raises(StorageError, match="run the same command again"):
         commit(dataset, [shard], counts([1]), {})
     assert versions(dataset) == []
