@@ -11,19 +11,28 @@ record and snapshot: exactly one of any number of racing writers wins. Code that
 import hashlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.fs
 
-from cluster.stores import local, web
-from cluster.stores.errors import DamagedError, StorageError
+from cluster.stores import local, local_causes, web
+from cluster.stores.errors import DamagedError, StorageError, UnsupportedError
 from cluster.stores.local import NewLocalFile, local_path
 from cluster.stores.s3 import files, listing, probe, reading, writing
 from cluster.stores.s3.requests import bucket_and_key
 from cluster.stores.waiting import waiting_for
+
+T = TypeVar("T")
+
+_PUT_ATTEMPTS = 5
+_PUT_PAUSE_SECONDS = 0.3
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What a parser raises for content that is not right."""
 
 logger = logging.getLogger("clip")
 
@@ -98,6 +107,53 @@ def read_chunks(uri: str) -> Iterator[bytes]:
     yield from reading.read(uri) if is_s3(uri) else local.read(_local(uri))
 
 
+def read_twice(uri: str, parse: Callable[[bytes], T]) -> T:
+    """Read a file whole and parse it, and once more if that fails, because a read may fail once.
+
+    Args:
+        uri: the file.
+        parse: gives the result, or raises if the content is not right.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        StorageError: the storage fails to deliver its bytes.
+        DamagedError: the content was not right, both times.
+    """
+    for attempt in (1, 2):
+        data = read_bytes(uri)
+        try:
+            return parse(data)
+        except _MALFORMED as error:
+            if attempt == 2:
+                raise DamagedError(f"{uri} is damaged: {error}") from error
+    raise AssertionError("the loop returns or raises")
+
+
+def read_verified(uri: str, sha256: str) -> bytes:
+    """The content of a file with this hash. Raises as `read_twice`."""
+
+    def verify(data: bytes) -> bytes:
+        if (found := hashlib.sha256(data).hexdigest()) != sha256:
+            raise ValueError(f"sha256 {sha256} expected, {found} found")
+        return data
+
+    return read_twice(uri, verify)
+
+
+def failure_of(uri: str, error: BaseException) -> Exception | None:
+    """The failure of the storage that made a reader of a file raise an error; None if the content made it.
+
+    Args:
+        uri: the file, or its path on a filesystem of pyarrow.
+        error: what the reader raised, such as pyarrow, which gives OSError for both.
+    """
+    if isinstance(error, StorageError | FileNotFoundError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return local_causes.cause(Path(uri), "read", error)
+    return None
+
+
 def check_content(uri: str, num_bytes: int, sha256: str) -> None:
     """Read a file whole, and a second time if it is not as expected, because a read may fail once.
 
@@ -141,8 +197,15 @@ def put_if_absent(uri: str, data: bytes) -> bool:
     own data and also gets True. So data that must have a single author has to include the author's id.
     Raises StorageFullError if the disk has no space left.
     """
-    written = writing.put_if_absent(uri, data) if is_s3(uri) else local.put_if_absent(_local(uri), data)
-    return written or read_bytes(uri) == data
+    for _ in range(_PUT_ATTEMPTS):
+        written = writing.put_if_absent(uri, data) if is_s3(uri) else local.put_if_absent(_local(uri), data)
+        with suppress(FileNotFoundError):
+            return written or read_bytes(uri) == data
+        time.sleep(_PUT_PAUSE_SECONDS)  # it was deleted meanwhile, or a store shows it late
+    raise UnsupportedError(
+        f"{uri}: the storage says that it exists, and that there is nothing. Some stores keep the name of a deleted "
+        "object in a bucket with versions; use a bucket without them, or another folder"
+    )
 
 
 class NewFile:

@@ -25,6 +25,7 @@ from cluster.stores.errors import (
     UnreachableError,
     UnsupportedError,
 )
+from cluster.stores.s3.answers import NOT_S3, REDIRECTED
 
 
 class Cause(NamedTuple):
@@ -66,6 +67,38 @@ _UNSUPPORTED = Cause(
 )
 _OTHER = Cause(StorageError, "the storage refused the request", "see its answer")
 
+_CERTIFICATE = Cause(
+    CertificateError,
+    "the server's certificate cannot be verified",
+    "set AWS_CA_BUNDLE to the file of its certificate authority, or ca_bundle in ~/.aws/config",
+)
+_PROXY = Cause(
+    UnreachableError,
+    "the proxy cannot be reached",
+    "correct HTTP_PROXY and HTTPS_PROXY, or name the server in NO_PROXY",
+)
+_SILENT = Cause(UnreachableError, "the server is silent, in every attempt", "check it, then run the same command again")
+_UNREACHABLE = Cause(
+    UnreachableError, "the server cannot be reached", "check the network, HTTP_PROXY and AWS_ENDPOINT_URL"
+)
+_NOT_S3 = Cause(UnreachableError, "the answer is not one of S3", "correct AWS_ENDPOINT_URL, or the proxy in between")
+_REDIRECTED = Cause(UnreachableError, "the server redirects elsewhere", "set AWS_ENDPOINT_URL to where it redirects")
+_PLAIN = Cause(UnreachableError, "the server does not speak https", "correct https:// in AWS_ENDPOINT_URL to http://")
+_NO_BUNDLE = Cause(
+    CertificateError, "the file of certificates does not exist", "correct AWS_CA_BUNDLE, or ca_bundle in ~/.aws/config"
+)
+_TOO_LARGE = Cause(
+    UnsupportedError,
+    "a proxy before the storage refuses requests of this size",
+    "raise its limit to 33 MiB (client_max_body_size of nginx)",
+)
+_PROXY_LOGIN = Cause(
+    UnreachableError, "the proxy wants a login", "write it into HTTPS_PROXY as http://user:password@host:port"
+)
+_CONFIGURATION = Cause(
+    StorageError, "the configuration of S3 cannot be used", "correct the variables AWS_* or ~/.aws/config"
+)
+
 _CODES: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         _DENIED,
@@ -105,48 +138,43 @@ _CODES: tuple[tuple[Cause, tuple[str, ...]], ...] = (
     (
         _FULL,
         (
-            *("QuotaExceeded", "StorageQuotaExceeded", "BucketQuotaExceeded", "CapacityExceeded", "StorageFull"),
+            *("QuotaExceeded", "StorageQuotaExceeded", "BucketQuotaExceeded", "ObjectQuotaExceeded"),
             *("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "InsufficientCapacity"),
+            *("CapacityExceeded", "StorageFull"),
         ),
     ),
-    (_PATH_STYLE, ("SecondLevelDomainForbidden", "VirtualHostDomainRequired", "PathStyleNotSupported")),
+    (
+        _PATH_STYLE,
+        (
+            *("SecondLevelDomainForbidden", "PathStyleDomainForbidden"),
+            *("VirtualHostDomainRequired", "PathStyleNotSupported"),
+        ),
+    ),
+    (_NOT_S3, (NOT_S3,)),
+    (_REDIRECTED, (REDIRECTED,)),
     (_UNSUPPORTED, ("NotImplemented", "XNotImplemented", "MissingContentMD5", "UnsupportedOperation")),
 )
 _BY_CODE = {code: cause for cause, codes in _CODES for code in codes}
 _MISSING = ("NoSuchKey", "NoSuchUpload", "NoSuchVersion")
 _BY_STATUS: dict[int, Cause] = {
     301: _REGION,
+    302: _REDIRECTED,
     307: _REGION,
+    308: _REDIRECTED,
     401: _CREDENTIALS,
     403: _DENIED,
     405: _DENIED,
+    407: _PROXY_LOGIN,
+    413: _TOO_LARGE,
     429: _THROTTLED,
     501: _UNSUPPORTED,
     503: _THROTTLED,
     507: _FULL,
 }
 
-_CERTIFICATE = Cause(
-    CertificateError,
-    "the server's certificate cannot be verified",
-    "set AWS_CA_BUNDLE to the file of its certificate authority, or ca_bundle in ~/.aws/config",
-)
-_PROXY = Cause(
-    UnreachableError,
-    "the proxy cannot be reached",
-    "correct HTTP_PROXY and HTTPS_PROXY, or name the server in NO_PROXY",
-)
-_SILENT = Cause(UnreachableError, "the server is silent, in every attempt", "check it, then run the same command again")
-_UNREACHABLE = Cause(
-    UnreachableError, "the server cannot be reached", "check the network, HTTP_PROXY and AWS_ENDPOINT_URL"
-)
-_NOT_S3 = Cause(UnreachableError, "the answer is not one of S3", "correct AWS_ENDPOINT_URL, or the proxy in between")
-_CONFIGURATION = Cause(
-    StorageError, "the configuration of S3 cannot be used", "correct the variables AWS_* or ~/.aws/config"
-)
-
+_OF_TLS = (("WRONG_VERSION_NUMBER", _PLAIN), ("No such file", _NO_BUNDLE))
+"""What the message of an SSLError contains that is not about a certificate."""
 _BY_FAILURE: tuple[tuple[tuple[type[Exception], ...], Cause], ...] = (
-    ((boto.SSLError,), _CERTIFICATE),
     ((boto.ProxyConnectionError,), _PROXY),
     ((boto.ReadTimeoutError,), _SILENT),
     ((boto.ConnectionError, boto.HTTPClientError, HTTPError), _UNREACHABLE),
@@ -185,9 +213,24 @@ def storage_error(error: Exception, uri: str) -> OSError | ValueError:
         if code in _MISSING or (status == 404 and code not in _BY_CODE):
             return FileNotFoundError(f"nothing at '{uri}'")
         cause = _cause_of_answer(status, code, error.response.get("Error", {}).get("Message", ""))
+    elif isinstance(error, boto.SSLError):
+        cause = next((cause for words, cause in _OF_TLS if words in str(error)), _CERTIFICATE)
     else:
         matching = (cause for kinds, cause in _BY_FAILURE if isinstance(error, kinds))
         cause = next(matching, _CONFIGURATION)
+    return cause.kind(f"{uri}: {cause.problem} ({_one_line(error)}); {cause.advice}")
+
+
+def configuration_error(error: Exception, uri: str) -> StorageError:
+    """The error of a client that cannot be made or used, such as a profile or a file that does not exist.
+
+    An error of the system is one of the files of credentials, and must not be taken for a missing object.
+    """
+    if isinstance(error, FAILURES):
+        found = storage_error(error, uri)
+        if isinstance(found, StorageError):
+            return found
+    cause = _NO_CREDENTIALS if isinstance(error, OSError) else _CONFIGURATION
     return cause.kind(f"{uri}: {cause.problem} ({_one_line(error)}); {cause.advice}")
 
 
@@ -197,7 +240,7 @@ def status_of(error: ClientError) -> int:
 
 
 def _cause_of_answer(status: int, code: str, message: str) -> Cause:
-    if code == "AuthorizationHeaderMalformed" and "region" not in message:
+    if code == "AuthorizationHeaderMalformed" and not re.search("region|scope", message):
         return _CREDENTIALS
     found = _BY_CODE.get(code) or _BY_STATUS.get(status)
     return found or (_SERVER if status >= 500 else _OTHER)

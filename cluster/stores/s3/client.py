@@ -19,7 +19,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from cluster.stores.s3.causes import storage_error
+from cluster.stores.s3.answers import check_answer
+from cluster.stores.s3.causes import configuration_error
 
 RETRY_ATTEMPTS = 10
 """Maximum attempts per request, unless AWS_MAX_ATTEMPTS or the profile sets another number. If 30% of responses are
@@ -83,18 +84,22 @@ def _client(environment: Environment, checksums: Checksums, attempts: int) -> An
     try:
         session = boto3.session.Session(region_name=dict(environment).get("AWS_REGION") or None)
         own_attempts = session._session.get_config_variable("max_attempts")
-        retries: Any = {"mode": "standard", "total_max_attempts": min(own_attempts or attempts, attempts)}
+        # The mode "standard" stops to retry after some dozen failures of all threads together, as in a short outage
+        retries: Any = {"mode": "legacy", "total_max_attempts": min(own_attempts or attempts, attempts)}
         config = Config(
             retries=retries,
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             read_timeout=READ_TIMEOUT_SECONDS,
             max_pool_connections=MAX_CONNECTIONS,
+            response_checksum_validation="when_required",  # some stores refuse to be asked for checksums
         )
         if checksums == "not sent":
             config = config.merge(Config(request_checksum_calculation="when_required"))
-        return session.client("s3", config=config)
+        made = session.client("s3", config=config)
     except (BotoCoreError, ValueError, OSError) as error:
-        raise storage_error(error, "s3://") from error
+        raise configuration_error(error, "s3://") from error
+    made.meta.events.register("before-parse.s3", check_answer)
+    return made
 
 
 @functools.lru_cache(maxsize=8)

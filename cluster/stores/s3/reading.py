@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from cluster.stores.errors import StorageError, UnreachableError
+from cluster.stores.errors import StorageError, UnreachableError, UnsupportedError
 from cluster.stores.s3.causes import FAILURES, status_of
 from cluster.stores.s3.client import RETRY_ATTEMPTS, client
 from cluster.stores.s3.requests import pause, request, target
@@ -40,8 +40,24 @@ class Version(NamedTuple):
 def version(uri: str) -> Version:
     """The size and identity of an object. Raises FileNotFoundError."""
     with request("looking at", uri):
-        head = client().head_object(**target(uri))
-    return Version(head["ContentLength"], head.get("ETag"), head.get("LastModified"))
+        try:
+            head = client().head_object(**target(uri))
+            if "ContentLength" in head:
+                return Version(head["ContentLength"], head.get("ETag"), head.get("LastModified"))
+        except ClientError as error:
+            if status_of(error) == 404 or not error.response["Error"]["Code"].isdigit():
+                raise
+        # The answer has no size, or refuses without a body that says why. A read of one byte tells both
+        try:
+            one = client().get_object(**target(uri), Range="bytes=0-0")
+        except ClientError as error:
+            if status_of(error) == 416:
+                return Version(0, None, None)
+            raise
+    content_range = _CONTENT_RANGE.fullmatch(one.get("ContentRange", ""))
+    if content_range is None:
+        raise UnsupportedError(f"{uri}: the store tells no size of this object; see docs/storage.md")
+    return Version(int(content_range[3]), one.get("ETag"), one.get("LastModified"))
 
 
 def read(uri: str) -> Iterator[bytes]:

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 
 from botocore.exceptions import ClientError
 
-from cluster.stores.errors import StorageError
-from cluster.stores.s3.causes import FAILURES, status_of, storage_error
+from cluster.stores.errors import StorageError, UnreachableError
+from cluster.stores.s3.causes import FAILURES, configuration_error, status_of, storage_error
 from cluster.stores.s3.client import client
 from cluster.stores.waiting import waiting_for
 
@@ -72,6 +72,12 @@ def request(action: str, uri: str) -> Iterator[None]:
             yield
         except FAILURES as error:
             raise storage_error(error, uri) from error
+        except StorageError:
+            raise
+        except OSError as error:  # of a file of credentials or certificates
+            raise configuration_error(error, uri) from error
+        except ValueError as error:  # such as an answer whose dates are none
+            raise UnreachableError(f"{uri}: the answer is not one of S3 ({error}); correct AWS_ENDPOINT_URL") from error
 
 
 def lacks(feature: Feature) -> bool:
@@ -115,8 +121,9 @@ def pause(attempt: int) -> None:
 
 
 def _may_be_about_checksums(error: ClientError) -> bool:
-    is_signature = error.response.get("Error", {}).get("Code") == "SignatureDoesNotMatch"
-    return is_signature or status_of(error) in REFUSED
+    # Stores that do not know the framing of checksums may take it for a wrong signature, or for no login
+    is_signature = error.response.get("Error", {}).get("Code") in ("SignatureDoesNotMatch", "XAmzContentSHA256Mismatch")
+    return is_signature or status_of(error) in (401, *REFUSED)
 
 
 def _md5(body: bytes) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from cluster.stores.s3.requests import (
 PART_BYTES = 32 * 2**20
 """Larger objects are uploaded in parts of this size. S3 allows 10,000 parts, so objects can have 320 GB."""
 _THREADS = 4
+_RACING = 4
+"""Conditional puts at once that try a store. Some stores keep the condition only from one put to the next."""
 _conditional: set[tuple[str, str]] = set()
 """Server and bucket in which this process has seen a conditional put refused, as it must be."""
 
@@ -73,10 +75,10 @@ def put_if_absent(uri: str, data: bytes) -> bool:
 
 
 def require_conditional_puts(uri: str) -> None:
-    """Put an object twice beside `uri`, once per process and bucket, to see that the store refuses the second put.
+    """Put one object several times at once beside `uri`, once per process and bucket: exactly one put may win.
 
     Raises:
-        UnsupportedError: it does not. Versions and records would overwrite each other in silence.
+        UnsupportedError: the store does not keep the condition. Records would overwrite each other in silence.
     """
     bucket = bucket_and_key(uri)[0]
     if (server(), bucket) in _conditional:
@@ -84,18 +86,25 @@ def require_conditional_puts(uri: str) -> None:
     probe = f"{uri.rpartition('/')[0]}/.probe.{uuid.uuid4().hex}.tmp"
     advice = "versions and records would overwrite each other, so use a store that has them (docs/storage.md)"
     try:
-        _put_if_absent(probe, b"")  # False if the response was lost
-        if _put_if_absent(probe, b""):
+        with ThreadPoolExecutor(_RACING) as threads:
+            wins = sum(threads.map(lambda _: _put_if_absent(probe, b""), range(_RACING)))
+        if wins > 1 or _put_if_absent(probe, b""):  # no win: the response of the put that won was lost
             raise UnsupportedError(
-                f"s3://{bucket}: the store ignores conditional puts (it answered 200 to If-None-Match: * for an object "
+                f"s3://{bucket}: the store does not keep conditional puts (If-None-Match: * was accepted for an object "
                 f"that exists); {advice}"
             )
+        if wins == 0:
+            version(probe)
+    except FileNotFoundError as error:
+        raise UnsupportedError(
+            f"s3://{bucket}: the store refuses conditional puts of objects that do not exist; {advice}"
+        ) from error
     except StorageError as error:
         if isinstance(error.__cause__, ClientError) and status_of(error.__cause__) in REFUSED:
             raise UnsupportedError(f"s3://{bucket}: the store refuses conditional puts ({error}); {advice}") from error
         raise
     finally:
-        delete_files([probe])  # gc removes one that stays
+        delete_files([probe])  # one that stays is hidden and empty
     _conditional.add((server(), bucket))
 
 
