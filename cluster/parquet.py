@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
+from cluster.stores.errors import StorageError
+
+T = TypeVar("T")
 
 _KINDS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
     "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
@@ -24,6 +27,10 @@ _KINDS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
     "whole numbers": (pa.types.is_integer,),
     "numbers": (pa.types.is_floating, pa.types.is_integer),
 }
+CONTENT_ERRORS = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What pyarrow raises for content that it cannot read. An OSError can also be the storage's; `reading` tells."""
+READ_ATTEMPTS = 3
+"""Attempts at a read that fails although the file is the one that was written."""
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
 
@@ -52,22 +59,70 @@ def writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
+def decode(data: bytes, source: str) -> pa.Table:
+    """Decode a whole Parquet file. Raises ValueError, which names `source`, if it is none."""
+    try:
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except CONTENT_ERRORS as error:  # an OSError is a damaged page, because no file is read
+        raise ValueError(f"{source}: cannot be read as Parquet ({error})") from error
+
+
 @contextlib.contextmanager
 def reading(uri: str) -> Iterator[None]:
-    """Say which file is damaged if the block, which reads Parquet from `uri`, fails for that reason.
+    """Say why the block, which reads Parquet from `uri`, fails: for the storage's reason or for the content's.
 
-    pyarrow raises OSError for a damaged page and for storage that fails. So the file is read once more after an error.
+    pyarrow raises OSError for a damaged page and for storage that fails. Content is blamed only after the whole file
+    was read once more.
 
     Raises:
-        ValueError: the file is no Parquet, or is damaged. The message names `uri`.
-        OSError: the storage fails to deliver the file's bytes.
+        FileNotFoundError, StorageError: the storage fails to deliver the file's bytes.
+        ValueError: the file is no Parquet. The message names `uri`.
     """
     try:
         yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except CONTENT_ERRORS as error:
+        if failure := storage.failure_of(uri, error):
+            raise failure from error
         for _ in storage.read_chunks(uri):
             pass
         raise ValueError(f"{uri}: cannot be read as Parquet ({error})") from error
+
+
+def read_written(uri: str, num_bytes: int, sha256: str, read: Callable[[], T]) -> T:
+    """Call `read`, which reads Parquet from a file that this project has written, and again if one read fails.
+
+    Args:
+        uri: the file.
+        num_bytes: its size when it was written.
+        sha256: its hash when it was written.
+        read: reads from the file, with verified checksums.
+
+    Raises:
+        FileNotFoundError, StorageError: the storage fails to deliver the file's bytes.
+        DamagedError: the file was read whole, twice, and is not the one that was written.
+    """
+    for _ in range(READ_ATTEMPTS):
+        try:
+            return read()
+        except CONTENT_ERRORS as error:
+            check_written(uri, num_bytes, sha256, error)
+            cause = error
+    raise StorageError(
+        f"{uri}: {READ_ATTEMPTS} reads of a part of it failed ({cause}), although it is what was written; check the "
+        "storage and the memory of this machine"
+    )
+
+
+def check_written(uri: str, num_bytes: int, sha256: str, error: Exception) -> None:
+    """Find the cause of an error of pyarrow for a file that this project has written. Returns if the file is right.
+
+    Raises:
+        FileNotFoundError, StorageError: the storage fails to deliver the file's bytes.
+        DamagedError: the file was read whole, twice, and is not the one that was written.
+    """
+    if failure := storage.failure_of(uri, error):
+        raise failure from error
+    storage.check_content(uri, num_bytes, sha256)
 
 
 def check_types(found: pa.Schema, schema: pa.Schema, source: str) -> None:

@@ -26,8 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster import storage
+from cluster import parquet, storage
 from cluster.part_file import ROW_GROUPS, PartFile, RowGroups
+from cluster.stores.errors import DamagedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +142,18 @@ class Stage:
             return part
         winner = self.read_manifest(index)
         if part.file and part.file != winner.file:
-            storage.delete(storage.join(self.uri, part.file))
+            with suppress(StorageError):  # what is left is removed when the stage ends (orphans.py)
+                storage.delete(storage.join(self.uri, part.file))
         return winner
 
     def read_manifest(self, index: int) -> Part:
         """The manifest of a complete part."""
-        record = json.loads(storage.read_bytes(self._manifest(index)))
-        return Part(**record | {name: tuple(record[name]) for name in ("buckets", "row_groups")})
+
+        def parse(data: bytes) -> Part:
+            record = json.loads(data)
+            return Part(**record | {name: tuple(record[name]) for name in ("buckets", "row_groups")})
+
+        return storage.read_twice(self._manifest(index), parse)
 
     def complete(self) -> dict[int, Part]:
         """The manifests of all complete parts, by part number."""
@@ -173,25 +179,33 @@ class Stage:
         """The rows of one bucket of one part, with checksums verified. Returns None for an empty bucket.
 
         Raises:
-            ValueError: the file cannot be read, or does not match its manifest.
+            StorageError: the storage fails to deliver the file.
+            DamagedError: the file is gone or is not the one of its manifest; the message says how to write it again.
         """
         groups = part.groups_of(bucket)
         if not groups or part.file is None:
             return None
         uri = storage.join(self.uri, part.file)
         filesystem, path = storage.filesystem(uri)
-        try:
+
+        def read() -> pa.Table:
             with filesystem.open_input_file(path) as stream:
                 if (num_bytes := stream.size()) != part.num_bytes:
-                    raise ValueError(f"{part.num_bytes} bytes expected, {num_bytes} found")
+                    raise pa.ArrowInvalid(f"{part.num_bytes} bytes expected, {num_bytes} found")
                 footer = stream.read_at(part.footer_bytes, part.num_bytes - part.footer_bytes)
                 if hashlib.sha256(footer).hexdigest() != part.footer_sha256:
-                    raise ValueError("the footer is damaged")
+                    raise pa.ArrowInvalid("the footer is not the one that was written")
                 metadata = pq.read_metadata(pa.BufferReader(footer))
                 with pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True) as file:
                     return file.read_row_groups(list(groups), columns=columns)
-        except (OSError, ValueError) as error:  # Arrow's messages do not name the file
-            raise ValueError(f"{uri}: {error}; if the file is damaged, remove its manifest and rerun") from error
+
+        try:
+            return parquet.read_written(uri, part.num_bytes, part.sha256, read)
+        except (DamagedError, FileNotFoundError) as error:
+            problem = "is gone" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+            raise DamagedError(
+                f"{uri}: {problem}; remove {self._manifest(part.index)} and run the same command, which writes it again"
+            ) from error
 
     def _manifest(self, index: int) -> str:
         return storage.join(self.uri, self._manifest_name(index))

@@ -8,7 +8,6 @@ from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cluster import parquet, storage
 from pipeline.data.duplicates.overlap import OverlapConfig, OverlapIndex
@@ -127,11 +126,10 @@ def read_table(
         ValueError: the file is not Parquet, or the table lacks columns of `schema`, has others in their place or nulls
             in them.
     """
-    data = storage.read_bytes(uri)
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # OSError is a damaged page, as no file is read
-        raise ValueError(f"{option}={uri}: {problem}, it cannot be read as Parquet ({error}); {advice}") from error
+        table = parquet.decode(storage.read_bytes(uri), uri)
+    except ValueError as error:
+        raise ValueError(f"{option}={uri}: {problem} ({error}); {advice}") from error
     missing = sorted(set(schema.names) - set(table.column_names))
     if missing:
         raise ValueError(f"{option}={uri}: {problem}, the columns {missing} are missing; {advice}")

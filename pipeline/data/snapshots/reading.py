@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
 
+from cluster import parquet, storage
+from cluster.stores.errors import DamagedError
 from pipeline.data.snapshots.epoch_order import Int64, Order, Rows, ShardInfo
 from pipeline.data.snapshots.snapshot import Shard
 from pipeline.data.snapshots.tombstones import remaining_rows
@@ -75,6 +77,7 @@ class ShardReader:
 
         Raises:
             FileNotFoundError: the shard does not exist.
+            StorageError: the storage fails to deliver it.
             ValueError: the shard is damaged, or is not the one in the snapshot.
         """
         path, expected = self.shards.paths[shard], self.shards.infos[shard].row_groups[row_group]
@@ -89,17 +92,25 @@ class ShardReader:
                 break
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{path}: this shard of the snapshot is gone") from error
-            except (pa.ArrowException, OSError, ValueError) as error:
+            except parquet.CONTENT_ERRORS as error:
                 with self._lock:
                     self._open.pop(shard, None)
+                if failure := storage.failure_of(path, error):
+                    raise failure from error
                 if attempt == MAX_ATTEMPTS:
-                    raise ValueError(f"{path}: this shard of the snapshot is damaged ({error})") from error
+                    raise DamagedError(
+                        f"{path}: this shard of the snapshot is damaged ({error}, in {attempt} reads); run "
+                        "jobs.snapshot verify"
+                    ) from error
         if version > PAIRS_VERSION:
             raise ValueError(
                 f"{path}: schema version {version}, this program reads up to {PAIRS_VERSION}; use a newer program"
             )
         if {field.name: field.type for field in table.schema} != {name: PAIRS.field(name).type for name in columns}:
-            raise ValueError(f"{path}: this shard of the snapshot is damaged (columns {table.schema.to_string()})")
+            raise ValueError(
+                f"{path}: this shard has the columns {table.schema.to_string()}, unlike those that this program reads; "
+                "use the program that wrote it"
+            )
         if table.num_rows != expected:
             raise ValueError(
                 f"{path}: row group {row_group} has {table.num_rows} rows, the snapshot expects {expected}"

@@ -15,7 +15,6 @@ the protocol.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster import storage
+from cluster import parquet, storage
+from cluster.stores.errors import DamagedError, StorageError
 from pipeline.data.snapshots import tombstones
 
 SCHEMA_VERSION = 1
@@ -84,7 +84,8 @@ class Shard:
 
         Raises:
             FileNotFoundError: the file does not exist.
-            ValueError: the file is damaged.
+            StorageError: the storage fails to deliver it.
+            DamagedError: the file is not the one that was written.
         """
         filesystem, path = storage.filesystem(self.path)
         try:
@@ -92,8 +93,14 @@ class Shard:
                 yield file
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.path}: this shard is gone") from error
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{self.path}: this shard is damaged ({error}); run jobs.snapshot verify") from error
+        except parquet.CONTENT_ERRORS as error:
+            try:
+                parquet.check_written(self.path, self.num_bytes, self.sha256, error)
+            except DamagedError as damage:
+                raise DamagedError(f"{damage}: this shard is damaged; run jobs.snapshot verify") from error
+            raise StorageError(
+                f"{self.path}: a read failed ({error}), although it is what was written; run the same command again"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +159,16 @@ class Snapshot:
 
     def query_counts(self) -> pa.Table:
         """QUERY_COUNTS of all queries that have pairs, including pairs that are taken down."""
-        data = storage.read_bytes(storage.join(self.uri, "query_counts", f"{self.snapshot_id}.parquet"))
-        return pq.ParquetFile(pa.BufferReader(data)).read()
+        uri = storage.join(self.uri, "query_counts", f"{self.snapshot_id}.parquet")
+        return storage.read_twice(uri, lambda data: parquet.decode(data, uri))
 
     def overlaps(self) -> pa.Table | None:
         """OVERLAPS with evaluation sets, of pairs in the snapshot and of dropped pairs; None if not searched for."""
         overlap = self.metadata.get("overlap")
         if overlap is None:
             return None
-        data = storage.read_bytes(storage.join(self.uri, "overlaps", f"{overlap['sha256']}.parquet"))
-        return pq.ParquetFile(pa.BufferReader(data)).read()
+        uri = storage.join(self.uri, "overlaps", f"{overlap['sha256']}.parquet")
+        return parquet.decode(storage.read_verified(uri, overlap["sha256"]), uri)
 
     def verify(self, progress: Callable[[int], None] = lambda _: None) -> list[str]:
         """Check totals, query counts, and the size, sha256 and rows of every shard; return the list of faults.
@@ -185,7 +192,7 @@ class Snapshot:
             yield f"{record_uri(self.uri, self.name)}: {totals} expected by the manifest, {found} found"
         try:
             self.query_counts()
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             yield f"{self.uri}: the query counts of {self.name} cannot be read ({error})"
 
 
@@ -195,40 +202,47 @@ def versions(uri: str) -> list[str]:
 
 
 def tags(uri: str) -> dict[str, str]:
-    """The tags of a data set, with the version of each. Raises ValueError if a tag is damaged."""
+    """The tags of a data set, with the version of each. Raises DamagedError if a tag is damaged."""
     folder = storage.join(uri, "refs", "tags")
     names = [name for name in _json_names(folder) if TAG.fullmatch(name)]
     return {name: _read_tag(storage.join(folder, f"{name}.json")) for name in names}
 
 
 def _read_tag(path: str) -> str:
-    try:
-        version = json.loads(storage.read_bytes(path))["version"]
+    def parse(data: bytes) -> str:
+        version = json.loads(data)["version"]
         if not isinstance(version, str) or not VERSION.fullmatch(version):
             raise ValueError(f"version is {version!r}")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: this tag is damaged ({error!r}); restore the file") from error
-    return version
+        return version
+
+    try:
+        return storage.read_twice(path, parse)
+    except DamagedError as error:
+        raise DamagedError(f"{path}: this tag is damaged ({error}); restore the file") from error
 
 
 def read_manifest(uri: str, record: Mapping[str, Any]) -> list[Shard]:
-    """The shards of a version, with paths relative to the data set. Raises ValueError if the manifest is damaged."""
+    """The shards of a version, with paths relative to the data set. Raises DamagedError and StorageError."""
     manifest = manifest_uri(uri, record["snapshot_id"])
-    data = storage.read_bytes(manifest)
-    if hashlib.sha256(data).hexdigest() != record["snapshot_id"]:
-        raise ValueError(f"{manifest}: the manifest of {record['name']} is damaged (its sha256 is not its name)")
-    rows = pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()
+    try:
+        rows = parquet.decode(storage.read_verified(manifest, record["snapshot_id"]), manifest).to_pylist()
+    except DamagedError as error:
+        raise DamagedError(f"{manifest}: the manifest of {record['name']} is damaged ({error})") from error
     return [Shard(**row | {"row_groups": tuple(row["row_groups"])}) for row in rows]
 
 
 def read_record(uri: str, name: str) -> dict[str, Any]:
     """The record of a version. Raises ValueError if the record is damaged or was written by another program."""
     path = record_uri(uri, name)
+
+    def parse(data: bytes) -> tuple[dict[str, Any], Any]:
+        record = json.loads(data)
+        return record, record.get("schema_version")
+
     try:
-        record: dict[str, Any] = json.loads(storage.read_bytes(path))
-        version = record.get("schema_version")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path}: the record of {name} is damaged ({error})") from error
+        record, version = storage.read_twice(path, parse)
+    except DamagedError as error:
+        raise DamagedError(f"{path}: the record of {name} is damaged ({error})") from error
     if version != SCHEMA_VERSION:
         raise ValueError(
             f"{path}: schema_version {version}, this program reads {SCHEMA_VERSION}; use the program that wrote it"
@@ -248,21 +262,14 @@ def totals_of(shards: Sequence[Shard]) -> dict[str, int]:
 
 
 def _fault_of_shard(shard: Shard) -> str | None:
-    digest, size = hashlib.sha256(), 0
     try:
-        for chunk in storage.read_chunks(shard.path):
-            digest.update(chunk)
-            size += len(chunk)
-        if size != shard.num_bytes:
-            return f"{shard.path}: {shard.num_bytes} bytes expected, {size} found"
-        if digest.hexdigest() != shard.sha256:
-            return f"{shard.path}: sha256 {shard.sha256} expected, {digest.hexdigest()} found"
-        filesystem, path = storage.filesystem(shard.path)
-        metadata = pq.read_metadata(path, filesystem=filesystem)
+        storage.check_content(shard.path, shard.num_bytes, shard.sha256)
+        with shard.open() as file:
+            metadata = file.metadata
     except FileNotFoundError:
         return f"{shard.path}: missing"
-    except (OSError, pa.ArrowInvalid) as error:
-        return f"{shard.path}: cannot be read ({error})"
+    except DamagedError as error:
+        return str(error)
     rows = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     if rows != shard.row_groups or metadata.num_rows != shard.num_rows:
         return (

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import parquet, storage
+from cluster.stores.errors import DamagedError
 from pipeline.data.web.urls import url_key
 
 Kind = Literal["pair_id", "url", "sha256"]
@@ -121,12 +122,15 @@ def follow(uri: str, paths: Iterable[str]) -> None:
 
 
 def _read_one(uri: str) -> pa.Table:
-    data = storage.read_bytes(uri)
-    if hashlib.sha256(data).hexdigest() != uri.removesuffix(".parquet").rsplit("-", 1)[-1]:
-        raise ValueError(f"{uri}: this tombstone is damaged; restore the file with the sha256 in its name")
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
-    except (OSError, pa.ArrowException) as error:
+        data = storage.read_verified(uri, uri.removesuffix(".parquet").rsplit("-", 1)[-1])
+    except DamagedError as error:
+        raise DamagedError(
+            f"{uri}: this tombstone is damaged ({error}); restore the file with the sha256 in its name"
+        ) from error
+    try:
+        table = parquet.decode(data, uri)
+    except ValueError as error:
         raise ValueError(f"{uri}: jobs.snapshot did not write this tombstone ({error}); remove it") from error
     return parquet.cast(table, TOMBSTONES, uri).select(TOMBSTONES.names)
 
@@ -137,9 +141,13 @@ def _locations(table: pa.Table) -> list[RowLocation]:
 
 
 def _search_shard(uri: str, path: str, names_by_kind: Sequence[pa.Table]) -> pa.Table:
-    filesystem, shard_path = storage.filesystem(storage.join(uri, path))
     kinds = [table["kind"][0].as_py() for table in names_by_kind]
-    with pq.ParquetFile(shard_path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True) as file:
+    shard_uri = storage.join(uri, path)
+    filesystem, shard_path = storage.filesystem(shard_uri)
+    with (
+        parquet.reading(shard_uri),
+        pq.ParquetFile(shard_path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True) as file,
+    ):
         pairs = file.read(columns=sorted({*kinds, "pair_id"}))
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     starts = np.cumsum([0, *sizes])
