@@ -14,8 +14,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from cluster.processes import descendants, kill
 from cluster.resources import GIB, Pool
 
 PROBE_TIMEOUT_SECONDS = 5.0
@@ -41,6 +40,9 @@ _UNITS = {"CPU": 1, "GPU": 1, "memory": GIB}
 
 _FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """Environment variables sent to the cluster: the location of the storage. Nodes have their own credentials."""
+
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The environment variable in which Ray tells the entry point of a submitted job its runtime environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def session(config: SessionConfig, *, needs: Sequence[Pool] = ()) -> Iterator[No
                 _start(config)
             else:
                 _connect(address, stack)
-            stack.callback(ray.shutdown)
+            stack.callback(_disconnect)
         configure_data()
         preflight(needs)
         yield
@@ -199,23 +201,39 @@ def _launchable_node_types() -> list[dict[str, Any]]:
 def _start(config: SessionConfig) -> None:
     import ray
 
+    from cluster.ray_private.core import keep_sigterm_handler
+
     with contextlib.ExitStack() as stack:
         if "RAY_AUTH_MODE" not in os.environ:
             stack.enter_context(_authentication("disabled"))  # a local Ray accepts connections from this machine only
-        stack.enter_context(_keep_sigterm_handler())
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus or max(4, len(os.sched_getaffinity(0))),
-            object_store_memory=None if config.object_store_gib is None else int(config.object_store_gib * GIB),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-        )
+        stack.enter_context(keep_sigterm_handler())
+        others = set(descendants())
+        try:
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus or max(4, len(os.sched_getaffinity(0))),
+                object_store_memory=None if config.object_store_gib is None else int(config.object_store_gib * GIB),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+            )
+        except BaseException:  # a signal, for example; Ray would leave some of its processes
+            kill(pid for pid in descendants() if pid not in others)
+            raise
+
+
+def _disconnect() -> None:
+    import ray
+
+    from cluster.ray_private.core import keep_sigterm_handler
+
+    with keep_sigterm_handler():
+        ray.shutdown()
 
 
 def _connect(address: str, stack: contextlib.ExitStack) -> None:
     import ray
 
-    from cluster.ray_private.core import has_token
+    from cluster.ray_private.core import has_token, keep_sigterm_handler
 
     if address.startswith(("http://", "https://")):
         raise ValueError(
@@ -227,7 +245,7 @@ def _connect(address: str, stack: contextlib.ExitStack) -> None:
         stack.enter_context(_authentication("token"))  # Ray enables its token by itself only for "auto"
     _probe(_host_and_port(address), address)
     try:
-        with _keep_sigterm_handler():
+        with keep_sigterm_handler():
             ray.init(address=address, runtime_env=_runtime_environment(), logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise ValueError(f"session.address = '{address}': {error}") from error
@@ -252,17 +270,20 @@ def _probe(host_and_port: str, address: str) -> None:
     import grpc
     from ray.exceptions import AuthenticationError
 
-    from cluster.ray_private.core import token_header
+    from cluster.ray_private.core import grpc_channel, sends_token
 
+    client = address.startswith("ray://")
     try:
-        token = token_header()
+        token = sends_token()
+        connecting = grpc_channel(host_and_port)
     except AuthenticationError as error:  # RAY_AUTH_MODE=token and no token
         raise ValueError(_token_error(address, "is missing")) from error
-    client = address.startswith("ray://")
-    with grpc.insecure_channel(host_and_port) as channel:
+    except (RuntimeError, OSError) as error:  # RAY_USE_TLS=1 without certificates
+        raise ValueError(f"session.address = '{address}': RAY_USE_TLS is set, but {error}") from error
+    with connecting as channel:
         call = channel.unary_unary(f"/ray.rpc.{'RayletDriver/KVExists' if client else 'NodeInfoGcsService/CheckAlive'}")
         try:
-            call(b"", timeout=PROBE_TIMEOUT_SECONDS, metadata=tuple(token.items()))
+            call(b"", timeout=PROBE_TIMEOUT_SECONDS)
         except grpc.RpcError as error:
             if client and error.code() == grpc.StatusCode.FAILED_PRECONDITION:
                 return  # alive: it refuses only the missing client id
@@ -281,9 +302,14 @@ def _token_error(address: str, problem: str) -> str:
     )
 
 
+def is_submitted() -> bool:
+    """Whether `ray job submit` started this process, in Ray's copy of a working directory on a node of the cluster."""
+    return _SUBMITTED in os.environ
+
+
 def _runtime_environment() -> dict[str, Any]:
     """The runtime environment that workers need. `ray job submit` already sends the code as the working directory."""
-    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    submitted = json.loads(os.environ.get(_SUBMITTED, "{}")).get("runtime_env", {})
     variables = _NO_PHONING_HOME | {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     submitted_variables = submitted.get("env_vars", {})
     missing = {name: value for name, value in variables.items() if name not in submitted_variables}
@@ -302,18 +328,6 @@ def _authentication(mode: str) -> Iterator[None]:
         reload_settings()
         yield
     reload_settings()
-
-
-@contextlib.contextmanager
-def _keep_sigterm_handler() -> Iterator[None]:
-    """Restore the SIGTERM handler of the job after Ray has replaced it.
-
-    Ray's handler kills Ray's processes and exits with status 1 or 15 before the job can clean up.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
-"""Private parts of Ray Core: authentication token, address file, console handlers, draining nodes."""
+"""Private parts of Ray Core: authentication, address file, channels, console and signal handlers, draining nodes."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Set
+import signal
+import threading
+from collections.abc import Iterator, Set
 from typing import Any
 
 
@@ -30,13 +33,49 @@ def has_token() -> bool:
     return bool(_token_loader().has_token(ignore_auth_mode=True))
 
 
-def token_header() -> dict[str, str]:
-    """The header that sends the token to a cluster. Empty without a token.
+def sends_token() -> bool:
+    """Whether Ray sends a token to a cluster, as RAY_AUTH_MODE and the token say.
 
     Raises:
         ray.exceptions.AuthenticationError: RAY_AUTH_MODE is "token" and no token is found.
     """
-    return dict(_token_loader().get_token_for_http_header())
+    return bool(_token_loader().get_token_for_http_header())
+
+
+def grpc_channel(host_and_port: str) -> Any:
+    """A grpc.Channel that Ray itself would open: with its token, its certificates and its rules for proxies.
+
+    Ray's channels ignore http_proxy, https_proxy and grpc_proxy unless RAY_grpc_enable_http_proxy is set.
+
+    Raises:
+        RuntimeError: RAY_USE_TLS is set, and RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY or RAY_TLS_CA_CERT is not.
+        OSError: the files of these certificates cannot be read.
+    """
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
+
+    return init_grpc_channel(host_and_port, options=GLOBAL_GRPC_OPTIONS)
+
+
+@contextlib.contextmanager
+def keep_sigterm_handler() -> Iterator[None]:
+    """Let the job, not Ray, handle SIGTERM in the `with` block and after it.
+
+    Ray's handlers would kill Ray's processes and exit with status 1 or 15 before the job can clean up. Those of
+    ray.init are not set at all, because it takes seconds; the one of Ray's C++ part, which prints a stack and dies, is
+    replaced at the end of the block.
+    """
+    from ray._private import utils
+
+    handler = signal.getsignal(signal.SIGTERM)
+    set_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = set_handler
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def reload_settings() -> None:

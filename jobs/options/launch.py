@@ -4,8 +4,8 @@
 
 Errors that a user can mend (an unknown key, a wrong type, a missing file, a full disk, no Ray at an address) end with
 exit status 2 and one line on standard error. A bug ends with a traceback and status 1; with CLIP_TRACEBACK=1, so do the
-errors of users. SIGTERM ends with 143, after all context managers have exited. The resolved configuration of a job is
-written beside its output, as config.<job>.toml.
+errors of users. SIGTERM ends with 143 and Ctrl-C with 130, within seconds (stopping.py). The resolved configuration of
+a job is written beside its output, as config.<job>.toml.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
 import tomllib
 import types
@@ -28,11 +27,16 @@ import jsonargparse
 import tomli_w
 
 from cluster import storage
+from cluster.session import is_submitted
 from cluster.stores.errors import StorageError
+from jobs.options.stopping import Signals
 
 Job = TypeVar("Job")
 
 logger = logging.getLogger("clip")
+
+_WRITTEN = ("output", "dataset", "picture", "uri")
+"""Options of jobs that name what is written. `uri` is the data set of jobs.snapshot, whose verbs write as well."""
 
 _USER_ERRORS = (
     *(ValueError, FileNotFoundError, ConnectionError, PermissionError, StorageError),
@@ -81,40 +85,58 @@ def launch(
         words: the option (a list of texts) that takes the words that follow no option; without it, they are refused.
 
     Raises:
-        SystemExit: with 2 for an error that the user can mend, with 0 after --help and --print_config.
+        SystemExit: with 2 for an error that the user can mend, with 0 after --help and --print_config, with 143 or 130
+            after SIGTERM or Ctrl-C.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO)
-    ended: list[int] = []
-
-    def end(number: int, _frame: object) -> NoReturn:
-        ended.append(128 + number)
-        sys.exit(ended[0])
-
-    signal.signal(signal.SIGTERM, end)
-    parser = _parser(job_class)
+    signals = Signals()
     try:
-        options = _parse(parser, job_class, _gather(job_class, sys.argv[1:] if argv is None else argv, words))
-        job, text = job_class(**vars(parser.instantiate(options))), parser.dump(options)
-        output = getattr(job, "output", None)
-        if output is None:
-            main(job)
-            return
-        storage.ensure_writable(output, "output")
-        uri = storage.join(output, f"config.{_name(job_class)}.toml")
-        storage.put_if_absent(uri, text.encode())  # if main refuses the folder, the folder keeps its configuration
+        with signals:
+            _run(job_class, main, sys.argv[1:] if argv is None else argv, words)
+    except BaseException as error:
+        if signals.status is None:  # otherwise Ray may have changed the exception, or cleaning up may have failed
+            message = _message_to_user(error)
+            if message is None:
+                raise
+            _fail(message)
+    finally:
+        if argv is not None:  # the process is not the job's own, and goes on
+            signals.close()
+    if signals.status is not None:
+        sys.exit(signals.status)
+
+
+def _run(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str], words: str | None) -> None:
+    parser = _parser(job_class)
+    options = _parse(parser, job_class, _gather(job_class, argv, words))
+    job, text = job_class(**vars(parser.instantiate(options))), parser.dump(options)
+    _refuse_relative_outputs(job)
+    output = getattr(job, "output", None)
+    if output is None:
         main(job)
-        storage.write_bytes(uri, text.encode())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SystemExit as stopped:
-        sys.exit(ended[0] if ended else stopped.code)  # Ray changes the status to 1 if the signal interrupts a wait
-    except Exception as error:
-        cause = _cause(error)
-        ours = type(cause).__module__.split(".")[0] in _OUR_MODULES
-        if not (ours and isinstance(cause, _USER_ERRORS)) or os.environ.get("CLIP_TRACEBACK"):
-            raise
-        _fail(str(cause).split(_RAY_DATA_ADVICE)[0])
+        return
+    storage.ensure_writable(output, "output")
+    uri = storage.join(output, f"config.{_name(job_class)}.toml")
+    storage.put_if_absent(uri, text.encode())  # if main refuses the folder, the folder keeps its configuration
+    main(job)
+    storage.write_bytes(uri, text.encode())
+
+
+def _refuse_relative_outputs(job: object) -> None:
+    """In a job that was submitted to a cluster, refuse relative paths of what is written.
+
+    Its working directory is a copy that Ray unpacks on the node of the driver, and removes later.
+    """
+    if not is_submitted():
+        return
+    for option in _WRITTEN:
+        path = getattr(job, option, None)
+        if isinstance(path, str) and "://" not in path and not Path(path).is_absolute():
+            raise ValueError(
+                f"--{option} {path}: a submitted job runs in a copy of the working directory, which Ray removes; give "
+                "an absolute path on a disk that all nodes share, or s3://bucket/prefix"
+            )
 
 
 def _parser(job_class: type[Job]) -> jsonargparse.ArgumentParser:
@@ -248,12 +270,21 @@ def _without_none(value: Any) -> Any:
     return value
 
 
+def _message_to_user(error: BaseException) -> str | None:
+    """What to print about an error that the user can mend. None for others."""
+    cause = _cause(error)
+    ours = type(cause).__module__.split(".")[0] in _OUR_MODULES
+    if not (ours and isinstance(cause, _USER_ERRORS)) or os.environ.get("CLIP_TRACEBACK"):
+        return None
+    return str(cause).split(_RAY_DATA_ADVICE)[0]
+
+
 def _fail(message: str) -> NoReturn:
     print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
-def _cause(error: Exception) -> BaseException:
+def _cause(error: BaseException) -> BaseException:
     """The error that a task or an actor raised, without Ray's wrappers."""
     cause: object = getattr(error, "cause", error.args[0] if error.args else None)
     return _cause(cause) if isinstance(cause, Exception) else error

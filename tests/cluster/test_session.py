@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import ray
 import ray.data
+from ray._common.tls_utils import generate_self_signed_tls_certs
 from ray._private import services
 
 from cluster import session as session_module
@@ -303,6 +304,54 @@ def test_a_missing_or_wrong_token_is_reported_within_seconds(
     assert state_of_token in done.stdout
     assert "~/.ray/auth_token" in done.stdout
     assert time.monotonic() - started < 19, "Ray itself would take 20 seconds"
+
+
+# Proxies and certificates, by Ray's own rules
+
+DEAD_PROXY = dict.fromkeys(
+    ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "grpc_proxy"), "http://127.0.0.1:1"
+)
+
+
+@pytest.mark.parametrize("client", [False, True])
+def test_a_cluster_is_reached_past_a_proxy_as_ray_does(head: RayHead, tmp_path: Path, client: bool) -> None:
+    address = head.client_address if client else head.address
+    done = run_python(CONNECT, tmp_path, RAY_ADDRESS=address, RAY_AUTH_TOKEN=TOKEN, **DEAD_PROXY)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0] == 4
+
+
+def test_a_proxy_is_used_where_ray_is_told_to(head: RayHead, tmp_path: Path) -> None:
+    variables = {"RAY_AUTH_TOKEN": TOKEN, "RAY_grpc_enable_http_proxy": "1", **DEAD_PROXY}
+    started = time.monotonic()
+    done = run_python(CONNECT, tmp_path, RAY_ADDRESS=head.address, **variables)
+    assert done.stdout.startswith(f"refused: session.address = '{head.address}': no Ray answers at this address")
+    assert done.stdout.count("\n") == 1
+    assert time.monotonic() - started < 19
+
+
+def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
+    done = run_python(CONNECT, tmp_path, RAY_ADDRESS="127.0.0.1:1", RAY_USE_TLS="1")
+    assert done.stdout.startswith("refused: session.address = '127.0.0.1:1': RAY_USE_TLS is set, but ")
+    assert "RAY_TLS_CA_CERT must also be set" in done.stdout
+    variables = dict.fromkeys(("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"), str(tmp_path / "none"))
+    done = run_python(CONNECT, tmp_path, RAY_ADDRESS="127.0.0.1:1", RAY_USE_TLS="1", **variables)
+    assert "RAY_USE_TLS is set, but [Errno 2] No such file or directory" in done.stdout
+
+
+@pytest.mark.faults
+def test_a_cluster_with_tls_is_reached_with_its_certificates_only(tmp_path: Path) -> None:
+    certificate, key = (tmp_path / name for name in ("certificate.pem", "key.pem"))
+    for file, content in zip((certificate, key), generate_self_signed_tls_certs(), strict=True):
+        file.write_text(content)
+    names = {"RAY_TLS_SERVER_CERT": certificate, "RAY_TLS_SERVER_KEY": key, "RAY_TLS_CA_CERT": certificate}
+    variables = {"RAY_USE_TLS": "1", **{name: str(file) for name, file in names.items()}}
+    with ray_head(variables=variables) as head:
+        done = run_python(CONNECT, tmp_path, RAY_ADDRESS=head.address, RAY_AUTH_MODE="disabled", **variables)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)[0] == 4
+        done = run_python(CONNECT, tmp_path, RAY_ADDRESS=head.address, RAY_AUTH_MODE="disabled")
+        assert done.stdout.startswith(f"refused: session.address = '{head.address}': no Ray answers at this address")
 
 
 # The runtime environment of workers

@@ -97,7 +97,7 @@ def test_a_query_list_with_other_values_is_refused(tmp_path: Path, column: str, 
 def test_a_query_list_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"queries=.*/x: not a query list, it cannot be read as Parquet .*jobs\.queries"
+        ValueError, match=r"queries=.*/x: not a query list: cannot be read as Parquet .*jobs\.queries"
     ):
         read_queries(str(tmp_path / "x"))
 

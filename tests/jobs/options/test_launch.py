@@ -16,6 +16,7 @@ import ray.data
 from cluster.resources import Pool
 from jobs.options.launch import launch
 from tests.jobs.options.greet import GreetJob
+from tests.jobs.options.waiting import members_of_session
 from tests.ray_head import ROOT
 
 
@@ -340,21 +341,7 @@ def test_sigterm_cleans_up_and_ends_with_143(output: str) -> None:
     assert process.returncode == 143
     assert out == "bye\n"
     assert err == ""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 5
     while members_of_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert members_of_session(process.pid) == [], "Ray's processes are gone"
-
-
-def members_of_session(leader: int) -> list[str]:
-    """The commands of the living processes in a session."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, fields = status.read_text().partition("(")[2].rpartition(")")
-        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
-            continue
-        state, _, _, session = fields.split()[:4]
-        if int(session) == leader and state != "Z":
-            found.append(name)
-    return found
+    assert members_of_session(process.pid) == {}, "Ray's processes are gone"
