@@ -101,7 +101,7 @@ def launch(
                 raise
             _fail(message)
     finally:
-        if argv is not None:  # the process is not the job's own, and goes on
+        if job_class.__module__ != "__main__":  # the process is not the job's own, and goes on
             signals.close()
     if signals.status is not None:
         sys.exit(signals.status)

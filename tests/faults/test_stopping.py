@@ -11,9 +11,9 @@ from tests.jobs.options.waiting import stop, waiting_job
 pytestmark = pytest.mark.faults
 
 
-@pytest.mark.parametrize("what", ["native", "stubborn", "pipe"])
+@pytest.mark.parametrize("what", ["native", "stubborn", "pipe", "join"])
 def test_a_job_that_cannot_be_interrupted_ends_within_the_bound(what: What) -> None:
-    """Native code; code that catches SystemExit; a pipe that nobody reads."""
+    """Native code; code that catches SystemExit; a pipe that nobody reads; a thread that Python joins at exit."""
     with waiting_job(what) as process:
         stopped = stop(process, signal.SIGTERM, read=what != "pipe")
     assert (stopped.status, stopped.err, stopped.left) == (143, "", [])

@@ -96,9 +96,7 @@ def test_a_query_list_with_other_values_is_refused(tmp_path: Path, column: str, 
 @pytest.mark.parametrize("content", [b"", b"a letter", b"PAR1" + b"\xff" * 60 + b"PAR1"])
 def test_a_query_list_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"queries=.*/x: not a query list: cannot be read as Parquet .*jobs\.queries"
-    ):
+    with pytest.raises(ValueError, match=r"queries=.*/x: not a query list: cannot be read as Parquet .*jobs\.queries"):
         read_queries(str(tmp_path / "x"))
 
 

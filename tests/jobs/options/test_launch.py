@@ -21,11 +21,10 @@ from tests.ray_head import ROOT
 
 
 @pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    """launch() belongs to a process of its own: what it sets is put back."""
-    handler, level = signal.getsignal(signal.SIGTERM), logging.getLogger("clip").level
+def _level() -> Iterator[None]:
+    """launch() belongs to a process of its own: the level that it sets is put back."""
+    level = logging.getLogger("clip").level
     yield
-    signal.signal(signal.SIGTERM, handler)
     logging.getLogger("clip").setLevel(level)
 
 
@@ -222,7 +221,64 @@ def test_a_folder_is_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_an_unwritable_output_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     message = refusal(capsys, "--output", "/dev/null/runs")
-    assert message.startswith("output: cannot write to '/dev/null/runs'")
+    assert message.startswith("output: '/dev/null/runs")
+    assert "A part of this path is a file, not a folder; use another path" in message
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("s3://", "output: 's3://': no bucket; write s3://bucket/key"),
+        ("s3:///run", "output: 's3:///run': no bucket; write s3://bucket/key"),
+        ("s3:/bucket/run", "output: 's3:/bucket/run': write s3://bucket/key"),
+        ("gs://bucket/run", "output: 'gs://bucket/run': unknown scheme 'gs'; use a local path, file:// or s3://"),
+        ("s3a://bucket/run", "output: 's3a://bucket/run': unknown scheme 's3a'; use a local path, file:// or s3://"),
+        ("hdfs://name/run", "output: 'hdfs://name/run': unknown scheme 'hdfs'; use a local path, file:// or s3://"),
+        ("http://a.example/run", "output: 'http://a.example/run': files on web servers are read-only"),
+    ],
+)
+def test_an_output_without_a_store_is_refused(
+    output: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refusal(capsys, "--output", output).startswith(message)
+    assert not list(tmp_path.iterdir()), "no folder 's3:' is made"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingJob:
+    """What jobs write, but for the output: jobs.curate and jobs.search, and jobs.snapshot changes a data set."""
+
+    dataset: str | None = None
+    picture: str | None = None
+    uri: str | None = None
+
+
+@pytest.mark.parametrize("option", ["output", "dataset", "picture", "uri"])
+@pytest.mark.parametrize("value", ["runs/rel", "rel", "./rel", "../rel"])
+def test_a_submitted_job_refuses_relative_paths_of_what_it_writes(
+    option: str, value: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(SystemExit) as stopped:
+        launch(
+            GreetJob if option == "output" else WritingJob,
+            lambda _job: pytest.fail("the job ran"),
+            [f"--{option}={value}"],
+        )
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --{option} {value}: a submitted job runs in a copy of the working directory")
+    assert said.endswith("give an absolute path on a disk that all nodes share, or s3://bucket/prefix\n")
+    assert not list(tmp_path.iterdir()), "nothing is written"
+
+
+@pytest.mark.parametrize("output", ["{}/out", "file://{}/out", "{}//out/"])
+def test_a_submitted_job_accepts_absolute_paths(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert launched("--output", output.format(tmp_path)).output == output.format(tmp_path)
+    assert (tmp_path / "out").is_dir()
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, ConnectionRefusedError, PermissionError])

@@ -20,7 +20,7 @@ from jobs.options.stopping import STOP_SECONDS
 
 What = Literal[
     "storage", "pool", "exit", "cleanup", "failing cleanup", "child",
-    "native", "stubborn", "pipe", "start", "task", "data",
+    "native", "stubborn", "pipe", "join", "start", "task", "data",
 ]  # fmt: skip
 
 
@@ -100,6 +100,12 @@ def _pipe(_job: WaitJob) -> None:
         sys.stdout.write("a line\n")
 
 
+def _join(_job: WaitJob) -> None:
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    waiting()
+    time.sleep(60)
+
+
 def _start(job: WaitJob) -> None:
     waiting()
     with session(job.session):
@@ -134,10 +140,11 @@ _WAITS: dict[What, Callable[[WaitJob], None]] = {
     "native": _native,
     "stubborn": _stubborn,
     "pipe": _pipe,
+    "join": _join,
     "start": _start,
     "task": _task,
     "data": _data,
 }
 
 if __name__ == "__main__":
-    launch(WaitJob, main)
+    launch(WaitJob, main, sys.argv[1:])
