@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -124,9 +125,9 @@ def missing_does_not_match(request: Request, forward: Forward) -> Answer:
 
 
 def no_tags(request: Request, forward: Forward) -> Answer:
-    """Returns no ETag for objects. Sources: drivendataorg/cloudpathlib#582, Alluxio/alluxio#12212."""
+    """Returns no ETag to readers. Sources: drivendataorg/cloudpathlib#582, Alluxio/alluxio#12212."""
     answer = forward(request)
-    if request.operation in ("GetObject", "HeadObject", "PutObject"):
+    if request.operation in ("GetObject", "HeadObject"):
         answer.headers.discard("ETag")
     return answer
 
@@ -139,7 +140,8 @@ def absent_at_first(seconds: float) -> Quirk:
     written: dict[str, float] = {}
 
     def quirk(request: Request, forward: Forward) -> Answer:
-        if request.method in ("GET", "HEAD") and time.monotonic() - written.get(request.name, -seconds) < seconds:
+        since_write = time.monotonic() - written.get(request.name, -math.inf)
+        if request.method in ("GET", "HEAD") and since_write < seconds:
             return error(request, 404, "NoSuchKey", "The specified key does not exist.")
         answer = forward(request)
         if request.operation in ("PutObject", "CompleteMultipartUpload") and answer.status == 200:
@@ -162,7 +164,7 @@ def one_write_a_second(interval_seconds: float = 1.0) -> Quirk:
             return forward(request)
         with lock:
             now = time.monotonic()
-            too_soon = now - written.get(request.name, now - interval_seconds) < interval_seconds
+            too_soon = request.name in written and now - written[request.name] < interval_seconds
             if not too_soon:
                 written[request.name] = now
         if too_soon:

@@ -39,6 +39,8 @@ class ImitatedStore(LoopbackServer):
     """
 
     def __init__(self, endpoint: str, *quirks: Quirk, context: ssl.SSLContext | None = None) -> None:
+        self.quirks = quirks
+        """May be replaced between requests."""
         self.seen: list[Seen] = []
         """The requests in the order of their answers, as the client sent them."""
         self.operations: list[str] = []
@@ -56,7 +58,7 @@ class ImitatedStore(LoopbackServer):
                 target, operation = request.target, request.operation
                 answer: Answer | None = None
                 try:
-                    answer = _applied(quirks, self._forward)(request)
+                    answer = _applied(store.quirks, self._forward)(request)
                 except NoAnswerError:
                     self.close_connection = True
                 store.seen.append(Seen(self.command, target, answer.status if answer else 0))
