@@ -198,7 +198,7 @@ def _gather(job_class: type, argv: Sequence[str], words: str | None) -> list[str
 
     Words after `--` follow no option.
     """
-    lists = dict(_lists_of_texts(job_class))
+    lists = {option: (takes_only_lists, is_text) for option, takes_only_lists, is_text in _lists(job_class)}
     runs: list[list[str]] = [["--"]]
     for word in argv:
         if word.startswith("--") or word == "-h":
@@ -208,8 +208,9 @@ def _gather(job_class: type, argv: Sequence[str], words: str | None) -> list[str
     gathered: list[str] = []
     loose: list[str] = []
     for option, *values in runs:
-        if option in lists and (len(values) > 1 or (len(values) == 1 and lists[option] and not _is_list(values[0]))):
-            gathered.append(f"{option}={json.dumps(values)}")
+        takes_only_lists, is_text = lists.get(option, (False, False))
+        if option in lists and (len(values) > 1 or (len(values) == 1 and takes_only_lists and not _is_list(values[0]))):
+            gathered.append(f"{option}={json.dumps(values) if is_text else '[' + ', '.join(values) + ']'}")
             continue
         num_own = 0 if option == "--" or "=" in option else 1
         gathered += [*([] if option == "--" else [option]), *values[:num_own]]
@@ -219,15 +220,18 @@ def _gather(job_class: type, argv: Sequence[str], words: str | None) -> list[str
     return gathered + ([f"--{words}={json.dumps(loose)}"] if loose else [])
 
 
-def _lists_of_texts(config_class: type, prefix: str = "--") -> Iterator[tuple[str, bool]]:
-    """Yield each option that takes a list of texts, and whether it takes only lists."""
+def _lists(config_class: type, prefix: str = "--") -> Iterator[tuple[str, bool, bool]]:
+    """Yield each option that takes a list of texts or of numbers, whether it takes only lists, and whether of texts."""
     for name, hint in typing.get_type_hints(config_class).items():
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            yield from _lists_of_texts(hint, f"{prefix}{name}.")
+            yield from _lists(hint, f"{prefix}{name}.")
             continue
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        if any(typing.get_origin(kind) in (list, tuple) and {*typing.get_args(kind)} <= {str, ...} for kind in kinds):
-            yield f"{prefix}{name}", str not in kinds
+        for items in ({str}, {int}, {float}):
+            if any(
+                typing.get_origin(kind) in (list, tuple) and {*typing.get_args(kind)} <= {*items, ...} for kind in kinds
+            ):
+                yield f"{prefix}{name}", not items & {*kinds}, str in items
 
 
 def _is_list(value: str) -> bool:

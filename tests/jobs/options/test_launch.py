@@ -150,6 +150,29 @@ def test_an_option_of_one_text_or_several_takes_both() -> None:
     assert [job.inner.folders for job in jobs] == [["a", "b c"], "a", "."]
 
 
+@pytest.mark.parametrize(
+    ("words", "seeds", "size"),
+    [
+        (["--seeds", "0", "1", "-2"], (0, 1, -2), 1),
+        (["--seeds", "7"], (7,), 1),
+        (["--seeds", "[7, 8]", "--size", "3"], (7, 8), 3),
+        (["--size", "3", "5"], (0,), (3, 5)),
+        (["--size=[3, 5]"], (0,), (3, 5)),
+    ],
+)
+def test_a_list_of_numbers_is_typed_as_words(
+    words: list[str], seeds: tuple[int, ...], size: int | tuple[int, int]
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Job:
+        seeds: tuple[int, ...] = (0,)
+        size: int | tuple[int, int] = 1
+
+    jobs: list[Job] = []
+    launch(Job, jobs.append, words)
+    assert (jobs[0].seeds, jobs[0].size) == (seeds, size)
+
+
 # What is refused
 
 
