@@ -28,6 +28,8 @@ import pyarrow.parquet as pq
 
 from cluster import parquet, storage
 from cluster.part_file import ROW_GROUPS, PartFile, RowGroups
+from cluster.removal import remove_if_possible
+from cluster.storage import Entry
 from cluster.stores.errors import DamagedError
 
 
@@ -142,8 +144,7 @@ class Stage:
             return part
         winner = self.read_manifest(index)
         if part.file and part.file != winner.file:
-            with suppress(StorageError):  # what is left is removed when the stage ends (orphans.py)
-                storage.delete(storage.join(self.uri, part.file))
+            remove_if_possible([storage.join(self.uri, part.file)], "it is tried again when the stage ends")
         return winner
 
     def read_manifest(self, index: int) -> Part:
@@ -155,15 +156,23 @@ class Stage:
 
         return storage.read_twice(self._manifest(index), parse)
 
-    def complete(self) -> dict[int, Part]:
-        """The manifests of all complete parts, by part number."""
-        try:
-            names = storage.list_files(self.uri, suffixes=(".json",))
-        except FileNotFoundError:
-            return {}
-        existing = {name.rsplit("/", 1)[1] for name in names}
+    def complete(
+        self, listing: Sequence[Entry] | None = None, known: Mapping[int, Part] | None = None
+    ) -> dict[int, Part]:
+        """The manifests of all complete parts, by part number.
+
+        Args:
+            listing: the files in the folder of the stage. By default they are listed.
+            known: manifests that were read before, which are not read again.
+        """
+        existing = {entry.uri.rsplit("/", 1)[1] for entry in (self.listing() if listing is None else listing)}
         indices = [index for index in range(self.num_parts) if self._manifest_name(index) in existing]
-        return {index: self.read_manifest(index) for index in indices}
+        known = known or {}
+        return {index: known[index] if index in known else self.read_manifest(index) for index in indices}
+
+    def listing(self) -> list[Entry]:
+        """All files in the folder of the stage, also those of other generations, of dead writers, and hidden ones."""
+        return storage.entries(self.uri)
 
     def completion_times(self) -> list[float]:
         """The times at which parts were completed, in seconds since 1970. Costs one listing and reads no manifests."""
@@ -202,7 +211,8 @@ class Stage:
         try:
             return parquet.read_written(uri, part.num_bytes, part.sha256, read)
         except (DamagedError, FileNotFoundError) as error:
-            problem = "is gone" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+            found = str(error).removeprefix(f"{uri}: ")
+            problem = "is gone" if isinstance(error, FileNotFoundError) else f"is damaged ({found})"
             raise DamagedError(
                 f"{uri}: {problem}; remove {self._manifest(part.index)} and run the same command, which writes it again"
             ) from error
@@ -222,13 +232,17 @@ class Output:
     parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, stage: Stage) -> Output:
+    def of(cls, stage: Stage, complete: Mapping[int, Part] | None = None) -> Output:
         """The output of a stage.
+
+        Args:
+            stage: the stage.
+            complete: the manifests of its complete parts. By default they are read.
 
         Raises:
             FileNotFoundError: parts of it are missing.
         """
-        complete = stage.complete()
+        complete = stage.complete() if complete is None else complete
         missing = sorted(set(range(stage.num_parts)) - complete.keys())
         if missing:
             raise FileNotFoundError(f"{stage.uri}: parts {missing} are missing; run its job to the end")
@@ -269,10 +283,13 @@ class Output:
         return _concat((self.part(index, columns), self.dropped(index, columns)))
 
     def delete_replaced_files(self, earlier: Output) -> None:
-        """Delete the part files of an earlier generation that this generation does not use."""
-        for before, now in zip(earlier.parts, self.parts, strict=True):
-            if before.file and before.file != now.file:
-                storage.delete(storage.join(self.stage.uri, before.file))
+        """Delete the part files of an earlier generation that this generation does not use, where that is possible."""
+        pairs = zip(earlier.parts, self.parts, strict=True)
+        replaced = [before.file for before, now in pairs if before.file and before.file != now.file]
+        remove_if_possible(
+            [storage.join(self.stage.uri, file) for file in replaced],
+            "pq.read_table reads the rows of their parts twice; the next run of the same command tries again",
+        )
 
     @property
     def num_kept(self) -> int:

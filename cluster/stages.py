@@ -21,6 +21,7 @@ import ray
 import ray.data
 
 from cluster import storage
+from cluster.orphans import remove_orphans
 from cluster.part_file import ROW_GROUPS, RowGroups
 from cluster.parts import Output, Stage
 from cluster.resources import Pool
@@ -89,7 +90,7 @@ class Stages:
             bucketing: computes the bucket of each row. By default all rows are in one bucket.
             num_buckets: number of buckets.
             row_groups: limits of a row group.
-            uri: folder of the stage, if it is outside the run's folder.
+            uri: folder of the stage, if it is outside the run's folder: that of a data set, which keeps all its files.
             generation: number of times that the stage has been redone.
 
         Raises:
@@ -98,7 +99,9 @@ class Stages:
         """
         started = time.monotonic()
         stage = Stage(uri, num_parts) if uri else self.run.stage(name, num_parts, generation)
-        pending = sorted(set(range(num_parts)) - stage.complete().keys())
+        listing = stage.listing()
+        complete = stage.complete(listing)
+        pending = sorted(set(range(num_parts)) - complete.keys())
         if pending:
             self.events.append(
                 "stage_started", stage=name, uri=stage.uri, parts=num_parts, generation=generation, pending=len(pending)
@@ -118,7 +121,11 @@ class Stages:
                 for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                     progress.update(block.num_rows)
                 progress.update(len(pending) - progress.done)  # empty parts, which have no block
-        output = Output.of(stage)
+            listing = stage.listing()
+            complete = stage.complete(listing, complete)
+        output = Output.of(stage, complete)
+        if uri is None:  # a folder elsewhere belongs to a data set
+            remove_orphans(output, listing)
         self._check_shares(name, output)
         self.outputs[name] = output
         num_dropped = output.num_rows - output.num_kept

@@ -1,3 +1,4 @@
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -125,6 +126,18 @@ def test_a_rerun_does_only_missing_parts(run: Run, notes: Path) -> None:
     assert Stages(run)("made", 5, read) == first
     assert sum(noted(notes).values()) == 7, "complete parts are not read again"
     assert [event["event"] for event in again.events.read()] == ["stage_started", "stage"] * 2
+
+
+def test_files_of_killed_workers_are_removed_from_a_run_and_left_in_a_data_set(run: Run, tmp_path: Path) -> None:
+    """At the end, and when the stage is found complete at a resume. Versions may name files that no manifest names."""
+    for uri in (None, str(tmp_path / "data set")):
+        orphan = Path(uri or storage.join(run.uri, "made"), f"part-00003-{'0' * 16}.parquet")
+        for _ in range(2):
+            storage.write_bytes(str(orphan), b"")
+            os.utime(orphan, (0, 0))
+            output = Stages(run)("made", 4, rows_of, uri=uri)
+            assert orphan.exists() == (uri is not None)
+            assert output.num_kept == 2 + 3
 
 
 def test_a_stage_reads_the_buckets_of_an_earlier_stage(run: Run, tmp_path: Path) -> None:
