@@ -58,7 +58,7 @@ class Run:
         record = json.dumps(requested, indent=1, sort_keys=True).encode()
         run_file = storage.join(uri, RUN_FILE)
         if not storage.put_if_absent(run_file, record):
-            recorded = json.loads(storage.read_bytes(run_file))
+            recorded = storage.read_twice(run_file, json.loads)
             differing = list(differences(recorded, requested))
             if differing:
                 raise ValueError(
@@ -78,8 +78,8 @@ class Run:
         run_file = storage.join(uri, RUN_FILE)
         if not storage.exists(run_file):
             raise FileNotFoundError(f"{option}={uri} holds no run ({RUN_FILE} is missing)")
-        record = storage.read_bytes(run_file)
-        return cls(uri, _run_id(record), json.loads(record))
+        record, configuration = storage.read_twice(run_file, lambda data: (data, json.loads(data)))
+        return cls(uri, _run_id(record), configuration)
 
     def output(self, name: str, num_parts: int) -> Output:
         """The newest complete generation of a stage of this run.
@@ -98,9 +98,7 @@ def describe_files(uris: Sequence[str]) -> list[list[Any]]:
     """Name and size of each input file. A run records them, so that it is not resumed with other inputs."""
 
     def describe(uri: str) -> list[Any]:
-        filesystem, path = storage.filesystem(uri)
-        info = filesystem.get_file_info(path)
-        return [info.base_name, info.size]
+        return [uri.rsplit("/", 1)[-1], storage.num_bytes(uri)]
 
     with ThreadPoolExecutor(32) as threads:  # one crawl of Common Crawl has 90,000 files on a web server
         return list(threads.map(describe, uris))

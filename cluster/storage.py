@@ -11,6 +11,7 @@ record and snapshot: exactly one of any number of racing writers wins. Code that
 import hashlib
 import io
 import logging
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow
 import pyarrow.fs
 
 from cluster.stores import local, local_causes, web
@@ -25,7 +27,6 @@ from cluster.stores.errors import DamagedError, StorageError, UnsupportedError
 from cluster.stores.local import NewLocalFile, local_path
 from cluster.stores.s3 import files, listing, probe, reading, writing
 from cluster.stores.s3.requests import bucket_and_key
-from cluster.stores.waiting import waiting_for
 
 T = TypeVar("T")
 
@@ -88,9 +89,32 @@ def exists(uri: str) -> bool:
     """Whether a file or a folder exists. On S3 a folder exists if any object has its prefix."""
     if is_s3(uri):
         return listing.exists(uri)
+    if is_web(uri):
+        with suppress(FileNotFoundError):
+            return web.num_bytes(uri) >= 0
+        return False
+    return local.status(_local(uri)) is not None
+
+
+def num_bytes(uri: str) -> int:
+    """The size of a file. Raises FileNotFoundError and StorageError."""
+    if is_s3(uri):
+        return reading.version(uri).num_bytes
+    if is_web(uri):
+        return web.num_bytes(uri)
+    status = local.status(_local(uri))
+    if status is None:
+        raise FileNotFoundError(f"nothing at '{uri}'")
+    return status.st_size
+
+
+def open_input(uri: str) -> pyarrow.NativeFile:
+    """Open a file for reading at any position. Raises FileNotFoundError and StorageError."""
     opened, path = filesystem(uri)
-    with waiting_for(f"looking at {uri}"):
-        return bool(opened.get_file_info(path).type != pyarrow.fs.FileType.NotFound)
+    try:
+        return opened.open_input_file(path)
+    except OSError as error:
+        raise failure_of(uri, error) or error from error
 
 
 def read_bytes(uri: str) -> bytes:
@@ -228,7 +252,7 @@ class NewFile:
     def publish(self, name: str) -> None:
         """Make the data visible as a file of this name in the folder. Raises as `write_bytes` does."""
         if isinstance(self._stream, io.BytesIO):
-            writing.write(join(self._folder, name), self._stream.getbuffer())
+            writing.write(join(self._folder, name), self._stream.getvalue())  # copies nothing
         else:
             self._stream.publish(name)
 
@@ -244,11 +268,11 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     Raises FileNotFoundError if the folder does not exist or no file has one of the suffixes.
     """
     root = absolute(uri)
-    uris = [] if is_web(uri) or Path(root).is_file() else [entry.uri for entry in entries(uri)]
+    uris = [] if _is_file(uri) else [entry.uri for entry in entries(uri)]
     if not uris:
         if not exists(uri):
             raise FileNotFoundError(f"nothing at '{uri}'")
-        if is_s3(uri) or is_web(uri) or Path(root).is_file():
+        if is_s3(uri) or _is_file(uri):
             return [root]
     visible = [file_uri for file_uri in uris if "/." not in file_uri[len(root) :]]
     matching = [file_uri for file_uri in visible if not suffixes or file_uri.endswith(tuple(suffixes))]
@@ -342,6 +366,14 @@ def _naming(option: str) -> Iterator[None]:
         raise type(error)(f"{option}: {error}") from error
     except (ValueError, FileNotFoundError) as error:  # no folder can be made where the system has its own
         raise ValueError(f"{option}: {error}") from error
+
+
+def _is_file(uri: str) -> bool:
+    """Whether a URI names a file; False for S3, where a listing tells it."""
+    if is_s3(uri) or is_web(uri):
+        return is_web(uri)
+    status = local.status(_local(uri))
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _local(uri: str) -> Path:

@@ -62,6 +62,10 @@ class HttpFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec
         """URL, type and size of a file. Raises FileNotFoundError and OSError as `request` does."""
         return {"name": path, "type": "file", "size": num_bytes(path)}
 
+    def isfile(self, path: str) -> bool:  # noqa: ARG002  # fsspec calls it by this name
+        """Return True, so that opening tells why a file cannot be opened; fsspec's own takes every error for False."""
+        return True
+
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """List the file itself, because web servers do not list folders."""
         return [self.info(path)] if detail else [path]

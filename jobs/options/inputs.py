@@ -127,9 +127,9 @@ def read_table(
             in them.
     """
     try:
-        table = parquet.decode(storage.read_bytes(uri), uri)
+        table = parquet.decode(storage.read_bytes(uri), f"{option}={uri}: {problem}")
     except ValueError as error:
-        raise ValueError(f"{option}={uri}: {problem} ({error}); {advice}") from error
+        raise ValueError(f"{error}; {advice}") from error
     missing = sorted(set(schema.names) - set(table.column_names))
     if missing:
         raise ValueError(f"{option}={uri}: {problem}, the columns {missing} are missing; {advice}")

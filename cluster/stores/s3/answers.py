@@ -11,6 +11,8 @@ import re
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
+from botocore import handlers
+
 NOT_S3: Final = "NotAnAnswerOfS3"
 REDIRECTED: Final = "RedirectedElsewhere"
 """Codes of the errors that are made here."""
@@ -26,16 +28,30 @@ _ROOTS = {
 """The root element of an operation's answer."""
 _TAGGED = ("PutObject", "UploadPart")
 """Operations whose answer has an ETag and no body."""
+_DATED = ("GetObject", "HeadObject")
+"""Operations whose answer has an ETag or a date."""
 _START = re.compile(rb"\s*(?:<\?[^>]{0,200}>\s*)?<(?:[\w.-]{1,30}:)?(\w{1,50})")
 _REDIRECTS = (301, 302, 303, 307)
 
 
-def check_answer(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
-    """Turn an answer that is not S3's into an error. A handler of botocore's event before-parse."""
+def watch_answers(events: Any) -> None:
+    """Look at every answer to a client before botocore parses it.
+
+    This replaces the handler of botocore that makes a 500 of every 200 whose body is not what S3 answers, because a
+    page of a gateway would then be called a failure of the storage.
+    """
+    events.unregister("before-parse.s3.*", handlers._handle_200_error)  # type: ignore[attr-defined]  # not in its stubs
+    events.register("before-parse.s3", _check_answer)
+
+
+def _check_answer(operation_model: Any, response_dict: dict[str, Any], **_: Any) -> None:
+    """Turn an answer that is not S3's into an error, and one with the status 200 that is an error into a failure."""
     status, headers, body = response_dict["status_code"], response_dict["headers"], response_dict["body"]
     content = body if isinstance(body, bytes) else b""
     if status in _REDIRECTS and "x-amz-bucket-region" not in headers and b"<Error" not in content:
         _replace(response_dict, 308, REDIRECTED, f"{status} to {headers.get('location', 'nowhere')}")
+    elif status == 200 and _root_of(content) == b"Error":
+        response_dict["status_code"] = 500  # retried: S3 begins some answers before it knows whether it will succeed
     elif status in (200, 204) and not _is_answer(operation_model.name, headers, content):
         kind = headers.get("content-type", "no type")
         _replace(response_dict, 503, NOT_S3, f"{status} with {len(content)} bytes of {kind}")
@@ -46,10 +62,14 @@ def _is_answer(operation: str, headers: Any, content: bytes) -> bool:
         return "etag" in headers
     root = _ROOTS.get(operation)
     if root is None:
-        return operation != "GetObject" or "etag" in headers or "last-modified" in headers
+        return operation not in _DATED or "etag" in headers or "last-modified" in headers
+    return _root_of(content) == root
+
+
+def _root_of(content: bytes) -> bytes:
+    """The name of the root element of an XML document; empty if there is none."""
     start = _START.match(content)
-    # An error with the status 200 is botocore's to handle
-    return start is not None and start[1] in (root, b"Error")
+    return start[1] if start else b""
 
 
 def _replace(response_dict: dict[str, Any], status: int, code: str, message: str) -> None:

@@ -117,7 +117,7 @@ _CODES: tuple[tuple[Cause, tuple[str, ...]], ...] = (
             *("MissingSecurityHeader", "CredentialsNotSupported"),
         ),
     ),
-    (_EXPIRED, ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")),
+    (_EXPIRED, ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "ExpiredRequest")),
     (_CLOCK, ("RequestTimeTooSkewed", "RequestInTheFuture")),
     (_BUCKET, ("NoSuchBucket", "InvalidBucketName")),
     (

@@ -19,7 +19,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from cluster.stores.s3.answers import check_answer
+from cluster.stores.s3.answers import watch_answers
 from cluster.stores.s3.causes import configuration_error
 
 RETRY_ATTEMPTS = 10
@@ -98,7 +98,7 @@ def _client(environment: Environment, checksums: Checksums, attempts: int) -> An
         made = session.client("s3", config=config)
     except (BotoCoreError, ValueError, OSError) as error:
         raise configuration_error(error, "s3://") from error
-    made.meta.events.register("before-parse.s3", check_answer)
+    watch_answers(made.meta.events)
     return made
 
 

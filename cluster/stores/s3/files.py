@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import functools
 import io
+from contextlib import suppress
 from typing import Any
 
 import fsspec
 import pyarrow.fs
 
+from cluster.stores.errors import AccessDeniedError
 from cluster.stores.range_file import RangeFile
 from cluster.stores.s3.listing import delete, is_folder, objects
-from cluster.stores.s3.reading import read_range, version
+from cluster.stores.s3.reading import Version, read_range, version
 from cluster.stores.s3.writing import write
 
 
@@ -41,6 +43,10 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec h
             return _entry(path, "directory", 0)
         raise FileNotFoundError(f"nothing at '{uri}'")
 
+    def isfile(self, path: str) -> bool:  # noqa: ARG002  # fsspec calls it by this name
+        """Return True, so that opening tells why a file cannot be opened; fsspec's own takes every error for False."""
+        return True
+
     def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         """The objects and folders in a folder."""
         base = f"{path.rstrip('/')}/"
@@ -64,7 +70,7 @@ class S3FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec h
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.IOBase:
         uri = f"s3://{path}"
         if mode == "rb":
-            known = version(uri)
+            known = _version(uri)
             return RangeFile(known.num_bytes, lambda start, stop: read_range(uri, start, stop, known))
         if mode == "wb":
             return _NewObject(uri)
@@ -76,6 +82,16 @@ def _entry(path: str, kind: str, num_bytes: int) -> dict[str, Any]:
     return {"name": path, "type": kind, "size": num_bytes}
 
 
+def _version(uri: str) -> Version:
+    """The version of an object. A missing bucket, of which the answer about an object does not tell, is told, too."""
+    try:
+        return version(uri)
+    except FileNotFoundError:
+        with suppress(AccessDeniedError):
+            is_folder(uri)
+        raise
+
+
 class _NewObject(io.BytesIO):
     """The content of an object, which is written when it is closed."""
 
@@ -85,5 +101,5 @@ class _NewObject(io.BytesIO):
 
     def close(self) -> None:
         if not self.closed:
-            write(self._uri, self.getbuffer().tobytes())
+            write(self._uri, self.getvalue())
         super().close()

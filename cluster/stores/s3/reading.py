@@ -123,7 +123,12 @@ def _answered(uri: str, response: dict[str, Any], start: int) -> tuple[Version, 
     content_range = _CONTENT_RANGE.fullmatch(response.get("ContentRange", ""))
     if content_range is None or int(content_range[1]) != start:  # the store ignores ranges
         return version(uri), start
-    return Version(int(content_range[3]), response.get("ETag"), response.get("LastModified")), 0
+    first, last, num_bytes = (int(number) for number in content_range.groups())
+    if response.get("ContentEncoding") and response.get("ContentLength") != last - first + 1:
+        raise UnsupportedError(
+            f"{uri}: a gateway before the storage compresses its answers ({response['ContentEncoding']}); turn that off"
+        )
+    return Version(num_bytes, response.get("ETag"), response.get("LastModified")), 0
 
 
 def _chunks(uri: str, response: dict[str, Any]) -> Iterator[bytes]:

@@ -29,6 +29,9 @@ from cluster.stores.s3.requests import (
 PART_BYTES = 32 * 2**20
 """Larger objects are uploaded in parts of this size. S3 allows 10,000 parts, so objects can have 320 GB."""
 _THREADS = 4
+_TRIAL = b"a trial of clip-on-ray, which may be deleted"
+_VISIBLE_ATTEMPTS = 5
+"""Looks at an object that was written, until the store shows it."""
 _RACING = 4
 """Conditional puts at once that try a store. Some stores keep the condition only from one put to the next."""
 _conditional: set[tuple[str, str]] = set()
@@ -45,7 +48,7 @@ def write(uri: str, data: bytes | memoryview) -> None:
     def put(s3: Any, extra: Extra) -> None:
         body = bytes(data)
         s3.put_object(**target(uri), Body=body, **extra(body))
-        _check_size(s3, uri, len(data))
+        _check_size(uri, len(data))
 
     with request(f"writing {len(data):,} bytes to", uri):
         send(put)
@@ -56,7 +59,7 @@ def write_in_parts(uri: str, data: bytes | memoryview) -> None:
 
     def put(s3: Any, extra: Extra) -> None:
         _upload_parts(s3, uri, memoryview(data), extra)
-        _check_size(s3, uri, len(data))
+        _check_size(uri, len(data))
 
     with request(f"writing {len(data):,} bytes to", uri):
         send(put)
@@ -83,12 +86,14 @@ def require_conditional_puts(uri: str) -> None:
     bucket = bucket_and_key(uri)[0]
     if (server(), bucket) in _conditional:
         return
-    probe = f"{uri.rpartition('/')[0]}/.probe.{uuid.uuid4().hex}.tmp"
+    folder = uri.rpartition("/")[0]
+    plain, probe = (f"{folder}/.probe.{uuid.uuid4().hex}.tmp" for _ in range(2))
     advice = "versions and records would overwrite each other, so use a store that has them (docs/storage.md)"
     try:
+        write(plain, _TRIAL)  # finds out whether the store takes checksums, and whether it stores what it is sent
         with ThreadPoolExecutor(_RACING) as threads:
-            wins = sum(threads.map(lambda _: _put_if_absent(probe, b""), range(_RACING)))
-        if wins > 1 or _put_if_absent(probe, b""):  # no win: the response of the put that won was lost
+            wins = sum(threads.map(lambda _: _put_if_absent(probe, _TRIAL), range(_RACING)))
+        if wins > 1 or _put_if_absent(probe, _TRIAL):  # no win: the response of the put that won was lost
             raise UnsupportedError(
                 f"s3://{bucket}: the store does not keep conditional puts (If-None-Match: * was accepted for an object "
                 f"that exists); {advice}"
@@ -100,11 +105,12 @@ def require_conditional_puts(uri: str) -> None:
             f"s3://{bucket}: the store refuses conditional puts of objects that do not exist; {advice}"
         ) from error
     except StorageError as error:
-        if isinstance(error.__cause__, ClientError) and status_of(error.__cause__) in REFUSED:
+        is_cause_known = type(error) not in (StorageError, UnsupportedError)
+        if isinstance(error.__cause__, ClientError) and status_of(error.__cause__) in REFUSED and not is_cause_known:
             raise UnsupportedError(f"s3://{bucket}: the store refuses conditional puts ({error}); {advice}") from error
         raise
     finally:
-        delete_files([probe])  # one that stays is hidden and empty
+        delete_files([plain, probe])  # one that stays is hidden and small
     _conditional.add((server(), bucket))
 
 
@@ -134,9 +140,20 @@ def _put_if_absent(uri: str, data: bytes) -> bool:
     raise storage_error(conflict, uri) from conflict
 
 
-def _check_size(s3: Any, uri: str, num_bytes: int) -> None:
-    if (stored := s3.head_object(**target(uri))["ContentLength"]) != num_bytes:
-        raise WrongSizeError(f"{uri}: the server stored {stored} of {num_bytes} bytes; check the storage")
+def _check_size(uri: str, num_bytes: int) -> None:
+    for attempt in range(_VISIBLE_ATTEMPTS):
+        try:
+            stored = version(uri).num_bytes
+        except FileNotFoundError:
+            pause(attempt)
+            continue
+        if stored != num_bytes:
+            raise WrongSizeError(f"{uri}: the server stored {stored} of {num_bytes} bytes; check the storage")
+        return
+    raise UnsupportedError(
+        f"{uri}: the store does not show an object after it has written it; use one with consistent reads "
+        "(docs/storage.md)"
+    )
 
 
 def _upload_parts(s3: Any, uri: str, data: memoryview, extra: Extra) -> None:

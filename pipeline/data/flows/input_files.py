@@ -60,15 +60,12 @@ def open_shard(uri: str, further_columns: Sequence[str] = ()) -> Iterator[tuple[
         uri: URI of the shard.
         further_columns: columns of the table to read, beside key, url and caption.
     """
-    filesystem, path = storage.filesystem(uri)
-    table_path = img2dataset.table_of_shard(path)
-    has_table = filesystem.get_file_info(table_path).is_file
-    rows = parquet_rows(filesystem, table_path, ["key", *further_columns]) if has_table else ()
+    table = img2dataset.table_of_shard(uri)
+    rows = parquet_rows(*storage.filesystem(table), ["key", *further_columns]) if storage.exists(table) else ()
     with open_uri(uri) as stream:
         yield stream, rows
 
 
 def open_uri(uri: str) -> io.BufferedReader:
     """Open a file as a stream with a position, as archive readers need, with read-ahead suited to object stores."""
-    filesystem, path = storage.filesystem(uri)
-    return io.BufferedReader(filesystem.open_input_file(path), READ_AHEAD_BYTES)
+    return io.BufferedReader(storage.open_input(uri), READ_AHEAD_BYTES)

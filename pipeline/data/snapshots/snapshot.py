@@ -97,7 +97,8 @@ class Shard:
             try:
                 parquet.check_written(self.path, self.num_bytes, self.sha256, error)
             except DamagedError as damage:
-                raise DamagedError(f"{damage}: this shard is damaged; run jobs.snapshot verify") from error
+                found = str(damage).removeprefix(f"{self.path}: ")
+                raise DamagedError(f"{self.path}: this shard is damaged ({found}); run jobs.snapshot verify") from error
             raise StorageError(
                 f"{self.path}: a read failed ({error}), although it is what was written; run the same command again"
             ) from error

@@ -342,7 +342,7 @@ def _open_set(description: str) -> Source:
     uri = storage.absolute(description.removesuffix(DESCRIPTION_FILE) + SAMPLES_FILE)
     filesystem, path = storage.filesystem(uri)
     digest = hashlib.sha256(json.dumps(asdict(dataset)).encode())
-    with filesystem.open_input_file(path) as content:
+    with storage.open_input(uri) as content:
         digest.update(hashlib.file_digest(content, "sha256").digest())
     texts_and_labels = pa.schema([field for field in dataset.schema if field.name != "image"])
     with parquet.reading(uri), pq.ParquetFile(path, filesystem=filesystem) as file:

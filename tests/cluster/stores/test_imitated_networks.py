@@ -21,8 +21,6 @@ from tests.stores.imitated import ImitatedStore, Quirk
 NAMES = ("read", "read_range", "list_folder", "ensure_writable", "write_small", "put_twice", "delete_folder")
 """In an order in which each finds the files that it needs."""
 
-OPEN = pytest.mark.xfail(strict=True, reason="pyarrow's opening of a file says that it does not exist")
-
 
 @pytest.fixture
 def open_store() -> Iterator[Callable[..., ImitatedStore]]:
@@ -86,7 +84,6 @@ def test_the_certificate_of_a_private_authority(
     assert found(trial) == expect("works")
 
 
-@OPEN
 @pytest.mark.parametrize("case", ["unknown", "expired", "of another name", "missing file"])
 def test_certificates_that_fail(
     open_store: Callable[..., ImitatedStore],
@@ -105,7 +102,6 @@ def test_certificates_that_fail(
     assert store.seen == []
 
 
-@OPEN
 @pytest.mark.parametrize("speaks", ["http", "https"])
 def test_the_wrong_scheme(
     open_store: Callable[..., ImitatedStore],
@@ -149,7 +145,6 @@ def test_a_store_behind_a_proxy(
         assert proxy.num_requests >= (1 if scheme == "https" else len(store.seen))
 
 
-@OPEN
 @pytest.mark.parametrize("status", [403, 407])
 def test_a_proxy_that_refuses(
     open_store: Callable[..., ImitatedStore],
@@ -167,7 +162,6 @@ def test_a_proxy_that_refuses(
         assert proxy.num_requests >= len(NAMES)
 
 
-@OPEN
 def test_a_proxy_that_wants_a_password_over_http(
     open_store: Callable[..., ImitatedStore], trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +172,6 @@ def test_a_proxy_that_wants_a_password_over_http(
         assert found(trial) == expect("UnreachableError")
 
 
-@OPEN
 def test_a_proxy_or_a_server_that_is_not_there(
     open_store: Callable[..., ImitatedStore], trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +184,6 @@ def test_a_proxy_or_a_server_that_is_not_there(
     assert found(trial) == expect("UnreachableError")
 
 
-@OPEN
 def test_a_store_with_buckets_in_host_names(
     open_store: Callable[..., ImitatedStore], trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +197,6 @@ def test_a_store_with_buckets_in_host_names(
         assert found(trial) == expect("works")
 
 
-@OPEN
 def test_silence(open_store: Callable[..., ImitatedStore], trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "READ_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", open_store(transfers.silent).endpoint)
