@@ -8,7 +8,8 @@
 Every file is read back and compared before the manifest is written. Only a folder with a manifest is a checkpoint.
 A checkpoint whose files do not match its manifest is damaged: the run resumes from the checkpoint before it, and then
 removes the damaged one, so that it does not take the place of a good one. If all checkpoints are damaged, the run is
-refused. A folder without a manifest was left by a killed run, and is removed.
+refused. A folder without a manifest was left by a killed run or a removal that failed, and is removed. A storage that
+refuses removals does not end the run (removal.py).
 """
 
 import hashlib
@@ -18,7 +19,8 @@ import logging
 import pickle
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +29,7 @@ from torch import Tensor
 from pipeline.model.objectives.networks import empty_network
 from pipeline.model.weights import model_folder
 from pipeline.model.weights.model_folder import CONFIG_FILE, MODEL_FILES, TOKENIZER_FILE, Model
+from pipeline.train.checkpoints.removal import Remover
 from pipeline.train.checkpoints.storage_protocol import Storage
 
 logger = logging.getLogger("clip")
@@ -80,9 +83,17 @@ class CheckpointFolder:
     """How many of the newest checkpoints are kept."""
     keep_every_steps: int = 0
     """Keep also the first checkpoint of every interval of this many steps; 0 turns this off."""
+    remover: Remover = field(init=False, compare=False, repr=False)
+    damaged: set[int] = field(default_factory=set, init=False, compare=False, repr=False)
+    """Steps of damaged checkpoints that this process could not remove. They are not kept in place of good ones."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "remover", Remover(self.storage))
 
     def save(self, checkpoint: Checkpoint) -> dict[str, bytes]:
         """Write a checkpoint and return its files. Then remove the checkpoints that are not to be kept.
+
+        A removal that fails is logged, and tried again after the next checkpoint.
 
         Raises:
             OSError: a file cannot be written, or repeatedly reads back different.
@@ -91,10 +102,13 @@ class CheckpointFolder:
         content = _to_files(checkpoint)
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
         records = {name: {"num_bytes": len(data), "sha256": hashes[name]} for name, data in content.items()}
-        self.storage.delete(self.storage.join(folder, MANIFEST_FILE))  # exists if a damaged checkpoint is replaced
+        manifest = self.storage.join(folder, MANIFEST_FILE)
+        if checkpoint.progress.num_steps in self.damaged:  # if its manifest stays, it remains damaged until the end
+            self.remover.remove(manifest)
         for name, data in content.items():
             self._write(self.storage.join(folder, name), data, hashes[name])
-        self.storage.write_bytes(self.storage.join(folder, MANIFEST_FILE), json.dumps(records, indent=1).encode())
+        self.storage.write_bytes(manifest, json.dumps(records, indent=1).encode())
+        self.damaged.discard(checkpoint.progress.num_steps)
         self.collect(checkpoint.progress.num_steps)
         return content
 
@@ -106,19 +120,21 @@ class CheckpointFolder:
         Args:
             newest: steps of the checkpoint that was just saved or resumed from. Later checkpoints are damaged.
         """
-        is_complete = self._list_steps()
-        complete = [num_steps for num_steps in is_complete if is_complete[num_steps] and num_steps <= newest]
+        try:
+            is_complete = self._list_steps()
+        except OSError as error:
+            self.remover.log(self.uri, error)
+            return
+        self.damaged.update(num_steps for num_steps in is_complete if num_steps > newest)
+        complete = [num_steps for num_steps in is_complete if is_complete[num_steps] and num_steps not in self.damaged]
         kept, last_interval = set(complete[: self.keep]), 0
         for num_steps in reversed(complete if self.keep_every_steps else []):
             if num_steps // self.keep_every_steps > last_interval:
                 last_interval = num_steps // self.keep_every_steps
                 kept.add(num_steps)
-        for num_steps in is_complete:
-            if num_steps not in kept:
-                folder = self._folder(num_steps)
-                # The manifest first, so that a half-deleted folder is no checkpoint
-                self.storage.delete(self.storage.join(folder, MANIFEST_FILE))
-                self.storage.delete(folder)
+        folders = [self._folder(num_steps) for num_steps in is_complete if num_steps not in kept]
+        # The manifest first, so that a half-deleted folder is no checkpoint
+        self.remover.remove_each((self.storage.join(folder, MANIFEST_FILE), folder) for folder in folders)
 
     def latest(self) -> Checkpoint | None:
         """Load the newest undamaged checkpoint, on the CPU; None if no checkpoint was ever completed.
@@ -193,27 +209,40 @@ class CheckpointFolder:
         raise OSError(f"{uri}: read back different from what was written, {WRITE_ATTEMPTS} times; check the storage")
 
     def _read(self, folder: str, names: Sequence[str]) -> dict[str, bytes]:
-        """Read files of a checkpoint and verify them against its manifest.
+        """Read files of a checkpoint and verify them against its manifest. What is wrong is read again.
 
         Raises:
             FileNotFoundError: a file or the manifest is missing.
             ValueError: a file differs from the manifest, or the manifest is damaged.
         """
-        try:
-            manifest = json.loads(self.storage.read_bytes(self.storage.join(folder, MANIFEST_FILE)))
-            records = {name: (manifest[name]["num_bytes"], manifest[name]["sha256"]) for name in names}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder}/{MANIFEST_FILE} is damaged: {error!r}") from error
-        content = {}
-        for name, (num_bytes, sha256) in records.items():
-            data = self.storage.read_bytes(self.storage.join(folder, name))
+
+        def parse(data: bytes) -> dict[str, tuple[int, str]]:
+            try:
+                manifest = json.loads(data)
+                return {name: (manifest[name]["num_bytes"], manifest[name]["sha256"]) for name in names}
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{folder}/{MANIFEST_FILE} is damaged: {error!r}") from error
+
+        records = self._read_twice(self.storage.join(folder, MANIFEST_FILE), parse)
+
+        def verify(name: str, data: bytes) -> bytes:
+            num_bytes, sha256 = records[name]
             if len(data) != num_bytes:
                 raise ValueError(f"{folder}/{name}: {num_bytes} bytes expected, {len(data)} found")
             digest = hashlib.sha256(data).hexdigest()
             if digest != sha256:
                 raise ValueError(f"{folder}/{name}: sha256 {sha256} expected, {digest} found")
-            content[name] = data
-        return content
+            return data
+
+        return {name: self._read_twice(self.storage.join(folder, name), partial(verify, name)) for name in names}
+
+    def _read_twice(self, uri: str, parse: Callable[[bytes], _Content]) -> _Content:
+        """Read and parse a file. Content that does not parse is read again: a checkpoint that is called damaged is
+        removed, so one bad transfer must not be enough."""
+        try:
+            return parse(self.storage.read_bytes(uri))
+        except ValueError:
+            return parse(self.storage.read_bytes(uri))
 
 
 def _to_files(checkpoint: Checkpoint) -> dict[str, bytes]:
