@@ -1,14 +1,16 @@
 """The verbs of jobs.snapshot, run through its command line."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from jobs.options.launch import launch
 from jobs.snapshot import SnapshotJob, _lines, arguments, main
+from pipeline.data.snapshots.leases import Lease
 from pipeline.data.snapshots.snapshot import Snapshot, versions
-from tests.pipeline.data.datasets import make, pair_id, readable
+from tests.pipeline.data.datasets import add_shard, make, pair_id, readable
 
 
 @pytest.fixture
@@ -123,6 +125,29 @@ def test_a_take_down_hides_a_pair_and_gc_deletes_its_bytes(
     assert versions(dataset) == ["v00000003"]
     assert not [path for path in Path(dataset, "data").rglob("*.parquet") if b"image of 3 " in path.read_bytes()]
     run("verify", dataset)
+
+
+def test_gc_measures_ages_by_the_clock_of_the_storage(
+    dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine whose clock is a year ahead would otherwise take every file for old."""
+    add_shard(dataset, [77])
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 365 * 86400)
+    run("gc", dataset, "--keep_last=1", "--grace_hours=1")
+    assert "5 files" in capsys.readouterr().out, "a mere list goes by the clock of this machine"
+    run("gc", dataset, "--keep_last=1", "--grace_hours=1", "--delete=true")
+    assert "0 files, 0 bytes, 0 unfinished uploads: deleted" in capsys.readouterr().out
+    assert versions(dataset) == ["v00000001", "v00000002"]
+
+
+def test_gc_during_a_commit_ends_with_one_line(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    add_shard(dataset, [77])
+    with Lease(dataset, "commit"):
+        line = refuse(capsys, "gc", dataset, "--grace_hours=0", "--delete=true")
+    assert line.startswith(f"error: {dataset}: a version or a tag is being made")
+    assert line.endswith("0 of 1 files are deleted, run gc again for the others")
+    run("gc", dataset, "--grace_hours=0", "--delete=true")
 
 
 @pytest.mark.parametrize(

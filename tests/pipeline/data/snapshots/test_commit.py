@@ -1,3 +1,4 @@
+import shutil
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -6,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.snapshots.commit import ConflictError, commit, tag
+from cluster import storage
+from pipeline.data.snapshots.commit import ConflictError, commit, overlaps_uri, put_overlaps, tag
 from pipeline.data.snapshots.snapshot import Shard, Snapshot, tags, versions
+from pipeline.schemas import OVERLAPS
 from tests.pipeline.data.datasets import add_shard, counts, make, readable
 
 
@@ -137,3 +140,57 @@ def test_a_tag_is_a_plain_name(dataset: str, name: str) -> None:
     make(dataset, [1])
     with pytest.raises(ValueError, match="tag="):
         tag(dataset, name, "v00000001")
+
+
+@pytest.mark.parametrize("name", ["PAPER-run", "paper-Run"])
+def test_a_tag_that_differs_only_in_case_is_refused(anywhere: str, name: str) -> None:
+    """On a disk that does not distinguish them, the two would be the same file."""
+    version = make(anywhere, [1]).name
+    tag(anywhere, "Paper-run", version)
+    with pytest.raises(ValueError, match=f"tag={name}: the tag Paper-run differs from it only in case"):
+        tag(anywhere, name, version)
+    assert tags(anywhere) == {"Paper-run": version}
+
+
+def test_a_tag_that_another_writer_makes_at_the_same_time(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one is put between the check and the put. On some disks, its name differs in case."""
+    make(dataset, [1])
+    put = storage.put_if_absent
+    for other, message in (
+        ("paper", "the tag paper differs"),
+        ("Paper", "already names v00000009"),
+        (None, "exists al"),
+    ):
+
+        def lose(uri: str, data: bytes, other: str | None = other) -> bool:
+            if other is not None:
+                put(uri.replace("Paper", other), data.replace(b"v00000001", b"v00000009"))
+            return False
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "put_if_absent", lose)
+            with pytest.raises(ValueError, match=f"tag=Paper.*{message}"):
+                tag(dataset, "Paper", "v00000001")
+        shutil.rmtree(Path(dataset, "refs"), ignore_errors=True)
+
+
+def test_overlaps_that_are_gone_are_not_committed(dataset: str) -> None:
+    """A garbage collection may have deleted them, because no version named them before."""
+    shard = add_shard(dataset, [1])
+    sha256 = put_overlaps(dataset, OVERLAPS.empty_table())
+    storage.delete(overlaps_uri(dataset, sha256))
+    with pytest.raises(FileNotFoundError, match=f"overlaps/{sha256}.parquet: these overlaps do not exist; run the job"):
+        commit(dataset, [shard], counts([1]), {"overlap": {"sha256": sha256}})
+    assert versions(dataset) == []
+    put_overlaps(dataset, OVERLAPS.empty_table())
+    assert commit(dataset, [shard], counts([1]), {"overlap": {"sha256": sha256}}).name == "v00000001"
+
+
+def test_a_wrong_uri_leaves_nothing_behind(dataset: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        tag(dataset, "paper", "v00000001")
+    with pytest.raises(FileNotFoundError):
+        commit(
+            dataset, [Shard(path="data/x.parquet", num_rows=1, num_bytes=1, sha256="", row_groups=(1,))], counts([]), {}
+        )
+    assert not Path(dataset).exists()
