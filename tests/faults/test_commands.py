@@ -2,7 +2,7 @@
 
 The cloud is moto's AWS over HTTP. The machines that it "starts" do not exist, so `ssh` and `rsync` are programs that
 write down what Ray asks of a machine. `ray job submit` talks to a real head that has the token of `ray get-auth-token`.
-Two commands are not run, because they need Docker: tests/cluster/test_dockerfile.py checks them.
+Two commands are not run, because they need Docker: tests/cluster/test_ray_cluster_yaml.py checks them.
 """
 
 import base64
@@ -24,8 +24,8 @@ from cluster.progress import stage_progress
 from cluster.runs import Run
 from tests.cluster.test_ray_cluster_yaml import PROFILES
 from tests.crawls import crawl_of
+from tests.docs.shell_blocks import cluster_block, commands
 from tests.ray_head import ROOT, ray_head
-from tests.shell_blocks import cluster_block, commands
 
 pytestmark = [pytest.mark.faults, pytest.mark.cluster]
 

@@ -16,8 +16,8 @@ import pytest
 
 import jobs
 from jobs.options.launch import launch
+from tests.docs.shell_blocks import CLUSTER_FILE, PAGES, blocks, cluster_block, commands, job_commands
 from tests.ray_head import ROOT
-from tests.shell_blocks import CLUSTER_FILE, PAGES, blocks, cluster_block, commands, job_commands
 
 REPLACED = {
     "jobs.crawl ...": "jobs.crawl --input archives/ --output runs/crawl",
