@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from cluster.processes import descendants, kill
+from cluster import storage
 from cluster.resources import GIB, Pool
 
 PROBE_TIMEOUT_SECONDS = 5.0
@@ -37,9 +37,6 @@ _NO_PHONING_HOME = {"RAY_USAGE_STATS_ENABLED": "0", "NO_ALBUMENTATIONS_UPDATE": 
 
 _UNITS = {"CPU": 1, "GPU": 1, "memory": GIB}
 """Ray's own resources, and how much of each is one unit in messages. Other names are custom resources."""
-
-_FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-"""Environment variables sent to the cluster: the location of the storage. Nodes have their own credentials."""
 
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """The environment variable in which Ray tells the entry point of a submitted job its runtime environment."""
@@ -207,18 +204,13 @@ def _start(config: SessionConfig) -> None:
         if "RAY_AUTH_MODE" not in os.environ:
             stack.enter_context(_authentication("disabled"))  # a local Ray accepts connections from this machine only
         stack.enter_context(keep_sigterm_handler())
-        others = set(descendants())
-        try:
-            ray.init(
-                address="local",
-                num_cpus=config.num_cpus or max(4, len(os.sched_getaffinity(0))),
-                object_store_memory=None if config.object_store_gib is None else int(config.object_store_gib * GIB),
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-            )
-        except BaseException:  # a signal, for example; Ray would leave some of its processes
-            kill(pid for pid in descendants() if pid not in others)
-            raise
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus or max(4, len(os.sched_getaffinity(0))),
+            object_store_memory=None if config.object_store_gib is None else int(config.object_store_gib * GIB),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
 
 
 def _disconnect() -> None:
@@ -310,7 +302,7 @@ def is_submitted() -> bool:
 def _runtime_environment() -> dict[str, Any]:
     """The runtime environment that workers need. `ray job submit` already sends the code as the working directory."""
     submitted = json.loads(os.environ.get(_SUBMITTED, "{}")).get("runtime_env", {})
-    variables = _NO_PHONING_HOME | {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    variables = _NO_PHONING_HOME | storage.location()
     submitted_variables = submitted.get("env_vars", {})
     missing = {name: value for name, value in variables.items() if name not in submitted_variables}
     environment: dict[str, Any] = {"env_vars": missing}

@@ -25,7 +25,7 @@ import pyarrow.fs
 from cluster.stores import local, local_causes, web
 from cluster.stores.errors import DamagedError, StorageError, UnsupportedError
 from cluster.stores.local import NewLocalFile, local_path
-from cluster.stores.s3 import files, listing, probe, reading, writing
+from cluster.stores.s3 import client, files, listing, probe, reading, writing
 from cluster.stores.s3.requests import bucket_and_key
 
 T = TypeVar("T")
@@ -63,6 +63,11 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
 def is_s3(uri: str) -> bool:
     """Whether the URI names an S3 object or prefix."""
     return uri.startswith("s3://")
+
+
+def bucket_of(uri: str) -> str:
+    """The bucket of an S3 URI. Raises ValueError if it is missing."""
+    return bucket_and_key(uri)[0]
 
 
 def is_web(uri: str) -> bool:
@@ -328,6 +333,11 @@ def unfinished_uploads(uri: str) -> list[tuple[str, str, float]]:
 def abort_upload(uri: str, upload_id: str) -> None:
     """Abort an unfinished upload and delete its parts. An upload that is gone is not an error."""
     writing.abort_upload(uri, upload_id)
+
+
+def location() -> dict[str, str]:
+    """The environment variables by which other machines use the same storage, with credentials of their own."""
+    return client.location()
 
 
 def check_reachable(uri: str, option: str) -> None:

@@ -112,6 +112,8 @@ def _run(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str],
     options = _parse(parser, job_class, _gather(job_class, argv, words))
     job, text = job_class(**vars(parser.instantiate(options))), parser.dump(options)
     _refuse_relative_outputs(job)
+    for option, uri in _uris(job).items():
+        storage.check_reachable(uri, option)
     output = getattr(job, "output", None)
     if output is None:
         main(job)
@@ -121,6 +123,20 @@ def _run(job_class: type[Job], main: Callable[[Job], None], argv: Sequence[str],
     storage.put_if_absent(uri, text.encode())  # if main refuses the folder, the folder keeps its configuration
     main(job)
     storage.write_bytes(uri, text.encode())
+
+
+def _uris(config: Any, prefix: str = "") -> dict[str, str]:
+    """The first URI in each bucket of S3, by the option that names it."""
+    found: dict[str, str] = {}
+    for field in dataclasses.fields(config):
+        value, option = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            found |= _uris(value, f"{option}.")
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str) and storage.is_s3(text):
+                found.setdefault(option, text)
+    first = {storage.bucket_of(uri): option for option, uri in reversed(found.items())}
+    return {option: uri for option, uri in found.items() if option in first.values()}
 
 
 def _refuse_relative_outputs(job: object) -> None:

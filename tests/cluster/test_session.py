@@ -261,7 +261,7 @@ try:
         @ray.remote
         def report():
             import pipeline
-            return pipeline.__file__, os.environ.get("AWS_ENDPOINT_URL"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+            return pipeline.__file__, os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_SECRET_ACCESS_KEY")
 
         print(json.dumps([ray.cluster_resources()["CPU"], *ray.get(report.remote())]))
 except ValueError as error:
@@ -269,14 +269,18 @@ except ValueError as error:
 """
 
 
-def test_a_session_on_a_cluster_sends_code_and_storage_endpoint(head: RayHead, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["variable", "profile"])
+def test_a_session_on_a_cluster_sends_code_and_storage_endpoint(head: RayHead, tmp_path: Path, source: str) -> None:
+    config = tmp_path / "config"
+    config.write_text("[profile store]\nendpoint_url = http://store:9000\n")
+    of_profile = {"AWS_CONFIG_FILE": str(config), "AWS_PROFILE": "store", "AWS_ENDPOINT_URL": ""}
     done = run_python(
         CONNECT,
         tmp_path,
         RAY_ADDRESS=head.address,
         RAY_AUTH_TOKEN=TOKEN,
-        AWS_ENDPOINT_URL="http://store:9000",
         AWS_SECRET_ACCESS_KEY="of the driver",
+        **(of_profile if source == "profile" else {"AWS_ENDPOINT_URL": "http://store:9000"}),
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -360,7 +364,7 @@ def test_a_cluster_with_tls_is_reached_with_its_certificates_only(tmp_path: Path
 def test_credentials_are_not_sent_to_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
     environment = session_module._runtime_environment()
-    assert environment["env_vars"]["AWS_ENDPOINT_URL"] == "http://store:9000"
+    assert environment["env_vars"]["AWS_ENDPOINT_URL_S3"] == "http://store:9000"
     assert not [name for name in environment["env_vars"] if "KEY" in name or "TOKEN" in name]
     assert {Path(module).name for module in environment["py_modules"]} == {"cluster", "jobs", "pipeline"}
 

@@ -19,6 +19,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
+from cluster.stores.errors import StorageError
 from cluster.stores.s3.answers import watch_answers
 from cluster.stores.s3.causes import configuration_error
 
@@ -61,10 +62,17 @@ def few_attempts() -> Iterator[None]:
 
 
 def location() -> dict[str, str]:
-    """Environment variables that make another machine use the same server and region, without credentials."""
-    meta = client().meta
-    variables = {"AWS_DEFAULT_REGION": meta.region_name} if meta.region_name else {}
-    if _has_own_endpoint(_environment()):
+    """Environment variables that make another machine use the same server and region, without credentials.
+
+    They come from the resolved configuration, and so from a profile, too. Empty if it cannot be used: a job that needs
+    S3 reports that, and others do not need it.
+    """
+    try:
+        meta = client().meta
+    except StorageError:
+        return {}
+    variables = {} if meta.region_name in (None, "aws-global") else {"AWS_DEFAULT_REGION": meta.region_name}
+    if not meta.endpoint_url.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         variables["AWS_ENDPOINT_URL_S3"] = meta.endpoint_url
     return variables
 
@@ -100,9 +108,3 @@ def _client(environment: Environment, checksums: Checksums, attempts: int) -> An
         raise configuration_error(error, "s3://") from error
     watch_answers(made.meta.events)
     return made
-
-
-@functools.lru_cache(maxsize=8)
-def _has_own_endpoint(environment: Environment) -> bool:
-    del environment  # the key of the cache
-    return not client().meta.endpoint_url.endswith((".amazonaws.com", ".amazonaws.com.cn"))

@@ -30,7 +30,7 @@ from cluster.ray_private.train import (
     WorkerGroupState,
 )
 from cluster.resources import Pool
-from cluster.stores.errors import StorageError
+from cluster.stores.errors import DamagedError, StorageError
 from pipeline.train.config import TrainConfig
 from pipeline.train.workers.run import Pretraining
 
@@ -44,7 +44,7 @@ free for their reading tasks, and are ended."""
 WARN_SECONDS, PAUSE_SECONDS = 30.0, 0.5
 """While the cluster cannot hold `min_workers` workers: time between two warnings, and between two checks."""
 
-_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, PermissionError, StorageError)
+_USER_ERRORS = (ValueError, DamagedError, FileNotFoundError, FloatingPointError, PermissionError)
 
 
 def run_workers(run: Pretraining, work: Callable[[], int], run_lock: Any, reserved: Pool | None) -> int:
@@ -115,10 +115,11 @@ class _Trainer(TorchTrainer):
 
 
 class _NoRetryOfUserErrors(DefaultFailurePolicy):
-    """Does not retry errors in the input, the recipe or the storage, because they would occur again."""
+    """Does not retry errors in the input, the recipe or the storage that would occur again."""
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        if _user_error(training_failed_error) is not None:
+        error = _user_error(training_failed_error)
+        if error is not None and not (isinstance(error, StorageError) and error.transient):
             return FailureDecision.RAISE
         return super().make_decision(training_failed_error)
 
@@ -187,4 +188,5 @@ def _user_error(error: BaseException | None) -> Exception | None:
     if isinstance(error, RayTaskError):
         return _user_error(error.cause)
     # Exact types, no subclasses: a library's own kind of ValueError is not addressed to the user
-    return error if isinstance(error, Exception) and type(error) in _USER_ERRORS else None
+    is_ours = isinstance(error, StorageError) or type(error) in _USER_ERRORS
+    return error if is_ours and isinstance(error, Exception) else None

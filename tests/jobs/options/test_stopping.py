@@ -1,6 +1,8 @@
 """Stop real processes without Ray; tests/faults/test_stopping.py has those with Ray, and the slow ones."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -68,3 +70,19 @@ def test_closing_gives_the_signals_back() -> None:
     signals.close()
     assert [signal.getsignal(number) for number in numbers] == handlers
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_whole_tree_of_processes_is_ended() -> None:
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    code = f"""
+import subprocess, sys
+from jobs.options.stopping import kill_descendants
+child = subprocess.Popen([sys.executable, "-c", {child!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+assert child.stdout.readline() == b"1\\n"  # the grandchild's
+kill_descendants()
+kill_descendants()  # with none left
+assert child.stdout.read() == b"", "the grandchild has ended, too"
+print(child.wait())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == (f"{-signal.SIGKILL}\n", "")

@@ -29,9 +29,13 @@ class WaitJob:
     """Wait for something that may never come."""
 
     what: What
-    uri: str
-    """A file on a server that never answers."""
+    key: str
+    """bucket/key of a file on a server that never answers. As a URI, it would be looked at before the job begins."""
     session: SessionConfig = field(default_factory=lambda: SessionConfig(address="local", num_cpus=4))
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.key}"
 
 
 def main(job: WaitJob) -> None:

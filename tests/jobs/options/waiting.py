@@ -39,7 +39,7 @@ def waiting_job(what: What) -> Iterator[subprocess.Popen[str]]:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:  # accepts connections, and never answers
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.jobs.options.wait", f"--what={what}", "--uri=s3://bucket/file"],
+            [sys.executable, "-m", "tests.jobs.options.wait", f"--what={what}", "--key=bucket/file"],
             cwd=ROOT,
             env=environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"},
             stdout=subprocess.PIPE,
