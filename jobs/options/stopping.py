@@ -19,10 +19,10 @@ import struct
 import sys
 import threading
 import time
+from collections import defaultdict
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
-
-from cluster.processes import descendants, kill
 
 STOP_SECONDS = 4.0
 """How long a job may take to end after a signal. Training saves for at most 2.5 s (pipeline/train/workers/trainer.py),
@@ -68,6 +68,8 @@ class Signals:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._job_runs = False
+        if self.status is not None:
+            kill_descendants()  # a local Ray that was interrupted while it started leaves some of its processes
 
     def close(self) -> None:
         """Restore the signal handlers of this process, and end the watching thread."""
@@ -128,7 +130,7 @@ def end(status: int) -> NoReturn:
     with contextlib.suppress(RuntimeError):  # Python 3.12 starts no threads while it exits
         flush.start()
         flush.join(FLUSH_SECONDS)
-    kill(descendants())
+    kill_descendants()
     os._exit(status)
 
 
@@ -136,3 +138,21 @@ def _flush() -> None:
     with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def kill_descendants() -> None:
+    """End the processes that this one started, those that they started, and so on.
+
+    Processes whose parent has ended are not found, because they belong to the system's first process then.
+    """
+    children = defaultdict(list)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            children[int(parent)].append(int(stat.parent.name))
+    pids = [os.getpid()]
+    for pid in pids:
+        pids += children[pid]
+    for pid in pids[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
