@@ -69,7 +69,7 @@ class TestRun:
             Run.read(str(tmp_path), option="crawl")
 
     def test_an_unwritable_folder_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="dataset: .*/proc/run"):
+        with pytest.raises(ValueError, match=r"dataset: .*/proc/run"):
             Run.open("/proc/run", {}, option="dataset")
 
     def test_exactly_one_of_racing_configurations_gets_the_folder(self, tmp_path: Path) -> None:

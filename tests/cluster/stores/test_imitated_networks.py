@@ -14,9 +14,9 @@ from cluster.stores.s3 import client, requests
 from tests.cluster.stores.operations import OPERATIONS, Trial, outcome
 from tests.stores import addressing, transfers
 from tests.stores.certificates import PrivateAuthority
-from tests.stores.clients import client_of
 from tests.stores.forward_proxy import ForwardProxy
 from tests.stores.imitated import ImitatedStore, Quirk
+from tests.stores.trials.clients import client_of
 
 NAMES = ("read", "read_range", "list_folder", "ensure_writable", "write_small", "put_twice", "delete_folder")
 """In an order in which each finds the files that it needs."""

@@ -22,8 +22,8 @@ from tests.cluster.stores.operations import NAMES, OPERATIONS, READING, SMALL, W
 from tests.stores import catalog, checksums, transfers
 from tests.stores.catalog import Quirks
 from tests.stores.certificates import PrivateAuthority
-from tests.stores.clients import client_of
 from tests.stores.imitated import ImitatedStore
+from tests.stores.trials.clients import client_of
 
 PART_BYTES = 10_000
 WRITES = (*WRITING, "ensure_writable")

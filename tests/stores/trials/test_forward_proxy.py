@@ -7,9 +7,9 @@ import urllib3
 
 from tests.stores import addressing, refusals
 from tests.stores.certificates import PrivateAuthority
-from tests.stores.clients import client_of, refusal
 from tests.stores.forward_proxy import ForwardProxy
 from tests.stores.imitated import Opener, only
+from tests.stores.trials.clients import client_of, refusal
 
 
 def test_a_forward_proxy(open_store: Opener, bucket: str, key: str, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.stores import removals
-from tests.stores.clients import client_of, refusal
 from tests.stores.imitated import Opener, Quirk
+from tests.stores.trials.clients import client_of, refusal
 
 
 @pytest.mark.parametrize(

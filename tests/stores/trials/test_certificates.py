@@ -7,8 +7,8 @@ import botocore.exceptions
 import pytest
 
 from tests.stores.certificates import PrivateAuthority
-from tests.stores.clients import client_of
 from tests.stores.imitated import Opener
+from tests.stores.trials.clients import client_of
 
 PART_BYTES = 5 * 2**20
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.stores import checksums
 from tests.stores.certificates import PrivateAuthority
-from tests.stores.clients import client_of, refusal
 from tests.stores.imitated import Opener, Quirk
+from tests.stores.trials.clients import client_of, refusal
 
 
 @pytest.mark.parametrize(

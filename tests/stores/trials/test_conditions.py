@@ -9,8 +9,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.stores import conditions
-from tests.stores.clients import client_of, refusal
 from tests.stores.imitated import Opener, Quirk, only
+from tests.stores.trials.clients import client_of, refusal
 
 
 def test_conditions_are_ignored(open_store: Opener, bucket: str, key: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.stores import listings
-from tests.stores.clients import client_of, names, refusal
 from tests.stores.imitated import Opener
+from tests.stores.trials.clients import client_of, names, refusal
 
 
 @pytest.fixture

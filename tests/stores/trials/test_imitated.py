@@ -7,8 +7,8 @@ import pytest
 import urllib3
 
 from tests.stores import refusals
-from tests.stores.clients import client_of, refusal
 from tests.stores.imitated import ImitatedStore, Opener, after, first, only
+from tests.stores.trials.clients import client_of, refusal
 
 PART_BYTES = 5 * 2**20
 

@@ -6,8 +6,8 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from tests.stores import refusals
-from tests.stores.clients import client_of, refusal
 from tests.stores.imitated import Opener, Quirk
+from tests.stores.trials.clients import client_of, refusal
 
 
 @pytest.mark.parametrize(

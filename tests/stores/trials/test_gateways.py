@@ -6,8 +6,8 @@ import botocore.exceptions
 import pytest
 
 from tests.stores import gateways
-from tests.stores.clients import client_of, refusal
 from tests.stores.imitated import Opener
+from tests.stores.trials.clients import client_of, refusal
 
 
 def test_a_page_for_everything(open_store: Opener, bucket: str, key: str) -> None:

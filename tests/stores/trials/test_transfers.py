@@ -8,8 +8,8 @@ import botocore.exceptions
 import pytest
 
 from tests.stores import checksums, transfers
-from tests.stores.clients import client_of, refusal
 from tests.stores.imitated import ImitatedStore, Opener, Quirk, after, only
+from tests.stores.trials.clients import client_of, refusal
 
 
 def test_bodies_are_changed(open_store: Opener, bucket: str, key: str) -> None:
