@@ -205,7 +205,9 @@ class Stage:
                 if hashlib.sha256(footer).hexdigest() != part.footer_sha256:
                     raise pa.ArrowInvalid("the footer is not the one that was written")
                 metadata = pq.read_metadata(pa.BufferReader(footer))
-                with pq.ParquetFile(stream, metadata=metadata, page_checksum_verification=True) as file:
+                with pq.ParquetFile(
+                    stream, metadata=metadata, page_checksum_verification=True, pre_buffer=True
+                ) as file:
                     return file.read_row_groups(list(groups), columns=columns)
 
         try:

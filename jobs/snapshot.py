@@ -209,7 +209,7 @@ def _tombstone(job: SnapshotJob) -> None:
 
 
 def _gc(job: SnapshotJob) -> None:
-    # Ages that decide a deletion are measured by the storage's clock. Asking for it needs a write, a mere list does not.
+    # Ages that decide a deletion are measured by the storage's clock. Asking for it needs a write
     now = storage_time(job.uri) if job.delete and versions(job.uri) else time.time()
     unneeded = garbage.find(job.uri, now=now, grace_seconds=3600 * job.grace_hours, keep_last=job.keep_last)
     for entry in unneeded.files:

@@ -30,6 +30,7 @@ from cluster import storage
 from cluster.session import is_submitted
 from cluster.stores.errors import StorageError
 from jobs.options.stopping import Signals
+from pipeline.data.sources.warc_records import ReadError
 
 Job = TypeVar("Job")
 
@@ -41,6 +42,7 @@ _WRITTEN = ("output", "dataset", "picture", "uri")
 _USER_ERRORS = (
     *(ValueError, FileNotFoundError, ConnectionError, PermissionError, StorageError),
     FloatingPointError,  # training that does not converge
+    ReadError,  # storage that fails in the middle of an input file
 )
 
 _OUR_MODULES = {"builtins", "__main__", "cluster", "jobs", "pipeline"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,6 +14,7 @@ from pipeline.data.queries import wikipedia
 from pipeline.data.sources import extract, img2dataset, tables
 from pipeline.data.sources.parquet_rows import parquet_rows
 from pipeline.data.sources.rows import Row
+from pipeline.data.sources.warc_records import ReadError
 
 READ_AHEAD_BYTES = 8 * 2**20
 MAX_ARCHIVES_CHECKED = 64
@@ -67,5 +69,43 @@ def open_shard(uri: str, further_columns: Sequence[str] = ()) -> Iterator[tuple[
 
 
 def open_uri(uri: str) -> io.BufferedReader:
-    """Open a file as a stream with a position, as archive readers need, with read-ahead suited to object stores."""
-    return io.BufferedReader(storage.open_input(uri), READ_AHEAD_BYTES)
+    """Open a file as a stream with a position, as archive readers need, with read-ahead suited to object stores.
+
+    Reading raises ReadError where the storage fails, so that no reader takes that for damage of the content.
+    """
+    return io.BufferedReader(_Input(uri), READ_AHEAD_BYTES)
+
+
+class _Input(io.RawIOBase):
+    """A file of any storage, whose failures are ReadError."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri = uri
+        self._file = storage.open_input(uri)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            num_bytes: int = self._file.readinto(buffer)
+        except OSError as error:
+            raise ReadError(str(storage.failure_of(self._uri, error) or error)) from error
+        return num_bytes
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        position: int = self._file.seek(offset, whence)
+        return position
+
+    def tell(self) -> int:
+        position: int = self._file.tell()
+        return position
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from pipeline.data.sources.byte_ranges import READ_BYTES
 from pipeline.data.sources.rows import URL_COLUMNS, Row
 from pipeline.printable import message_of, printable, storable
 from pipeline.reasons import Reason
@@ -86,7 +87,7 @@ def csv_rows(stream: Any) -> Iterator[Row]:
 
 def _text_lines(stream: Any) -> io.TextIOWrapper:
     """The lines of a file; bytes that are not UTF-8 become lone surrogates."""
-    return io.TextIOWrapper(io.BufferedReader(stream), "utf-8-sig", errors="surrogateescape", newline="")
+    return io.TextIOWrapper(io.BufferedReader(stream, READ_BYTES), "utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _reader(lines: Iterable[str]) -> Iterator[list[str]]:

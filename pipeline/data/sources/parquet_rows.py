@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cluster.stores.errors import StorageError
 from pipeline.data.sources.byte_ranges import READ_BYTES
 from pipeline.data.sources.rows import Row, pair_columns
 from pipeline.data.sources.warc_records import ReadError
@@ -36,6 +37,8 @@ def read_schema(uri: str, filesystem: Any, path: str) -> pa.Schema:
         schema = pq.read_schema(path, filesystem=filesystem)
         assert len(schema.names) == len(schema), "names are UTF-8, or this raises"
         return schema
+    except StorageError:
+        raise
     except _DAMAGE as error:
         _read_all(filesystem, path)
         raise ValueError(f"{uri}: cannot be read as Parquet ({message_of(error)})") from error
@@ -64,10 +67,10 @@ def parquet_rows(filesystem: Any, path: str, further_columns: Sequence[str] = ()
                         yield Row(number, dict(zip(columns, values, strict=True)))
                         number += 1
                 except _DAMAGE as error:
-                    check_storage(filesystem, path)
+                    check_storage(filesystem, path, error)
                     yield _lost(number, first + num_rows - number, error)
     except _DAMAGE as error:
-        check_storage(filesystem, path)
+        check_storage(filesystem, path, error)
         yield _lost(number, None, error)
 
 
@@ -101,12 +104,19 @@ def values_of(column: pa.Array) -> list[Any]:
     return values
 
 
-def check_storage(filesystem: Any, path: str) -> None:
+def check_storage(filesystem: Any, path: str, error: BaseException) -> None:
     """Make sure that the storage delivers the bytes of a file, so that an error is a fault of the bytes.
 
+    Args:
+        filesystem: the filesystem of the file.
+        path: the file's path on it.
+        error: what reading raised.
+
     Raises:
-        ReadError: it does not.
+        ReadError: the error is one of the storage, or the storage does not deliver all bytes.
     """
+    if isinstance(error, StorageError | FileNotFoundError) or getattr(error, "errno", None) is not None:
+        raise ReadError(str(error)) from error
     try:
         _read_all(filesystem, path)
     except OSError as error:
