@@ -38,8 +38,8 @@ def read(data: bytes, name: str, min_views: int = 1) -> dict[str | None, int]:
 
 def test_an_hourly_file_is_read() -> None:
     views = {"Café au lait": 3, "Dog": 50, "Special:Search": 99}
-    assert read(gzip.compress(HOURLY), "pageviews-20240101-000000.gz") == views
-    assert read(gzip.compress(HOURLY), "pageviews-20240101-000000.gz", 50) == {"Dog": 50, "Special:Search": 99}
+    assert read(gzip.compress(HOURLY, mtime=0), "pageviews-20240101-000000.gz") == views
+    assert read(gzip.compress(HOURLY, mtime=0), "pageviews-20240101-000000.gz", 50) == {"Dog": 50, "Special:Search": 99}
 
 
 def test_a_daily_file_is_read() -> None:
@@ -47,7 +47,7 @@ def test_a_daily_file_is_read() -> None:
 
 
 def test_broken_lines_and_a_truncated_file_are_rows_with_a_reason() -> None:
-    data = gzip.compress(b"en Dog 1 0\nen Cat many 0\nen\n" + b"en Cow 2 0\n" * 50_000)
+    data = gzip.compress(b"en Dog 1 0\nen Cat many 0\nen\n" + b"en Cow 2 0\n" * 50_000, mtime=0)
     table = read_views(io.BytesIO(data[:-20]), "x.gz", "en", 1)
     assert table["reason"].to_pylist()[-3:] == [Reason.BROKEN_LINE, Reason.BROKEN_LINE, Reason.TRUNCATED_RECORD]
     assert table["title"].to_pylist()[:2] == ["Cow", "Dog"]
@@ -135,7 +135,7 @@ def test_requests_are_page_names_or_nothing(raw: bytes, name: str | None) -> Non
 
 
 def test_a_wiki_whose_titles_begin_with_small_letters_keeps_them() -> None:
-    data = gzip.compress(b"jbo lojban 3 0\n")
+    data = gzip.compress(b"jbo lojban 3 0\n", mtime=0)
     assert read_views(io.BytesIO(data), "x.gz", "jbo", 1, capital_titles=False)["title"].to_pylist() == ["lojban"]
 
 
@@ -164,7 +164,11 @@ def test_merged_files_are_read() -> None:
 
 
 def test_the_first_bytes_decide_the_compression() -> None:
-    assert rows(bz2.compress(HOURLY), "x.gz") == rows(gzip.compress(HOURLY), "x.bz2") == rows(gzip.compress(HOURLY))
+    assert (
+        rows(bz2.compress(HOURLY), "x.gz")
+        == rows(gzip.compress(HOURLY, mtime=0), "x.bz2")
+        == rows(gzip.compress(HOURLY))
+    )
 
 
 CLICKSTREAM = b"other-search\tMain_Page\texternal\t3221\n" * 50
@@ -173,12 +177,12 @@ CLICKSTREAM = b"other-search\tMain_Page\texternal\t3221\n" * 50
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (gzip.compress(CLICKSTREAM), Reason.BROKEN_LINE),
-        (gzip.compress(b"\0" * 10_000_000), Reason.BROKEN_LINE),
-        (gzip.compress(b""), Reason.TRUNCATED_RECORD),
+        (gzip.compress(CLICKSTREAM, mtime=0), Reason.BROKEN_LINE),
+        (gzip.compress(b"\0" * 10_000_000, mtime=0), Reason.BROKEN_LINE),
+        (gzip.compress(b"", mtime=0), Reason.TRUNCATED_RECORD),
         (b"", Reason.TRUNCATED_RECORD),
-        (gzip.compress(HOURLY)[:-4], Reason.TRUNCATED_RECORD),
-        (gzip.compress(HOURLY) + b"garbage", Reason.TRUNCATED_RECORD),
+        (gzip.compress(HOURLY, mtime=0)[:-4], Reason.TRUNCATED_RECORD),
+        (gzip.compress(HOURLY, mtime=0) + b"garbage", Reason.TRUNCATED_RECORD),
         (bz2.compress(HOURLY)[:-4], Reason.TRUNCATED_RECORD),
         (b"\x1f\x8b" + b"\0" * 100, Reason.TRUNCATED_RECORD),
     ],
@@ -188,13 +192,13 @@ def test_a_file_of_no_known_form_is_never_silently_empty(data: bytes, reason: Re
 
 
 def test_a_file_of_other_wikis_is_empty() -> None:
-    assert rows(gzip.compress(b"de Hund 5 0\n" * 3000)) == []
+    assert rows(gzip.compress(b"de Hund 5 0\n" * 3000, mtime=0)) == []
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (gzip.compress(CLICKSTREAM), "page_views=x.gz: the first line is 'other-search.*no line has a form"),
+        (gzip.compress(CLICKSTREAM, mtime=0), "page_views=x.gz: the first line is 'other-search.*no line has a form"),
         (b"en Dog 1 0\n", "page_views=x.gz: neither a gzip nor a bz2 file"),
         (bz2.compress(HOURLY)[:20], "page_views=x.gz: neither a gzip nor a bz2 file"),
     ],
