@@ -54,8 +54,11 @@ def test_an_answer(status: int, code: str, kind: type[Exception]) -> None:
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
-        (boto.SSLError(endpoint_url="https://s", error="unable to get local issuer certificate"), CertificateError),
-        (boto.SSLError(endpoint_url="https://s", error="[SSL: WRONG_VERSION_NUMBER]"), UnreachableError),
+        (
+            boto.SSLError(endpoint_url="https://s", error=Exception("unable to get local issuer certificate")),
+            CertificateError,
+        ),
+        (boto.SSLError(endpoint_url="https://s", error=Exception("[SSL: WRONG_VERSION_NUMBER]")), UnreachableError),
         (boto.EndpointConnectionError(endpoint_url="http://s"), UnreachableError),
         (boto.ConnectTimeoutError(endpoint_url="http://s"), UnreachableError),
         (boto.ReadTimeoutError(endpoint_url="http://s"), UnreachableError),

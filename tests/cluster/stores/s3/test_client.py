@@ -30,9 +30,7 @@ def test_a_profile_configures_everything(profile: Path) -> None:
     )
     made = client()
     assert (made.meta.region_name, made.meta.endpoint_url) == ("eu-west-1", "https://store.example")
-    assert made.generate_presigned_url("get_object", {"Bucket": "b", "Key": "k"}).startswith(
-        "https://b.store.example/k"
-    )
+    assert made.meta.config.s3["addressing_style"] == "virtual"
     assert "of-profile" in made.generate_presigned_url("get_object", {"Bucket": "b", "Key": "k"})
     assert made.meta.config.retries["total_max_attempts"] == 2
     assert location() == {"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ENDPOINT_URL_S3": "https://store.example"}
