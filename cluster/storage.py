@@ -4,8 +4,9 @@ Inputs can also be files on web servers (cluster/stores/web.py), which are read-
 
 Files are written whole, because no file of a run ever changes. A write becomes visible completely or not at all:
 locally through a temporary file and a rename, on S3 through one put. `put_if_absent` is the primitive under every
-record and snapshot: exactly one of any number of racing writers wins. Code that reads a Parquet file through
-`filesystem` must verify its checksums, because pyarrow accepts a truncated body as complete.
+record and snapshot: exactly one of any number of racing writers wins. Failures are the errors of
+cluster/stores/errors.py, by their cause. Code that reads a Parquet file through `filesystem` must verify its checksums,
+and ask `failure_of` whether an error is one of the storage.
 """
 
 import hashlib

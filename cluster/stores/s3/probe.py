@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 
 from cluster.stores.errors import AccessDeniedError, UnsupportedError
@@ -39,8 +40,8 @@ def probe(uri: str) -> None:
     folder = f"{uri}/.probe.{uuid.uuid4().hex}"
     whole, parts = f"{folder}/.whole.tmp", f"{folder}/.parts.tmp"
     with few_attempts():
+        write(whole, _DATA)
         try:
-            write(whole, _DATA)
             _check_clock(whole)
             require_conditional_puts(whole)
             write_in_parts(parts, _DATA)
@@ -77,6 +78,7 @@ def _check_clock(written: str) -> None:
     with request("looking at", written):
         headers = client().head_object(**target(written))["ResponseMetadata"]["HTTPHeaders"]
     if "date" in headers:
-        seconds = time.time() - parsedate_to_datetime(headers["date"]).timestamp()
-        if abs(seconds) > MAX_CLOCK_SECONDS:
-            logger.warning("this machine's clock is %+.0f s from that of %s; set it (NTP)", seconds, server())
+        with suppress(ValueError, TypeError):  # a date that is none is no reason not to work
+            seconds = time.time() - parsedate_to_datetime(headers["date"]).timestamp()
+            if abs(seconds) > MAX_CLOCK_SECONDS:
+                logger.warning("this machine's clock is %+.0f s from that of %s; set it (NTP)", seconds, server())
