@@ -137,7 +137,8 @@ def _uris(config: Any, prefix: str = "") -> dict[str, str]:
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str) and storage.is_s3(text):
                 found.setdefault(option, text)
-    first = {storage.bucket_of(uri): option for option, uri in reversed(found.items())}
+    # A missing bucket counts as one here, and is refused with the name of its option
+    first = {uri.split("/")[2]: option for option, uri in reversed(found.items())}
     return {option: uri for option, uri in found.items() if option in first.values()}
 
 
