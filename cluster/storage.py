@@ -66,11 +66,6 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
-def bucket_of(uri: str) -> str:
-    """The bucket of an S3 URI. Raises ValueError if it is missing."""
-    return bucket_and_key(uri)[0]
-
-
 def is_web(uri: str) -> bool:
     """Whether the URI names a file on a web server, which is read-only."""
     return uri.startswith(("http://", "https://"))
