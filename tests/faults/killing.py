@@ -34,6 +34,13 @@ def killed_at_put(step: int, arrives: bool, work: Callable[..., Any], *arguments
         return _killed(process)
 
 
+def num_puts(work: Callable[..., Any], *arguments: Any) -> int:
+    """Run the work in a process that is not killed, and count its PUTs."""
+    with FaultyS3(os.environ["AWS_ENDPOINT_URL"], "PUT", []) as proxy:
+        assert not _killed(_PROCESSES.Process(target=_through_proxy, args=(proxy.endpoint, work, *arguments)))
+        return proxy.num_requests
+
+
 def _killed(process: Any) -> bool:
     process.start()
     process.join()

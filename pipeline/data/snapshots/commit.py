@@ -96,7 +96,6 @@ def commit(
     """
     assert not OWN_FIELDS & metadata.keys(), OWN_FIELDS & metadata.keys()
     uri = storage.absolute(uri)
-    _check_files(uri, shards, metadata)  # now, rather than after a long wait for a sweep
     manifest = parquet.encode(
         pa.table([[getattr(shard, name) for shard in shards] for name in SHARDS.names], schema=SHARDS)
     )
@@ -128,8 +127,9 @@ def _put_record(
             winner = latest["name"] if latest else "no version"
             raise ConflictError(f"{uri}: {winner} is the latest now, not {parent}; make the change again on top of it")
         tombstone_files = tombstones.files(uri)
-        known = {shard.path for shard in read_manifest(uri, latest)} if latest and tombstone_files else set()
-        tombstones.follow(uri, {shard.path for shard in shards} - known)
+        if tombstone_files:
+            known = {shard.path for shard in read_manifest(uri, latest)} if latest else set()
+            tombstones.follow(uri, {shard.path for shard in shards} - known)
         name = f"v{int(names[-1][1:]) + 1 if names else 1:08d}"
         record = {
             **metadata,

@@ -93,11 +93,9 @@ class Lease:
     ) -> None:
         self._has_ended.set()
         self._thread.join(_END_SECONDS)
-        try:
-            if self._thread.is_alive():  # its write would put the lease back after the deletion
-                raise StorageError("it is being written")
-            storage.delete(self._file)
-        except OSError as failure:
+        # A write that is under way would put the lease back after the deletion
+        writing: dict[str, OSError] = {self._file: StorageError("it is being written")}
+        for failure in (writing if self._thread.is_alive() else storage.delete_files([self._file])).values():
             message = "%s is left (%s); it counts as under way for %.0f more minutes, and the next gc deletes it"
             logger.warning(message, self._file, failure, STALE_SECONDS / 60)
 

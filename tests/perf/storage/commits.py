@@ -10,79 +10,23 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import boto3
 
-from pipeline.data.snapshots.commit import ConflictError, commit
-from pipeline.data.snapshots.snapshot import Snapshot, versions
+from pipeline.data.snapshots.snapshot import versions
 from tests.faults.killing import killed_at_file, killed_at_put
+from tests.faults.racing import race
 from tests.faults.test_snapshots import NEW, check_whole, commit_new, prepare
-from tests.pipeline.data.datasets import add_shard, counts, make, readable
 
 NUM_COMMITTERS = 4
-_PROCESSES = multiprocessing.get_context("spawn")
-
-
-def race(uri: str, rounds: int) -> dict[str, float]:
-    """Run the committers, and check the versions that they create."""
-    make(uri, [0])
-    barrier, answers = _PROCESSES.Barrier(NUM_COMMITTERS), _PROCESSES.Queue()
-    committers = [
-        _PROCESSES.Process(target=_committer, args=(uri, number, rounds, barrier, answers))
-        for number in range(NUM_COMMITTERS)
-    ]
-    for process in committers:
-        process.start()
-    outcomes: list[tuple[int, int, str, int, float]] = [answers.get() for _ in range(rounds * NUM_COMMITTERS)]
-    for process in committers:
-        process.join()
-        assert process.exitcode == 0, process.exitcode
-    names = versions(uri)
-    assert names == [f"v{number:08d}" for number in range(1, rounds * NUM_COMMITTERS + 2)], (
-        "version numbers are consecutive"
-    )
-    opened = [Snapshot.open(uri, name) for name in names]
-    assert [version.metadata["parent"] for version in opened] == [None, *names[:-1]]
-    for round_number in range(rounds):
-        of_round = [outcome for outcome in outcomes if outcome[0] == round_number]
-        assert sorted(outcome[3] for outcome in of_round) == [0, 1, 1, 1], "one wins, three get a conflict"
-    for round_number, committer, name, _, _ in outcomes:
-        assert readable(opened[names.index(name)]) == [1 + round_number * NUM_COMMITTERS + committer]
-    assert all(version.verify() == [] for version in opened)
-    seconds = sorted(outcome[4] for outcome in outcomes)
-    return {
-        "versions": len(names) - 1,
-        "conflicts": sum(outcome[3] for outcome in outcomes),
-        "median": seconds[len(seconds) // 2],
-        "slowest": seconds[-1],
-    }
-
-
-def _committer(uri: str, number: int, rounds: int, barrier: Barrier, answers: Any) -> None:
-    for round_number in range(rounds):
-        shard = add_shard(uri, [1 + round_number * NUM_COMMITTERS + number])
-        barrier.wait()
-        parent = versions(uri)[-1]
-        barrier.wait()  # all processes have read the same latest version
-        started, conflicts = time.monotonic(), 0
-        try:
-            made = commit(uri, [shard], counts([]), {"run": str(number)}, parent=parent)
-        except ConflictError:
-            conflicts = 1
-            made = commit(uri, [shard], counts([]), {"run": str(number)})
-        answers.put((round_number, number, made.name, conflicts, time.monotonic() - started))
-        barrier.wait()
 
 
 def kill_at_files(folder: Path) -> int:
@@ -145,9 +89,10 @@ def main() -> None:
         print("| storage | rounds of 4 | versions | refused, then committed | median s | slowest s |")
         print("|---|---:|---:|---:|---:|---:|")
         for name, uri in (("disk", f"{folder}/race"), ("S3 over HTTP", f"{bucket}/race")):
-            found = race(uri, rounds)
-            counts_text = f"{found['versions']:.0f} | {found['conflicts']:.0f}"
-            figures = f"{counts_text} | {found['median']:.3f} | {found['slowest']:.3f}"
+            commits = race(uri, NUM_COMMITTERS, rounds)
+            num_conflicts = sum(made.num_conflicts for made in commits)
+            seconds = sorted(made.seconds for made in commits)
+            figures = f"{len(commits)} | {num_conflicts} | {seconds[len(seconds) // 2]:.3f} | {seconds[-1]:.3f}"
             print(f"| {name} | {rounds} | {figures} |", flush=True)
         print(f"\nkilled before each of {kill_at_files(Path(folder, 'kills'))} file accesses: all versions complete")
         for arrives, description in ((False, "does not arrive"), (True, "still arrives")):

@@ -189,8 +189,4 @@ def test_overlaps_that_are_gone_are_not_committed(dataset: str) -> None:
 def test_a_wrong_uri_leaves_nothing_behind(dataset: str) -> None:
     with pytest.raises(FileNotFoundError):
         tag(dataset, "paper", "v00000001")
-    with pytest.raises(FileNotFoundError):
-        commit(
-            dataset, [Shard(path="data/x.parquet", num_rows=1, num_bytes=1, sha256="", row_groups=(1,))], counts([]), {}
-        )
     assert not Path(dataset).exists()
