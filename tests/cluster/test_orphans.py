@@ -14,9 +14,11 @@ import pytest
 from cluster import orphans, storage
 from cluster.orphans import LEFTOVER_SECONDS, remove_orphans
 from cluster.parts import Output, Stage
+from cluster.removal import remove_if_possible
 from tests.cluster.rows import table_of
 from tests.stores.imitated import ImitatedStore, only
 from tests.stores.refusals import access_denied
+from tests.stores.removals import no_delete_of_many
 
 HOUR = 3600.0
 
@@ -154,3 +156,28 @@ def test_orphans_that_cannot_be_removed_are_a_warning(
         assert stage.write(0, table_of([None], "loses")) == output.parts[0]
         output.delete_replaced_files(replace(output, parts=(replace(output.parts[0], file=orphan), output.parts[1])))
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 3
+
+
+def test_files_are_removed_and_missing_ones_are_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a").touch()
+    remove_if_possible([str(tmp_path / "a"), str(tmp_path / "b")], "nothing follows")
+    remove_if_possible([], "nothing follows")
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.records == []
+
+
+def test_one_warning_names_some_of_the_files_that_are_left(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uris = [f"{s3}/{tmp_path.name}/{name}" for name in ("a", "locked-1", "b", "locked-2", "locked-3", "locked-4")]
+    for uri in uris:
+        storage.write_bytes(uri, b"")
+    quirks = (no_delete_of_many, only(access_denied, "DeleteObject", "locked"))
+    with ImitatedStore(os.environ["AWS_ENDPOINT_URL"], *quirks) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        remove_if_possible(uris, "they take up space")
+        assert [entry.uri for entry in storage.entries(f"{s3}/{tmp_path.name}")] == sorted({*uris} - {uris[0], uris[2]})
+    lines = [record.getMessage() for record in caplog.records if "could not be removed" in record.getMessage()]
+    assert len(lines) == 1
+    assert lines[0].startswith("4 of 6 files could not be removed (")
+    assert lines[0].endswith(f"): {uris[1]}, {uris[3]}, {uris[4]}, ...; they take up space")

@@ -233,10 +233,11 @@ def test_a_holder_that_was_suspended_stops(dataset: str, monkeypatch: pytest.Mon
         with pytest.raises(StorageError, match=r"could not be written for more than 240 s \(this process was suspend"):
             lease.check()
 
-    def suspended(*_: object) -> None:
+    def suspended(*_: object) -> list[str]:
         moments[0] += leases.MAX_AGE_SECONDS + 5
+        return []
 
-    monkeypatch.setattr(tombstones, "follow", suspended)
+    monkeypatch.setattr(tombstones, "files", suspended)
     with pytest.raises(StorageError, match="run the same command again"):
         commit(dataset, [shard], counts([1]), {})
     assert versions(dataset) == []
