@@ -253,7 +253,8 @@ class TestDamage:
         data = file.read_bytes()[:size]
         file.write_bytes(data)
         with pytest.raises(
-            ValueError, match=rf"{file}: {part.num_bytes} bytes expected, {len(data)} found.*remove .*_part-00000\.json"
+            ValueError,
+            match=rf"{file}: is damaged \({part.num_bytes} bytes expected, {len(data)} found\); remove .*_part-00000\.json",
         ):
             stage.read(part, 0)
 
