@@ -252,10 +252,8 @@ class TestDamage:
         file = Path(stage.uri, part.file or "")
         data = file.read_bytes()[:size]
         file.write_bytes(data)
-        with pytest.raises(
-            ValueError,
-            match=rf"{file}: is damaged \({part.num_bytes} bytes expected, {len(data)} found\); remove .*_part-00000\.json",
-        ):
+        sizes = f"{part.num_bytes} bytes expected, {len(data)} found"
+        with pytest.raises(ValueError, match=rf"{file}: is damaged \({sizes}\); remove .*_part-00000\.json"):
             stage.read(part, 0)
 
     def test_a_missing_file_is_an_error(self, stage: Stage, part: Part) -> None:
