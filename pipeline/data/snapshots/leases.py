@@ -28,8 +28,9 @@ each other. The argument needs listings that show every write that has ended, wh
 A killed process leaves its lease. So a lease counts only for STALE_SECONDS after its last write, by the clock of the
 storage, and its holder writes it again every REFRESH_SECONDS. A holder that could not do so for MAX_AGE_SECONDS stops
 before its next s4 or c4. A request of s4 or c4 therefore has STALE_SECONDS - MAX_AGE_SECONDS = 11 minutes to take
-effect. Clients of storage give up sooner. Only a process that is suspended for longer in the middle of such a request,
-and then continues, escapes this; a commit notices it and checks its files again, a sweep cannot undo its deletion.
+effect. Clients of storage give up sooner. (Where a store deletes files one by one, s4 is many requests; the lease is
+written again meanwhile.) Only a process that is suspended for longer in the middle of such a request, and then
+continues, escapes this: a commit notices it and checks its files again, a sweep cannot undo its deletion.
 """
 
 from __future__ import annotations
