@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ def race(uri: str, num_committers: int, rounds: int) -> list[Committed]:
     make(uri, [0])
     barrier, answers = _PROCESSES.Barrier(num_committers, timeout=TIMEOUT_SECONDS), _PROCESSES.Queue()
     committers = [
-        _PROCESSES.Process(target=_committer, args=(uri, number, rounds, barrier, answers))
+        _PROCESSES.Process(target=_committer, args=(dict(os.environ), uri, number, rounds, barrier, answers))
         for number in range(num_committers)
     ]
     for process in committers:
@@ -66,7 +67,8 @@ def _pair(round_number: int, committer: int) -> int:
     return 1 + 1_000 * round_number + committer
 
 
-def _committer(uri: str, number: int, rounds: int, barrier: Barrier, answers: Any) -> None:
+def _committer(environment: dict[str, str], uri: str, number: int, rounds: int, barrier: Barrier, answers: Any) -> None:
+    os.environ.update(environment)  # the server of forks was started with an earlier one
     for round_number in range(rounds):
         shard = add_shard(uri, [_pair(round_number, number)])
         barrier.wait()

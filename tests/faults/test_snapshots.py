@@ -4,9 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,11 +22,10 @@ from pipeline.data.snapshots.commit import commit
 from pipeline.data.snapshots.snapshot import Shard, Snapshot, versions
 from pipeline.data.snapshots.takedown import compact, take_down
 from tests.faults.killing import killed_at_file, killed_at_put, num_puts
+from tests.faults.race_stores import STORES, opened
 from tests.faults.racing import race
 from tests.pipeline.data.datasets import add_shard, counts, make, pair_id, pairs, readable
 from tests.s3_faults import Fault, FaultyS3, at_random
-from tests.stores.imitated import Forward, ImitatedStore
-from tests.stores.messages import Answer, Request
 
 pytestmark = pytest.mark.faults
 
@@ -131,28 +129,18 @@ def test_killed_at_a_put_to_s3(s3: str, tmp_path: Path, puts_left: int, arrives:
     check_whole(uri, NEW)
 
 
-@pytest.fixture(params=["disk", "S3"])
-def contested(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A folder for data sets to which processes commit at once, on each kind of storage that promises commits."""
-    if request.param == "disk":
-        yield str(tmp_path)
-        return
-    lock = threading.Lock()
-
-    def one_at_a_time(asked: Request, forward: Forward) -> Answer:
-        with lock:  # moto fails to list keys while it deletes one
-            return forward(asked)
-
-    uri = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
-    with ImitatedStore(os.environ["AWS_ENDPOINT_URL"], one_at_a_time) as store, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
-        yield uri
-
-
 @pytest.mark.parametrize("number", range(4))
-def test_sixteen_processes_commit_at_once(contested: str, number: int) -> None:
-    """Twenty rounds in all. With fewer versions in each data set, the server of the tests lists them faster."""
-    assert len(race(storage.join(contested, f"set-{number}"), num_committers=16, rounds=5)) == 80
+def test_sixteen_processes_commit_at_once(tmp_path: Path, number: int) -> None:
+    """Twenty rounds in all."""
+    assert len(race(str(tmp_path / f"set-{number}"), num_committers=16, rounds=5)) == 80
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_sixteen_processes_commit_at_once_on_s3(s3: str, tmp_path: Path, name: str) -> None:
+    """Three rounds on every store on which commits are promised; tests/perf/storage/commits.py runs twenty."""
+    with opened(name) as store:
+        assert len(race(f"{s3}/{tmp_path.name}", num_committers=16, rounds=3)) == 48
+        assert len(store.seen) > 48 * 11, "the processes ask this store"
 
 
 def test_one_failing_request_in_ten(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Test racing and killed commits: `python -m tests.perf.storage.commits` (several minutes).
 
-Races: in every round, 4 processes commit at the same time on top of the same version. One must win; the others must get
-a ConflictError, and then commit on top of the latest version. Kills: a process is killed before each file access, and
+Races: in every round, 16 processes commit at the same time on top of the same version, on a disk and on every imitated
+S3 store on which commits are promised (tests/faults/race_stores.py). One must win; the others must get a ConflictError,
+and then commit on top of the latest version. No version may be lost or told to two. Five rounds are one data set, as
+the server of the tests lists long folders slowly. Kills: a process is killed before each file access, and
 at each put to S3, once before and once after the put arrives. After each kill, either only the old version or also the
 new version must exist, and all existing versions must be complete.
 """
@@ -15,7 +17,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ import boto3
 
 from pipeline.data.snapshots.snapshot import versions
 from tests.faults.killing import killed_at_file, killed_at_put
+from tests.faults.race_stores import STORES, opened
 from tests.faults.racing import race
 from tests.faults.test_snapshots import NEW, check_whole, commit_new, prepare
 
-NUM_COMMITTERS = 4
+NUM_COMMITTERS = 16
+ROUNDS_OF_SET = 5
 
 
 def kill_at_files(folder: Path) -> int:
@@ -83,17 +87,24 @@ def s3_server() -> Iterator[str]:
 def main() -> None:
     """Race, kill, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=50)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--stores", nargs="*", default=["disk", *STORES])
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, s3_server() as bucket:
-        print("| storage | rounds of 4 | versions | refused, then committed | median s | slowest s |")
+        print(f"| storage | rounds of {NUM_COMMITTERS} | versions | refused, then committed | median s | slowest s |")
         print("|---|---:|---:|---:|---:|---:|")
-        for name, uri in (("disk", f"{folder}/race"), ("S3 over HTTP", f"{bucket}/race")):
-            commits = race(uri, NUM_COMMITTERS, rounds)
+        for number, name in enumerate(options.stores):
+            with nullcontext() if name == "disk" else opened(name):
+                base = folder if name == "disk" else f"{bucket}/{number}"
+                commits = [
+                    made
+                    for start in range(0, options.rounds, ROUNDS_OF_SET)
+                    for made in race(f"{base}/race-{start}", NUM_COMMITTERS, min(ROUNDS_OF_SET, options.rounds - start))
+                ]
             num_conflicts = sum(made.num_conflicts for made in commits)
             seconds = sorted(made.seconds for made in commits)
             figures = f"{len(commits)} | {num_conflicts} | {seconds[len(seconds) // 2]:.3f} | {seconds[-1]:.3f}"
-            print(f"| {name} | {rounds} | {figures} |", flush=True)
+            print(f"| {name} | {options.rounds} | {figures} |", flush=True)
         print(f"\nkilled before each of {kill_at_files(Path(folder, 'kills'))} file accesses: all versions complete")
         for arrives, description in ((False, "does not arrive"), (True, "still arrives")):
             number = kill_at_puts(f"{bucket}/kills", arrives)
