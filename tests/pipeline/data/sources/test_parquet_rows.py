@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.stores.errors import AccessDeniedError
 from pipeline.data.sources.parquet_rows import check_storage, parquet_rows, read_schema
 from pipeline.data.sources.warc_records import ReadError
 from pipeline.reasons import Reason
@@ -18,9 +20,13 @@ TABLE = pa.table({"url": [f"http://a.example/{i}" for i in range(9)], "caption":
 def test_storage_that_fails_is_no_damage(tmp_path: Path) -> None:
     file = str(tmp_path / "x.parquet")
     pq.write_table(TABLE, file)
-    check_storage(LOCAL, file)
+    damage = pa.ArrowInvalid("of the content")
+    check_storage(LOCAL, file, damage)
     with pytest.raises(ReadError):
-        check_storage(LOCAL, f"{file}.missing")
+        check_storage(LOCAL, f"{file}.missing", damage)
+    for failure in (OSError(errno.EIO, "of a disk"), AccessDeniedError("of a store"), FileNotFoundError("gone")):
+        with pytest.raises(ReadError, match="of a|gone"):
+            check_storage(LOCAL, file, failure)
     with pytest.raises(FileNotFoundError):
         read_schema("x.parquet", LOCAL, f"{file}.missing")
 
