@@ -25,7 +25,7 @@ def test_storage_that_fails_is_no_damage(tmp_path: Path) -> None:
     with pytest.raises(ReadError):
         check_storage(LOCAL, f"{file}.missing", damage)
     for failure in (OSError(errno.EIO, "of a disk"), AccessDeniedError("of a store"), FileNotFoundError("gone")):
-        with pytest.raises(ReadError, match="of a|gone"):
+        with pytest.raises(ReadError, match=r"of a|gone"):
             check_storage(LOCAL, file, failure)
     with pytest.raises(FileNotFoundError):
         read_schema("x.parquet", LOCAL, f"{file}.missing")
