@@ -88,6 +88,15 @@ def reading(uri: str) -> Iterator[None]:
         raise ValueError(f"{uri}: cannot be read as Parquet ({error})") from error
 
 
+def read_repeatedly(uri: str, read: Callable[[], T]) -> T:
+    """Call `read`, which reads Parquet from `uri`, and again if one read fails. Raises as `reading`."""
+    for _ in range(READ_ATTEMPTS - 1):
+        with contextlib.suppress(ValueError), reading(uri):
+            return read()
+    with reading(uri):
+        return read()
+
+
 def read_written(uri: str, num_bytes: int, sha256: str, read: Callable[[], T]) -> T:
     """Call `read`, which reads Parquet from a file that this project has written, and again if one read fails.
 
@@ -105,24 +114,14 @@ def read_written(uri: str, num_bytes: int, sha256: str, read: Callable[[], T]) -
         try:
             return read()
         except CONTENT_ERRORS as error:
-            check_written(uri, num_bytes, sha256, error)
+            if failure := storage.failure_of(uri, error):
+                raise failure from error
+            storage.check_content(uri, num_bytes, sha256)
             cause = error
     raise StorageError(
         f"{uri}: {READ_ATTEMPTS} reads of a part of it failed ({cause}), although it is what was written; check the "
         "storage and the memory of this machine"
     )
-
-
-def check_written(uri: str, num_bytes: int, sha256: str, error: Exception) -> None:
-    """Find the cause of an error of pyarrow for a file that this project has written. Returns if the file is right.
-
-    Raises:
-        FileNotFoundError, StorageError: the storage fails to deliver the file's bytes.
-        DamagedError: the file was read whole, twice, and is not the one that was written.
-    """
-    if failure := storage.failure_of(uri, error):
-        raise failure from error
-    storage.check_content(uri, num_bytes, sha256)
 
 
 def check_types(found: pa.Schema, schema: pa.Schema, source: str) -> None:

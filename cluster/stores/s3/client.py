@@ -9,6 +9,7 @@ Nothing here opens S3 with another client; pyarrow's own would need all of this 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ READ_TIMEOUT_SECONDS = 20.0
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_CONNECTIONS = 32
 """Connections per process; more threads than this wait for each other."""
+
+logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells where it found the credentials
 
 Checksums = Literal["sent", "not sent"]
 Environment = frozenset[tuple[str, str]]

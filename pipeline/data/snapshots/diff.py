@@ -134,5 +134,4 @@ def _reasons(uri: str) -> dict[int, str]:
 
 
 def _read(shard: Shard, columns: list[str]) -> pa.Table:
-    with shard.open() as file:
-        return file.read(columns=columns)
+    return shard.read(lambda file: file.read(columns=columns))

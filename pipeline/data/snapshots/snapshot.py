@@ -19,9 +19,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import parquet, storage
-from cluster.stores.errors import DamagedError, StorageError
+from cluster.stores.errors import DamagedError
 from pipeline.data.snapshots import tombstones
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 """Version of the record's format, which is described by docs/assets/snapshot.schema.json."""
@@ -73,14 +74,15 @@ class Shard:
         return tombstones.remaining_rows(self.row_groups[row_group], row_group, self.taken_down)
 
     def read_row_group(self, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read the pairs of a row group that are not taken down. Raises the errors of `open`."""
-        with self.open() as file:
-            table = file.read_row_group(row_group, columns=columns)
+        """Read the pairs of a row group that are not taken down. Raises the errors of `read`."""
+        table = self.read(lambda file: file.read_row_group(row_group, columns=columns))
         return table.take(pa.array(self.remaining_rows(row_group))) if self.taken_down else table
 
-    @contextmanager
-    def open(self) -> Iterator[pq.ParquetFile]:
-        """Open the file, including pairs that are taken down, with verified page checksums. `path` must be a URI.
+    def read(self, read: Callable[[pq.ParquetFile], T]) -> T:
+        """Call `read` with the open file, including pairs that are taken down, and again if one read fails.
+
+        Args:
+            read: reads from the file, whose page checksums are verified. `path` must be a URI.
 
         Raises:
             FileNotFoundError: the file does not exist.
@@ -88,20 +90,18 @@ class Shard:
             DamagedError: the file is not the one that was written.
         """
         filesystem, path = storage.filesystem(self.path)
-        try:
+
+        def attempt() -> T:
             with pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True) as file:
-                yield file
+                return read(file)
+
+        try:
+            return parquet.read_written(self.path, self.num_bytes, self.sha256, attempt)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.path}: this shard is gone") from error
-        except parquet.CONTENT_ERRORS as error:
-            try:
-                parquet.check_written(self.path, self.num_bytes, self.sha256, error)
-            except DamagedError as damage:
-                found = str(damage).removeprefix(f"{self.path}: ")
-                raise DamagedError(f"{self.path}: this shard is damaged ({found}); run jobs.snapshot verify") from error
-            raise StorageError(
-                f"{self.path}: a read failed ({error}), although it is what was written; run the same command again"
-            ) from error
+        except DamagedError as error:
+            found = str(error).removeprefix(f"{self.path}: ")
+            raise DamagedError(f"{self.path}: this shard is damaged ({found}); run jobs.snapshot verify") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,8 +265,7 @@ def totals_of(shards: Sequence[Shard]) -> dict[str, int]:
 def _fault_of_shard(shard: Shard) -> str | None:
     try:
         storage.check_content(shard.path, shard.num_bytes, shard.sha256)
-        with shard.open() as file:
-            metadata = file.metadata
+        metadata = shard.read(lambda file: file.metadata)
     except FileNotFoundError:
         return f"{shard.path}: missing"
     except DamagedError as error:

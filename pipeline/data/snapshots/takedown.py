@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.parquet import writer
@@ -137,14 +138,10 @@ def _without_statistics(schema: pa.Schema) -> pa.Schema:
     return schema.with_metadata({name: value for name, value in metadata.items() if name != b"statistics"})
 
 
-def _rewrite(uri: str, shard: Shard) -> tuple[Shard | None, pa.Array]:
-    """Write a shard without the pairs that are taken down.
-
-    Returns:
-        The new shard, or None if no pairs remain; and the query ids of the removed pairs.
-    """
+def _remaining(source: pq.ParquetFile, shard: Shard) -> tuple[memoryview, list[int], list[pa.Array]]:
+    """The file of a shard without the pairs that are taken down, the rows of its groups, and their query ids."""
     sink, groups, query_ids = pa.BufferOutputStream(), [], []
-    with shard.open() as source, writer(sink, _without_statistics(source.schema_arrow)) as file:
+    with writer(sink, _without_statistics(source.schema_arrow)) as file:
         for group, num_rows in enumerate(shard.row_groups):
             table, remaining = source.read_row_group(group), shard.remaining_rows(group)
             removed = np.setdiff1d(np.arange(num_rows), remaining)
@@ -152,7 +149,16 @@ def _rewrite(uri: str, shard: Shard) -> tuple[Shard | None, pa.Array]:
             if len(remaining):
                 file.write_table(table.take(remaining))
                 groups.append(len(remaining))
-    data = memoryview(sink.getvalue())
+    return memoryview(sink.getvalue()), groups, query_ids
+
+
+def _rewrite(uri: str, shard: Shard) -> tuple[Shard | None, pa.Array]:
+    """Write a shard without the pairs that are taken down.
+
+    Returns:
+        The new shard, or None if no pairs remain; and the query ids of the removed pairs.
+    """
+    data, groups, query_ids = shard.read(lambda source: _remaining(source, shard))
     digest = hashlib.sha256(data).hexdigest()
     new = Shard(
         path=f"data/compacted/{digest}.parquet",

@@ -144,12 +144,15 @@ def _search_shard(uri: str, path: str, names_by_kind: Sequence[pa.Table]) -> pa.
     kinds = [table["kind"][0].as_py() for table in names_by_kind]
     shard_uri = storage.join(uri, path)
     filesystem, shard_path = storage.filesystem(shard_uri)
-    with (
-        parquet.reading(shard_uri),
-        pq.ParquetFile(shard_path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True) as file,
-    ):
-        pairs = file.read(columns=sorted({*kinds, "pair_id"}))
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+    def read() -> tuple[pa.Table, list[int]]:
+        with pq.ParquetFile(
+            shard_path, filesystem=filesystem, page_checksum_verification=True, pre_buffer=True
+        ) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            return file.read(columns=sorted({*kinds, "pair_id"})), sizes
+
+    pairs, sizes = parquet.read_repeatedly(shard_uri, read)
     starts = np.cumsum([0, *sizes])
     found = [TOMBSTONES.empty_table()]
     for kind, names in zip(kinds, names_by_kind, strict=True):
