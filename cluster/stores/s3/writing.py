@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -88,11 +89,17 @@ def require_conditional_puts(uri: str) -> None:
         return
     folder = uri.rpartition("/")[0]
     plain, probe = (f"{folder}/.probe.{uuid.uuid4().hex}.tmp" for _ in range(2))
+    together = threading.Barrier(_RACING)
+
+    def put_with_others(_: int) -> bool:
+        together.wait()
+        return _put_if_absent(probe, _TRIAL)
+
     advice = "versions and records would overwrite each other, so use a store that has them (docs/storage.md)"
     try:
         write(plain, _TRIAL)  # finds out whether the store takes checksums, and whether it stores what it is sent
         with ThreadPoolExecutor(_RACING) as threads:
-            wins = sum(threads.map(lambda _: _put_if_absent(probe, _TRIAL), range(_RACING)))
+            wins = sum(threads.map(put_with_others, range(_RACING)))
         if wins > 1 or _put_if_absent(probe, _TRIAL):  # no win: the response of the put that won was lost
             raise UnsupportedError(
                 f"s3://{bucket}: the store does not keep conditional puts (If-None-Match: * was accepted for an object "

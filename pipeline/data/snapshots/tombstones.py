@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import parquet, storage
-from cluster.stores.errors import DamagedError
+from cluster.stores.errors import DamagedError, UnsupportedError
 from pipeline.data.web.urls import url_key
 
 Kind = Literal["pair_id", "url", "sha256"]
@@ -104,14 +104,24 @@ def search(
 
 
 def put(uri: str, table: pa.Table) -> None:
-    """Write a tombstone with the rows of TOMBSTONES that are in no earlier tombstone, if there are any."""
+    """Write a tombstone with the rows of TOMBSTONES that are in no earlier tombstone, if there are any.
+
+    Raises:
+        UnsupportedError: the listing of the storage does not show the tombstone.
+    """
     before = {tuple(row.values()) for row in read(uri).to_pylist()}
     new = [row for row in table.to_pylist() if tuple(row.values()) not in before]
     if new:
         data = parquet.encode(pa.Table.from_pylist(new, TOMBSTONES))
         # The number is for human readers: two files with the same number differ in their hashes, and both apply
         name = f"t{len(files(uri)) + 1:08d}-{hashlib.sha256(data).hexdigest()}.parquet"
-        storage.put_if_absent(storage.join(uri, "tombstones", name), data)
+        tombstone = storage.join(storage.absolute(uri), "tombstones", name)
+        storage.put_if_absent(tombstone, data)
+        if tombstone not in files(uri):
+            raise UnsupportedError(
+                f"{tombstone}: the listing of this storage does not show it after its write, so readers may show the "
+                "pairs that it takes down; use a storage with consistent listings (docs/storage.md)"
+            )
 
 
 def follow(uri: str, paths: Iterable[str]) -> None:
