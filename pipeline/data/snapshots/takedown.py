@@ -158,7 +158,10 @@ def _rewrite(uri: str, shard: Shard) -> tuple[Shard | None, pa.Array]:
     Returns:
         The new shard, or None if no pairs remain; and the query ids of the removed pairs.
     """
-    data, groups, query_ids = shard.read(lambda source: _remaining(source, shard))
+    # Read and verified as a whole, because Parquet has no checksum of what its footer says about the columns
+    whole = pa.BufferReader(storage.read_verified(shard.path, shard.sha256))
+    with pq.ParquetFile(whole, page_checksum_verification=True) as source:
+        data, groups, query_ids = _remaining(source, shard)
     digest = hashlib.sha256(data).hexdigest()
     new = Shard(
         path=f"data/compacted/{digest}.parquet",
