@@ -86,10 +86,14 @@ def lacks(feature: Feature) -> bool:
 
 
 def note_lack(feature: Feature, answer: object) -> None:
-    """Remember that the server lacks a feature, and log its answer once."""
+    """Remember that the server lacks a feature, and log its answer once.
+
+    Only a process that logs its progress does, which is the job's own: thousands of workers find out the same.
+    """
     if not lacks(feature):
         _lacking[server(), feature] = str(answer)
-        logger.warning("%s lacks %s, and the older way is used: %s", server(), feature, answer)
+        level = logging.WARNING if logger.isEnabledFor(logging.INFO) else logging.DEBUG
+        logger.log(level, "%s lacks %s, and the older way is used: %s", server(), feature, answer)
 
 
 def lacking() -> dict[Feature, str]:
