@@ -22,8 +22,8 @@ from pipeline.data.snapshots.commit import commit
 from pipeline.data.snapshots.snapshot import Shard, Snapshot, versions
 from pipeline.data.snapshots.takedown import compact, take_down
 from tests.faults.killing import killed_at_file, killed_at_put, num_puts
-from tests.faults.race_stores import STORES, opened
 from tests.faults.racing import race
+from tests.faults.stores.races import STORES, opened
 from tests.pipeline.data.datasets import add_shard, counts, make, pair_id, pairs, readable
 from tests.s3_faults import Fault, FaultyS3, at_random
 

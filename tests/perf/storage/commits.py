@@ -1,9 +1,9 @@
 """Test racing and killed commits: `python -m tests.perf.storage.commits` (several minutes).
 
 Races: in every round, 16 processes commit at the same time on top of the same version, on a disk and on every imitated
-S3 store on which commits are promised (tests/faults/race_stores.py). One must win; the others must get a ConflictError,
-and then commit on top of the latest version. No version may be lost or told to two. Five rounds are one data set, as
-the server of the tests lists long folders slowly. Kills: a process is killed before each file access, and
+S3 store on which commits are promised (tests/faults/stores/races.py). One must win; the others must get a
+ConflictError, and then commit on top of the latest version. No version may be lost or told to two. Five rounds are one
+data set, as the server of the tests lists long folders slowly. Kills: a process is killed before each file access, and
 at each put to S3, once before and once after the put arrives. After each kill, either only the old version or also the
 new version must exist, and all existing versions must be complete.
 """
@@ -25,8 +25,8 @@ import boto3
 
 from pipeline.data.snapshots.snapshot import versions
 from tests.faults.killing import killed_at_file, killed_at_put
-from tests.faults.race_stores import STORES, opened
 from tests.faults.racing import race
+from tests.faults.stores.races import STORES, opened
 from tests.faults.test_snapshots import NEW, check_whole, commit_new, prepare
 
 NUM_COMMITTERS = 16
