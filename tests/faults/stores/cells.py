@@ -199,7 +199,7 @@ def environment(home: str, variables: Mapping[str, str | None]) -> dict[str, str
 
 
 def _pass_on(name: str, stream: IO[str], lines: queue.Queue[tuple[str, str] | None]) -> None:
-    with contextlib.suppress(ValueError):  # it is closed
+    with contextlib.suppress(ValueError), stream:  # it is closed
         for line in stream:
             lines.put((name, line.rstrip("\n")))
     lines.put(None)
